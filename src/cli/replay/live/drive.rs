@@ -1,0 +1,177 @@
+//! Runs requests against a daemon that is started for them, and gathers what came of it.
+
+use std::time::Duration;
+
+use indicatif::ProgressBar;
+use tokio::runtime;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::sleep;
+
+use crate::cli::daemon::{Daemon, DaemonSpec};
+use crate::cli::replay::report::{LiveReport, ReportCounts, TierTraffic};
+use crate::client::{Client, DaemonStatus};
+use crate::domain::tier::Tier;
+use crate::domain::units::Bytes;
+use crate::env::Stopwatch;
+use crate::workload::Request;
+use crate::workload::content::Content;
+use crate::workload::trace::TraceError;
+
+use super::LiveError;
+use super::capacity::size_of;
+use super::engine::Engine;
+use super::sampler::Sampler;
+use super::tally::{Busy, Tally};
+use super::windows::namespace_of;
+
+/// How long the daemon may go on moving blocks down after the last request.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What to run.
+#[derive(Clone, Debug)]
+pub(crate) struct LivePlan {
+    /// Zero when the tier is absent.
+    pub(crate) capacity_blocks: [u64; Tier::COUNT],
+    /// A whole number of pages that fits a chunk with its header.
+    pub(crate) block_bytes: u64,
+    pub(crate) block_tokens: u32,
+    pub(crate) seed: u64,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub(crate) struct LiveOutcome {
+    pub(crate) counts: ReportCounts,
+    pub(crate) live: LiveReport,
+    /// From the first request to the last, without the daemon's start.
+    pub(crate) elapsed_s: f64,
+    /// What the daemon said at the end: where it ran and on what.
+    pub(crate) status: DaemonStatus,
+    pub(crate) daemon_folder: String,
+    failed_loads: u64,
+    failed_stores: u64,
+}
+
+impl LiveOutcome {
+    /// Says on stderr what an engine would have had to compute again though it was found.
+    pub(crate) fn note_failures(&self) {
+        if self.failed_loads > 0 {
+            eprintln!("{} found blocks could not be loaded and count as misses", self.failed_loads);
+        }
+        if self.failed_stores > 0 {
+            eprintln!("{} blocks found no room and were not stored", self.failed_stores);
+        }
+    }
+}
+
+/// Starts a daemon, replays the requests and ends the daemon.
+///
+/// # Errors
+/// See [`LiveError`].
+pub(crate) fn drive(
+    plan: &LivePlan,
+    requests: impl Iterator<Item = Result<Request, TraceError>>,
+    progress: &ProgressBar,
+) -> Result<LiveOutcome, LiveError> {
+    let runtime = runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("replay")
+        .enable_all()
+        .build()
+        .map_err(|source| LiveError::Machine { what: "start threads", source })?;
+    runtime.block_on(async {
+        tokio::select! {
+            outcome = run(plan, requests, progress) => outcome,
+            end = interrupted() => end.and(Err(LiveError::Interrupted)),
+        }
+    })
+}
+
+async fn interrupted() -> Result<(), LiveError> {
+    let listen = |kind| {
+        signal(kind).map_err(|source| LiveError::Machine { what: "listen for signals", source })
+    };
+    let (mut by_key, mut by_kill) =
+        (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
+    tokio::select! {
+        _ = by_key.recv() => {}
+        _ = by_kill.recv() => {}
+    }
+    Ok(())
+}
+
+async fn run(
+    plan: &LivePlan,
+    requests: impl Iterator<Item = Result<Request, TraceError>>,
+    progress: &ProgressBar,
+) -> Result<LiveOutcome, LiveError> {
+    let namespace = namespace_of(plan.block_bytes, plan.block_tokens);
+    progress.set_message("starting a daemon");
+    let size = |tier: Tier| size_of(tier, plan.capacity_blocks[tier.index()], &namespace);
+    let daemon = Daemon::start(DaemonSpec::of_this_binary(Tier::ALL.map(size))?).await?;
+    let mut engine = Engine::join(&daemon.socket(), namespace, Content::new(plan.seed)).await?;
+    let sampler = Sampler::start(engine.client().clone());
+    let elapsed = Stopwatch::start();
+    for request in requests {
+        engine.request(&request?).await?;
+        progress.set_message(format!("{} verified", Bytes(engine.tally.bytes_verified)));
+        progress.inc(1);
+    }
+    let elapsed_s = elapsed.elapsed().as_secs_f64();
+    let status = settled(engine.client()).await?;
+    let filled = sampler.stop().await;
+    let mut tally = engine.tally;
+    Ok(LiveOutcome {
+        counts: counts(&tally, &status, plan.capacity_blocks, &filled),
+        live: LiveReport {
+            block_bytes: plan.block_bytes,
+            bytes_verified: tally.bytes_verified,
+            corrupt_blocks: tally.corrupt_blocks,
+            lookup_us: tally.lookup_us(),
+            load_us: tally.load_us(),
+        },
+        elapsed_s,
+        status,
+        daemon_folder: daemon.folder().display().to_string(),
+        failed_loads: tally.failed_loads,
+        failed_stores: tally.failed_stores,
+    })
+}
+
+/// The daemon's figures once nothing moves any more, or once that has taken too long.
+async fn settled(client: &Client) -> Result<DaemonStatus, LiveError> {
+    let waiting = Stopwatch::start();
+    loop {
+        let status = client.status().await?;
+        let moving = status.transfers_in_flight + status.transfers_queued > 0;
+        if !moving || waiting.elapsed() > SETTLE_TIMEOUT {
+            return Ok(status);
+        }
+        sleep(Duration::from_millis(10)).await;
+    }
+}
+
+fn counts(
+    tally: &Tally,
+    status: &DaemonStatus,
+    capacity_blocks: [u64; Tier::COUNT],
+    filled: &[Busy; Tier::COUNT],
+) -> ReportCounts {
+    let traffic = |tier: Tier| {
+        let figures = &status.tiers[tier.index()];
+        TierTraffic {
+            bytes_in: figures.bytes_in,
+            bytes_out: figures.bytes_out,
+            in_gb_per_s: filled[tier.index()].gb_per_s(),
+            out_gb_per_s: tally.loads[tier.index()].gb_per_s(),
+        }
+    };
+    ReportCounts {
+        requests: tally.requests,
+        input_tokens: tally.input_tokens,
+        capacity_blocks,
+        hit_tokens: tally.hit_tokens,
+        evicted_blocks: status.tiers.map(|tier| tier.evicted_copies),
+        traffic: Tier::ALL.map(|tier| (capacity_blocks[tier.index()] > 0).then(|| traffic(tier))),
+    }
+}

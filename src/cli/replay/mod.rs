@@ -1,0 +1,35 @@
+//! `terrace replay`: a trace against the manager alone, or against a running daemon.
+//!
+//! Reads and checks everything before it starts: a trace or a capacity that can't be had is
+//! refused with nothing done.
+
+pub mod args;
+pub mod live;
+pub mod report;
+mod simulate;
+
+use super::Outcome;
+use crate::workload::trace::TraceError;
+
+pub use args::ReplayArgs;
+
+/// A replay that can't be done, in a sentence that says what to change.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplayError {
+    #[error(transparent)]
+    Trace(#[from] TraceError),
+    #[error("{0}")]
+    Usage(String),
+    #[error(transparent)]
+    Live(#[from] live::LiveError),
+}
+
+/// Runs the command and prints its result to stdout. A replay that found corrupt blocks is bad.
+///
+/// # Errors
+/// What is wrong with the trace or the arguments, or with the daemon of a live replay.
+pub fn run(args: &ReplayArgs) -> Result<Outcome, ReplayError> {
+    let report = if args.live { live::live(args)? } else { simulate::simulate(args)? };
+    report.print(args.json);
+    Ok(report.live.map_or(Outcome::Good, |live| live::judge(&live)))
+}

@@ -1,0 +1,81 @@
+//! What the object and the table look like: others read them.
+
+use crate::domain::units::Time;
+use crate::workload::trace::Format;
+
+use super::*;
+
+fn report(live: bool) -> ReplayReport {
+    let info = TraceInfo {
+        format: Format::KvTrace,
+        block_tokens: 64,
+        unique_blocks: 1_937_733,
+        requests: 29_753,
+        first: Time::ZERO,
+        last: Time::MAX,
+    };
+    let mode = if live { Mode::Live } else { Mode::Simulate };
+    let (policy, hints) = ("lru", "none".to_owned());
+    let head = ReportHead { trace: "t.jsonl".into(), info, mode, policy, hints, seed: 1 };
+    let moved =
+        TierTraffic { bytes_in: 1 << 30, bytes_out: 0, in_gb_per_s: 2.5, out_gb_per_s: 0.0 };
+    let counts = ReportCounts {
+        requests: 2,
+        input_tokens: 4000,
+        capacity_blocks: [10, 0, 500, 0],
+        hit_tokens: [1000, 0, 500, 0],
+        evicted_blocks: [7, 0, 0, 0],
+        traffic: if live { [Some(moved), None, None, None] } else { [None; 4] },
+    };
+    let us = Percentiles { p50: 10.0, p99: 20.5 };
+    let live = live.then_some(LiveReport {
+        block_bytes: 65_536,
+        bytes_verified: 3 << 20,
+        corrupt_blocks: 0,
+        lookup_us: us,
+        load_us: us,
+    });
+    ReplayReport::new(head, &counts, 1.5, live)
+}
+
+#[test]
+fn the_json_of_a_simulated_replay() {
+    let expected = concat!(
+        r#"{"trace":"t.jsonl","format":"kvtrace-rle-1","mode":"simulate","policy":"lru","#,
+        r#""hints":"none","seed":1,"requests":2,"input_tokens":4000,"block_tokens":64,"#,
+        r#""unique_blocks":1937733,"tiers":[{"tier":"hbm","capacity_blocks":10,"#,
+        r#""hit_tokens":1000,"evicted_blocks":7},{"tier":"nvme","capacity_blocks":500,"#,
+        r#""hit_tokens":500,"evicted_blocks":0}],"hit_tokens":1500,"hit_ratio":0.375,"#,
+        r#""recomputed_tokens":2500,"elapsed_s":1.5}"#
+    );
+    assert_eq!(report(false).json(), expected);
+}
+
+#[test]
+fn a_live_replay_adds_to_it() {
+    let json = report(true).json();
+    for part in [
+        r#""mode":"live""#,
+        r#""evicted_blocks":7,"bytes_in":1073741824,"bytes_out":0,"in_gb_per_s":2.5,"#,
+        r#""elapsed_s":1.5,"block_bytes":65536,"bytes_verified":3145728,"corrupt_blocks":0,"#,
+        r#""lookup_us":{"p50":10.0,"p99":20.5},"load_us":{"p50":10.0,"p99":20.5}}"#,
+    ] {
+        assert!(json.contains(part), "{json}\nlacks {part}");
+    }
+}
+
+#[test]
+fn the_table() {
+    insta::assert_snapshot!(report(true).table());
+}
+
+#[test]
+fn percentiles_are_of_the_samples() {
+    let mut samples: Vec<f64> = (1..=200).rev().map(f64::from).collect();
+    let Percentiles { p50, p99 } = Percentiles::of(&mut samples);
+    assert_eq!((p50, p99), (100.0, 198.0));
+    let none = Percentiles::of(&mut []);
+    assert_eq!((none.p50, none.p99), (0.0, 0.0));
+    let one = Percentiles::of(&mut [7.0]);
+    assert_eq!((one.p50, one.p99), (7.0, 7.0));
+}

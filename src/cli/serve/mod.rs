@@ -1,0 +1,203 @@
+//! `terrace serve`: the daemon, from its settings to its end.
+//!
+//! Puts the parts together and takes them apart in order; decides nothing about blocks.
+
+pub mod node;
+mod ready;
+mod state_dir;
+
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use tokio::runtime::{self, Runtime};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::Failure;
+use crate::config::{Config, Flags, Level, ThisMachine};
+use crate::env;
+use crate::manager::api::{ClientId, Command, Completion, Reply};
+use crate::manager::shell::Handle;
+use crate::observe::{self, LogFormat, LogLevel};
+use crate::service::{BindError, Server, ServiceConfig};
+
+pub use node::{Node, NodeError};
+use ready::Ready;
+use state_dir::StateDir;
+
+/// Run the daemon; with no setting at all it takes modest sizes from the machine
+#[derive(clap::Args, Clone, Debug)]
+pub struct ServeArgs {
+    #[command(flatten)]
+    flags: Flags,
+    /// Print the line that says that the daemon is ready as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// The runtime only moves messages and waits for the object store: few threads do.
+const RUNTIME_THREADS_MAX: usize = 4;
+
+/// How often the manager's figures become metrics.
+const PUBLISH_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long copies under way may take to land when the daemon stops.
+const STOP_PATIENCE: Duration = Duration::from_secs(4);
+
+/// Runs the daemon until SIGTERM or SIGINT.
+///
+/// # Errors
+/// A setting can't stand, a part can't start, or the socket is lost.
+pub fn run(args: &ServeArgs) -> Result<(), Failure> {
+    let config = Config::load(&args.flags.sources()?, &ThisMachine)?;
+    start_log(&config);
+    for note in &config.notes {
+        tracing::warn!("{note}");
+    }
+    // Both before anything large is made: that takes seconds, and changes what it finds.
+    refuse_second_daemon(&config)?;
+    let _state = StateDir::open(&config.places.state_dir).map_err(Failure::failed)?;
+    let runtime = start_runtime().map_err(|error| failed("can't start the runtime", &error))?;
+    if let Some(address) = config.metrics {
+        observe::start_metrics(address, runtime.handle()).map_err(Failure::failed)?;
+    }
+    let node = Node::start(&config, runtime.handle()).map_err(Failure::failed)?;
+    let served = serve(args, &config, &runtime, &node);
+    tracing::info!("stopping: copies under way may land");
+    node.shell.stop(STOP_PATIENCE);
+    // What still waits for an object store is cut off: the store writes whole objects or none.
+    runtime.shutdown_background();
+    tracing::info!("stopped");
+    served
+}
+
+fn start_log(config: &Config) {
+    let level = |level| match level {
+        Level::Off => None,
+        Level::Error => Some(tracing::Level::ERROR),
+        Level::Warn => Some(tracing::Level::WARN),
+        Level::Info => Some(tracing::Level::INFO),
+        Level::Debug => Some(tracing::Level::DEBUG),
+        Level::Trace => Some(tracing::Level::TRACE),
+    };
+    let levels = config
+        .log
+        .levels
+        .iter()
+        .map(|(module, most)| LogLevel { module: module.clone(), level: level(*most) });
+    let format = if config.log.json { LogFormat::Json } else { LogFormat::Text };
+    observe::start_log(&levels.collect::<Vec<_>>(), format);
+}
+
+fn start_runtime() -> io::Result<Runtime> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    runtime::Builder::new_multi_thread()
+        .worker_threads(cores.clamp(1, RUNTIME_THREADS_MAX))
+        .thread_name("terrace-runtime")
+        .enable_all()
+        .build()
+}
+
+/// A living daemon at the socket keeps it; the service would say so too, but later.
+fn refuse_second_daemon(config: &Config) -> Result<(), Failure> {
+    let socket = &config.places.socket;
+    match UnixStream::connect(socket) {
+        Ok(_) => Err(Failure::failed(BindError::InUse(socket.clone()))),
+        Err(_) => Ok(()),
+    }
+}
+
+/// Listens, says that it does, and serves until a signal comes.
+fn serve(args: &ServeArgs, config: &Config, runtime: &Runtime, node: &Node) -> Result<(), Failure> {
+    let handle = node.shell.handle();
+    let _inside = runtime.enter();
+    let mut signals = Signals::catch().map_err(|error| failed("can't catch signals", &error))?;
+    let server = Server::bind(service_config(config, node), handle.clone());
+    let server = server.map_err(Failure::failed)?;
+    if config.metrics.is_some() {
+        let publisher = Publisher::new(handle);
+        // Once before the daemon is ready: whoever waits for that finds the figures.
+        runtime.block_on(publisher.publish());
+        env::spawn_task(publisher.run());
+    }
+    let ready = Ready::of(config, node);
+    tracing::info!("{ready}");
+    ready.print(args.json);
+    let ended = runtime.block_on(server.run(async move {
+        let name = signals.next().await;
+        tracing::info!(signal = name, "asked to stop");
+        // From the next signal on the daemon ends at once: its memory and locks go with it.
+        env::spawn_task(async move {
+            signals.next().await;
+            std::process::exit(130);
+        });
+    }));
+    ended.map_err(|error| failed("the service ended", &error))
+}
+
+fn service_config(config: &Config, node: &Node) -> ServiceConfig {
+    let usual = ServiceConfig::new(&config.places.socket);
+    let mut limits = usual.limits;
+    limits.clients_max = config.clients_max;
+    // One for the calls and one to spare: a status is asked without a session.
+    limits.connections_max = config.clients_max * 2;
+    let mut times = usual.times;
+    times.lease_ttl = config.lease_ttl;
+    ServiceConfig { node_id: node.name(), limits, times, facts: node.facts.clone(), ..usual }
+}
+
+/// Turns the manager's figures into metrics.
+struct Publisher {
+    handle: Handle,
+    observer: ClientId,
+    /// Stays empty; the manager would take its end for the observer's.
+    _completions: mpsc::Receiver<Completion>,
+}
+
+impl Publisher {
+    fn new(handle: Handle) -> Self {
+        let (observer, completions) = handle.join();
+        Self { handle, observer, _completions: completions }
+    }
+
+    async fn publish(&self) {
+        // Busy: the next tick comes soon. Stopping: the runtime ends this task.
+        if let Ok(Reply::Status(status)) = self.handle.call(self.observer, Command::Status).await {
+            observe::publish(&status);
+        }
+    }
+
+    async fn run(self) {
+        let mut ticks = interval(PUBLISH_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            self.publish().await;
+        }
+    }
+}
+
+struct Signals {
+    term: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn catch() -> io::Result<Self> {
+        let term = signal(SignalKind::terminate())?;
+        Ok(Self { term, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.term.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
+fn failed(what: &str, error: &io::Error) -> Failure {
+    Failure::Failed(format!("{what}: {error}"))
+}

@@ -1,0 +1,158 @@
+//! A node put together from its configuration: memory, device, stores, manager.
+//!
+//! Opens and starts; never parses a setting, and never listens on a socket.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+
+use tokio::runtime;
+
+use crate::config::Config;
+use crate::domain::tier::Tier;
+use crate::domain::units::Bytes;
+use crate::env::{self, SystemClock};
+use crate::manager::shell::{Shell, ShellParts};
+use crate::manager::{ManagerConfig, TierConfig};
+use crate::movement::{Link, LinkLimits};
+use crate::tiers::decorators::Metered;
+use crate::tiers::dram::{Arena, ArenaConfig};
+use crate::tiers::hbm::{HostDevice, HostDeviceConfig};
+use crate::tiers::nvme::{self, NvmeConfig, NvmeFacts};
+use crate::tiers::object::{self, ObjectOptions};
+use crate::tiers::open::OpenError;
+use crate::tiers::store::TierStore;
+
+/// A node that runs.
+pub struct Node {
+    pub shell: Shell,
+    pub node_id: [u8; 16],
+    /// How each tier is made and what the machine lacks, for the log and for `status`.
+    pub facts: BTreeMap<String, String>,
+}
+
+/// Why a node could not be put together. Every text says what to do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    #[error("{what}: {source}")]
+    Machine { what: &'static str, source: io::Error },
+    #[error(transparent)]
+    Open(#[from] OpenError),
+}
+
+/// Transfers a link works on at once: enough that its next batch is always ready.
+const DEVICE_TRANSFERS_MAX: usize = 4;
+const STORE_TRANSFERS_MAX: usize = 8;
+const TRANSFERS_QUEUED_MAX: usize = 4096;
+
+impl Node {
+    /// Waits for the runtime while it looks for S3 credentials: call it from outside the runtime.
+    ///
+    /// # Errors
+    /// See [`NodeError`]; what had been opened is closed again.
+    pub fn start(config: &Config, runtime: &runtime::Handle) -> Result<Self, NodeError> {
+        let machine = |what| move |source| NodeError::Machine { what, source };
+        let mut facts = BTreeMap::new();
+        let arena = Arena::new(ArenaConfig {
+            tier_bytes: config.dram.capacity_bytes,
+            staging_bytes: config.dram.staging_bytes,
+            pretouch_threads: config.dram.pretouch_threads,
+        });
+        let arena = Arc::new(arena.map_err(machine("can't make the DRAM arena"))?);
+        let pages = if arena.has_huge_pages() { "huge pages" } else { "4 KiB pages" };
+        facts.insert("dram".into(), format!("{} in {pages}", Bytes(arena.len_bytes())));
+        let device = HostDevice::new(
+            Arc::clone(&arena),
+            HostDeviceConfig {
+                tier_bytes: config.hbm.map_or(0, |hbm| hbm.capacity_bytes),
+                pretouch_threads: config.dram.pretouch_threads,
+            },
+        );
+        let device = device.map_err(machine("can't make the host device's memory"))?;
+        facts.insert("hbm".into(), "the host device".into());
+
+        let nvme = open_nvme(config, &arena)?;
+        let node_id = nvme.as_ref().map_or_else(env::random_bytes, |(_, facts)| facts.node_id);
+        if let Some((_, nvme)) = &nvme {
+            facts.insert("nvme".into(), nvme.to_string());
+        }
+        let object = open_object(config, &arena, runtime)?;
+        if let Some(object) = &config.object {
+            facts.insert("object".into(), object.target.to_string());
+        }
+        let parts = ShellParts {
+            config: bounds(config),
+            clock: Arc::new(SystemClock::start()),
+            runtime: runtime.clone(),
+            staging: config.dram.capacity_bytes..arena.len_bytes(),
+            arena,
+            device: Arc::new(device),
+            nvme: nvme.map(|(store, _)| store),
+            object,
+            node_id,
+        };
+        let shell = Shell::start(parts).map_err(machine("can't start the manager"))?;
+        Ok(Self { shell, node_id, facts })
+    }
+
+    /// The node's id as people write it.
+    #[must_use]
+    pub fn name(&self) -> String {
+        format!("{:032x}", u128::from_be_bytes(self.node_id))
+    }
+}
+
+type Store = Arc<dyn TierStore>;
+
+fn open_nvme(config: &Config, arena: &Arc<Arena>) -> Result<Option<(Store, NvmeFacts)>, NodeError> {
+    let Some(settings) = &config.nvme else { return Ok(None) };
+    let queue_depth = settings.queue_depth;
+    let usual = NvmeConfig::new(&settings.path, settings.capacity_bytes);
+    let (store, facts) =
+        nvme::open(&NvmeConfig { engine: settings.engine, queue_depth, ..usual }, arena)?;
+    Ok(Some((Arc::new(Metered::new(store)), facts)))
+}
+
+fn open_object(
+    config: &Config,
+    arena: &Arc<Arena>,
+    runtime: &runtime::Handle,
+) -> Result<Option<Store>, NodeError> {
+    let Some(settings) = &config.object else { return Ok(None) };
+    let options = ObjectOptions { concurrency: settings.requests_max, ..ObjectOptions::default() };
+    let store = object::open(&settings.target, options, arena, runtime)?;
+    Ok(Some(Arc::new(Metered::new(store))))
+}
+
+/// The manager's bounds as the configuration gives them.
+fn bounds(config: &Config) -> ManagerConfig {
+    let tier = |capacity_bytes: u64, blocks_max: Option<u64>, recovers: bool| TierConfig {
+        capacity_bytes,
+        slots_max: blocks_max.unwrap_or(u64::MAX),
+        recovers,
+    };
+    let mut tiers = [None; Tier::COUNT];
+    tiers[Tier::Hbm.index()] =
+        config.hbm.map(|hbm| tier(hbm.capacity_bytes, hbm.blocks_max, false));
+    tiers[Tier::Dram.index()] = (config.dram.capacity_bytes > 0)
+        .then(|| tier(config.dram.capacity_bytes, config.dram.blocks_max, false));
+    tiers[Tier::Nvme.index()] =
+        config.nvme.as_ref().map(|nvme| tier(nvme.capacity_bytes, nvme.blocks_max, true));
+    tiers[Tier::Object.index()] =
+        config.object.as_ref().map(|object| tier(object.capacity_bytes, object.blocks_max, false));
+    let mut links =
+        [LinkLimits { in_flight_max: STORE_TRANSFERS_MAX, queued_max: TRANSFERS_QUEUED_MAX };
+            Link::COUNT];
+    for link in [Link::DeviceUp, Link::DeviceDown, Link::DeviceLocal] {
+        links[link.index()].in_flight_max = DEVICE_TRANSFERS_MAX;
+    }
+    ManagerConfig {
+        links,
+        lease_ttl: config.lease_ttl,
+        store_timeout: config.store_timeout,
+        clients_max: config.clients_max,
+        leases_max: config.leases_max,
+        ops_per_client_max: config.ops_per_client_max,
+        ..ManagerConfig::with_tiers(tiers)
+    }
+}

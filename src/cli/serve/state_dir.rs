@@ -1,0 +1,134 @@
+//! The state folder: ours alone while the daemon runs, and of a version that we know.
+//!
+//! Refuses before anything in it is touched; never removes or repairs what it finds.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+
+use crate::tiers::open::OpenError;
+
+const LOCK_NAME: &str = "lock";
+const MARK_NAME: &str = "version";
+
+/// What the mark holds: the version of the folder's layout, not of the daemon.
+const MARK: &str = "terrace state 1\n";
+
+/// The folder, locked. The kernel lets go of the lock when the daemon ends, however it ends.
+#[derive(Debug)]
+pub(super) struct StateDir {
+    _lock: File,
+}
+
+impl StateDir {
+    /// Opens the folder, or makes it with mode 0700.
+    pub(super) fn open(path: &Path) -> Result<Self, OpenError> {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(path)
+            .map_err(failed("make the state folder", path))?;
+        // A file of its own: the folder itself may be locked by who makes sockets in it.
+        let lock_path = path.join(LOCK_NAME);
+        let lock = private().open(&lock_path).map_err(failed("write", &lock_path))?;
+        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => (),
+            Err(Errno::WOULDBLOCK) => {
+                return Err(OpenError::InUse(format!(
+                    "another daemon uses the state folder {}: stop that one, or give this one \
+                     another with --state-dir",
+                    path.display()
+                )));
+            }
+            Err(errno) => return Err(failed("lock the state folder", path)(errno.into())),
+        }
+        check_version(path)?;
+        Ok(Self { _lock: lock })
+    }
+}
+
+fn check_version(folder: &Path) -> Result<(), OpenError> {
+    let path = folder.join(MARK_NAME);
+    match fs::read_to_string(&path) {
+        Ok(found) if found == MARK => write_mark(folder),
+        Ok(found) => Err(refused(
+            folder,
+            &format!("is of another version ({})", found.trim().escape_debug()),
+            "run the terrace that made it, or give this one another folder with --state-dir",
+        )),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => write_mark(folder),
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => Err(refused(
+            folder,
+            "has a version file that is not ours",
+            "give the daemon a folder of its own with --state-dir",
+        )),
+        Err(error) => Err(failed("read", &path)(error)),
+    }
+}
+
+/// Written anew at every start, so that a folder that became read-only is found out now.
+fn write_mark(folder: &Path) -> Result<(), OpenError> {
+    let new: PathBuf = folder.join(format!("{MARK_NAME}.new"));
+    let written = private().open(&new).and_then(|mut file| file.write_all(MARK.as_bytes()));
+    written.map_err(failed("write", &new))?;
+    let path = folder.join(MARK_NAME);
+    fs::rename(&new, &path).map_err(failed("write", &path))
+}
+
+fn private() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    options
+}
+
+fn failed(verb: &str, path: &Path) -> impl FnOnce(io::Error) -> OpenError {
+    OpenError::io(verb, path)
+}
+
+fn refused(folder: &Path, said: &str, remedy: &str) -> OpenError {
+    OpenError::Refused(format!(
+        "the state folder {} {said}; nothing was changed: {remedy}",
+        folder.display()
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_is_made_locked_and_opened_again() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("a").join("state");
+        let first = StateDir::open(&path).unwrap();
+        assert!(matches!(StateDir::open(&path), Err(OpenError::InUse(_))));
+        drop(first);
+        StateDir::open(&path).unwrap();
+    }
+
+    #[test]
+    fn another_version_is_refused_and_left_as_it_is() {
+        for mark in [&b"terrace state 2\n"[..], b"", b"\xff\xfe"] {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join(MARK_NAME);
+            fs::write(&path, mark).unwrap();
+            let said = StateDir::open(folder.path()).unwrap_err();
+            assert!(matches!(said, OpenError::Refused(_)), "{said}");
+            assert!(said.to_string().contains("--state-dir"), "{said}");
+            assert_eq!(fs::read(&path).unwrap(), mark);
+        }
+    }
+
+    #[test]
+    fn a_file_in_the_way_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        fs::write(&path, "").unwrap();
+        let said = StateDir::open(&path).unwrap_err().to_string();
+        assert!(said.contains("a file is in the way"), "{said}");
+    }
+}

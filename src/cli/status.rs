@@ -1,0 +1,213 @@
+//! `terrace status`: what a running daemon holds and does.
+
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::runtime;
+
+use super::output::{self, Table};
+use super::{DaemonArgs, Failure};
+use crate::client::{self, DaemonStatus};
+use crate::domain::tier::Tier;
+use crate::domain::units::Bytes;
+
+/// Show what a running daemon holds and does
+#[derive(clap::Args, Clone, Debug)]
+pub struct StatusArgs {
+    #[command(flatten)]
+    daemon: DaemonArgs,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// How long the daemon may take to answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Asks the daemon and prints its answer.
+///
+/// # Errors
+/// No daemon answers, or the settings don't say where.
+pub fn run(args: &StatusArgs) -> Result<(), Failure> {
+    let places = args.daemon.places()?;
+    let runtime = runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::Failed(format!("can't start a runtime: {error}")))?;
+    let status = runtime.block_on(client::daemon_status(&places.socket, PATIENCE));
+    let status = status.map_err(Failure::failed)?;
+    if args.json {
+        output::print_json(&Shown::of(&status));
+    } else {
+        output::print(&text(&status));
+    }
+    Ok(())
+}
+
+/// The status as JSON; fields are printed in this order.
+#[derive(Serialize)]
+struct Shown<'a> {
+    version: &'a str,
+    protocol_version: u32,
+    node_id: &'a str,
+    pid: u32,
+    uptime_s: f64,
+    policy: &'a str,
+    tiers: Vec<ShownTier>,
+    blocks: u64,
+    clients: u64,
+    pools: u64,
+    leases: u64,
+    ops_in_flight: u64,
+    transfers_in_flight: u64,
+    transfers_queued: u64,
+    lookups: u64,
+    lookup_blocks: u64,
+    stores_dropped_blocks: u64,
+    corrupt_copies: u64,
+    facts: &'a std::collections::BTreeMap<String, String>,
+}
+
+#[derive(Serialize)]
+struct ShownTier {
+    tier: &'static str,
+    capacity_bytes: u64,
+    used_bytes: u64,
+    blocks: u64,
+    hit_blocks: u64,
+    evicted_copies: u64,
+    evicted_blocks: u64,
+    bytes_in: u64,
+    bytes_out: u64,
+    failures: u64,
+}
+
+impl<'a> Shown<'a> {
+    fn of(status: &'a DaemonStatus) -> Self {
+        Self {
+            version: &status.daemon_version,
+            protocol_version: status.protocol_version,
+            node_id: &status.node_id,
+            pid: status.pid,
+            uptime_s: status.uptime.as_secs_f64(),
+            policy: &status.policy,
+            tiers: tiers(status),
+            blocks: status.blocks,
+            clients: status.clients,
+            pools: status.pools,
+            leases: status.leases,
+            ops_in_flight: status.ops_in_flight,
+            transfers_in_flight: status.transfers_in_flight,
+            transfers_queued: status.transfers_queued,
+            lookups: status.lookups,
+            lookup_blocks: status.lookup_blocks,
+            stores_dropped_blocks: status.stores_dropped_blocks,
+            corrupt_copies: status.corrupt_copies,
+            facts: &status.facts,
+        }
+    }
+}
+
+/// The tiers that are present, fastest first.
+fn tiers(status: &DaemonStatus) -> Vec<ShownTier> {
+    let figures = Tier::ALL.iter().map(|tier| (tier.name(), &status.tiers[tier.index()]));
+    figures
+        .filter(|(_, figures)| figures.present)
+        .map(|(tier, figures)| ShownTier {
+            tier,
+            capacity_bytes: figures.capacity_bytes,
+            used_bytes: figures.used_bytes,
+            blocks: figures.blocks,
+            hit_blocks: figures.hit_blocks,
+            evicted_copies: figures.evicted_copies,
+            evicted_blocks: figures.evicted_blocks,
+            bytes_in: figures.bytes_in,
+            bytes_out: figures.bytes_out,
+            failures: figures.failures,
+        })
+        .collect()
+}
+
+fn text(status: &DaemonStatus) -> String {
+    let mut table = Table::new(
+        1,
+        ["tier", "used", "of", "blocks", "hits", "evicted", "last copies", "in", "out", "failures"],
+    );
+    for tier in tiers(status) {
+        let bytes = |bytes: u64| Bytes(bytes).to_string();
+        table.row([
+            tier.tier.into(),
+            bytes(tier.used_bytes),
+            bytes(tier.capacity_bytes),
+            tier.blocks.to_string(),
+            tier.hit_blocks.to_string(),
+            tier.evicted_copies.to_string(),
+            tier.evicted_blocks.to_string(),
+            bytes(tier.bytes_in),
+            bytes(tier.bytes_out),
+            tier.failures.to_string(),
+        ]);
+    }
+    let mut facts = Table::new(2, ["what", "how"]);
+    for (what, how) in &status.facts {
+        facts.row([what.clone(), how.clone()]);
+    }
+    format!(
+        "terrace {} (pid {}) up {} s, node {}, policy {}\n\n{table}\n\
+         {} blocks; {} clients, {} pools, {} leases\n\
+         {} lookups for {} blocks; {} stores and loads under way; {} transfers under way, {} \
+         waiting\n\
+         {} offered blocks found no room; {} corrupt copies dropped\n\n{facts}",
+        status.daemon_version,
+        status.pid,
+        status.uptime.as_secs(),
+        status.node_id,
+        status.policy,
+        status.blocks,
+        status.clients,
+        status.pools,
+        status.leases,
+        status.lookups,
+        status.lookup_blocks,
+        status.ops_in_flight,
+        status.transfers_in_flight,
+        status.transfers_queued,
+        status.stores_dropped_blocks,
+        status.corrupt_copies,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn example() -> DaemonStatus {
+        let mut status = DaemonStatus {
+            protocol_version: 1,
+            daemon_version: "0.1.0".into(),
+            node_id: "00ff".into(),
+            pid: 42,
+            uptime: Duration::from_millis(90_500),
+            policy: "lru".into(),
+            blocks: 7,
+            lookups: 3,
+            lookup_blocks: 20,
+            facts: [("nvme".to_owned(), "io_uring".to_owned())].into(),
+            ..DaemonStatus::default()
+        };
+        let dram = &mut status.tiers[Tier::Dram.index()];
+        (dram.present, dram.capacity_bytes, dram.used_bytes) = (true, 3 << 30, 7 << 20);
+        (dram.blocks, dram.hit_blocks, dram.bytes_in) = (7, 5, 7 << 20);
+        status
+    }
+
+    #[test]
+    fn the_text_is_as_people_read_it() {
+        insta::assert_snapshot!(text(&example()));
+    }
+
+    #[test]
+    fn the_json_names_its_units() {
+        insta::assert_json_snapshot!(Shown::of(&example()));
+    }
+}

@@ -1,0 +1,197 @@
+//! The daemon's calls in the client's own words: the only place in the client that knows protobuf.
+//!
+//! Sends what it is given and says what came back. Checks nothing that the daemon checks, retries
+//! nothing.
+
+mod errors;
+mod messages;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tonic::transport::Channel;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::tiers::hbm::PagedLayout;
+use crate::wire::pb;
+use crate::wire::pb::terrace_client::TerraceClient;
+
+use super::{
+    ClientConfig, ClientError, Completion, DaemonStatus, LeaseId, Lookup, OpId, PoolId, RequestId,
+    Welcome,
+};
+
+/// The longest deadline sent; the transport panics on those its header cannot hold.
+const DEADLINE_MAX: Duration = Duration::from_hours(24);
+
+/// A daemon at the other end of a channel.
+#[derive(Clone)]
+pub(super) struct Remote {
+    stub: TerraceClient<Channel>,
+    socket: PathBuf,
+    /// Sent with every call once Hello gave it.
+    token: Bytes,
+    call_timeout: Duration,
+}
+
+/// What a Store answers: the operation, and blocks taken, present and dropped.
+pub(super) struct StoreAnswer {
+    pub op: OpId,
+    pub taken: u32,
+    pub present: u32,
+    pub dropped: u32,
+}
+
+/// Blocks and the slots they are to be copied from or to.
+pub(super) struct Blocks<'a> {
+    pub request: RequestId,
+    pub hashes: Bytes,
+    pub pool: PoolId,
+    pub slots: &'a [u32],
+}
+
+impl Remote {
+    pub(super) fn new(channel: Channel, socket: &Path, call_timeout: Duration) -> Self {
+        let stub = TerraceClient::new(channel);
+        Self { stub, socket: socket.to_owned(), token: Bytes::new(), call_timeout }
+    }
+
+    /// Says Hello; the calls that follow are the session's.
+    pub(super) async fn hello(&mut self, config: &ClientConfig) -> Result<Welcome, ClientError> {
+        let request = self.bounded(messages::hello(config));
+        let answer = self.stub.hello(request).await;
+        let answer = self.answered(answer)?;
+        self.token = answer.token.clone();
+        messages::welcome(answer)
+    }
+
+    pub(super) fn token(&self) -> &[u8] {
+        &self.token
+    }
+
+    /// Opens the stream of completions.
+    pub(super) async fn completions(&self) -> Result<CompletionSource, ClientError> {
+        // Without a deadline: it lasts as long as the session.
+        let request = pb::CompletionsRequest { token: self.token.clone() };
+        let answer = self.stub.clone().completions(request).await;
+        Ok(CompletionSource(self.answered(answer)?))
+    }
+
+    pub(super) async fn register_pool(
+        &self,
+        tag: u64,
+        shard: u32,
+        layout: &PagedLayout,
+    ) -> Result<PoolId, ClientError> {
+        let message = pb::RegisterPoolRequest {
+            token: self.token.clone(),
+            tag,
+            shard,
+            layout: Some(messages::layout(layout)),
+        };
+        let answer = self.stub.clone().register_pool(self.bounded(message)).await;
+        Ok(PoolId(self.answered(answer)?.pool_id))
+    }
+
+    pub(super) async fn unregister_pool(&self, pool: PoolId) -> Result<(), ClientError> {
+        let message = pb::UnregisterPoolRequest { token: self.token.clone(), pool_id: pool.0 };
+        let answer = self.stub.clone().unregister_pool(self.bounded(message)).await;
+        self.answered(answer).map(drop)
+    }
+
+    pub(super) async fn lookup(
+        &self,
+        request: RequestId,
+        hashes: Bytes,
+    ) -> Result<Lookup, ClientError> {
+        let token = self.token.clone();
+        let message = pb::LookupRequest { token, request_id: request.0, hashes };
+        let answer = self.stub.clone().lookup(self.bounded(message)).await;
+        messages::lookup(&self.answered(answer)?)
+    }
+
+    pub(super) async fn store(
+        &self,
+        parent: Option<&[u8]>,
+        blocks: Blocks<'_>,
+    ) -> Result<StoreAnswer, ClientError> {
+        let message = pb::StoreRequest {
+            token: self.token.clone(),
+            request_id: blocks.request.0,
+            parent_hash: parent.map(Bytes::copy_from_slice),
+            hashes: blocks.hashes,
+            pool_id: blocks.pool.0,
+            slots: blocks.slots.to_vec(),
+        };
+        let answer = self.stub.clone().store(self.bounded(message)).await;
+        let answer = self.answered(answer)?;
+        Ok(StoreAnswer {
+            op: OpId(answer.op_id),
+            taken: answer.taken_blocks,
+            present: answer.present_blocks,
+            dropped: answer.dropped_blocks,
+        })
+    }
+
+    pub(super) async fn load(
+        &self,
+        blocks: Blocks<'_>,
+        timeout: Duration,
+    ) -> Result<OpId, ClientError> {
+        let mut request = Request::new(pb::LoadRequest {
+            token: self.token.clone(),
+            request_id: blocks.request.0,
+            hashes: blocks.hashes,
+            pool_id: blocks.pool.0,
+            slots: blocks.slots.to_vec(),
+        });
+        // The load's own bound travels as the call's deadline.
+        request.set_timeout(timeout.min(DEADLINE_MAX));
+        let answer = self.stub.clone().load(request).await;
+        Ok(OpId(self.answered(answer)?.op_id))
+    }
+
+    pub(super) async fn release(&self, lease: LeaseId) -> Result<(), ClientError> {
+        let message = pb::ReleaseLeaseRequest { token: self.token.clone(), lease_id: lease.0 };
+        let answer = self.stub.clone().release_lease(self.bounded(message)).await;
+        self.answered(answer).map(drop)
+    }
+
+    pub(super) async fn end_request(&self, request: RequestId) -> Result<(), ClientError> {
+        let message = pb::EndRequestRequest { token: self.token.clone(), request_id: request.0 };
+        let answer = self.stub.clone().end_request(self.bounded(message)).await;
+        self.answered(answer).map(drop)
+    }
+
+    pub(super) async fn status(&self) -> Result<DaemonStatus, ClientError> {
+        let answer = self.stub.clone().status(self.bounded(pb::StatusRequest {})).await;
+        messages::status(self.answered(answer)?)
+    }
+
+    fn bounded<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        request.set_timeout(self.call_timeout.min(DEADLINE_MAX));
+        request
+    }
+
+    fn answered<T>(&self, answer: Result<Response<T>, Status>) -> Result<T, ClientError> {
+        answer.map(Response::into_inner).map_err(|status| errors::error(&status, &self.socket))
+    }
+}
+
+/// The stream of a session's completions.
+pub(super) struct CompletionSource(Streaming<pb::CompletionsResponse>);
+
+impl CompletionSource {
+    /// The next ones; nothing when there will be no more.
+    pub(super) async fn next(&mut self) -> Option<Vec<Completion>> {
+        let batch = self.0.message().await.ok()??.completions;
+        let understood = batch.into_iter().filter_map(|completion| {
+            messages::completion(completion)
+                .inspect_err(|error| tracing::warn!("a completion was not understood: {error}"))
+                .ok()
+        });
+        Some(understood.collect())
+    }
+}

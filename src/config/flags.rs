@@ -1,0 +1,72 @@
+//! The settings as flags: one flag a key, made from the same table, and `--config` for the file.
+
+use std::path::PathBuf;
+use std::sync::LazyLock;
+
+use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
+
+use super::error::ConfigError;
+use super::keys::{KEYS, Key};
+use super::sources::Sources;
+
+/// The flags that were given, unread.
+#[derive(Clone, Debug, Default)]
+pub struct Flags {
+    /// The file that `--config` names.
+    pub file: Option<PathBuf>,
+    pub settings: Vec<(&'static str, String)>,
+}
+
+impl Flags {
+    /// The flags with the file and the environment that go with them.
+    ///
+    /// # Errors
+    /// The file can't be read.
+    pub fn sources(&self) -> Result<Sources, ConfigError> {
+        Sources::gather(self.file.as_deref(), self.settings.clone())
+    }
+}
+
+const CONFIG: &str = "config";
+
+/// The flags' names in the order of [`KEYS`]; clap wants them for the whole run.
+static NAMES: LazyLock<Vec<String>> = LazyLock::new(|| KEYS.iter().map(Key::flag).collect());
+
+impl Args for Flags {
+    fn augment_args(command: Command) -> Command {
+        let file = Arg::new(CONFIG)
+            .long(CONFIG)
+            .value_name("PATH")
+            .value_parser(clap::value_parser!(PathBuf))
+            .help(
+                "The TOML file [env: TERRACE_CONFIG] [default: terrace/config.toml in \
+                   $XDG_CONFIG_HOME, if it is there]",
+            );
+        KEYS.iter().zip(NAMES.iter()).fold(command.arg(file), |command, (key, flag)| {
+            let help = format!("{} [default: {}]", key.about, key.default.replace('`', ""));
+            let arg = Arg::new(key.name)
+                .long(flag.as_str())
+                .value_name(key.kind.placeholder())
+                .help(help)
+                .help_heading("Settings (also by environment and file, see docs/config.md)");
+            command.arg(arg)
+        })
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for Flags {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let value = |name| matches.get_one::<String>(name).cloned();
+        let settings = KEYS.iter().filter_map(|key| Some((key.name, value(key.name)?))).collect();
+        Ok(Self { file: matches.get_one::<PathBuf>(CONFIG).cloned(), settings })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}

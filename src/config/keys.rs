@@ -1,0 +1,266 @@
+//! Every setting there is, in one table: its name, what it takes, its default and its meaning.
+//!
+//! The file's keys, the environment's names, the flags and `docs/config.md` all come from here; no
+//! setting exists outside it.
+
+/// What a setting takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Bytes with a binary unit: `64MiB`, `4GiB`; `0` needs none.
+    Size,
+    /// A time with its unit: `250ms`, `30s`, `5m`, `1h`.
+    Duration,
+    /// A whole number between the two, both included.
+    Count { min: u64, max: u64 },
+    /// `true` or `false`.
+    Bool,
+    /// One of the words.
+    Choice(&'static [&'static str]),
+    /// An absolute path, or one from `~/`.
+    Path,
+    /// Text whose form the setting's meaning gives.
+    Text,
+}
+
+impl Kind {
+    /// What to write, as a placeholder in the help and the documentation.
+    #[must_use]
+    pub const fn placeholder(self) -> &'static str {
+        match self {
+            Self::Size => "SIZE",
+            Self::Duration => "TIME",
+            Self::Count { .. } => "N",
+            Self::Bool => "BOOL",
+            Self::Choice(_) => "WORD",
+            Self::Path => "PATH",
+            Self::Text => "TEXT",
+        }
+    }
+}
+
+/// One setting.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Key {
+    /// `table.key`, as the file spells it.
+    pub name: &'static str,
+    pub kind: Kind,
+    /// The value that stands when nothing is said, in words where it depends on the machine.
+    pub default: &'static str,
+    pub about: &'static str,
+}
+
+impl Key {
+    /// `TERRACE_TABLE_KEY`.
+    #[must_use]
+    pub fn env(&self) -> String {
+        format!("TERRACE_{}", self.name.replace('.', "_").to_uppercase())
+    }
+
+    /// `table-key`, to be written with two dashes before it.
+    #[must_use]
+    pub fn flag(&self) -> String {
+        self.name.replace(['.', '_'], "-")
+    }
+}
+
+/// The key of this name. A name that the code itself asks for is always there.
+#[must_use]
+pub fn index_of(name: &str) -> Option<usize> {
+    KEYS.iter().position(|key| key.name == name)
+}
+
+const fn key(name: &'static str, kind: Kind, default: &'static str, about: &'static str) -> Key {
+    Key { name, kind, default, about }
+}
+
+const fn count(min: u64, max: u64) -> Kind {
+    Kind::Count { min, max }
+}
+
+const BLOCKS_MAX_ABOUT: &str = "At most so many blocks, however small they are.";
+
+/// Every setting, in the order of the documentation.
+pub const KEYS: &[Key] = &[
+    key(
+        "socket",
+        Kind::Path,
+        "`terrace.sock` in `$XDG_RUNTIME_DIR`, or in `state_dir` where there is none",
+        "The UNIX socket that engines and commands talk to. A second one, for passing \
+         descriptors, stands beside it with `.fd` appended.",
+    ),
+    key(
+        "state_dir",
+        Kind::Path,
+        "`$XDG_STATE_HOME/terrace`, or `~/.local/state/terrace`",
+        "The folder for everything that outlives the daemon. One daemon at a time uses it.",
+    ),
+    key(
+        "hbm.device",
+        Kind::Choice(&["auto", "host"]),
+        "auto",
+        "What stands in for GPU memory. `host` keeps the tier in shared memory of this machine, \
+         which is what `auto` means in this version.",
+    ),
+    key(
+        "hbm.capacity",
+        Kind::Size,
+        "0",
+        "Bytes of the HBM tier, in whole 64 MiB chunks; 0: no such tier.",
+    ),
+    key("hbm.blocks_max", count(1, 1 << 40), "no limit", BLOCKS_MAX_ABOUT),
+    key(
+        "dram.capacity",
+        Kind::Size,
+        "an eighth of the memory, at most 4GiB",
+        "Bytes of the DRAM tier, in whole 64 MiB chunks; 0: no such tier. All of it is taken and \
+         touched at the start.",
+    ),
+    key("dram.blocks_max", count(1, 1 << 40), "no limit", BLOCKS_MAX_ABOUT),
+    key(
+        "dram.staging",
+        Kind::Size,
+        "256MiB",
+        "Bytes for frames on their way between the tiers, in whole 64 MiB chunks, beside the \
+         DRAM tier.",
+    ),
+    key(
+        "dram.pretouch_threads",
+        count(0, 64),
+        "one a core",
+        "Threads that touch the DRAM at the start; 0: pages come when first written, which is \
+         slow.",
+    ),
+    key("nvme.enabled", Kind::Bool, "true", "Whether there is an NVMe tier."),
+    key(
+        "nvme.path",
+        Kind::Path,
+        "`nvme` in `state_dir`",
+        "The folder of the NVMe tier's file. Put it on a local SSD.",
+    ),
+    key(
+        "nvme.capacity",
+        Kind::Size,
+        "what the folder holds already, else a twentieth of the free disk, at most 16GiB",
+        "Bytes of the NVMe tier, in whole 64 MiB chunks, preallocated. It may grow from one start \
+         to the next, never shrink.",
+    ),
+    key("nvme.blocks_max", count(1, 1 << 40), "no limit", BLOCKS_MAX_ABOUT),
+    key(
+        "nvme.engine",
+        Kind::Choice(&["auto", "uring", "blocking"]),
+        "auto",
+        "How the disk is driven. `auto` takes io_uring, and blocking threads where the kernel or \
+         the container refuses it.",
+    ),
+    key(
+        "nvme.queue_depth",
+        count(1, 4096),
+        "64",
+        "Reads and writes that the disk works on at once.",
+    ),
+    key(
+        "object.url",
+        Kind::Text,
+        "`file://` and `object` in `state_dir`",
+        "Where the object tier lies: `file:///folder`, `s3://bucket/prefix`, or `off`. Give every \
+         node a prefix of its own: objects of other nodes, and those from before a restart, are \
+         not found in this version.",
+    ),
+    key(
+        "object.capacity",
+        Kind::Size,
+        "a twentieth of the free disk, at most 16GiB, for `file://`; 1TiB for `s3://`",
+        "Bytes that this node keeps in the object tier. What a former run left there is neither \
+         found nor erased, and counts on top.",
+    ),
+    key("object.blocks_max", count(1, 1 << 40), "no limit", BLOCKS_MAX_ABOUT),
+    key(
+        "object.requests_max",
+        count(1, 1024),
+        "64",
+        "Requests to the object store that are under way at once.",
+    ),
+    key(
+        "object.endpoint",
+        Kind::Text,
+        "the provider's own",
+        "URL of an S3-compatible server, for `s3://` only: `http://127.0.0.1:9000`.",
+    ),
+    key(
+        "object.region",
+        Kind::Text,
+        "the standard chain's, else us-east-1",
+        "Region of the bucket, for `s3://` only.",
+    ),
+    key(
+        "object.path_style",
+        Kind::Bool,
+        "true with `object.endpoint`, else false",
+        "Whether the bucket stands in the path instead of the host name, for `s3://` only.",
+    ),
+    key(
+        "leases.ttl",
+        Kind::Duration,
+        "30s",
+        "How long a lookup holds the blocks it found, from 100ms to 1h.",
+    ),
+    key(
+        "leases.max",
+        count(1, 1 << 20),
+        "65536",
+        "Leases at once; a lookup beyond it is told to come back.",
+    ),
+    key("clients.max", count(1, 4096), "256", "Engines and commands connected at once."),
+    key(
+        "ops.per_client_max",
+        count(1, 256),
+        "256",
+        "Stores and loads under way for one client; one beyond it is told to come back.",
+    ),
+    key(
+        "ops.store_timeout",
+        Kind::Duration,
+        "30s",
+        "How long a block waits for the rest of its shards, from 100ms to 1h.",
+    ),
+    key(
+        "metrics.listen",
+        Kind::Text,
+        "off",
+        "Where the Prometheus endpoint listens, `127.0.0.1:9464` say, or `off`.",
+    ),
+    key(
+        "metrics.allow_remote",
+        Kind::Bool,
+        "false",
+        "Whether `metrics.listen` may be an address that other machines reach. The endpoint asks \
+         for no password.",
+    ),
+    key(
+        "log.level",
+        Kind::Text,
+        "info",
+        "What is logged to stderr: `error`, `warn`, `info`, `debug`, `trace` or `off`, then \
+         exceptions by module: `info,tiers::nvme=debug`.",
+    ),
+    key("log.format", Kind::Choice(&["text", "json"]), "text", "How a line of the log looks."),
+];
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_spelling_is_one_keys_own() {
+        let spellings = [
+            KEYS.iter().map(|key| key.name.to_owned()).collect::<BTreeSet<_>>(),
+            KEYS.iter().map(Key::env).collect(),
+            KEYS.iter().map(Key::flag).collect(),
+        ];
+        for spelled in spellings {
+            assert_eq!(spelled.len(), KEYS.len(), "{spelled:?}");
+        }
+    }
+}

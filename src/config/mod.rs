@@ -1,0 +1,163 @@
+//! Settings: one TOML file, the environment and flags become one checked [`Config`].
+//!
+//! Everything is parsed once, here; nothing downstream checks again or sees raw text. Never makes
+//! a folder, opens a store or changes the machine: it only looks. `docs/config.md` lists the keys.
+
+mod error;
+mod flags;
+mod keys;
+mod machine;
+mod nearest;
+pub mod parse;
+mod places;
+mod reader;
+mod rest;
+mod sources;
+mod tiers;
+
+#[cfg(test)]
+mod tests;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub use error::{ConfigError, Origin};
+pub use flags::Flags;
+pub use keys::{KEYS, Key, Kind};
+pub use machine::{Disk, Machine, ThisMachine};
+pub use nearest::nearest;
+pub use places::Places;
+pub use sources::Sources;
+
+use crate::tiers::nvme::EngineChoice;
+use crate::tiers::object::Target;
+
+/// A whole configuration that stands on this machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    pub places: Places,
+    /// Absent tiers are `None`.
+    pub hbm: Option<Hbm>,
+    pub dram: Dram,
+    pub nvme: Option<Nvme>,
+    pub object: Option<Object>,
+    pub lease_ttl: Duration,
+    pub leases_max: usize,
+    pub clients_max: usize,
+    pub ops_per_client_max: usize,
+    pub store_timeout: Duration,
+    /// Where the Prometheus endpoint listens, if it does.
+    pub metrics: Option<SocketAddr>,
+    pub log: Log,
+    /// What the operator should know of how the defaults came out: for the log, once.
+    pub notes: Vec<String>,
+}
+
+/// The HBM tier, on the host device: a whole number of chunks, at least one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hbm {
+    pub capacity_bytes: u64,
+    pub blocks_max: Option<u64>,
+}
+
+/// The arena: whole chunks; the tier's part may be none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dram {
+    pub capacity_bytes: u64,
+    pub blocks_max: Option<u64>,
+    /// At least one chunk.
+    pub staging_bytes: u64,
+    pub pretouch_threads: usize,
+}
+
+/// The NVMe tier: a whole number of chunks, at least one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Nvme {
+    pub path: PathBuf,
+    pub capacity_bytes: u64,
+    pub blocks_max: Option<u64>,
+    /// How the disk is driven.
+    pub engine: EngineChoice,
+    pub queue_depth: u32,
+}
+
+/// The object tier.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Object {
+    pub target: Target,
+    pub capacity_bytes: u64,
+    pub blocks_max: Option<u64>,
+    pub requests_max: usize,
+}
+
+/// What is logged, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// Module and level, the most general first; the empty module is everything of ours.
+    pub levels: Vec<(String, Level)>,
+    pub json: bool,
+}
+
+/// How much of a module is logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    Off,
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+impl Level {
+    pub const ALL: [Self; 6] =
+        [Self::Off, Self::Error, Self::Warn, Self::Info, Self::Debug, Self::Trace];
+
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
+}
+
+impl Config {
+    /// The configuration that the sources give on this machine.
+    ///
+    /// # Errors
+    /// The first setting that can't stand, with its remedy.
+    pub fn load(sources: &Sources, machine: &dyn Machine) -> Result<Self, ConfigError> {
+        let values = sources.values()?;
+        let reader = reader::Reader::new(&values, sources, machine);
+        let places = Places::read(&reader)?;
+        let mut notes = Vec::new();
+        let hbm = tiers::hbm(&reader)?;
+        let dram = tiers::dram(&reader)?;
+        tiers::check_memory(&reader, hbm, dram)?;
+        let nvme = tiers::nvme(&reader, &places, &mut notes)?;
+        let object = tiers::object(&reader, &places, &mut notes)?;
+        tiers::check_shared_disk(&reader, nvme.as_ref(), object.as_ref())?;
+        let limits = rest::Limits::read(&reader)?;
+        Ok(Self {
+            places,
+            hbm,
+            dram,
+            nvme,
+            object,
+            lease_ttl: limits.lease_ttl,
+            leases_max: limits.leases_max,
+            clients_max: limits.clients_max,
+            ops_per_client_max: limits.ops_per_client_max,
+            store_timeout: limits.store_timeout,
+            metrics: rest::metrics(&reader)?,
+            log: rest::log(&reader)?,
+            notes,
+        })
+    }
+}

@@ -1,0 +1,107 @@
+//! The settings beside the tiers: limits, the metrics endpoint, the log.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::error::{ConfigError, Problem};
+use super::nearest::nearest;
+use super::reader::Reader;
+use super::{Level, Log};
+
+const WAIT_MIN: Duration = Duration::from_millis(100);
+const WAIT_MAX: Duration = Duration::from_hours(1);
+const WAIT_DEFAULT: Duration = Duration::from_secs(30);
+const LEASES_DEFAULT: usize = 65_536;
+const CLIENTS_DEFAULT: usize = 256;
+const OPS_DEFAULT: usize = 256;
+
+pub(super) struct Limits {
+    pub(super) lease_ttl: Duration,
+    pub(super) leases_max: usize,
+    pub(super) clients_max: usize,
+    pub(super) ops_per_client_max: usize,
+    pub(super) store_timeout: Duration,
+}
+
+impl Limits {
+    pub(super) fn read(reader: &Reader<'_>) -> Result<Self, ConfigError> {
+        let wait = |name| Ok(reader.duration(name, WAIT_MIN, WAIT_MAX)?.unwrap_or(WAIT_DEFAULT));
+        Ok(Self {
+            lease_ttl: wait("leases.ttl")?,
+            leases_max: reader.count("leases.max")?.unwrap_or(LEASES_DEFAULT),
+            clients_max: reader.count("clients.max")?.unwrap_or(CLIENTS_DEFAULT),
+            ops_per_client_max: reader.count("ops.per_client_max")?.unwrap_or(OPS_DEFAULT),
+            store_timeout: wait("ops.store_timeout")?,
+        })
+    }
+}
+
+/// Where the metrics endpoint listens; another machine reaches it only where that is said twice.
+pub(super) fn metrics(reader: &Reader<'_>) -> Result<Option<SocketAddr>, ConfigError> {
+    let remote = reader.boolean("metrics.allow_remote")?.unwrap_or(false);
+    let text = match reader.text("metrics.listen") {
+        None | Some("off") => return Ok(None),
+        Some(text) => text,
+    };
+    let wrong = |problem: &str, remedy: &str| {
+        Err(reader.wrong("metrics.listen", Problem::new(problem, remedy)))
+    };
+    match text.parse::<SocketAddr>() {
+        Err(_) => wrong("not an address and port", "write 127.0.0.1:9464, [::1]:9464 or off"),
+        Ok(address) if address.port() == 0 => wrong("port 0 is no port", "name one, such as 9464"),
+        Ok(address) if address.ip().is_loopback() || remote => Ok(Some(address)),
+        Ok(_) => wrong(
+            "other machines could reach this address, and the endpoint asks for no password",
+            "listen on 127.0.0.1, or set metrics.allow_remote to true",
+        ),
+    }
+}
+
+/// The modules that can be named: the rooms of the library.
+const MODULES: [&str; 9] =
+    ["env", "tiers", "movement", "manager", "wire", "service", "client", "observe", "cli"];
+
+pub(super) fn log(reader: &Reader<'_>) -> Result<Log, ConfigError> {
+    let json = reader.choice("log.format")? == Some("json");
+    let text = reader.text("log.level").unwrap_or("info");
+    let levels = levels(text).map_err(|problem| reader.wrong("log.level", problem))?;
+    Ok(Log { levels, json })
+}
+
+fn levels(text: &str) -> Result<Vec<(String, Level)>, Problem> {
+    let mut found = Vec::new();
+    for part in text.split(',').map(str::trim) {
+        let (module, level) = part.split_once('=').unwrap_or(("", part));
+        if !module.is_empty() {
+            check_module(module)?;
+        }
+        found.push((module.to_owned(), self::level(level)?));
+    }
+    if !found.iter().any(|(module, _)| module.is_empty()) {
+        found.push((String::new(), Level::Info));
+    }
+    found.sort_by_key(|(module, _)| module.len());
+    Ok(found)
+}
+
+fn level(word: &str) -> Result<Level, Problem> {
+    Level::ALL.into_iter().find(|level| level.name() == word).ok_or_else(|| {
+        let names = Level::ALL.map(Level::name).join(", ");
+        Problem::new(
+            format!("no level `{word}`"),
+            format!("levels are {names}; for a module write module=level, comma between them"),
+        )
+    })
+}
+
+fn check_module(module: &str) -> Result<(), Problem> {
+    let room = module.split("::").next().unwrap_or_default();
+    if MODULES.contains(&room) {
+        return Ok(());
+    }
+    let near = nearest(room, MODULES).map(|near| format!("did you mean `{near}`? "));
+    Err(Problem::new(
+        format!("no module `{module}`"),
+        format!("{}modules are {}", near.unwrap_or_default(), MODULES.join(", ")),
+    ))
+}

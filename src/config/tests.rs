@@ -1,0 +1,253 @@
+//! Configurations as an operator writes them, and what comes out.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use insta::assert_snapshot;
+
+use super::*;
+use crate::tiers::object::Bucket;
+
+/// A machine of 24 GiB of memory and 80 GiB of free disk.
+struct Fake {
+    ram_bytes: u64,
+    free_bytes: u64,
+    slot_files_bytes: u64,
+}
+
+const FAKE: Fake = Fake { ram_bytes: 24 << 30, free_bytes: 80 << 30, slot_files_bytes: 0 };
+
+impl Machine for Fake {
+    fn ram_bytes(&self) -> u64 {
+        self.ram_bytes
+    }
+
+    fn cores(&self) -> usize {
+        2
+    }
+
+    fn disk(&self, path: &Path) -> Option<Disk> {
+        let device = u64::from(path.starts_with("/mnt"));
+        Some(Disk { device, total_bytes: 100 << 30, free_bytes: self.free_bytes })
+    }
+
+    fn slot_files_bytes(&self, _folder: &Path) -> u64 {
+        self.slot_files_bytes
+    }
+
+    fn is_dir(&self, path: &Path) -> bool {
+        path.starts_with("/run/user")
+    }
+}
+
+fn sources(file: &str, env: &[(&str, &str)], flags: &[(&'static str, &str)]) -> Sources {
+    let base = [("HOME", "/h/me"), ("PATH", "/bin"), ("XDG_RUNTIME_DIR", "/run/user/1")];
+    let env: BTreeMap<&str, &str> = base.iter().chain(env).copied().collect();
+    Sources {
+        file: (!file.is_empty()).then(|| ("terrace.toml".to_owned(), file.to_owned())),
+        env: env.into_iter().map(|(name, value)| (name.into(), value.into())).collect(),
+        flags: flags.iter().map(|(name, value)| (*name, (*value).to_owned())).collect(),
+    }
+}
+
+fn load(file: &str) -> Config {
+    Config::load(&sources(file, &[], &[]), &FAKE).unwrap()
+}
+
+#[test]
+fn nothing_given_gives_modest_sizes() {
+    let config = load("");
+    assert_eq!(config.places.socket, Path::new("/run/user/1/terrace.sock"));
+    assert_eq!(config.places.state_dir, Path::new("/h/me/.local/state/terrace"));
+    assert_eq!(config.hbm, None);
+    assert_eq!(config.dram.capacity_bytes, 3 << 30);
+    assert_eq!(config.dram.pretouch_threads, 2);
+    let nvme = config.nvme.unwrap();
+    assert_eq!((nvme.capacity_bytes, nvme.engine), (4 << 30, EngineChoice::Auto));
+    assert_eq!(nvme.path, Path::new("/h/me/.local/state/terrace/nvme"));
+    let object = config.object.unwrap();
+    assert_eq!(
+        object.target,
+        Target::Dir { path: "/h/me/.local/state/terrace/object".into(), fsync: false }
+    );
+    assert_eq!(config.metrics, None);
+    assert_eq!(config.log.levels, [(String::new(), Level::Info)]);
+    assert!(config.notes.is_empty());
+}
+
+#[test]
+fn a_small_machine_has_fewer_tiers_and_is_told() {
+    let small = Fake { ram_bytes: 512 << 20, free_bytes: 100 << 20, slot_files_bytes: 0 };
+    let config = Config::load(&sources("", &[], &[]), &small).unwrap();
+    assert_eq!(config.dram.capacity_bytes, 64 << 20);
+    assert_eq!((config.nvme, config.object), (None, None));
+    assert_eq!(config.notes.len(), 2, "{:?}", config.notes);
+}
+
+#[test]
+fn a_slot_file_from_before_keeps_its_size() {
+    // The disk has filled since: a twentieth of what is free is now less than the file.
+    let full = Fake { free_bytes: 1 << 30, slot_files_bytes: 4 << 30, ..FAKE };
+    let config = Config::load(&sources("", &[], &[]), &full).unwrap();
+    assert_eq!(config.nvme.unwrap().capacity_bytes, 4 << 30);
+    // It may grow into what is free beside it, and no further.
+    let grown = |size| {
+        let sources = sources("", &[], &[("nvme.capacity", size)]);
+        Config::load(&sources, &full).map(|config| config.nvme.unwrap().capacity_bytes)
+    };
+    assert_eq!(grown("5GiB"), Ok(5 << 30));
+    assert!(grown("6GiB").is_err());
+}
+
+#[test]
+fn flags_win_over_the_environment_and_that_over_the_file() {
+    let file = "[dram]\ncapacity = \"1GiB\"\n[leases]\nttl = \"5s\"\nmax = 7\n";
+    let env = [("TERRACE_DRAM_CAPACITY", "2GiB"), ("TERRACE_LEASES_TTL", "6s")];
+    let given = sources(file, &env, &[("dram.capacity", "3GiB")]);
+    let config = Config::load(&given, &FAKE).unwrap();
+    assert_eq!(config.dram.capacity_bytes, 3 << 30);
+    assert_eq!((config.lease_ttl, config.leases_max), (Duration::from_secs(6), 7));
+}
+
+#[test]
+fn a_whole_file_is_read() {
+    let config = load(
+        r#"
+        socket = "/run/terrace/t.sock"
+        state_dir = "~/kv"
+        hbm = { device = "host", capacity = "128MiB" }
+        dram.capacity = 0
+        [nvme]
+        path = "/mnt/ssd/kv"
+        capacity = "32GiB"
+        engine = "blocking"
+        queue_depth = 32
+        [object]
+        url = "s3://kv-cache/team/a/"
+        endpoint = "http://127.0.0.1:9000"
+        region = "eu-west-1"
+        [metrics]
+        listen = "[::1]:9464"
+        [log]
+        level = "warn,tiers::nvme=debug,manager=trace"
+        format = "json"
+        "#,
+    );
+    assert_eq!(config.places.state_dir, Path::new("/h/me/kv"));
+    assert_eq!(config.hbm, Some(Hbm { capacity_bytes: 128 << 20, blocks_max: None }));
+    assert_eq!(config.dram.capacity_bytes, 0);
+    let nvme = config.nvme.unwrap();
+    assert_eq!((nvme.engine, nvme.queue_depth), (EngineChoice::Blocking, 32));
+    let object = config.object.unwrap();
+    assert_eq!(object.capacity_bytes, 1 << 40);
+    let expected = Bucket {
+        name: "kv-cache".into(),
+        prefix: "team/a".into(),
+        endpoint: Some("http://127.0.0.1:9000".into()),
+        region: Some("eu-west-1".into()),
+        path_style: true,
+    };
+    assert_eq!(object.target, Target::S3(expected));
+    assert_eq!(config.metrics, Some("[::1]:9464".parse().unwrap()));
+    let levels = [("", Level::Warn), ("manager", Level::Trace), ("tiers::nvme", Level::Debug)];
+    let levels = levels.map(|(module, level)| (module.to_owned(), level));
+    assert_eq!(config.log, Log { levels: levels.to_vec(), json: true });
+}
+
+#[test]
+fn tiers_are_switched_off() {
+    let config = load("object.url = \"off\"\nnvme.enabled = false\nnvme.capacity = \"1GiB\"\n");
+    assert_eq!((config.nvme, config.object), (None, None));
+    assert!(config.notes.is_empty(), "what was asked for needs no note");
+}
+
+#[test]
+fn places_are_found_with_whatever_else_is_wrong() {
+    let given = sources("dram.capacity = \"900TiB\"\n", &[], &[("socket", "/s/t.sock")]);
+    assert_eq!(Places::load(&given, &FAKE).unwrap().socket, Path::new("/s/t.sock"));
+    assert!(Config::load(&given, &FAKE).is_err());
+}
+
+#[test]
+fn without_a_runtime_folder_the_socket_lies_with_the_state() {
+    let given = sources("", &[("XDG_RUNTIME_DIR", "/gone"), ("XDG_STATE_HOME", "/st")], &[]);
+    let places = Places::load(&given, &FAKE).unwrap();
+    assert_eq!(places.socket, Path::new("/st/terrace/terrace.sock"));
+}
+
+/// Files with one thing wrong in each.
+const WRONG_FILES: &[&str] = &[
+    "\n[dram]\ncapcity = \"1GiB\"\n",
+    "[drum]\ncapacity = \"1GiB\"\n",
+    "colour = 3\n",
+    "[dram\n",
+    "[dram]\ncapacity = [\"1GiB\"]\n",
+    "dram.capacity = \"10%\"\n",
+    "dram.capacity = 4096\n",
+    "dram.capacity = \"32MiB\"\n",
+    "dram.capacity = \"100MiB\"\n",
+    "dram.capacity = \"1TiB\"\n",
+    "dram.staging = 0\n",
+    "hbm = { capacity = \"20GiB\" }\n",
+    "nvme.capacity = \"81GiB\"\n",
+    "nvme.path = \"here\"\n",
+    "nvme.engine = \"spdk\"\n",
+    "nvme.queue_depth = 0\n",
+    "nvme.enabled = 1\n",
+    "object.url = \"http://x\"\n",
+    "object.url = \"s3:///x\"\n",
+    "object.url = \"file://x\"\n",
+    "object.capacity = \"1MiB\"\n",
+    "[object]\nurl = \"s3://b\"\nendpoint = \"minio\"\n",
+    "nvme.capacity = \"60GiB\"\nobject.capacity = \"60GiB\"\n",
+    "leases.ttl = \"2h\"\n",
+    "metrics.listen = \"0.0.0.0:9464\"\n",
+    "metrics.listen = \"9464\"\n",
+    "log.level = \"loud\"\n",
+    "log.level = \"info,teirs=debug\"\n",
+];
+
+#[test]
+fn errors_name_the_key_the_value_and_the_remedy() {
+    let said = WRONG_FILES.iter().map(|file| {
+        let error = Config::load(&sources(file, &[], &[]), &FAKE).unwrap_err();
+        format!("{}\n{error}\n", file.trim())
+    });
+    assert_snapshot!(said.collect::<Vec<_>>().join("\n"));
+}
+
+#[test]
+fn errors_name_the_variable_and_the_flag() {
+    let error = |env: &[(&str, &str)], flags: &[(&'static str, &str)]| {
+        Config::load(&sources("", env, flags), &FAKE).unwrap_err().to_string()
+    };
+    let said = [
+        error(&[("TERRACE_DRAM_CAPCITY", "1GiB")], &[]),
+        error(&[("TERRACE_DRAM_CAPACITY", "x")], &[]),
+        error(&[("TERRACE_QQQQQQQQQQQQQQQQQ", "x")], &[]),
+        error(&[], &[("leases.max", "0")]),
+        error(&[("HOME", ""), ("XDG_RUNTIME_DIR", "")], &[]),
+    ];
+    assert_snapshot!(said.join("\n\n"));
+}
+
+#[test]
+fn a_file_that_is_named_must_be_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let gone = folder.path().join("gone.toml");
+    let said = Sources::gather(Some(&gone), Vec::new()).unwrap_err().to_string();
+    assert!(said.contains("gone.toml") && said.contains("--config"), "{said}");
+}
+
+proptest::proptest! {
+    #[test]
+    fn prop_no_file_makes_it_panic(file in ".*") {
+        let _ = Config::load(&sources(&file, &[], &[]), &FAKE);
+    }
+
+    #[test]
+    fn prop_no_value_makes_it_panic(index in 0..KEYS.len(), text in ".*") {
+        let given = sources("", &[], &[(KEYS[index].name, text.as_str())]);
+        let _ = Config::load(&given, &FAKE);
+    }
+}

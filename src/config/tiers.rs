@@ -1,0 +1,245 @@
+//! The tiers' settings: capacities that fit the machine, and defaults made from it.
+
+use std::path::Path;
+
+use super::error::{ConfigError, Problem};
+use super::parse::{shown, size_text};
+use super::places::Places;
+use super::reader::Reader;
+use super::{Dram, Hbm, Nvme, Object};
+use crate::domain::units::CHUNK_BYTES;
+use crate::tiers::nvme::EngineChoice;
+use crate::tiers::object::Target;
+
+const DRAM_DEFAULT_MAX_BYTES: u64 = 4 << 30;
+const STAGING_DEFAULT_BYTES: u64 = 256 << 20;
+const DISK_DEFAULT_MAX_BYTES: u64 = 16 << 30;
+const S3_DEFAULT_BYTES: u64 = 1 << 40;
+const NVME_QUEUE_DEPTH_DEFAULT: usize = 64;
+const OBJECT_REQUESTS_DEFAULT: usize = 64;
+const PRETOUCH_THREADS_MAX: usize = 64;
+
+/// Whole chunks, rounded down.
+const fn chunks_below(bytes: u64) -> u64 {
+    bytes / CHUNK_BYTES * CHUNK_BYTES
+}
+
+fn blocks_max(reader: &Reader<'_>, name: &str) -> Result<Option<u64>, ConfigError> {
+    Ok(reader.count(name)?.map(|blocks| blocks as u64))
+}
+
+/// The HBM tier, if there is one. Both devices are the host's in this version.
+pub(super) fn hbm(reader: &Reader<'_>) -> Result<Option<Hbm>, ConfigError> {
+    reader.choice("hbm.device")?;
+    let capacity_bytes = reader.chunks("hbm.capacity")?.unwrap_or(0);
+    let blocks_max = blocks_max(reader, "hbm.blocks_max")?;
+    Ok((capacity_bytes > 0).then_some(Hbm { capacity_bytes, blocks_max }))
+}
+
+pub(super) fn dram(reader: &Reader<'_>) -> Result<Dram, ConfigError> {
+    let usual = (reader.machine.ram_bytes() / 8).min(DRAM_DEFAULT_MAX_BYTES);
+    let capacity_bytes = reader.chunks("dram.capacity")?.unwrap_or_else(|| chunks_below(usual));
+    let staging_bytes = reader.chunks("dram.staging")?.unwrap_or(STAGING_DEFAULT_BYTES);
+    if staging_bytes == 0 {
+        let problem = "nothing moves between the tiers without staging frames";
+        let remedy = format!("give at least {}", size_text(CHUNK_BYTES));
+        return Err(reader.wrong("dram.staging", Problem::new(problem, remedy)));
+    }
+    let cores = || reader.machine.cores().clamp(1, PRETOUCH_THREADS_MAX);
+    let pretouch_threads = reader.count("dram.pretouch_threads")?.unwrap_or_else(cores);
+    let blocks_max = blocks_max(reader, "dram.blocks_max")?;
+    Ok(Dram { capacity_bytes, blocks_max, staging_bytes, pretouch_threads })
+}
+
+/// What lies in memory fits there, with a tenth left to everybody else.
+pub(super) fn check_memory(
+    reader: &Reader<'_>,
+    hbm: Option<Hbm>,
+    dram: Dram,
+) -> Result<(), ConfigError> {
+    let hbm_bytes = hbm.map_or(0, |hbm| hbm.capacity_bytes);
+    let parts = [
+        ("hbm.capacity", hbm_bytes),
+        ("dram.capacity", dram.capacity_bytes),
+        ("dram.staging", dram.staging_bytes),
+    ];
+    let ram_bytes = reader.machine.ram_bytes();
+    let usable_bytes = ram_bytes / 10 * 9;
+    let wanted_bytes = parts.iter().fold(0, |sum: u64, (_, bytes)| sum.saturating_add(*bytes));
+    if wanted_bytes <= usable_bytes {
+        return Ok(());
+    }
+    let (name, largest_bytes) = parts.into_iter().max_by_key(|part| part.1).unwrap_or(parts[1]);
+    let room_bytes = chunks_below(usable_bytes.saturating_sub(wanted_bytes - largest_bytes));
+    let problem = format!(
+        "the HBM tier on the host ({}), the DRAM tier ({}) and staging ({}) don't fit in nine \
+         tenths of this machine's {} of memory",
+        shown(hbm_bytes),
+        shown(dram.capacity_bytes),
+        shown(dram.staging_bytes),
+        shown(ram_bytes)
+    );
+    let remedy = if room_bytes == 0 {
+        "lower all three".to_owned()
+    } else {
+        format!("set {name} to {} or less", size_text(room_bytes))
+    };
+    Err(reader.wrong(name, Problem::new(problem, remedy)))
+}
+
+pub(super) fn nvme(
+    reader: &Reader<'_>,
+    places: &Places,
+    notes: &mut Vec<String>,
+) -> Result<Option<Nvme>, ConfigError> {
+    let path = reader.path("nvme.path")?.unwrap_or_else(|| places.state_dir.join("nvme"));
+    let engine = match reader.choice("nvme.engine")? {
+        Some("uring") => EngineChoice::Uring,
+        Some("blocking") => EngineChoice::Blocking,
+        _ => EngineChoice::Auto,
+    };
+    let depth = reader.count("nvme.queue_depth")?.unwrap_or(NVME_QUEUE_DEPTH_DEFAULT);
+    let queue_depth = u32::try_from(depth).expect("the table bounds the queue depth");
+    let given_bytes = reader.chunks("nvme.capacity")?;
+    if !reader.boolean("nvme.enabled")?.unwrap_or(true) {
+        return Ok(None);
+    }
+    let held_bytes = chunks_below(reader.machine.slot_files_bytes(&path));
+    let disk = reader.machine.disk(&path);
+    let usual = || {
+        let of_disk = disk.map_or(0, |disk| usual_disk_bytes(disk.free_bytes));
+        if held_bytes > 0 { held_bytes } else { of_disk }
+    };
+    let capacity_bytes = given_bytes.unwrap_or_else(usual);
+    if capacity_bytes == 0 {
+        if given_bytes.is_none() {
+            notes.push(format!("no NVMe tier: the disk of {} is too full", path.display()));
+        }
+        return Ok(None);
+    }
+    let room_bytes = disk.map_or(u64::MAX, |disk| disk.free_bytes.saturating_add(held_bytes));
+    check_disk(reader, "nvme.capacity", "nvme.path", &path, capacity_bytes, room_bytes)?;
+    let blocks_max = blocks_max(reader, "nvme.blocks_max")?;
+    Ok(Some(Nvme { path, capacity_bytes, blocks_max, engine, queue_depth }))
+}
+
+fn usual_disk_bytes(free_bytes: u64) -> u64 {
+    chunks_below((free_bytes / 20).min(DISK_DEFAULT_MAX_BYTES))
+}
+
+/// A capacity fits on its disk.
+fn check_disk(
+    reader: &Reader<'_>,
+    name: &str,
+    place: &str,
+    path: &Path,
+    capacity_bytes: u64,
+    room_bytes: u64,
+) -> Result<(), ConfigError> {
+    if capacity_bytes <= room_bytes {
+        return Ok(());
+    }
+    let problem = format!("the disk of {} has room for {}", path.display(), shown(room_bytes));
+    let most_bytes = chunks_below(room_bytes);
+    let remedy = if most_bytes == 0 {
+        format!("free some room, or set {place} to a folder on a larger disk")
+    } else {
+        let most = size_text(most_bytes);
+        format!("set {name} to {most} or less, or {place} to a folder on a larger disk")
+    };
+    Err(reader.wrong(name, Problem::new(problem, remedy)))
+}
+
+pub(super) fn object(
+    reader: &Reader<'_>,
+    places: &Places,
+    notes: &mut Vec<String>,
+) -> Result<Option<Object>, ConfigError> {
+    let requests_max = reader.count("object.requests_max")?.unwrap_or(OBJECT_REQUESTS_DEFAULT);
+    let given_bytes = reader.size("object.capacity")?;
+    let blocks_max = blocks_max(reader, "object.blocks_max")?;
+    let Some(target) = target(reader, places)? else { return Ok(None) };
+    if given_bytes.is_some_and(|bytes| bytes < CHUNK_BYTES) {
+        let problem = format!("smaller than {}", shown(CHUNK_BYTES));
+        let remedy = format!(
+            "give at least {}, or set object.url to off for no object tier",
+            size_text(CHUNK_BYTES)
+        );
+        return Err(reader.wrong("object.capacity", Problem::new(problem, remedy)));
+    }
+    let capacity_bytes = match (&target, given_bytes) {
+        (Target::S3(_), given) => given.unwrap_or(S3_DEFAULT_BYTES),
+        (Target::Dir { path, .. }, given) => {
+            let Some(disk) = reader.machine.disk(path) else {
+                return Ok(given.map(|capacity_bytes| Object {
+                    target,
+                    capacity_bytes,
+                    blocks_max,
+                    requests_max,
+                }));
+            };
+            // What is there already counts as ours, so only the whole disk bounds a given size.
+            let usual = usual_disk_bytes(disk.free_bytes);
+            let wanted = given.unwrap_or(usual);
+            check_disk(reader, "object.capacity", "object.url", path, wanted, disk.total_bytes)?;
+            wanted
+        }
+    };
+    if capacity_bytes == 0 {
+        notes.push("no object tier: its disk is too full".into());
+        return Ok(None);
+    }
+    Ok(Some(Object { target, capacity_bytes, blocks_max, requests_max }))
+}
+
+/// Both tiers fit together where they share a disk; defaults always do.
+pub(super) fn check_shared_disk(
+    reader: &Reader<'_>,
+    nvme: Option<&Nvme>,
+    object: Option<&Object>,
+) -> Result<(), ConfigError> {
+    let (Some(nvme), Some(object)) = (nvme, object) else { return Ok(()) };
+    let Target::Dir { path: folder, .. } = &object.target else { return Ok(()) };
+    let disks = (reader.machine.disk(&nvme.path), reader.machine.disk(folder));
+    let (Some(nvme_disk), Some(disk)) = disks else { return Ok(()) };
+    let both_bytes = nvme.capacity_bytes.saturating_add(object.capacity_bytes);
+    if nvme_disk.device != disk.device || both_bytes <= disk.total_bytes {
+        return Ok(());
+    }
+    let problem = format!(
+        "the NVMe tier ({}) and the object tier ({}) share a disk of {}",
+        shown(nvme.capacity_bytes),
+        shown(object.capacity_bytes),
+        shown(disk.total_bytes)
+    );
+    let remedy = "lower one of them, or put nvme.path or object.url on another disk";
+    Err(reader.wrong("object.capacity", Problem::new(problem, remedy)))
+}
+
+/// The object store, its URL read by the store itself; keys of their own add to what it says.
+fn target(reader: &Reader<'_>, places: &Places) -> Result<Option<Target>, ConfigError> {
+    let path_style = reader.boolean("object.path_style")?;
+    let text = |name| reader.text(name).map(str::to_owned);
+    let url = match reader.text("object.url") {
+        None => {
+            let path = places.state_dir.join("object");
+            return Ok(Some(Target::Dir { path, fsync: false }));
+        }
+        Some("off") => return Ok(None),
+        Some(url) => url,
+    };
+    let mut target = url.parse::<Target>().map_err(|wrong| {
+        reader.wrong("object.url", Problem::new(wrong, "or write off for no object tier"))
+    })?;
+    if let Target::S3(bucket) = &mut target {
+        if let Some(endpoint) = text("object.endpoint") {
+            bucket.set_endpoint(endpoint).map_err(|wrong| {
+                let remedy = "give the server's address, without a path";
+                reader.wrong("object.endpoint", Problem::new(wrong, remedy))
+            })?;
+        }
+        bucket.region = text("object.region").or(bucket.region.take());
+        bucket.path_style = path_style.unwrap_or(bucket.path_style);
+    }
+    Ok(Some(target))
+}

@@ -1,0 +1,343 @@
+//! Hands out a tier's space: chunks of one slot length each, slots inside them.
+//!
+//! Never touches bytes. Allocation and release are O(1), whatever the tier's size; a chunk whose
+//! slots are all free goes back to be used for any slot length.
+
+use super::units::{CHUNK_BYTES, PAGE_BYTES};
+use std::collections::BTreeMap;
+
+/// A slot's address inside a tier, in pages of [`PAGE_BYTES`] from the tier's start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SlotPage(u32);
+
+impl SlotPage {
+    #[must_use]
+    pub const fn offset_bytes(self) -> u64 {
+        self.0 as u64 * PAGE_BYTES as u64
+    }
+
+    /// The page at `offset` bytes, if that is a page's start and within reach.
+    #[must_use]
+    pub fn at(offset_bytes: u64) -> Option<Self> {
+        let aligned = offset_bytes.is_multiple_of(PAGE_BYTES as u64);
+        let page = u32::try_from(offset_bytes / PAGE_BYTES as u64).ok()?;
+        aligned.then_some(Self(page))
+    }
+}
+
+/// The most a tier can hold: what a [`SlotPage`] reaches, in bytes (16 TiB).
+pub const TIER_BYTES_MAX: u64 = (u32::MAX as u64 + 1) * PAGE_BYTES as u64;
+
+/// What a chunk's slots are. Slots of one length may still lie differently: HBM interleaves the
+/// pages of a chunk's blocks, so blocks with other pages would cut through each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SlotKind {
+    /// A slot's length: whole pages of [`PAGE_BYTES`], at most a chunk.
+    pub bytes: u32,
+    /// The length of the interleaved pages; zero where slots lie in one piece.
+    pub interleave_bytes: u32,
+}
+
+impl SlotKind {
+    /// Slots that lie in one piece.
+    #[must_use]
+    pub const fn whole(bytes: u32) -> Self {
+        Self { bytes, interleave_bytes: 0 }
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Chunk {
+    kind: SlotKind,
+    /// Free slots by index; the lowest is given out first while the chunk is young.
+    free: Vec<u16>,
+    used: u32,
+    /// Where the chunk stands in its class's `open` list while it has free slots.
+    open_at: usize,
+}
+
+/// The space of one tier.
+#[derive(Clone, Debug)]
+pub struct SlotMap {
+    chunks: Vec<Option<Chunk>>,
+    /// Chunks given back; reused lowest first so that a file stays dense.
+    idle: std::collections::BTreeSet<u32>,
+    chunks_max: u32,
+    slots_max: u64,
+    slots_used: u64,
+    bytes_used: u64,
+    /// Per kind of slot: the chunks that have free slots.
+    open: BTreeMap<SlotKind, Vec<u32>>,
+}
+
+const CHUNK_BYTES_U32: u32 = 64 << 20;
+const PAGE_BYTES_U32: u32 = 4096;
+const _: () = assert!(CHUNK_BYTES_U32 as u64 == CHUNK_BYTES);
+const _: () = assert!(PAGE_BYTES_U32 as usize == PAGE_BYTES);
+
+/// How many slots of this length a chunk holds.
+#[must_use]
+pub const fn slots_per_chunk(slot_bytes: u32) -> u32 {
+    CHUNK_BYTES_U32 / slot_bytes
+}
+
+impl SlotMap {
+    /// A space of `capacity_bytes` in whole chunks, giving out at most `slots_max` slots.
+    #[must_use]
+    pub fn new(capacity_bytes: u64, slots_max: u64) -> Self {
+        let chunks = capacity_bytes.min(TIER_BYTES_MAX) / CHUNK_BYTES;
+        Self {
+            chunks: Vec::new(),
+            idle: std::collections::BTreeSet::new(),
+            chunks_max: u32::try_from(chunks).unwrap_or(u32::MAX),
+            slots_max,
+            slots_used: 0,
+            bytes_used: 0,
+            open: BTreeMap::new(),
+        }
+    }
+
+    #[must_use]
+    pub const fn slots_used(&self) -> u64 {
+        self.slots_used
+    }
+
+    #[must_use]
+    pub const fn bytes_used(&self) -> u64 {
+        self.bytes_used
+    }
+
+    /// Whether `alloc` would find a slot of this kind.
+    #[must_use]
+    pub fn has_room(&self, kind: SlotKind) -> bool {
+        self.slots_used < self.slots_max
+            && (self.open.get(&kind).is_some_and(|open| !open.is_empty())
+                || !self.idle.is_empty()
+                || (self.chunks.len() as u64) < u64::from(self.chunks_max))
+    }
+
+    /// A free slot of this kind, or nothing if there is none.
+    pub fn alloc(&mut self, kind: SlotKind) -> Option<SlotPage> {
+        if self.slots_used >= self.slots_max {
+            return None;
+        }
+        let chunk_index = match self.open.get(&kind).and_then(|open| open.last()) {
+            Some(index) => *index,
+            None => self.open_chunk(kind)?,
+        };
+        let chunk = self.chunk_mut(chunk_index);
+        let slot = chunk.free.pop().expect("a chunk on the open list has free slots");
+        chunk.used += 1;
+        if chunk.free.is_empty() {
+            self.close(chunk_index);
+        }
+        self.slots_used += 1;
+        self.bytes_used += u64::from(kind.bytes);
+        Some(page_of(chunk_index, kind.bytes, slot))
+    }
+
+    /// Takes exactly the slot at `page`, as a recovery scan found it. False if it overlaps
+    /// something taken, is of another kind than its chunk's slots, or lies outside the tier.
+    pub fn reserve(&mut self, page: SlotPage, kind: SlotKind) -> bool {
+        let slot_bytes = kind.bytes;
+        let chunk_index = u32::try_from(page.offset_bytes() / CHUNK_BYTES).unwrap_or(u32::MAX);
+        let within = page.offset_bytes() % CHUNK_BYTES;
+        let slot = within / u64::from(slot_bytes.max(1));
+        let fits = slot_bytes > 0
+            && slot_bytes.is_multiple_of(PAGE_BYTES_U32)
+            && within.is_multiple_of(u64::from(slot_bytes))
+            && slot < u64::from(slots_per_chunk(slot_bytes))
+            && chunk_index < self.chunks_max
+            && self.slots_used < self.slots_max;
+        if !fits {
+            return false;
+        }
+        while self.chunks.len() <= chunk_index as usize {
+            self.idle.insert(u32::try_from(self.chunks.len()).unwrap_or(u32::MAX));
+            self.chunks.push(None);
+        }
+        if self.chunks[chunk_index as usize].is_none() {
+            self.idle.remove(&chunk_index);
+            self.install(chunk_index, kind);
+        }
+        let chunk = self.chunk_mut(chunk_index);
+        if chunk.kind != kind {
+            return false;
+        }
+        let Some(at) = chunk.free.iter().rposition(|free| u64::from(*free) == slot) else {
+            return false;
+        };
+        chunk.free.remove(at);
+        chunk.used += 1;
+        if chunk.free.is_empty() {
+            self.close(chunk_index);
+        }
+        self.slots_used += 1;
+        self.bytes_used += u64::from(slot_bytes);
+        true
+    }
+
+    /// Gives a slot back.
+    ///
+    /// # Panics
+    /// The slot was not taken: a broken invariant of the caller.
+    pub fn free(&mut self, page: SlotPage) {
+        let chunk_index = u32::try_from(page.offset_bytes() / CHUNK_BYTES).expect("within a tier");
+        let chunk = self.chunk_mut(chunk_index);
+        let kind = chunk.kind;
+        let slot = page.offset_bytes() % CHUNK_BYTES / u64::from(kind.bytes);
+        let slot = u16::try_from(slot).expect("a chunk has at most 16,384 slots");
+        debug_assert!(
+            !chunk.free.contains(&slot),
+            "slot {slot} of chunk {chunk_index} freed twice"
+        );
+        assert!(chunk.used > 0, "a slot of an idle chunk was freed");
+        chunk.free.push(slot);
+        chunk.used -= 1;
+        let (used, free) = (chunk.used, chunk.free.len());
+        if free == 1 {
+            self.reopen(chunk_index, kind);
+        }
+        if used == 0 {
+            self.close(chunk_index);
+            self.chunks[chunk_index as usize] = None;
+            self.idle.insert(chunk_index);
+        }
+        self.slots_used -= 1;
+        self.bytes_used -= u64::from(kind.bytes);
+    }
+
+    fn open_chunk(&mut self, kind: SlotKind) -> Option<u32> {
+        if slots_per_chunk(kind.bytes) == 0 {
+            return None;
+        }
+        let index = match self.idle.pop_first() {
+            Some(index) => index,
+            None if (self.chunks.len() as u64) < u64::from(self.chunks_max) => {
+                self.chunks.push(None);
+                u32::try_from(self.chunks.len() - 1).expect("bounded by chunks_max")
+            }
+            None => return None,
+        };
+        self.install(index, kind);
+        Some(index)
+    }
+
+    fn install(&mut self, index: u32, kind: SlotKind) {
+        let slots = u16::try_from(slots_per_chunk(kind.bytes)).expect("at most 16,384 slots");
+        let free = (0..slots).rev().collect();
+        self.chunks[index as usize] = Some(Chunk { kind, free, used: 0, open_at: 0 });
+        self.reopen(index, kind);
+    }
+
+    fn reopen(&mut self, index: u32, kind: SlotKind) {
+        let open = self.open.entry(kind).or_default();
+        open.push(index);
+        let at = open.len() - 1;
+        self.chunk_mut(index).open_at = at;
+    }
+
+    fn close(&mut self, index: u32) {
+        let chunk = self.chunk_mut(index);
+        let (kind, at) = (chunk.kind, chunk.open_at);
+        let open = self.open.get_mut(&kind).expect("an open chunk's class has a list");
+        open.swap_remove(at);
+        if let Some(moved) = open.get(at).copied() {
+            self.chunk_mut(moved).open_at = at;
+        }
+    }
+
+    fn chunk_mut(&mut self, index: u32) -> &mut Chunk {
+        self.chunks[index as usize].as_mut().expect("a chunk in use is installed")
+    }
+}
+
+fn page_of(chunk: u32, slot_bytes: u32, slot: u16) -> SlotPage {
+    let offset = u64::from(chunk) * CHUNK_BYTES + u64::from(slot) * u64::from(slot_bytes);
+    SlotPage::at(offset).expect("a chunk lies within the tier")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    const MIB: u32 = 1 << 20;
+
+    #[test]
+    fn a_full_map_refuses_and_recovers() {
+        let mut map = SlotMap::new(2 * CHUNK_BYTES, u64::MAX);
+        let pages: Vec<_> = std::iter::from_fn(|| map.alloc(SlotKind::whole(16 * MIB))).collect();
+        assert_eq!(pages.len(), 8);
+        assert!(!map.has_room(SlotKind::whole(16 * MIB)));
+        map.free(pages[3]);
+        assert_eq!(map.alloc(SlotKind::whole(16 * MIB)), Some(pages[3]));
+    }
+
+    #[test]
+    fn an_emptied_chunk_serves_another_length() {
+        let mut map = SlotMap::new(CHUNK_BYTES, u64::MAX);
+        let page = map.alloc(SlotKind::whole(MIB)).expect("empty");
+        assert_eq!(map.alloc(SlotKind::whole(2 * MIB)), None);
+        map.free(page);
+        assert!(map.alloc(SlotKind::whole(2 * MIB)).is_some());
+    }
+
+    #[test]
+    fn slots_that_lie_differently_never_share_a_chunk() {
+        let mut map = SlotMap::new(CHUNK_BYTES, u64::MAX);
+        let kind = |interleave_bytes| SlotKind { bytes: MIB, interleave_bytes };
+        assert!(map.alloc(kind(4096)).is_some());
+        assert_eq!(map.alloc(kind(8192)), None);
+        assert!(map.alloc(kind(4096)).is_some());
+    }
+
+    #[test]
+    fn the_slot_limit_holds() {
+        let mut map = SlotMap::new(CHUNK_BYTES, 2);
+        assert!(
+            map.alloc(SlotKind::whole(4096)).is_some()
+                && map.alloc(SlotKind::whole(4096)).is_some()
+        );
+        assert_eq!(map.alloc(SlotKind::whole(4096)), None);
+    }
+
+    #[test]
+    fn reserved_slots_are_not_given_out() {
+        let mut map = SlotMap::new(2 * CHUNK_BYTES, u64::MAX);
+        let page = SlotPage::at(CHUNK_BYTES + 32 * u64::from(MIB)).expect("aligned");
+        assert!(map.reserve(page, SlotKind::whole(16 * MIB)));
+        assert!(!map.reserve(page, SlotKind::whole(16 * MIB)), "taken");
+        let other = SlotPage::at(CHUNK_BYTES).expect("aligned");
+        assert!(!map.reserve(other, SlotKind::whole(8 * MIB)), "another length");
+        let pages: BTreeSet<_> =
+            std::iter::from_fn(|| map.alloc(SlotKind::whole(16 * MIB))).collect();
+        assert_eq!(pages.len(), 7);
+        assert!(!pages.contains(&page));
+    }
+
+    proptest! {
+        #[test]
+        fn slots_never_overlap(ops in prop::collection::vec((0u8..4, any::<prop::sample::Index>()), 1..400)) {
+            const LENGTHS: [u32; 3] = [4 * MIB, 7 * MIB, 20 * MIB];
+            let mut map = SlotMap::new(4 * CHUNK_BYTES, u64::MAX);
+            let mut taken: Vec<(SlotPage, u32)> = Vec::new();
+            for (op, pick) in ops {
+                if op == 3 && !taken.is_empty() {
+                    let (page, _) = taken.swap_remove(pick.index(taken.len()));
+                    map.free(page);
+                } else if let Some(page) = map.alloc(SlotKind::whole(LENGTHS[op as usize % 3])) {
+                    taken.push((page, LENGTHS[op as usize % 3]));
+                }
+                let mut spans: Vec<_> = taken.iter()
+                    .map(|(page, bytes)| (page.offset_bytes(), page.offset_bytes() + u64::from(*bytes)))
+                    .collect();
+                spans.sort_unstable();
+                prop_assert!(spans.windows(2).all(|pair| pair[0].1 <= pair[1].0));
+                prop_assert!(spans.last().is_none_or(|span| span.1 <= 4 * CHUNK_BYTES));
+                prop_assert_eq!(map.slots_used(), taken.len() as u64);
+            }
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! The only door to time, randomness and spawning.
+//!
+//! Everything above takes a [`Clock`] or a seed; nothing else asks the machine. `clippy.toml` bans
+//! the usual ways around this door.
+
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use crate::domain::units::Time;
+
+/// Tells the time.
+pub trait Clock: Send + Sync + 'static {
+    fn now(&self) -> Time;
+}
+
+/// The machine's clock: wall time at the start, advanced by the monotonic clock, so that it never
+/// runs backwards when someone sets the wall clock.
+#[derive(Debug)]
+pub struct SystemClock {
+    started_wall: Time,
+    started: Instant,
+}
+
+impl SystemClock {
+    #[must_use]
+    #[expect(clippy::disallowed_methods, reason = "this is the door")]
+    pub fn start() -> Self {
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self { started_wall: Time::ZERO + wall, started: Instant::now() }
+    }
+}
+
+impl Clock for SystemClock {
+    fn now(&self) -> Time {
+        self.started_wall + self.started.elapsed()
+    }
+}
+
+/// A clock that stands still until it is moved: for tests and the simulator.
+#[derive(Debug, Default)]
+pub struct ManualClock(AtomicU64);
+
+impl ManualClock {
+    /// Sets the time; earlier than now is ignored, since clocks never run backwards.
+    pub fn advance_to(&self, now: Time) {
+        self.0.fetch_max(now.micros, Ordering::Relaxed);
+    }
+}
+
+impl Clock for ManualClock {
+    fn now(&self) -> Time {
+        Time { micros: self.0.load(Ordering::Relaxed) }
+    }
+}
+
+/// A monotonic stopwatch for measurements that are shown, never decided upon.
+#[derive(Clone, Copy, Debug)]
+pub struct Stopwatch(Instant);
+
+impl Stopwatch {
+    #[must_use]
+    #[expect(clippy::disallowed_methods, reason = "this is the door")]
+    pub fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    #[must_use]
+    pub fn elapsed(self) -> std::time::Duration {
+        self.0.elapsed()
+    }
+}
+
+/// Starts a named thread.
+///
+/// # Errors
+/// The machine refused another thread.
+#[expect(clippy::disallowed_methods, reason = "this is the door")]
+pub fn spawn_thread(
+    name: &str,
+    body: impl FnOnce() + Send + 'static,
+) -> io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name(name.to_owned()).spawn(body)
+}
+
+/// Starts a task on the runtime that the caller runs on.
+///
+/// # Panics
+/// There is no runtime.
+#[expect(clippy::disallowed_methods, reason = "this is the door")]
+pub fn spawn_task<T: Send + 'static>(
+    task: impl Future<Output = T> + Send + 'static,
+) -> tokio::task::JoinHandle<T> {
+    tokio::spawn(task)
+}
+
+/// Starts a task on `runtime`, from a thread that is not part of it.
+pub fn spawn_task_on(
+    runtime: &tokio::runtime::Handle,
+    task: impl Future<Output = ()> + Send + 'static,
+) {
+    runtime.spawn(task);
+}
+
+/// Runs `work` on the runtime's threads for blocking work and waits for it. False: it panicked, or
+/// the runtime stopped.
+#[must_use]
+pub async fn spawn_blocking_on(
+    runtime: &tokio::runtime::Handle,
+    work: impl FnOnce() + Send + 'static,
+) -> bool {
+    let ended = runtime.spawn_blocking(work).await;
+    if let Err(error) = &ended {
+        tracing::error!(%error, "blocking work did not end");
+    }
+    ended.is_ok()
+}
+
+/// A generator that gives the same numbers for the same seed on every machine.
+pub type SeededRng = rand_chacha::ChaCha12Rng;
+
+/// The seeded generator: simulations, workloads and tests.
+#[must_use]
+pub fn seeded_rng(seed: u64) -> SeededRng {
+    rand::SeedableRng::seed_from_u64(seed)
+}
+
+/// Bytes nobody can guess: client tokens and node ids.
+#[must_use]
+pub fn random_bytes<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    rand::RngCore::fill_bytes(&mut rand::rng(), &mut bytes);
+    bytes
+}

@@ -1,0 +1,327 @@
+//! What goes into the manager and what comes out.
+
+use std::time::Duration;
+
+use crate::domain::block::Key;
+use crate::domain::namespace::Namespace;
+use crate::domain::tier::Tier;
+use crate::domain::units::Time;
+use crate::tiers::store::{FoundFrame, FrameMeta, Place};
+
+/// A connected client, by the daemon's numbering; never used again after it went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ClientId(pub u64);
+
+/// A registered pool, unique in the daemon's life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PoolId(pub u64);
+
+/// A reader's hold on a chain of blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LeaseId(pub u64);
+
+/// A store or load under way; its end comes as a [`Completion`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct OpId(pub u64);
+
+/// One batch of copies handed to the shell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TransferId(pub u64);
+
+/// The engine's name for one of its requests; leases taken under it end with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RequestId(pub u64);
+
+/// Matches a [`Reply`] to the [`Command`] it answers; chosen by the caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ReplyTag(pub u64);
+
+/// A namespace the manager knows, by its numbering.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NamespaceId(pub u32);
+
+/// Something happened.
+#[derive(Debug)]
+pub enum Event {
+    /// A client asks; exactly one [`Effect::Reply`] with this tag answers, in the same step.
+    Command { tag: ReplyTag, client: ClientId, command: Command },
+    /// A client went, by its own word or its death. Its leases end now; its pools are given back
+    /// by [`Effect::PoolFreed`] once no copy touches them any more.
+    ClientGone { client: ClientId },
+    /// A transfer ended. `failed` names the items that did, by index, in rising order; the others
+    /// landed.
+    TransferDone { transfer: TransferId, failed: Vec<ItemFailure> },
+    /// An erase ended, well or not; the place may be used again.
+    Erased { tier: Tier, place: Option<Place>, key: Key },
+    /// A frame found by the scan after a restart.
+    Found { tier: Tier, frame: Box<FoundFrame> },
+    /// The scan of a tier is over: what hangs on nothing is let go.
+    ScanDone { tier: Tier },
+    /// Time passed: leases and half-written stores whose time is up end. Sent about ten times a
+    /// second.
+    Tick,
+}
+
+/// Why an item of a transfer failed, named by what the manager does next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FailureKind {
+    /// The source copy is not there or not what it should be: drop it, try the next tier.
+    SourceLost,
+    /// The source could not be read this time: keep the copy, fail this item.
+    SourceFailed,
+    /// The destination could not be written.
+    TargetFailed,
+    /// The queue was full or the transfer was cancelled: nothing is wrong with either end.
+    NotDone,
+}
+
+/// An item of a transfer that did not land.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ItemFailure {
+    pub item: u32,
+    pub kind: FailureKind,
+}
+
+/// What a client can ask of the manager. Indexes in answers count within the command's own lists.
+#[derive(Debug)]
+pub enum Command {
+    /// Binds the client to a namespace; first command of every client.
+    Hello {
+        namespace: Namespace,
+    },
+    /// A pool of `slots` slots holding this client's rank `shard`.
+    RegisterPool {
+        shard: u32,
+        slots: u32,
+    },
+    UnregisterPool {
+        pool: PoolId,
+    },
+    /// The longest stored prefix of the chain `keys` (root first), and a lease on it.
+    Lookup {
+        request: RequestId,
+        keys: Vec<Key>,
+    },
+    /// Takes the blocks `keys` (a run of one chain; `parent` is the block before the first, or
+    /// none if that is the root) from the pool's `slots`. A block becomes visible when all shards
+    /// have landed.
+    Store {
+        request: RequestId,
+        parent: Option<Key>,
+        keys: Vec<Key>,
+        pool: PoolId,
+        slots: Vec<u32>,
+    },
+    /// Copies the blocks `keys` into the pool's `slots`, from wherever they are. `timeout` bounds
+    /// the wait: what has not started by then fails.
+    Load {
+        request: RequestId,
+        keys: Vec<Key>,
+        pool: PoolId,
+        slots: Vec<u32>,
+        timeout: Duration,
+    },
+    ReleaseLease {
+        lease: LeaseId,
+    },
+    /// Ends all leases taken under the request.
+    EndRequest {
+        request: RequestId,
+    },
+    Status,
+}
+
+/// A stretch of a chain whose blocks have the same fastest tier.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Run {
+    pub tier: Tier,
+    pub blocks: u32,
+}
+
+/// The manager's answer to a [`Command`].
+#[derive(Clone, Debug, PartialEq)]
+pub enum Reply {
+    Hello {
+        namespace: NamespaceId,
+        frame_bytes: u64,
+    },
+    Pool {
+        pool: PoolId,
+    },
+    Lookup {
+        runs: Vec<Run>,
+        lease: Option<LeaseId>,
+        lease_expires: Time,
+    },
+    /// `taken` blocks are being copied, `present` were here already, `dropped` found no room (from
+    /// the tail: a normal answer). The slots of taken blocks must not change before the completion.
+    Store {
+        op: OpId,
+        taken: u32,
+        present: u32,
+        dropped: u32,
+    },
+    Load {
+        op: OpId,
+    },
+    /// Done; nothing to say.
+    Ok,
+    Status(Box<Status>),
+    Refused(Refusal),
+}
+
+/// Why a command was not carried out, named by what the caller does next.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// A bound was reached: try again after the given time.
+    #[error("{what}; try again in {} ms", retry_after.as_millis())]
+    Busy { what: &'static str, retry_after: Duration },
+    /// The command makes no sense: mend it as the text says.
+    #[error("{0}")]
+    Invalid(String),
+    /// What it names is not here.
+    #[error("{0}")]
+    NotFound(String),
+    /// It came in the wrong order (no Hello yet, say).
+    #[error("{0}")]
+    Precondition(String),
+}
+
+/// A store or load ended. Blocks not listed as failed landed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Completion {
+    pub op: OpId,
+    pub request: RequestId,
+    pub kind: OpKind,
+    /// Blocks asked for, and those that failed, by index into the command's `keys`.
+    pub blocks: u32,
+    pub failed: Vec<u32>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum OpKind {
+    Store,
+    Load,
+}
+
+/// Something to do.
+#[derive(Debug)]
+pub enum Effect {
+    Reply {
+        tag: ReplyTag,
+        reply: Reply,
+    },
+    Complete {
+        client: ClientId,
+        completion: Completion,
+    },
+    /// Perform these copies and answer with [`Event::TransferDone`].
+    Start(Transfer),
+    /// Erase what is there and answer with [`Event::Erased`].
+    Erase {
+        tier: Tier,
+        place: Option<Place>,
+        key: Key,
+        namespace: NamespaceId,
+    },
+    /// Nothing reads or writes this pool any more: unmap it.
+    PoolFreed {
+        client: ClientId,
+        pool: PoolId,
+    },
+}
+
+/// A batch of copies over one link, at most [`Transfer::ITEMS_MAX`] items. All start in the same
+/// kind of place, and all end in the same.
+#[derive(Clone, Debug)]
+pub struct Transfer {
+    pub id: TransferId,
+    pub namespace: NamespaceId,
+    pub link: crate::movement::Link,
+    pub class: crate::movement::Class,
+    pub items: Vec<TransferItem>,
+}
+
+impl Transfer {
+    pub const ITEMS_MAX: usize = 64;
+}
+
+/// One block, or one shard of it, to copy.
+#[derive(Clone, Copy, Debug)]
+pub struct TransferItem {
+    pub from: End,
+    pub to: End,
+    /// What the frame's header says if this copy makes one; its key is the block's.
+    pub meta: FrameMeta,
+    /// Write the header and the payload's checksum after this copy: the frame is whole then.
+    pub seal: bool,
+}
+
+/// One end of a copy. A pool end is one shard; a tier end is the whole block unless the other end
+/// is a pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum End {
+    Hbm(Place),
+    Dram(Place),
+    Nvme(Place),
+    Object,
+    Pool { pool: PoolId, shard: u32, slot: u32 },
+}
+
+/// What kind of place an [`End`] is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum EndKind {
+    Tier(Tier),
+    Pool,
+}
+
+impl End {
+    #[must_use]
+    pub const fn kind(&self) -> EndKind {
+        match self {
+            Self::Hbm(_) => EndKind::Tier(Tier::Hbm),
+            Self::Dram(_) => EndKind::Tier(Tier::Dram),
+            Self::Nvme(_) => EndKind::Tier(Tier::Nvme),
+            Self::Object => EndKind::Tier(Tier::Object),
+            Self::Pool { .. } => EndKind::Pool,
+        }
+    }
+}
+
+/// What the manager can say of itself.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Status {
+    pub tiers: [TierStatus; Tier::COUNT],
+    pub blocks: u64,
+    pub clients: u64,
+    pub pools: u64,
+    pub leases: u64,
+    pub ops_in_flight: u64,
+    pub transfers_in_flight: u64,
+    pub transfers_queued: u64,
+    pub lookups: u64,
+    /// Blocks that lookups asked for.
+    pub lookup_blocks: u64,
+    pub stores_dropped_blocks: u64,
+    pub corrupt_copies: u64,
+    pub policy: &'static str,
+}
+
+/// One tier's figures. Counts are since the daemon's start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TierStatus {
+    pub present: bool,
+    pub capacity_bytes: u64,
+    pub used_bytes: u64,
+    pub blocks: u64,
+    /// Blocks that a lookup found with this as their fastest tier.
+    pub hit_blocks: u64,
+    /// Copies that went because room was needed, and those of them that were a block's last.
+    pub evicted_copies: u64,
+    pub evicted_blocks: u64,
+    /// Payload bytes that came in and that were read from here.
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+    /// Transfers to or from this tier that failed.
+    pub failures: u64,
+}

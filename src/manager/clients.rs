@@ -1,0 +1,226 @@
+//! Clients: namespaces they speak in, pools they lend, leases they hold, and what ends when they go.
+
+use std::collections::BTreeSet;
+
+use crate::domain::namespace::Namespace;
+use crate::domain::tier::Tier;
+
+use super::api::{
+    ClientId, Effect, LeaseId, NamespaceId, PoolId, Refusal, Reply, RequestId, Status, TierStatus,
+};
+use super::state::{Client, Lease, NamespaceEntry, Pool};
+use super::{Answer, Manager};
+
+/// When a bound was reached: how long until trying again makes sense.
+pub(super) const RETRY_AFTER: std::time::Duration = std::time::Duration::from_millis(100);
+
+impl Manager {
+    pub(super) fn hello(&mut self, client: ClientId, namespace: Namespace) -> Answer {
+        namespace.check().map_err(Refusal::Invalid)?;
+        if self.clients.contains_key(&client) {
+            return Err(Refusal::Precondition("this client has said Hello already".into()));
+        }
+        if self.clients.len() >= self.config.clients_max {
+            return Err(Refusal::Busy { what: "too many clients", retry_after: RETRY_AFTER });
+        }
+        let in_memory = [Tier::Hbm, Tier::Dram];
+        if namespace.shard_count > 1 && in_memory.iter().all(|t| self.tiers[t.index()].is_none()) {
+            return Err(Refusal::Precondition(
+                "blocks of several shards are put together in memory: give the daemon a DRAM tier"
+                    .into(),
+            ));
+        }
+        let frame_bytes = namespace.frame_bytes();
+        let id = self.namespace_id(namespace)?;
+        let entry = Client { namespace: id, pools: Vec::new(), leases: BTreeSet::new(), ops: 0 };
+        self.clients.insert(client, entry);
+        Ok(Reply::Hello { namespace: id, frame_bytes })
+    }
+
+    fn namespace_id(&mut self, namespace: Namespace) -> Result<NamespaceId, Refusal> {
+        let (digest, payload_bytes) = (namespace.digest(), namespace.payload_bytes());
+        let id = self.intern(digest, payload_bytes).ok_or_else(|| {
+            Refusal::Precondition(format!(
+                "this daemon has met {} namespaces, its limit: restart it to forget those unused",
+                self.config.namespaces_max
+            ))
+        })?;
+        self.namespaces[id.0 as usize].namespace = Some(namespace);
+        Ok(id)
+    }
+
+    /// The number of the namespace with this digest, new if need be; nothing when there are too
+    /// many.
+    pub(super) fn intern(
+        &mut self,
+        digest: crate::domain::namespace::NamespaceDigest,
+        payload_bytes: u64,
+    ) -> Option<NamespaceId> {
+        let known = self.namespaces.iter().position(|entry| entry.digest == digest);
+        let at = known.unwrap_or(self.namespaces.len());
+        if known.is_none() {
+            if self.namespaces.len() >= self.config.namespaces_max {
+                return None;
+            }
+            self.namespaces.push(NamespaceEntry { digest, payload_bytes, namespace: None });
+        }
+        u32::try_from(at).ok().map(NamespaceId)
+    }
+
+    pub(super) fn client(&self, client: ClientId) -> Result<&Client, Refusal> {
+        self.clients.get(&client).ok_or_else(|| Refusal::Precondition("say Hello first".into()))
+    }
+
+    pub(super) fn register_pool(&mut self, client: ClientId, shard: u32, slots: u32) -> Answer {
+        let entry = self.client(client)?;
+        let shard_count = self.namespace(entry.namespace).shard_count();
+        if shard >= shard_count {
+            return Err(Refusal::Invalid(format!(
+                "shard {shard} of a namespace with {shard_count}: shards count from 0"
+            )));
+        }
+        if entry.pools.len() >= self.config.pools_per_client_max {
+            return Err(Refusal::Busy { what: "too many pools", retry_after: RETRY_AFTER });
+        }
+        self.counters.pools += 1;
+        let pool = PoolId(self.counters.pools);
+        self.pools.insert(pool, Pool { client, shard, slots, flights: 0, retired: false });
+        self.clients.get_mut(&client).expect("looked up above").pools.push(pool);
+        Ok(Reply::Pool { pool })
+    }
+
+    pub(super) fn unregister_pool(&mut self, client: ClientId, pool: PoolId) -> Answer {
+        self.own_pool(client, pool)?;
+        self.clients.get_mut(&client).expect("it owns a pool").pools.retain(|own| *own != pool);
+        self.retire_pool(pool);
+        Ok(Reply::Ok)
+    }
+
+    /// The client's own pool, in use.
+    pub(super) fn own_pool(&self, client: ClientId, pool: PoolId) -> Result<&Pool, Refusal> {
+        self.client(client)?;
+        self.pools.get(&pool).filter(|entry| entry.client == client && !entry.retired).ok_or_else(
+            || Refusal::NotFound(format!("pool {} is not registered by this client", pool.0)),
+        )
+    }
+
+    /// No new copies touch the pool; it is given back when those under way have ended.
+    fn retire_pool(&mut self, pool: PoolId) {
+        self.pools.get_mut(&pool).expect("a known pool").retired = true;
+        self.cancel(|part| part.pool == pool);
+        self.free_if_idle(pool);
+    }
+
+    pub(super) fn free_if_idle(&mut self, pool: PoolId) {
+        let entry = &self.pools[&pool];
+        if entry.retired && entry.flights == 0 {
+            let client = entry.client;
+            self.pools.remove(&pool);
+            self.out.push(Effect::PoolFreed { client, pool });
+        }
+    }
+
+    pub(super) fn client_gone(&mut self, client: ClientId) {
+        let Some(entry) = self.clients.remove(&client) else { return };
+        for (_, lease) in entry.leases {
+            self.end_lease(lease);
+        }
+        for pool in entry.pools {
+            self.retire_pool(pool);
+        }
+    }
+
+    /// A hold on the chain that ends in `block`. The block's ancestors need no hold of their own:
+    /// they stay while it does.
+    pub(super) fn grant_lease(
+        &mut self,
+        client: ClientId,
+        request: RequestId,
+        block: crate::domain::directory::BlockIndex,
+    ) -> LeaseId {
+        self.counters.leases += 1;
+        let id = LeaseId(self.counters.leases);
+        let expires = self.now + self.config.lease_ttl;
+        self.leases.insert(id, Lease { client, request, block, expires });
+        let entry = self.clients.get_mut(&client).expect("the caller looked it up");
+        entry.leases.insert((request, id));
+        self.directory.get_mut(block).leases += 1;
+        id
+    }
+
+    pub(super) fn release_lease(&mut self, client: ClientId, lease: LeaseId) -> Answer {
+        self.client(client)?;
+        if self.leases.get(&lease).is_none_or(|entry| entry.client != client) {
+            return Err(Refusal::NotFound(format!(
+                "lease {} is not held by this client: it may have run out",
+                lease.0
+            )));
+        }
+        self.end_lease(lease);
+        Ok(Reply::Ok)
+    }
+
+    pub(super) fn end_request(&mut self, client: ClientId, request: RequestId) -> Answer {
+        let held = &self.client(client)?.leases;
+        let range = (request, LeaseId(0))..=(request, LeaseId(u64::MAX));
+        let leases: Vec<LeaseId> = held.range(range).map(|(_, lease)| *lease).collect();
+        for lease in leases {
+            self.end_lease(lease);
+        }
+        Ok(Reply::Ok)
+    }
+
+    fn end_lease(&mut self, id: LeaseId) {
+        let lease = self.leases.remove(&id).expect("callers name a held lease");
+        if let Some(client) = self.clients.get_mut(&lease.client) {
+            client.leases.remove(&(lease.request, id));
+        }
+        let block = self.directory.get_mut(lease.block);
+        block.leases -= 1;
+        if block.leases == 0 {
+            self.reconsider_all(lease.block);
+            self.sweep(lease.block);
+        }
+    }
+
+    /// Ends what has run out: leases, loads that waited too long, blocks whose other shards never
+    /// came.
+    pub(super) fn time_passed(&mut self) {
+        // Leases all live equally long, so they run out in the order they were given.
+        while let Some((id, lease)) = self.leases.first_key_value() {
+            if lease.expires > self.now {
+                break;
+            }
+            let id = *id;
+            self.end_lease(id);
+        }
+        self.expire_ops();
+        self.expire_partials();
+    }
+
+    pub(super) fn status(&self) -> Status {
+        let count = |n: usize| n as u64;
+        let (in_flight, queued) = self.links.counts();
+        Status {
+            tiers: self.tiers.each_ref().map(|tier| {
+                tier.as_ref().map_or_else(TierStatus::default, |space| TierStatus {
+                    used_bytes: space.slots.bytes_used(),
+                    blocks: space.slots.slots_used(),
+                    ..space.stats
+                })
+            }),
+            blocks: count(self.directory.len()),
+            clients: count(self.clients.len()),
+            pools: count(self.pools.len()),
+            leases: count(self.leases.len()),
+            ops_in_flight: count(self.ops.len()),
+            transfers_in_flight: count(in_flight),
+            transfers_queued: count(queued),
+            lookups: self.counters.lookups,
+            lookup_blocks: self.counters.lookup_blocks,
+            stores_dropped_blocks: self.counters.dropped_blocks,
+            corrupt_copies: self.counters.corrupt_copies,
+            policy: self.config.policy.name(),
+        }
+    }
+}

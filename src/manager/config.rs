@@ -1,0 +1,86 @@
+//! The manager's bounds. Validated by whoever builds them from the user's configuration.
+
+use std::time::Duration;
+
+use crate::domain::retention::{Policy, lru::Lru};
+use crate::domain::tier::Tier;
+use crate::movement::{Link, LinkLimits};
+
+/// One tier's space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TierConfig {
+    /// Whole chunks count; see [`crate::domain::units::CHUNK_BYTES`].
+    pub capacity_bytes: u64,
+    /// At most so many blocks, however small; `u64::MAX` when bytes are the only limit.
+    pub slots_max: u64,
+    /// A scan will report what the tier holds from before a restart; until it is over the tier
+    /// serves what was found and takes nothing new.
+    pub recovers: bool,
+}
+
+/// Which policy ranks the copies of a tier.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PolicyName {
+    #[default]
+    Lru,
+}
+
+impl PolicyName {
+    pub const ALL: [Self; 1] = [Self::Lru];
+
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Lru => "lru",
+        }
+    }
+
+    pub(super) fn build(self) -> Box<dyn Policy> {
+        match self {
+            Self::Lru => Box::new(Lru::default()),
+        }
+    }
+}
+
+/// Everything the manager is bounded by.
+#[derive(Clone, Debug)]
+pub struct ManagerConfig {
+    /// Absent tiers are `None`.
+    pub tiers: [Option<TierConfig>; Tier::COUNT],
+    pub links: [LinkLimits; Link::COUNT],
+    pub policy: PolicyName,
+    pub lease_ttl: Duration,
+    /// How long a block may wait for the rest of its shards.
+    pub store_timeout: Duration,
+    pub clients_max: usize,
+    pub namespaces_max: usize,
+    pub pools_per_client_max: usize,
+    pub leases_max: usize,
+    /// Stores and loads in flight a client.
+    pub ops_per_client_max: usize,
+    /// Blocks that may wait for room, a tier and slot length.
+    pub waiting_blocks_max: usize,
+}
+
+impl ManagerConfig {
+    /// Stores and loads in flight a client: the completions' stream holds as many.
+    pub const OPS_PER_CLIENT_MAX: usize = 256;
+
+    /// The usual bounds around the given tiers.
+    #[must_use]
+    pub fn with_tiers(tiers: [Option<TierConfig>; Tier::COUNT]) -> Self {
+        Self {
+            tiers,
+            links: [LinkLimits { in_flight_max: 8, queued_max: 4096 }; Link::COUNT],
+            policy: PolicyName::Lru,
+            lease_ttl: Duration::from_secs(30),
+            store_timeout: Duration::from_secs(30),
+            clients_max: 256,
+            namespaces_max: 64,
+            pools_per_client_max: 16,
+            leases_max: 65_536,
+            ops_per_client_max: Self::OPS_PER_CLIENT_MAX,
+            waiting_blocks_max: 65_536,
+        }
+    }
+}

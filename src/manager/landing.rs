@@ -1,0 +1,155 @@
+//! Landing: what follows when one block's copy has landed, or has failed.
+
+use crate::domain::directory::BlockIndex;
+use crate::domain::residency::CopyEvent;
+use crate::domain::tier::Tier;
+
+use super::Manager;
+use super::api::{FailureKind, NamespaceId};
+use super::state::{FlightItem, Job, Part};
+
+impl Manager {
+    pub(super) fn item_landed(&mut self, item: FlightItem) {
+        let FlightItem { block, to, job } = item;
+        self.count_bytes(block, to, job);
+        match job {
+            Job::Store(part) if self.partials.contains_key(&block) => {
+                self.shard_landed(block, filled(to), part);
+            }
+            Job::Store(part) => {
+                self.commit(block, filled(to));
+                self.op_block_done(part.op, part.index, true);
+            }
+            Job::Seal => self.commit(block, filled(to)),
+            Job::Fill { from, .. } => {
+                self.unpin(block, from);
+                self.commit(block, filled(to));
+            }
+            Job::Demote { from } => {
+                self.commit(block, filled(to));
+                self.drained(block, from);
+            }
+            Job::Deliver { part, from } => {
+                self.unpin(block, from);
+                self.op_block_done(part.op, part.index, true);
+            }
+        }
+        self.sweep(block);
+    }
+
+    /// The copy's bytes are down: it is visible from now on, and served to whoever waited.
+    pub(super) fn commit(&mut self, block: BlockIndex, tier: Tier) {
+        self.directory.apply(block, tier, CopyEvent::FillLanded);
+        let waiting = self.joined.remove(&(block, tier)).unwrap_or_default();
+        let wanted = !waiting.is_empty();
+        for part in waiting {
+            self.start_delivery(block, tier, part);
+        }
+        if wanted {
+            self.promote(block, tier);
+        }
+        self.reconsider_all(block);
+    }
+
+    /// The block is down in the tier below: this copy goes, unless readers came meanwhile.
+    fn drained(&mut self, block: BlockIndex, from: Tier) {
+        self.end_drain(block, from);
+        let copy = self.directory.get(block).copy(from);
+        if copy.busy == 0 && copy.children == 0 {
+            self.release_copy(block, from, CopyEvent::Dropped);
+        } else {
+            self.directory.apply(block, from, CopyEvent::DrainFailed);
+        }
+        self.reconsider_all(block);
+    }
+
+    fn count_bytes(&mut self, block: BlockIndex, to: Option<Tier>, job: Job) {
+        let namespace = self.namespace(NamespaceId(self.directory.get(block).namespace));
+        let shards = if job.part().is_some() { u64::from(namespace.shard_count()) } else { 1 };
+        let bytes = namespace.payload_bytes / shards;
+        let from = match job {
+            Job::Fill { from, .. } | Job::Demote { from } | Job::Deliver { from, .. } => Some(from),
+            Job::Store(_) | Job::Seal => None,
+        };
+        if let Some(to) = to.filter(|_| job != Job::Seal) {
+            self.space(to).stats.bytes_in += bytes;
+        }
+        if let Some(from) = from {
+            self.space(from).stats.bytes_out += bytes;
+        }
+    }
+
+    pub(super) fn item_failed(&mut self, item: FlightItem, kind: FailureKind) {
+        let FlightItem { block, to, job } = item;
+        self.count_failure(to, job, kind);
+        match job {
+            Job::Store(part) => self.store_failed(block, filled(to), part),
+            Job::Seal => self.abandon_fill(block, filled(to)),
+            Job::Fill { from, .. } => self.fill_failed(block, filled(to), from, Some(kind)),
+            Job::Demote { from } => {
+                if kind == FailureKind::SourceLost {
+                    self.demote_lost(block, filled(to), from);
+                } else {
+                    self.demote_failed(block, filled(to), from);
+                }
+            }
+            Job::Deliver { part, from } => self.delivery_failed(block, part, from, kind),
+        }
+    }
+
+    fn count_failure(&mut self, to: Option<Tier>, job: Job, kind: FailureKind) {
+        let from = match job {
+            Job::Fill { from, .. } | Job::Demote { from } | Job::Deliver { from, .. } => Some(from),
+            Job::Store(_) | Job::Seal => None,
+        };
+        let at_fault = match kind {
+            FailureKind::SourceLost | FailureKind::SourceFailed => from,
+            FailureKind::TargetFailed => to,
+            FailureKind::NotDone => None,
+        };
+        if let Some(tier) = at_fault {
+            self.space(tier).stats.failures += 1;
+        }
+    }
+
+    fn delivery_failed(&mut self, block: BlockIndex, part: Part, from: Tier, kind: FailureKind) {
+        if matches!(kind, FailureKind::SourceLost | FailureKind::SourceFailed) {
+            self.deliver_below(block, from, part);
+        } else {
+            self.op_block_done(part.op, part.index, false);
+        }
+        self.unpin(block, from);
+        if kind == FailureKind::SourceLost {
+            self.drop_bad_copy(block, from);
+        }
+        self.sweep(block);
+    }
+
+    /// The next copy below serves, if there is one; a bad one is not asked twice.
+    pub(super) fn deliver_below(&mut self, block: BlockIndex, bad: Tier, part: Part) {
+        let row = self.directory.get(block);
+        let next = bad.below().iter().copied().find(|tier| row.copy(*tier).state.is_readable());
+        let wanted = !row.doomed && !self.pools[&part.pool].retired;
+        match next.filter(|_| wanted) {
+            Some(next) => self.start_delivery(block, next, part),
+            None => self.op_block_done(part.op, part.index, false),
+        }
+    }
+
+    /// The copy on its way down turned out lost: both ends go.
+    fn demote_lost(&mut self, block: BlockIndex, to: Tier, from: Tier) {
+        let waiting = self.joined.remove(&(block, to)).unwrap_or_default();
+        self.release_copy(block, to, CopyEvent::FillFailed);
+        self.end_drain(block, from);
+        self.directory.apply(block, from, CopyEvent::DrainFailed);
+        self.drop_bad_copy(block, from);
+        for part in waiting {
+            self.op_block_done(part.op, part.index, false);
+        }
+    }
+}
+
+/// The tier that a job fills.
+fn filled(to: Option<Tier>) -> Tier {
+    to.expect("all but deliveries fill a tier")
+}

@@ -1,0 +1,91 @@
+//! Load: blocks go out to a client's pool, from wherever they are, and up to the fastest tier.
+
+use std::time::Duration;
+
+use crate::domain::block::Key;
+use crate::domain::directory::BlockIndex;
+use crate::domain::residency::CopyState;
+use crate::domain::tier::Tier;
+use crate::movement::Class;
+
+use super::api::{ClientId, OpKind, PoolId, Reply, RequestId};
+use super::state::{Job, Part};
+use super::{Answer, Manager};
+
+impl Manager {
+    pub(super) fn load(
+        &mut self,
+        client: ClientId,
+        request: RequestId,
+        keys: &[Key],
+        (pool, slots): (PoolId, &[u32]),
+        timeout: Duration,
+    ) -> Answer {
+        self.check_slots(client, keys.len(), (pool, slots))?;
+        let op = self.begin_op(client, request, OpKind::Load, keys.len(), Some(timeout))?;
+        let shard = self.pools[&pool].shard;
+        let mut previous = None;
+        for (index, (key, slot)) in (0_u32..).zip(keys.iter().zip(slots)) {
+            let part = Part { op, index, pool, shard, slot: *slot };
+            let found = self.directory.find_after(previous, *key);
+            match found.filter(|block| !self.directory.get(*block).doomed) {
+                Some(block) => self.load_block(block, part),
+                None => self.op_block_done(op, index, false),
+            }
+            previous = found;
+        }
+        Ok(Reply::Load { op })
+    }
+
+    fn load_block(&mut self, block: BlockIndex, part: Part) {
+        let row = self.directory.get(block);
+        match row.fastest() {
+            Some(from @ (Tier::Hbm | Tier::Dram)) => {
+                self.start_delivery(block, from, part);
+                self.promote(block, from);
+            }
+            Some(from) => self.load_from_below(block, from, part),
+            None => {
+                match Tier::ALL.into_iter().find(|t| row.copy(*t).state == CopyState::Filling) {
+                    Some(tier) => self.joined.entry((block, tier)).or_default().push(part),
+                    None => self.op_block_done(part.op, part.index, false),
+                }
+            }
+        }
+    }
+
+    /// Lifts a block from a cold tier into memory once, however many wait for it, and delivers it
+    /// from there.
+    fn load_from_below(&mut self, block: BlockIndex, from: Tier, part: Part) {
+        let landing = if self.taker_flags()[Tier::Dram.index()] { Tier::Dram } else { Tier::Hbm };
+        if !self.taker_flags()[landing.index()] {
+            self.start_delivery(block, from, part);
+            return;
+        }
+        self.joined.entry((block, landing)).or_default().push(part);
+        self.fill(block, landing, from, Class::Demand);
+    }
+
+    /// Brings a used block up to the fastest tier.
+    pub(super) fn promote(&mut self, block: BlockIndex, from: Tier) {
+        let top = self.takers().next();
+        if let Some(top) = top.filter(|top| *top < from) {
+            self.fill(block, top, from, Class::Background);
+        }
+    }
+
+    pub(super) fn start_delivery(&mut self, block: BlockIndex, from: Tier, part: Part) {
+        self.pin(block, from);
+        self.start_item(None, block, Job::Deliver { part, from });
+    }
+
+    /// Delivers from the best copy there still is, or reports the block as failed.
+    pub(super) fn redeliver(&mut self, block: BlockIndex, part: Part) {
+        let row = self.directory.get(block);
+        let from = row.fastest().filter(|_| !row.doomed);
+        match from {
+            Some(from) => self.start_delivery(block, from, part),
+            None => self.op_block_done(part.op, part.index, false),
+        }
+    }
+}

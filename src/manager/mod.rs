@@ -1,0 +1,187 @@
+//! The manager: the single writer of the directory. `step(now, event) -> effects`.
+//!
+//! Synchronous and deterministic: the same events give the same effects. Performs nothing itself:
+//! no IO, clock, lock or thread; `shell` performs the effects in the daemon, `sim` in virtual time.
+
+pub mod api;
+
+pub mod config;
+
+mod state;
+
+mod clients;
+
+mod ops;
+
+mod lookup;
+
+mod store;
+
+mod load;
+
+mod room;
+
+mod transfers;
+
+mod landing;
+
+mod books;
+
+mod recovery;
+
+mod check;
+
+#[cfg(test)]
+mod tests;
+
+pub mod shell;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::domain::block::Key;
+use crate::domain::directory::{BlockIndex, Directory};
+use crate::domain::tier::Tier;
+use crate::domain::units::Time;
+use crate::movement::Links;
+
+use api::{
+    ClientId, Command, Effect, Event, LeaseId, NamespaceId, OpId, PoolId, Refusal, Reply, ReplyTag,
+    Transfer, TransferId,
+};
+pub use config::{ManagerConfig, PolicyName, TierConfig};
+pub use state::NamespaceEntry;
+use state::{
+    Batch, Client, Counters, Flight, Lease, Op, Part, Partial, Pool, Recovery, TierSpace, Want,
+};
+
+/// The whole state of a node's cache.
+pub struct Manager {
+    config: ManagerConfig,
+    now: Time,
+    /// Counts uses; starts at the wall clock so that blocks found after a restart rank before all.
+    tick: u64,
+    directory: Directory,
+    tiers: [Option<TierSpace>; Tier::COUNT],
+    namespaces: Vec<NamespaceEntry>,
+    clients: BTreeMap<ClientId, Client>,
+    pools: BTreeMap<PoolId, Pool>,
+    leases: BTreeMap<LeaseId, Lease>,
+    ops: BTreeMap<OpId, Op>,
+    flights: BTreeMap<TransferId, Flight>,
+    links: Links<Transfer>,
+    /// Deliveries that wait for a copy to land.
+    joined: BTreeMap<(BlockIndex, Tier), Vec<Part>>,
+    partials: BTreeMap<BlockIndex, Partial>,
+    /// Objects whose deletion is under way: not to be written meanwhile.
+    erasing: BTreeSet<Key>,
+    recovery: Recovery,
+    counters: Counters,
+    /// Work that this step still owes: batches to start, classes whose room changed, transfers
+    /// that found their queue full.
+    batches: Vec<Batch>,
+    unsettled: BTreeSet<(Tier, usize)>,
+    bounced: Vec<TransferId>,
+    /// Blocks that may not even wait for room; the deepest is last, and goes first.
+    refused: Vec<(Tier, Want)>,
+    ended_ops: Vec<OpId>,
+    out: Vec<Effect>,
+}
+
+impl Manager {
+    #[must_use]
+    pub fn new(config: ManagerConfig) -> Self {
+        Self {
+            now: Time::ZERO,
+            tick: 0,
+            directory: Directory::default(),
+            tiers: config.tiers.map(|tier| tier.map(TierSpace::new)),
+            namespaces: Vec::new(),
+            clients: BTreeMap::new(),
+            pools: BTreeMap::new(),
+            leases: BTreeMap::new(),
+            ops: BTreeMap::new(),
+            flights: BTreeMap::new(),
+            links: Links::new(config.links),
+            joined: BTreeMap::new(),
+            partials: BTreeMap::new(),
+            erasing: BTreeSet::new(),
+            recovery: Recovery::default(),
+            counters: Counters::default(),
+            batches: Vec::new(),
+            unsettled: BTreeSet::new(),
+            bounced: Vec::new(),
+            refused: Vec::new(),
+            ended_ops: Vec::new(),
+            out: Vec::new(),
+            config,
+        }
+    }
+
+    /// Takes in one event and appends what is to be done to `effects`, in order.
+    pub fn step(&mut self, now: Time, event: Event, effects: &mut Vec<Effect>) {
+        self.now = self.now.max(now);
+        self.tick = (self.tick + 1).max(if self.tick == 0 { now.micros } else { 0 });
+        std::mem::swap(&mut self.out, effects);
+        match event {
+            Event::Command { tag, client, command } => self.command(tag, client, command),
+            Event::ClientGone { client } => self.client_gone(client),
+            Event::TransferDone { transfer, failed } => self.transfer_done(transfer, &failed),
+            Event::Erased { tier, place, key } => self.erased(tier, place, key),
+            Event::Found { tier, frame } => self.found(tier, *frame),
+            Event::ScanDone { tier } => self.scan_done(tier),
+            Event::Tick => self.time_passed(),
+        }
+        self.settle_all();
+        self.complete_ops();
+        std::mem::swap(&mut self.out, effects);
+    }
+
+    /// What is known of a namespace.
+    ///
+    /// # Panics
+    /// The number was never given out.
+    #[must_use]
+    pub fn namespace(&self, id: NamespaceId) -> &NamespaceEntry {
+        &self.namespaces[id.0 as usize]
+    }
+
+    fn command(&mut self, tag: ReplyTag, client: ClientId, command: Command) {
+        let answer = match command {
+            Command::Hello { namespace } => self.hello(client, namespace),
+            Command::RegisterPool { shard, slots } => self.register_pool(client, shard, slots),
+            Command::UnregisterPool { pool } => self.unregister_pool(client, pool),
+            Command::Lookup { request, keys } => self.lookup(client, request, &keys),
+            Command::Store { request, parent, keys, pool, slots } => {
+                self.store(client, request, parent, &keys, (pool, &slots))
+            }
+            Command::Load { request, keys, pool, slots, timeout } => {
+                self.load(client, request, &keys, (pool, &slots), timeout)
+            }
+            Command::ReleaseLease { lease } => self.release_lease(client, lease),
+            Command::EndRequest { request } => self.end_request(client, request),
+            Command::Status => Ok(Reply::Status(Box::new(self.status()))),
+        };
+        let reply = answer.unwrap_or_else(Reply::Refused);
+        self.out.push(Effect::Reply { tag, reply });
+    }
+
+    /// Does what the step owes until nothing is owed. Every round grants, refuses or frees
+    /// something, so it ends.
+    fn settle_all(&mut self) {
+        loop {
+            if let Some((tier, want)) = self.refused.pop() {
+                self.refuse(tier, want);
+            } else if let Some((tier, class)) = self.unsettled.pop_first() {
+                self.settle(tier, class);
+            } else if let Some(transfer) = self.bounced.pop() {
+                self.bounce(transfer);
+            } else if !self.batches.is_empty() {
+                self.launch();
+            } else {
+                return;
+            }
+        }
+    }
+}
+
+type Answer = Result<Reply, Refusal>;

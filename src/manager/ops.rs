@@ -1,0 +1,161 @@
+//! Stores and loads as their clients see them: begun, counted down block by block, ended once.
+
+use std::time::Duration;
+
+use crate::domain::tier::Tier;
+use crate::domain::units::Time;
+
+use super::Manager;
+use super::api::{
+    ClientId, Completion, Effect, OpId, OpKind, PoolId, Refusal, RequestId, TransferId,
+};
+use super::clients::RETRY_AFTER;
+use super::state::{Job, Op, Part};
+
+impl Manager {
+    /// Checks that the lists match each other and the pool, as a client must send them.
+    pub(super) fn check_slots(
+        &self,
+        client: ClientId,
+        keys: usize,
+        (pool, slots): (PoolId, &[u32]),
+    ) -> Result<(), Refusal> {
+        let entry = self.own_pool(client, pool)?;
+        if keys != slots.len() {
+            return Err(Refusal::Invalid(format!(
+                "{keys} blocks but {} slots: send one slot for each block",
+                slots.len()
+            )));
+        }
+        match slots.iter().position(|slot| *slot >= entry.slots) {
+            None => Ok(()),
+            Some(at) => Err(Refusal::Invalid(format!(
+                "slot {} (at index {at}) is out of range: pool {} has {} slots",
+                slots[at], pool.0, entry.slots
+            ))),
+        }
+    }
+
+    pub(super) fn begin_op(
+        &mut self,
+        client: ClientId,
+        request: RequestId,
+        kind: OpKind,
+        blocks: usize,
+        timeout: Option<Duration>,
+    ) -> Result<OpId, Refusal> {
+        let ops_max = self.config.ops_per_client_max;
+        let now = self.now;
+        let entry = self.clients.get_mut(&client).expect("the caller checked its pool");
+        if entry.ops >= ops_max {
+            let what = "too many stores and loads in flight";
+            return Err(Refusal::Busy { what, retry_after: RETRY_AFTER });
+        }
+        entry.ops += 1;
+        self.counters.ops += 1;
+        let id = OpId(self.counters.ops);
+        let blocks = u32::try_from(blocks).expect("lists are bounded by the service");
+        let deadline = timeout.map_or(Time::MAX, |timeout| now + timeout);
+        let op =
+            Op { client, request, kind, blocks, pending: blocks, failed: Vec::new(), deadline };
+        self.ops.insert(id, op);
+        if blocks == 0 {
+            self.ended_ops.push(id);
+        }
+        Ok(id)
+    }
+
+    /// One block of the operation ended.
+    pub(super) fn op_block_done(&mut self, op: OpId, index: u32, landed: bool) {
+        let entry = self.ops.get_mut(&op).expect("an operation lives until its last block");
+        if !landed {
+            entry.failed.push(index);
+            if entry.kind == OpKind::Store {
+                self.counters.dropped_blocks += 1;
+            }
+        }
+        entry.pending -= 1;
+        if entry.pending == 0 {
+            self.ended_ops.push(op);
+        }
+    }
+
+    pub(super) fn complete_ops(&mut self) {
+        for id in std::mem::take(&mut self.ended_ops) {
+            let Op { client, request, kind, blocks, mut failed, .. } =
+                self.ops.remove(&id).expect("an operation ends once");
+            // Whoever left is told nothing.
+            let Some(entry) = self.clients.get_mut(&client) else { continue };
+            entry.ops -= 1;
+            failed.sort_unstable();
+            let completion = Completion { op: id, request, kind, blocks, failed };
+            self.out.push(Effect::Complete { client, completion });
+        }
+    }
+
+    /// Loads whose time is up: what has not started fails now, what moves is waited for, since
+    /// nothing may land in a slot after its load was answered.
+    pub(super) fn expire_ops(&mut self) {
+        let now = self.now;
+        let late: Vec<OpId> = self
+            .ops
+            .iter_mut()
+            .filter(|(_, op)| op.deadline <= now)
+            .map(|(id, op)| {
+                op.deadline = Time::MAX;
+                *id
+            })
+            .collect();
+        if !late.is_empty() {
+            self.cancel(|part| late.binary_search(&part.op).is_ok());
+        }
+    }
+
+    /// Fails every part that `unwanted` names and that has not started: those that wait for room,
+    /// for another copy to land, or in a link's queue.
+    pub(super) fn cancel(&mut self, unwanted: impl Fn(&Part) -> bool) {
+        self.cancel_wants(&unwanted);
+        let mut ended: Vec<Part> = Vec::new();
+        self.joined.retain(|_, parts| {
+            parts.retain(|part| {
+                !unwanted(part) || {
+                    ended.push(*part);
+                    false
+                }
+            });
+            !parts.is_empty()
+        });
+        for part in ended {
+            self.op_block_done(part.op, part.index, false);
+        }
+        self.cancel_partials(&unwanted);
+        let flights = &self.flights;
+        let all_unwanted = |id: &TransferId| {
+            let items = &flights[id].items;
+            items.iter().all(|item| item.job.part().is_some_and(&unwanted))
+        };
+        let cancelled = self.links.cancel(|transfer| all_unwanted(&transfer.id));
+        self.bounced.extend(cancelled.into_iter().map(|transfer| transfer.id));
+    }
+
+    fn cancel_wants(&mut self, unwanted: &impl Fn(&Part) -> bool) {
+        let mut refused = Vec::new();
+        for tier in Tier::ALL {
+            let Some(space) = &mut self.tiers[tier.index()] else { continue };
+            for class in &mut space.classes {
+                class.waiting.retain(|want| {
+                    let keep = !want.job.part().is_some_and(unwanted);
+                    if !keep {
+                        refused.push((tier, *want));
+                    }
+                    keep
+                });
+            }
+        }
+        // From the tail, so that children go before their parents.
+        for (tier, want) in refused.into_iter().rev() {
+            let Job::Store(part) = want.job else { unreachable!("only stores wait with a part") };
+            self.store_failed(want.block, tier, part);
+        }
+    }
+}

@@ -1,0 +1,280 @@
+//! Room: who gets a slot, what goes to make one, and what becomes of those who get none.
+//!
+//! Copies sink: the last copy of a block moves to the tier below before its slot is given away,
+//! and is dropped only where nothing is below, children always before their parents.
+
+use crate::domain::directory::BlockIndex;
+use crate::domain::residency::{CopyEvent, CopyState};
+use crate::domain::slots::{SlotKind, slots_per_chunk};
+use crate::domain::tier::Tier;
+use crate::movement::Class;
+
+use super::Manager;
+use super::api::FailureKind;
+use super::books::{may_go, sink_of};
+use super::state::{Job, Part, SizeClass, Want};
+
+/// Whether room was made.
+enum Room {
+    /// Something was freed or is draining: look again.
+    Made,
+    /// Nothing more can go, but what drains already may free a chunk.
+    Coming,
+    None,
+}
+
+impl Manager {
+    /// Puts the block in line for a slot of `tier`. The copy is filling already. A refusal waits for
+    /// the step to settle: callers go on with the block and must find it where they left it.
+    pub(super) fn want(&mut self, tier: Tier, block: BlockIndex, job: Job) {
+        debug_assert_eq!(self.directory.get(block).copy(tier).state, CopyState::Filling);
+        let class = self.class_of(block, tier);
+        let want = Want { block, job };
+        let erasing = tier == Tier::Object && self.erasing.contains(&self.directory.get(block).key);
+        let waiting_max = self.config.waiting_blocks_max;
+        let line = &mut self.space(tier).classes[class].waiting;
+        if erasing || line.len() >= waiting_max {
+            self.refused.push((tier, want));
+            return;
+        }
+        line.push_back(want);
+        self.unsettled.insert((tier, class));
+    }
+
+    /// Gives out free slots in order, makes room for those still waiting, and refuses, from the
+    /// tail, those for whom none can be made.
+    pub(super) fn settle(&mut self, tier: Tier, class: usize) {
+        loop {
+            let space = self.space(tier);
+            let kind = space.classes[class].kind;
+            let room = space.slots.has_room(kind);
+            let line = &mut space.classes[class];
+            if room && let Some(want) = line.waiting.pop_front() {
+                self.grant(tier, want, kind);
+            } else if line.waiting.len() <= line.draining {
+                return;
+            } else {
+                match self.make_room(tier, class) {
+                    Room::Made => {}
+                    Room::Coming => return,
+                    Room::None => {
+                        let want = self.space(tier).classes[class].waiting.pop_back();
+                        self.refuse(tier, want.expect("more wait than drain"));
+                    }
+                }
+            }
+        }
+    }
+
+    fn grant(&mut self, tier: Tier, want: Want, kind: SlotKind) {
+        let page = self.space(tier).slots.alloc(kind).expect("the caller saw room");
+        self.directory.get_mut(want.block).copy_mut(tier).page = Some(page);
+        self.start_item(Some(tier), want.block, want.job);
+        if let Some(partial) = self.partials.get_mut(&want.block) {
+            for part in std::mem::take(&mut partial.waiting) {
+                self.start_item(Some(tier), want.block, Job::Store(part));
+            }
+        }
+    }
+
+    /// Starts one copy of this class on its way out. False if none may go.
+    fn evict_one(&mut self, tier: Tier, class: usize) -> bool {
+        let Some(block) = self.next_victim(tier, class) else { return false };
+        self.space(tier).stats.evicted_copies += 1;
+        let takers = self.taker_flags();
+        let row = self.directory.get(block);
+        if row.resident_elsewhere(tier) {
+            self.release_copy(block, tier, CopyEvent::Dropped);
+        } else if let Some(sink) = sink_of(row, tier, takers) {
+            let tick = row.copy(tier).tick;
+            let parent = row.parent();
+            self.directory.apply(block, tier, CopyEvent::DrainStarted);
+            // A chain drains as a whole: its next block need not wait for this one to land.
+            if let Some(parent) = parent {
+                self.reconsider(parent, tier);
+            }
+            self.pin(block, tier);
+            self.space(tier).classes[class].draining += 1;
+            self.begin_fill(block, sink, tick);
+            self.want(sink, block, Job::Demote { from: tier });
+        } else {
+            self.evict_last(block, tier);
+        }
+        true
+    }
+
+    /// Makes room in this class, or else by emptying a chunk that holds slots of another length.
+    fn make_room(&mut self, tier: Tier, class: usize) -> Room {
+        if self.evict_one(tier, class) {
+            return Room::Made;
+        }
+        let space = self.space(tier);
+        if space.slots.slots_used() >= space.config.slots_max {
+            return Room::None;
+        }
+        let others = 0..space.classes.len();
+        let mut coming = Room::None;
+        for other in others.filter(|other| *other != class) {
+            let line = &self.space(tier).classes[other];
+            let chunk = slots_per_chunk(line.kind.bytes) as usize;
+            if line.draining >= chunk {
+                return Room::Coming;
+            }
+            if line.draining > 0 {
+                coming = Room::Coming;
+            }
+            if self.evict_one(tier, other) {
+                return Room::Made;
+            }
+        }
+        coming
+    }
+
+    fn next_victim(&mut self, tier: Tier, class: usize) -> Option<BlockIndex> {
+        let takers = self.taker_flags();
+        let (directory, namespaces) = (&mut self.directory, &self.namespaces);
+        let space = self.tiers[tier.index()].as_mut().expect("the caller settles a tier");
+        let SizeClass { policy, kind, .. } = &mut space.classes[class];
+        let victim = policy.victim(&mut |index| {
+            let block = directory.get(index);
+            if namespaces[block.namespace as usize].slot_kind(tier) != *kind {
+                // What was listed is gone, and its row serves a block of another kind.
+                return None;
+            }
+            let tick =
+                may_go(block, tier, sink_of(block, tier, takers)).then_some(block.copy(tier).tick);
+            if tick.is_none() {
+                directory.get_mut(index).copy_mut(tier).listed = false;
+            }
+            tick
+        })?;
+        directory.get_mut(victim).copy_mut(tier).listed = false;
+        Some(victim)
+    }
+
+    /// The copy's way down ended, well or not: its reader is gone, its class counts one less.
+    pub(super) fn end_drain(&mut self, block: BlockIndex, from: Tier) {
+        let class = self.class_of(block, from);
+        self.space(from).classes[class].draining -= 1;
+        self.directory.get_mut(block).copy_mut(from).busy -= 1;
+        self.unsettle(from);
+    }
+
+    /// Something about the tier's room changed: whoever waits is looked at again.
+    pub(super) fn unsettle(&mut self, tier: Tier) {
+        let Some(space) = &self.tiers[tier.index()] else { return };
+        let waiting = (0..space.classes.len()).filter(|i| !space.classes[*i].waiting.is_empty());
+        self.unsettled.extend(waiting.map(|class| (tier, class)));
+    }
+
+    /// Drops a block's last copy; its children are gone already.
+    fn evict_last(&mut self, block: BlockIndex, tier: Tier) {
+        self.space(tier).stats.evicted_blocks += 1;
+        self.release_copy(block, tier, CopyEvent::Dropped);
+        self.remove_block(block);
+    }
+
+    /// There is no room for it.
+    pub(super) fn refuse(&mut self, tier: Tier, want: Want) {
+        let Want { block, job } = want;
+        match job {
+            Job::Store(part) => self.store_lower(block, tier, part),
+            Job::Fill { from, .. } => self.fill_failed(block, tier, from, None),
+            Job::Demote { from } => self.demote_lower(block, tier, from),
+            Job::Deliver { .. } | Job::Seal => unreachable!("neither waits for a slot"),
+        }
+    }
+
+    /// A store that finds no room in `tier` tries the next one.
+    fn store_lower(&mut self, block: BlockIndex, tier: Tier, part: Part) {
+        let takers = self.taker_flags();
+        let sink = sink_of(self.directory.get(block), tier, takers);
+        let (Some(sink), false) = (sink, self.partials.contains_key(&block)) else {
+            self.store_failed(block, tier, part);
+            return;
+        };
+        self.want_lower(block, (tier, sink), Job::Store(part));
+    }
+
+    /// A copy on its way down that finds no room in `tier` passes it by: dropping it would forget
+    /// the block while a lower tier has room.
+    fn demote_lower(&mut self, block: BlockIndex, tier: Tier, from: Tier) {
+        match sink_of(self.directory.get(block), tier, self.taker_flags()) {
+            Some(sink) => self.want_lower(block, (tier, sink), Job::Demote { from }),
+            None => self.demote_failed(block, tier, from),
+        }
+    }
+
+    /// The copy that was to fill `tier` is to fill `sink` instead; who waited for it goes along.
+    fn want_lower(&mut self, block: BlockIndex, (tier, sink): (Tier, Tier), job: Job) {
+        for waiting in self.joined.remove(&(block, tier)).unwrap_or_default() {
+            self.joined.entry((block, sink)).or_default().push(waiting);
+        }
+        let tick = self.directory.get(block).copy(tier).tick;
+        self.begin_fill(block, sink, tick);
+        self.release_copy(block, tier, CopyEvent::FillFailed);
+        self.want(sink, block, job);
+    }
+
+    /// The copy below did not come to be: the copy above stays if children need it, else the block
+    /// goes. It is not proposed again until something about it changes, so this ends.
+    pub(super) fn demote_failed(&mut self, block: BlockIndex, to: Tier, from: Tier) {
+        let waiting = self.joined.remove(&(block, to)).unwrap_or_default();
+        self.release_copy(block, to, CopyEvent::FillFailed);
+        self.end_drain(block, from);
+        self.directory.apply(block, from, CopyEvent::DrainFailed);
+        for part in waiting {
+            self.redeliver(block, part);
+        }
+        let row = self.directory.get(block);
+        let copy = row.copy(from);
+        let idle = copy.busy == 0 && copy.children == 0 && row.leases == 0;
+        if idle && !row.has_children() && !row.resident_elsewhere(from) && !row.doomed {
+            self.evict_last(block, from);
+            return;
+        }
+        // Listing it for want of room alone would propose it again at once, for ever.
+        let spare = row.resident_elsewhere(from);
+        for tier in Tier::ALL.into_iter().filter(|tier| spare || *tier != from) {
+            self.reconsider(block, tier);
+        }
+        self.sweep(block);
+    }
+
+    /// A fill on the way up did not come to be, for want of room or by a failure; who waited for
+    /// it is served from where the block was, or from the next tier if that is at fault.
+    pub(super) fn fill_failed(
+        &mut self,
+        block: BlockIndex,
+        to: Tier,
+        from: Tier,
+        failure: Option<FailureKind>,
+    ) {
+        let waiting = self.joined.remove(&(block, to)).unwrap_or_default();
+        self.release_copy(block, to, CopyEvent::FillFailed);
+        let source_bad =
+            matches!(failure, Some(FailureKind::SourceLost | FailureKind::SourceFailed));
+        for part in waiting {
+            if source_bad {
+                self.deliver_below(block, from, part);
+            } else {
+                self.start_delivery(block, from, part);
+            }
+        }
+        self.unpin(block, from);
+        if failure == Some(FailureKind::SourceLost) {
+            self.drop_bad_copy(block, from);
+        }
+        self.sweep(block);
+    }
+
+    /// Copies the block into a faster tier, unless it is there or on its way.
+    pub(super) fn fill(&mut self, block: BlockIndex, to: Tier, from: Tier, class: Class) {
+        if self.directory.get(block).copy(to).state != CopyState::Absent {
+            return;
+        }
+        self.pin(block, from);
+        self.begin_fill(block, to, self.tick);
+        self.want(to, block, Job::Fill { from, class });
+    }
+}

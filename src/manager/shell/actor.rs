@@ -1,0 +1,177 @@
+//! The manager's thread: takes messages in order, steps the manager, hands its effects on.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::Receiver;
+use tokio::sync::{mpsc, oneshot};
+
+use super::perform::Performer;
+use crate::domain::units::Time;
+use crate::env::Clock;
+use crate::manager::Manager;
+use crate::manager::api::{ClientId, Command, Completion, Effect, Event, PoolId, Reply, ReplyTag};
+use crate::tiers::hbm::EnginePool;
+
+/// What the manager's thread is told by others than the movers of bytes.
+pub(super) enum Message {
+    Joined { client: ClientId, completions: mpsc::Sender<Completion> },
+    Command { client: ClientId, command: Command, reply: oneshot::Sender<Reply> },
+    RegisterPool { client: ClientId, pool: Arc<EnginePool>, reply: oneshot::Sender<Reply> },
+    ClientGone { client: ClientId },
+    Stop { patience: Duration },
+}
+
+/// How often time passes for leases and timeouts.
+const TICK: Duration = Duration::from_millis(100);
+
+/// Who waits for a reply, and the pool to keep if it says so.
+struct Asker {
+    reply: oneshot::Sender<Reply>,
+    pool: Option<Arc<EnginePool>>,
+}
+
+pub(super) struct Actor {
+    manager: Manager,
+    clock: Arc<dyn Clock>,
+    performer: Arc<Performer>,
+    effects: Vec<Effect>,
+    asker: Option<Asker>,
+    completions: HashMap<ClientId, mpsc::Sender<Completion>>,
+    pools: HashMap<PoolId, Arc<EnginePool>>,
+    /// Clients that left too many completions unread.
+    given_up: Vec<ClientId>,
+    transfers_under_way: usize,
+    stop_by: Option<Time>,
+}
+
+impl Actor {
+    pub fn new(manager: Manager, clock: Arc<dyn Clock>, performer: Arc<Performer>) -> Self {
+        Self {
+            manager,
+            clock,
+            performer,
+            effects: Vec::new(),
+            asker: None,
+            completions: HashMap::new(),
+            pools: HashMap::new(),
+            given_up: Vec::new(),
+            transfers_under_way: 0,
+            stop_by: None,
+        }
+    }
+
+    /// Runs until told to stop and nothing moves, or patience ends.
+    pub fn run(mut self, messages: &Receiver<Message>, events: &Receiver<Event>) {
+        let ticks = crossbeam_channel::tick(TICK);
+        loop {
+            crossbeam_channel::select! {
+                recv(messages) -> message => match message {
+                    Ok(message) => self.message(message),
+                    Err(_) => self.stop(Duration::ZERO),
+                },
+                recv(events) -> event => {
+                    let event = event.expect("the performer holds a sender");
+                    if matches!(event, Event::TransferDone { .. } | Event::Erased { .. }) {
+                        self.transfers_under_way -= 1;
+                    }
+                    self.step(event);
+                }
+                recv(ticks) -> _ => self.step(Event::Tick),
+            }
+            if let Some(by) = self.stop_by
+                && (self.transfers_under_way == 0 || self.clock.now() >= by)
+            {
+                return;
+            }
+        }
+    }
+
+    fn message(&mut self, message: Message) {
+        match message {
+            Message::Joined { client, completions } => {
+                self.completions.insert(client, completions);
+            }
+            Message::Command { client, command, reply } => {
+                self.command(client, command, Asker { reply, pool: None });
+            }
+            Message::RegisterPool { client, pool, reply } => {
+                let claim = pool.claim();
+                let (shard, slots) = (claim.shard, claim.layout.slots);
+                let command = Command::RegisterPool { shard, slots };
+                self.command(client, command, Asker { reply, pool: Some(pool) });
+            }
+            Message::ClientGone { client } => {
+                self.completions.remove(&client);
+                self.step(Event::ClientGone { client });
+            }
+            Message::Stop { patience } => self.stop(patience),
+        }
+    }
+
+    fn command(&mut self, client: ClientId, command: Command, asker: Asker) {
+        self.asker = Some(asker);
+        // One command is answered in its own step, so the tag has nothing to tell apart.
+        self.step(Event::Command { tag: ReplyTag(0), client, command });
+    }
+
+    fn stop(&mut self, patience: Duration) {
+        let by = self.clock.now() + patience;
+        self.stop_by = Some(self.stop_by.map_or(by, |earlier| earlier.min(by)));
+    }
+
+    fn step(&mut self, event: Event) {
+        let mut effects = std::mem::take(&mut self.effects);
+        self.manager.step(self.clock.now(), event, &mut effects);
+        for effect in effects.drain(..) {
+            self.perform(effect);
+        }
+        self.effects = effects;
+        while let Some(client) = self.given_up.pop() {
+            self.step(Event::ClientGone { client });
+        }
+    }
+
+    fn perform(&mut self, effect: Effect) {
+        match effect {
+            Effect::Reply { reply, .. } => self.reply(reply),
+            Effect::Complete { client, completion } => self.complete(client, completion),
+            Effect::Start(transfer) => {
+                self.transfers_under_way += 1;
+                let namespace = self.manager.namespace(transfer.namespace).clone();
+                let pools = &self.pools;
+                let pool = |id: PoolId| Arc::clone(&pools[&id]);
+                Performer::start(&self.performer, transfer, &namespace, pool);
+            }
+            Effect::Erase { tier, place, key, .. } => {
+                self.transfers_under_way += 1;
+                Performer::erase(&self.performer, tier, place, key);
+            }
+            Effect::PoolFreed { pool, .. } => {
+                if let Some(memory) = self.pools.remove(&pool) {
+                    self.performer.unmap(memory);
+                }
+            }
+        }
+    }
+
+    fn reply(&mut self, reply: Reply) {
+        let Some(asker) = self.asker.take() else { return };
+        if let Reply::Pool { pool } = &reply {
+            let memory = asker.pool.expect("only RegisterPool is answered with a pool");
+            self.pools.insert(*pool, memory);
+        }
+        // Whoever asked may have given up waiting.
+        let _ = asker.reply.send(reply);
+    }
+
+    fn complete(&mut self, client: ClientId, completion: Completion) {
+        let Some(stream) = self.completions.get(&client) else { return };
+        if stream.try_send(completion).is_err() {
+            tracing::warn!(client = client.0, "left its completions unread, so it counts as gone");
+            self.completions.remove(&client);
+            self.given_up.push(client);
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! The shell: performs the manager's effects on real threads and stores.
+//!
+//! Decides nothing: what to copy and drop, and in what order, is the manager's. One thread owns the
+//! manager; copies run on the device's streams, the stores' threads and the runtime.
+
+mod actor;
+
+mod complaints;
+
+mod handle;
+
+mod perform;
+
+mod staging;
+
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::runtime;
+use tokio::sync::Semaphore;
+
+use crate::domain::tier::Tier;
+use crate::env::{self, Clock};
+use crate::manager::api::Event;
+use crate::manager::{Manager, ManagerConfig};
+use crate::tiers::dram::Arena;
+use crate::tiers::hbm::Device;
+use crate::tiers::store::TierStore;
+
+use actor::{Actor, Message};
+use complaints::Complaints;
+pub use handle::Handle;
+use perform::Performer;
+use staging::Staging;
+
+/// What a daemon is made of.
+pub struct ShellParts {
+    pub config: ManagerConfig,
+    pub clock: Arc<dyn Clock>,
+    pub runtime: runtime::Handle,
+    pub arena: Arc<Arena>,
+    /// Where the arena's staging frames lie, in bytes from its start.
+    pub staging: std::ops::Range<u64>,
+    pub device: Arc<dyn Device>,
+    pub nvme: Option<Arc<dyn TierStore>>,
+    pub object: Option<Arc<dyn TierStore>>,
+    /// Stands in the header of every frame this node writes.
+    pub node_id: [u8; 16],
+}
+
+/// A running manager. Dropping it without [`Shell::stop`] leaves the thread to end on its own.
+pub struct Shell {
+    handle: Handle,
+    thread: JoinHandle<()>,
+}
+
+/// Commands that may wait for the manager's thread; more are told to try again.
+const COMMANDS_QUEUED_MAX: usize = 1024;
+/// Objects erased at a time.
+const ERASES_MAX: usize = 64;
+/// Ends of transfers and scanned frames that may wait; their senders wait for room.
+const EVENTS_QUEUED_MAX: usize = 4096;
+
+impl Shell {
+    /// Starts the manager's thread and the scan of what NVMe holds from before a restart.
+    ///
+    /// # Errors
+    /// The machine refused a thread.
+    pub fn start(parts: ShellParts) -> io::Result<Self> {
+        let (commands, command_queue) = crossbeam_channel::bounded(COMMANDS_QUEUED_MAX);
+        let (events, event_queue) = crossbeam_channel::bounded(EVENTS_QUEUED_MAX);
+        let recovers = parts.config.tiers[Tier::Nvme.index()].is_some_and(|tier| tier.recovers);
+        let scanned = parts.nvme.clone().filter(|_| recovers);
+        let performer = Arc::new(Performer {
+            staging: Staging::new(parts.staging),
+            arena: Arc::clone(&parts.arena),
+            device: parts.device,
+            nvme: parts.nvme,
+            object: parts.object,
+            node_id: parts.node_id,
+            events: events.clone(),
+            erasing: Semaphore::new(ERASES_MAX),
+            complaints: Complaints::start(),
+            runtime: parts.runtime,
+        });
+        let manager = Manager::new(parts.config);
+        let actor = Actor::new(manager, parts.clock, performer);
+        let thread =
+            env::spawn_thread("terrace-manager", move || actor.run(&command_queue, &event_queue))?;
+        if let Some(store) = scanned {
+            env::spawn_thread("terrace-scan", move || scan(store.as_ref(), &events))?;
+        }
+        Ok(Self { handle: Handle::new(commands, parts.arena), thread })
+    }
+
+    #[must_use]
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// Stops the manager's thread once nothing moves, or after `patience`.
+    pub fn stop(self, patience: Duration) {
+        self.handle.send(Message::Stop { patience });
+        if self.thread.join().is_err() {
+            tracing::error!("the manager's thread had panicked");
+        }
+    }
+}
+
+/// Reports what a store holds from before a restart.
+fn scan(store: &dyn TierStore, events: &crossbeam_channel::Sender<Event>) {
+    let tier = store.tier();
+    let mut frames = 0_u64;
+    let scanned = store.scan(&mut |frame| {
+        frames += 1;
+        // A manager that has stopped needs no frames.
+        let _ = events.send(Event::Found { tier, frame: Box::new(frame) });
+    });
+    match scanned {
+        Ok(()) => tracing::info!(%tier, frames, "scanned what was there from before"),
+        Err(error) => tracing::error!(%tier, %error, "could not scan what was there from before"),
+    }
+    let _ = events.send(Event::ScanDone { tier });
+}

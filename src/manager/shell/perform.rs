@@ -1,0 +1,377 @@
+//! Performs transfers: each copy's legs over the device and the stores, in order.
+//!
+//! Every copy goes through at most one frame in memory: DRAM's own, or a staging frame when neither
+//! end is DRAM. Copies between a pool and HBM go straight.
+
+use std::sync::Arc;
+
+use tokio::runtime;
+use tokio::sync::{Semaphore, oneshot};
+
+use super::complaints::Complaints;
+use super::staging::Staging;
+use crate::domain::block::Key;
+use crate::domain::namespace::NamespaceDigest;
+use crate::domain::tier::Tier;
+use crate::env;
+use crate::manager::NamespaceEntry;
+use crate::manager::api::{End, Event, FailureKind, ItemFailure, PoolId, Transfer, TransferItem};
+use crate::movement::Link;
+use crate::tiers::dram::Arena;
+use crate::tiers::frame::{self, HeaderDraft};
+use crate::tiers::hbm::{
+    BlockCopy, BlockGeometry, CopyEnd, Device, EnginePool, FailedCopy, Stream,
+};
+use crate::tiers::store::{Done, FrameMeta, FrameSpan, Place, StoreError, StoreOp, TierStore};
+
+/// Everything that moves bytes.
+pub(super) struct Performer {
+    pub arena: Arc<Arena>,
+    pub staging: Staging,
+    pub device: Arc<dyn Device>,
+    pub nvme: Option<Arc<dyn TierStore>>,
+    pub object: Option<Arc<dyn TierStore>>,
+    pub node_id: [u8; 16],
+    pub events: crossbeam_channel::Sender<Event>,
+    /// Erases at a time: fewer than any store's queue holds.
+    pub erasing: Semaphore,
+    pub complaints: Complaints,
+    pub runtime: runtime::Handle,
+}
+
+/// A transfer with what its copies need to know.
+struct Work {
+    id: crate::manager::api::TransferId,
+    link: Link,
+    digest: NamespaceDigest,
+    /// Unknown for blocks from before a restart whose engine has not come back.
+    geometry: Option<BlockGeometry>,
+    payload_bytes: u64,
+    frame_bytes: u32,
+    items: Vec<Piece>,
+}
+
+/// One copy, its pool looked up.
+#[derive(Clone)]
+struct Piece {
+    item: TransferItem,
+    pool: Option<Arc<EnginePool>>,
+}
+
+impl Work {
+    /// The copy on the device, if there is anything to copy; `staged` is the frame in memory when
+    /// neither end is DRAM.
+    fn device_copy(&self, piece: &Piece, staged: Option<FrameSpan>) -> Option<BlockCopy> {
+        let TransferItem { from, to, .. } = piece.item;
+        let geometry = self.geometry.expect("only a known namespace's blocks are on a device");
+        let end = |end: End| match end {
+            End::Pool { slot, .. } => {
+                let pool = Arc::clone(piece.pool.as_ref().expect("looked up at the start"));
+                CopyEnd::Pool { pool, slot }
+            }
+            End::Hbm(place) => CopyEnd::Tier(place),
+            End::Dram(_) | End::Nvme(_) | End::Object => {
+                CopyEnd::Frame(staged.or(dram_span(end)).expect("a frame is in DRAM or staged"))
+            }
+        };
+        (from != to).then(|| BlockCopy { geometry, from: end(from), to: end(to) })
+    }
+}
+
+/// How each copy of a list ended.
+type Outcomes = Vec<Result<(), FailureKind>>;
+
+impl Performer {
+    /// Starts a transfer; its end is reported as an event.
+    pub fn start(
+        performer: &Arc<Self>,
+        transfer: Transfer,
+        namespace: &NamespaceEntry,
+        pool: impl Fn(PoolId) -> Arc<EnginePool>,
+    ) {
+        let pool_of = |item: &TransferItem| match (item.from, item.to) {
+            (End::Pool { pool: id, .. }, _) | (_, End::Pool { pool: id, .. }) => Some(pool(id)),
+            _ => None,
+        };
+        let work = Work {
+            id: transfer.id,
+            link: transfer.link,
+            digest: namespace.digest,
+            geometry: namespace.namespace.as_ref().and_then(|n| BlockGeometry::of(n).ok()),
+            payload_bytes: namespace.payload_bytes,
+            frame_bytes: namespace.slot_bytes(Tier::Dram),
+            items: transfer
+                .items
+                .into_iter()
+                .map(|item| Piece { pool: pool_of(&item), item })
+                .collect(),
+        };
+        let this = Arc::clone(performer);
+        env::spawn_task_on(&performer.runtime, async move { this.perform(work).await });
+    }
+
+    async fn perform(&self, work: Work) {
+        let outcomes = match work.link {
+            Link::DeviceUp | Link::DeviceDown | Link::DeviceLocal => self.in_memory(&work).await,
+            Link::NvmeRead | Link::NvmeWrite | Link::ObjectGet | Link::ObjectPut => {
+                self.with_stores(&work).await
+            }
+        };
+        let failed = (0..)
+            .zip(outcomes)
+            .filter_map(|(item, end)| end.err().map(|kind| ItemFailure { item, kind }))
+            .collect();
+        // A manager that has stopped needs no answer.
+        let _ = self.events.send(Event::TransferDone { transfer: work.id, failed });
+    }
+
+    /// Copies between pools, HBM and DRAM's frames: one batch on the device, then the headers.
+    async fn in_memory(&self, work: &Work) -> Outcomes {
+        let copies = work.items.iter().map(|piece| work.device_copy(piece, None)).collect();
+        let outcomes = self.on_device(stream_of(work.link), copies).await;
+        let landed = work.items.iter().zip(&outcomes).filter(|(_, end)| end.is_ok());
+        let sealed = landed
+            .filter(|(piece, _)| piece.item.seal)
+            .filter_map(|(piece, _)| Some((dram_span(piece.item.to)?, piece.item.meta)));
+        if self.seal_all(work, sealed.collect()).await {
+            return outcomes;
+        }
+        vec![Err(FailureKind::TargetFailed); outcomes.len()]
+    }
+
+    /// Copies with a store at one end or both: straight between DRAM's frames and the store, else
+    /// through staging frames, as many at a time as there are.
+    async fn with_stores(&self, work: &Work) -> Outcomes {
+        let direct = |piece: &Piece| {
+            dram_span(piece.item.from).is_some() || dram_span(piece.item.to).is_some()
+        };
+        if work.items.iter().all(direct) {
+            let spans = work.items.iter().map(|piece| {
+                dram_span(piece.item.from).or(dram_span(piece.item.to)).expect("checked above")
+            });
+            return self.store_legs(work, &work.items, spans.collect()).await;
+        }
+        let mut outcomes = Vec::with_capacity(work.items.len());
+        while outcomes.len() < work.items.len() {
+            let rest = &work.items[outcomes.len()..];
+            let frames = self.staging.take(rest.len(), work.frame_bytes).await;
+            let pieces = &rest[..frames.len()];
+            outcomes.extend(self.store_legs(work, pieces, frames.spans().collect()).await);
+        }
+        outcomes
+    }
+
+    /// Source into the frames, then the frames into the target; legs that start or end in the
+    /// frame itself are none.
+    async fn store_legs(&self, work: &Work, pieces: &[Piece], spans: Vec<FrameSpan>) -> Outcomes {
+        let mut outcomes = self.read_leg(work, pieces, &spans).await;
+        let written = self.write_leg(work, pieces, &spans, &outcomes).await;
+        for (outcome, written) in outcomes.iter_mut().zip(written) {
+            *outcome = outcome.and(written);
+        }
+        outcomes
+    }
+
+    async fn read_leg(&self, work: &Work, pieces: &[Piece], spans: &[FrameSpan]) -> Outcomes {
+        if pieces.first().is_some_and(|piece| on_device(piece.item.from)) {
+            let copies = pieces.iter().zip(spans);
+            let copies = copies.map(|(piece, span)| work.device_copy(piece, Some(*span)));
+            let outcomes = self.on_device(Stream::Down, copies.collect()).await;
+            let landed = pieces.iter().zip(spans).zip(&outcomes).filter(|(_, end)| end.is_ok());
+            let sealed = landed.filter(|((piece, _), _)| piece.item.seal);
+            let sealed = sealed.map(|((piece, span), _)| (*span, piece.item.meta));
+            if self.seal_all(work, sealed.collect()).await {
+                return outcomes;
+            }
+            return vec![Err(FailureKind::TargetFailed); outcomes.len()];
+        }
+        let ops = pieces.iter().zip(spans).map(|(piece, span)| {
+            let (tier, place) = stored(piece.item.from)?;
+            Some((tier, StoreOp::Read { key: piece.item.meta.key, place, frame: *span }))
+        });
+        self.on_stores(ops.collect(), read_failure).await
+    }
+
+    /// The second leg of those whose first one landed.
+    async fn write_leg(
+        &self,
+        work: &Work,
+        pieces: &[Piece],
+        spans: &[FrameSpan],
+        read: &Outcomes,
+    ) -> Outcomes {
+        let pieces = pieces.iter().zip(spans).zip(read);
+        let ready = pieces.map(|((piece, span), read)| (piece, *span, read.is_ok()));
+        if work.items.first().is_some_and(|piece| on_device(piece.item.to)) {
+            let copies = ready.map(|(piece, span, ready)| {
+                ready.then(|| work.device_copy(piece, Some(span))).flatten()
+            });
+            return self.on_device(Stream::Up, copies.collect()).await;
+        }
+        let ops = ready.map(|(piece, span, ready)| {
+            let (tier, place) = stored(piece.item.to).filter(|_| ready)?;
+            Some((tier, StoreOp::Write { key: piece.item.meta.key, place, frame: span }))
+        });
+        self.on_stores(ops.collect(), write_failure).await
+    }
+
+    /// Runs all operations at once; those that are none end well.
+    async fn on_stores(
+        &self,
+        ops: Vec<Option<(Tier, StoreOp)>>,
+        kind: fn(&StoreError) -> FailureKind,
+    ) -> Outcomes {
+        let started: Vec<_> = ops
+            .into_iter()
+            .map(|op| {
+                let (tier, op) = op?;
+                let (done, ended) = on_end();
+                self.store(tier).submit(op, done);
+                Some((tier, ended))
+            })
+            .collect();
+        let mut outcomes = Vec::with_capacity(started.len());
+        for op in started {
+            let Some((tier, ended)) = op else {
+                outcomes.push(Ok(()));
+                continue;
+            };
+            let end =
+                ended.await.unwrap_or_else(|_| Err(StoreError::TierLost("it stopped".into())));
+            outcomes.push(end.map_err(|error| {
+                self.complaints.note(&format!("{tier}: {error}"));
+                kind(&error)
+            }));
+        }
+        outcomes
+    }
+
+    /// Runs all copies in order on one stream; those that are none end well.
+    async fn on_device(&self, stream: Stream, copies: Vec<Option<BlockCopy>>) -> Outcomes {
+        let mut outcomes = vec![Ok(()); copies.len()];
+        let (at, copies): (Vec<usize>, Vec<BlockCopy>) =
+            copies.into_iter().enumerate().filter_map(|(at, copy)| Some((at, copy?))).unzip();
+        if copies.is_empty() {
+            return outcomes;
+        }
+        let (ended, end) = oneshot::channel();
+        // The receiver is gone only when the runtime stops.
+        self.device.submit(stream, copies, Box::new(move |failed| drop(ended.send(failed))));
+        match end.await {
+            Ok(failed) => {
+                for FailedCopy { copy, error } in failed {
+                    self.complaints.note(&format!("device: {error}"));
+                    outcomes[at[copy]] = Err(device_failure(&error));
+                }
+            }
+            Err(_) => at.into_iter().for_each(|at| outcomes[at] = Err(FailureKind::TargetFailed)),
+        }
+        outcomes
+    }
+
+    /// Writes headers and checksums, away from the runtime's threads. False: it came to nothing.
+    async fn seal_all(&self, work: &Work, frames: Vec<(FrameSpan, FrameMeta)>) -> bool {
+        if frames.is_empty() {
+            return true;
+        }
+        let (arena, digest, node_id) = (Arc::clone(&self.arena), work.digest, self.node_id);
+        let payload_bytes = work.payload_bytes;
+        let sealing = move || {
+            for (span, meta) in frames {
+                // SAFETY: the transfer owns its target frames until the manager hears of its end.
+                let frame = unsafe { arena.bytes_mut(span) };
+                let draft = HeaderDraft { namespace: digest, meta, payload_bytes, node_id };
+                frame::seal(frame, draft);
+            }
+        };
+        env::spawn_blocking_on(&self.runtime, sealing).await
+    }
+
+    /// Erases what is there, a bounded number at a time; the manager hears of the end.
+    pub fn erase(performer: &Arc<Self>, tier: Tier, place: Option<Place>, key: Key) {
+        let this = Arc::clone(performer);
+        env::spawn_task_on(&performer.runtime, async move {
+            let place = place.unwrap_or(Place { offset: 0, slot_bytes: 0 });
+            let _turn = this.erasing.acquire().await;
+            let (done, ended) = on_end();
+            this.store(tier).submit(StoreOp::Erase { key, place }, done);
+            if let Ok(Err(error)) = ended.await {
+                this.complaints.note(&format!("{tier}: could not erase {key}: {error}"));
+            }
+            // A manager that has stopped needs no answer.
+            let _ = this.events.send(Event::Erased { tier, place: None, key });
+        });
+    }
+
+    /// Lets go of a pool's memory, which takes a while when it is large.
+    pub fn unmap(&self, memory: Arc<EnginePool>) {
+        let runtime = self.runtime.clone();
+        env::spawn_task_on(&self.runtime, async move {
+            let _ = env::spawn_blocking_on(&runtime, move || drop(memory)).await;
+        });
+    }
+
+    fn store(&self, tier: Tier) -> &Arc<dyn TierStore> {
+        let store = match tier {
+            Tier::Nvme => &self.nvme,
+            _ => &self.object,
+        };
+        store.as_ref().expect("the manager moves copies only to tiers that are present")
+    }
+}
+
+fn on_end() -> (Done, oneshot::Receiver<Result<(), StoreError>>) {
+    let (ended, end) = oneshot::channel();
+    // The receiver is gone only when the runtime stops.
+    (Box::new(move |result| drop(ended.send(result))), end)
+}
+
+fn stream_of(link: Link) -> Stream {
+    match link {
+        Link::DeviceUp => Stream::Up,
+        Link::DeviceLocal => Stream::Local,
+        _ => Stream::Down,
+    }
+}
+
+fn on_device(end: End) -> bool {
+    matches!(end, End::Pool { .. } | End::Hbm(_))
+}
+
+/// DRAM's places are the arena's first bytes.
+fn dram_span(end: End) -> Option<FrameSpan> {
+    match end {
+        End::Dram(place) => Some(FrameSpan { offset: place.offset, bytes: place.slot_bytes }),
+        _ => None,
+    }
+}
+
+fn stored(end: End) -> Option<(Tier, Place)> {
+    match end {
+        End::Nvme(place) => Some((Tier::Nvme, place)),
+        End::Object => Some((Tier::Object, Place { offset: 0, slot_bytes: 0 })),
+        _ => None,
+    }
+}
+
+fn read_failure(error: &StoreError) -> FailureKind {
+    match error {
+        StoreError::Missing(_) | StoreError::Corrupt(_) => FailureKind::SourceLost,
+        StoreError::Busy => FailureKind::NotDone,
+        StoreError::Io { .. } | StoreError::TierLost(_) => FailureKind::SourceFailed,
+    }
+}
+
+fn device_failure(error: &StoreError) -> FailureKind {
+    match error {
+        StoreError::Missing(_) => FailureKind::SourceLost,
+        error => write_failure(error),
+    }
+}
+
+fn write_failure(error: &StoreError) -> FailureKind {
+    match error {
+        StoreError::Busy => FailureKind::NotDone,
+        _ => FailureKind::TargetFailed,
+    }
+}

@@ -1,0 +1,229 @@
+//! What the manager remembers besides the directory: namespaces, clients, operations, flights.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use crate::domain::directory::BlockIndex;
+use crate::domain::namespace::{Namespace, NamespaceDigest};
+use crate::domain::retention::Policy;
+use crate::domain::slots::{SlotKind, SlotMap};
+use crate::domain::tier::Tier;
+use crate::domain::units::{PAGE_BYTES, Time, page_align};
+use crate::movement::{Class, Link};
+
+use super::api::{
+    ClientId, EndKind, LeaseId, NamespaceId, OpId, OpKind, PoolId, RequestId, TierStatus,
+    TransferItem,
+};
+use super::config::{PolicyName, TierConfig};
+
+/// A namespace by its digest; blocks found after a restart bring only that and their size.
+#[derive(Clone, Debug)]
+pub struct NamespaceEntry {
+    pub digest: NamespaceDigest,
+    pub payload_bytes: u64,
+    /// Known once a client has said Hello in it.
+    pub namespace: Option<Namespace>,
+}
+
+impl NamespaceEntry {
+    /// Bytes of one slot of `tier`: HBM holds payloads, the other tiers whole frames.
+    pub(super) fn slot_bytes(&self, tier: Tier) -> u32 {
+        let header = if tier == Tier::Hbm { 0 } else { PAGE_BYTES as u64 };
+        u32::try_from(header + page_align(self.payload_bytes)).expect("payloads are bounded")
+    }
+
+    /// How one slot of `tier` lies there.
+    pub(super) fn slot_kind(&self, tier: Tier) -> SlotKind {
+        let pages = self.namespace.as_ref().map_or(0, |namespace| namespace.shape.page_bytes);
+        let interleave_bytes = if tier == Tier::Hbm { pages } else { 0 };
+        SlotKind { bytes: self.slot_bytes(tier), interleave_bytes }
+    }
+
+    pub(super) fn shard_count(&self) -> u32 {
+        self.namespace.as_ref().map_or(1, |namespace| namespace.shard_count)
+    }
+}
+
+/// One tier's space and who waits for it.
+pub(super) struct TierSpace {
+    pub config: TierConfig,
+    pub slots: SlotMap,
+    pub classes: Vec<SizeClass>,
+    /// Whether the tier takes copies: false until its scan is over.
+    pub ready: bool,
+    pub stats: TierStatus,
+}
+
+/// The slots of one kind in one tier.
+pub(super) struct SizeClass {
+    pub kind: SlotKind,
+    pub policy: Box<dyn Policy>,
+    pub waiting: VecDeque<Want>,
+    /// Copies on their way down; their slots come free when they land.
+    pub draining: usize,
+}
+
+impl TierSpace {
+    pub fn new(config: TierConfig) -> Self {
+        let capacity_bytes = config.capacity_bytes;
+        Self {
+            config,
+            slots: SlotMap::new(capacity_bytes, config.slots_max),
+            classes: Vec::new(),
+            ready: !config.recovers,
+            stats: TierStatus { present: true, capacity_bytes, ..TierStatus::default() },
+        }
+    }
+
+    /// The class of slots of this kind, made when first asked for.
+    pub fn class_index(&mut self, kind: SlotKind, policy: PolicyName) -> usize {
+        let found = self.classes.iter().position(|class| class.kind == kind);
+        found.unwrap_or_else(|| {
+            self.classes.push(SizeClass {
+                kind,
+                policy: policy.build(),
+                waiting: VecDeque::new(),
+                draining: 0,
+            });
+            self.classes.len() - 1
+        })
+    }
+}
+
+/// A block that waits for a slot in a tier, and what will fill it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Want {
+    pub block: BlockIndex,
+    pub job: Job,
+}
+
+/// One shard of one block in a client's pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Part {
+    pub op: OpId,
+    /// Index in the operation's list of keys.
+    pub index: u32,
+    pub pool: PoolId,
+    pub shard: u32,
+    pub slot: u32,
+}
+
+/// Why a block is copied, and from where.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Job {
+    /// A client's pool into a tier.
+    Store(Part),
+    /// A tier into a faster one.
+    Fill { from: Tier, class: Class },
+    /// A tier into a slower one, to make room.
+    Demote { from: Tier },
+    /// A tier into a client's pool.
+    Deliver { part: Part, from: Tier },
+    /// The header over a frame whose shards came separately.
+    Seal,
+}
+
+impl Job {
+    /// The client's side of the copy, if it has one.
+    pub const fn part(&self) -> Option<&Part> {
+        match self {
+            Self::Store(part) | Self::Deliver { part, .. } => Some(part),
+            _ => None,
+        }
+    }
+}
+
+/// A transfer under way or waiting in a link's queue.
+pub(super) struct Flight {
+    pub link: Link,
+    pub items: Vec<FlightItem>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct FlightItem {
+    pub block: BlockIndex,
+    /// The tier being filled; deliveries have none.
+    pub to: Option<Tier>,
+    pub job: Job,
+}
+
+/// What the copies of one transfer have in common.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Route {
+    pub namespace: NamespaceId,
+    pub link: Link,
+    pub class: Class,
+    pub ends: [EndKind; 2],
+}
+
+/// Copies of this step that are not yet a transfer.
+pub(super) struct Batch {
+    pub route: Route,
+    pub items: Vec<TransferItem>,
+    pub flight: Vec<FlightItem>,
+}
+
+/// A block whose shards come from several ranks.
+#[derive(Clone, Debug)]
+pub(super) struct Partial {
+    pub tier: Tier,
+    /// Shards that landed, by bit, and those under way or waiting.
+    pub landed: u64,
+    pub started: u64,
+    /// Parts that wait for the block to get a slot.
+    pub waiting: Vec<Part>,
+    pub deadline: Time,
+    pub failed: bool,
+}
+
+pub(super) struct Client {
+    pub namespace: NamespaceId,
+    pub pools: Vec<PoolId>,
+    pub leases: BTreeSet<(RequestId, LeaseId)>,
+    pub ops: usize,
+}
+
+pub(super) struct Pool {
+    pub client: ClientId,
+    pub shard: u32,
+    pub slots: u32,
+    /// Copies queued or under way that touch it.
+    pub flights: usize,
+    pub retired: bool,
+}
+
+pub(super) struct Lease {
+    pub client: ClientId,
+    pub request: RequestId,
+    pub block: BlockIndex,
+    pub expires: Time,
+}
+
+pub(super) struct Op {
+    pub client: ClientId,
+    pub request: RequestId,
+    pub kind: OpKind,
+    pub blocks: u32,
+    pub pending: u32,
+    pub failed: Vec<u32>,
+    pub deadline: Time,
+}
+
+/// Numbers that only grow.
+#[derive(Default)]
+pub(super) struct Counters {
+    pub pools: u64,
+    pub leases: u64,
+    pub ops: u64,
+    pub transfers: u64,
+    pub lookups: u64,
+    pub lookup_blocks: u64,
+    pub dropped_blocks: u64,
+    pub corrupt_copies: u64,
+}
+
+/// Frames found by a scan whose parents have not been found yet.
+#[derive(Default)]
+pub(super) struct Recovery {
+    pub orphans: BTreeMap<crate::domain::block::Key, Vec<crate::tiers::store::FoundFrame>>,
+}

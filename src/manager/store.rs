@@ -1,0 +1,219 @@
+//! Store: blocks come in from a client's pool and are placed in the fastest tier that takes them.
+
+use crate::domain::block::Key;
+use crate::domain::directory::{BlockIndex, NewBlock};
+use crate::domain::residency::{CopyEvent, CopyState};
+use crate::domain::retention::RetentionRecord;
+use crate::domain::tier::Tier;
+
+use super::api::{ClientId, NamespaceId, OpKind, PoolId, Reply, RequestId};
+use super::state::{Job, Part, Partial};
+use super::{Answer, Manager};
+
+impl Manager {
+    pub(super) fn store(
+        &mut self,
+        client: ClientId,
+        request: RequestId,
+        parent: Option<Key>,
+        keys: &[Key],
+        (pool, slots): (PoolId, &[u32]),
+    ) -> Answer {
+        self.check_slots(client, keys.len(), (pool, slots))?;
+        let op = self.begin_op(client, request, OpKind::Store, keys.len(), None)?;
+        let namespace = self.clients[&client].namespace;
+        let shard = self.pools[&pool].shard;
+        let mut present = 0;
+        let mut previous = parent.map(|key| self.directory.find(key));
+        for (index, (key, slot)) in (0_u32..).zip(keys.iter().zip(slots)) {
+            let part = Part { op, index, pool, shard, slot: *slot };
+            // Without its parent a block would be a hole's far side: never found, so not kept.
+            let placed = match previous {
+                Some(None) => None,
+                parent => self.store_block(namespace, parent.flatten(), *key, part),
+            };
+            present += u32::from(matches!(placed, Some((_, Placed::Present))));
+            if !matches!(placed, Some((_, Placed::Taken))) {
+                self.op_block_done(op, index, placed.is_some());
+            }
+            previous = Some(placed.map(|(block, _)| block));
+        }
+        self.settle_all();
+        let entry = &self.ops[&op];
+        let (taken, dropped) = (entry.pending, entry.failed.len());
+        let dropped = u32::try_from(dropped).expect("at most as many as were sent");
+        Ok(Reply::Store { op, taken, present, dropped })
+    }
+
+    /// Takes in one block, or says that it is here; nothing if it can't be had now.
+    fn store_block(
+        &mut self,
+        namespace: NamespaceId,
+        parent: Option<BlockIndex>,
+        key: Key,
+        part: Part,
+    ) -> Option<(BlockIndex, Placed)> {
+        if parent.is_some_and(|parent| self.directory.get(parent).doomed) {
+            return None;
+        }
+        if let Some(block) = self.directory.find_after(parent, key) {
+            return self.store_known(block, parent, part).map(|placed| (block, placed));
+        }
+        let new = NewBlock {
+            key,
+            namespace: namespace.0,
+            parent,
+            created_at: self.now,
+            record: RetentionRecord::default(),
+        };
+        let tier = self.takers().next()?;
+        let block = self.directory.insert(new);
+        self.begin_fill(block, tier, self.tick);
+        let shards = self.namespace(namespace).shard_count();
+        if shards > 1 {
+            let started = 1 << part.shard;
+            let deadline = self.now + self.config.store_timeout;
+            let (landed, waiting, failed) = (0, Vec::new(), false);
+            let partial = Partial { tier, landed, started, waiting, deadline, failed };
+            self.partials.insert(block, partial);
+        }
+        self.want(tier, block, Job::Store(part));
+        Some((block, Placed::Taken))
+    }
+
+    /// The block is in the directory: perhaps all of it, perhaps only other ranks' shards.
+    fn store_known(
+        &mut self,
+        block: BlockIndex,
+        parent: Option<BlockIndex>,
+        part: Part,
+    ) -> Option<Placed> {
+        let known = self.directory.get(block);
+        if known.doomed || known.parent() != parent {
+            return None;
+        }
+        if let Some(tier) = known.fastest() {
+            self.directory.get_mut(block).copy_mut(tier).tick = self.tick;
+            return Some(Placed::Present);
+        }
+        let Some(partial) = self.partials.get_mut(&block) else {
+            // Another client's store of the same block is under way.
+            return Some(Placed::Present);
+        };
+        let bit = 1_u64 << part.shard;
+        if partial.failed {
+            return None;
+        }
+        if partial.started & bit != 0 {
+            return Some(Placed::Present);
+        }
+        partial.started |= bit;
+        let tier = partial.tier;
+        if known.copy(tier).page.is_some() {
+            self.start_item(Some(tier), block, Job::Store(part));
+        } else {
+            partial.waiting.push(part);
+        }
+        Some(Placed::Taken)
+    }
+
+    /// Tiers that take copies now, fastest first.
+    pub(super) fn takers(&self) -> impl Iterator<Item = Tier> + '_ {
+        Tier::ALL
+            .into_iter()
+            .filter(|tier| self.tiers[tier.index()].as_ref().is_some_and(|space| space.ready))
+    }
+
+    /// Marks the copy as filling; it is visible only when it has landed.
+    pub(super) fn begin_fill(&mut self, block: BlockIndex, tier: Tier, tick: u64) {
+        self.directory.apply(block, tier, CopyEvent::FillStarted);
+        self.directory.get_mut(block).copy_mut(tier).tick = tick;
+    }
+
+    /// A store's copy will not land, for want of room or by a failure.
+    pub(super) fn store_failed(&mut self, block: BlockIndex, tier: Tier, part: Part) {
+        self.op_block_done(part.op, part.index, false);
+        if let Some(partial) = self.partials.get_mut(&block) {
+            partial.started &= !(1 << part.shard);
+            self.abandon_partial(block);
+            return;
+        }
+        self.abandon_fill(block, tier);
+    }
+
+    /// A block that never was whole goes; so does whatever already hangs on it.
+    pub(super) fn abandon_fill(&mut self, block: BlockIndex, tier: Tier) {
+        debug_assert_eq!(self.directory.get(block).copy(tier).state, CopyState::Filling);
+        for part in self.joined.remove(&(block, tier)).unwrap_or_default() {
+            self.redeliver(block, part);
+        }
+        self.release_copy(block, tier, CopyEvent::FillFailed);
+        self.let_go(block);
+    }
+
+    /// Gives up a block of several shards once nothing of it moves any more.
+    pub(super) fn abandon_partial(&mut self, block: BlockIndex) {
+        let partial = self.partials.get_mut(&block).expect("the caller found it");
+        partial.failed = true;
+        let waiting = std::mem::take(&mut partial.waiting);
+        for part in &waiting {
+            partial.started &= !(1 << part.shard);
+        }
+        let (tier, quiet) = (partial.tier, partial.started == partial.landed);
+        for part in waiting {
+            self.op_block_done(part.op, part.index, false);
+        }
+        if quiet {
+            self.partials.remove(&block);
+            self.abandon_fill(block, tier);
+        }
+    }
+
+    /// One rank's shard is in place; the last one seals the frame.
+    pub(super) fn shard_landed(&mut self, block: BlockIndex, tier: Tier, part: Part) {
+        let whole = self.partials.get(&block).is_some_and(|partial| !partial.failed);
+        self.op_block_done(part.op, part.index, whole);
+        let namespace = NamespaceId(self.directory.get(block).namespace);
+        let all = u64::MAX >> (64 - self.namespace(namespace).shard_count());
+        let partial = self.partials.get_mut(&block).expect("shards land only while it lives");
+        partial.landed |= 1 << part.shard;
+        if partial.failed {
+            self.abandon_partial(block);
+        } else if partial.landed == all {
+            self.partials.remove(&block);
+            if tier == Tier::Hbm {
+                self.commit(block, tier);
+            } else {
+                self.start_item(Some(tier), block, Job::Seal);
+            }
+        }
+    }
+
+    /// Blocks whose other shards never came are let go.
+    pub(super) fn expire_partials(&mut self) {
+        let now = self.now;
+        let late = self.partials.iter().filter(|(_, partial)| partial.deadline <= now);
+        let late: Vec<BlockIndex> = late.map(|(block, _)| *block).collect();
+        for block in late {
+            self.abandon_partial(block);
+        }
+    }
+
+    /// Withdraws parts that have not started; a block that then lacks them can't become whole.
+    pub(super) fn cancel_partials(&mut self, unwanted: &impl Fn(&Part) -> bool) {
+        let hit: Vec<BlockIndex> = self
+            .partials
+            .iter()
+            .filter(|(_, partial)| partial.waiting.iter().any(unwanted))
+            .map(|(block, _)| *block)
+            .collect();
+        for block in hit {
+            self.abandon_partial(block);
+        }
+    }
+}
+
+enum Placed {
+    Present,
+    Taken,
+}

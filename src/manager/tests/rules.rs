@@ -1,0 +1,266 @@
+//! One client, one shard: placement, order of eviction, holds, failures.
+
+use super::*;
+
+#[test]
+fn what_was_stored_is_found_and_loaded() {
+    let mut bench = Bench::new([0, 10, 0, 0]);
+    assert_eq!(bench.found(&[1, 2, 3]), "");
+    assert!(bench.store(None, &[1, 2, 3]).failed.is_empty());
+    assert_eq!(bench.found(&[1, 2, 3, 4]), "dram:3");
+    assert_eq!(bench.load(&[1, 2, 3, 4]).failed, [3]);
+}
+
+#[test]
+fn a_block_is_invisible_until_it_has_landed() {
+    let mut bench = Bench::new([0, 10, 0, 0]);
+    bench.start_store(None, &[1, 2]);
+    let reply = bench.ask(Command::Lookup { request: RequestId(1), keys: keys(&[1, 2]) });
+    assert!(matches!(reply, Reply::Lookup { lease: None, .. }), "{reply:?}");
+    // A load of it waits for it to land, and is then served.
+    bench.start_load(&[1, 2]);
+    bench.run();
+    let ends: Vec<_> = bench.completions.iter().map(|end| (end.kind, end.failed.len())).collect();
+    assert_eq!(ends, [(OpKind::Store, 0), (OpKind::Load, 0)]);
+}
+
+#[test]
+fn the_oldest_leaf_goes_first_and_parents_last() {
+    let mut bench = Bench::new([0, 6, 0, 0]);
+    bench.store(None, &[1, 2, 3]);
+    bench.store(None, &[11, 12, 13]);
+    bench.store(None, &[21, 22]);
+    assert_eq!(bench.found(&[1, 2, 3]), "dram:1", "the tail of the oldest chain went");
+    assert_eq!(bench.found(&[11, 12, 13]), "dram:3");
+    bench.store(Some(22), &[23, 24]);
+    assert_eq!(bench.found(&[1]), "", "then its root, before a younger chain loses its tail");
+    assert_eq!(bench.found(&[11, 12, 13]), "dram:2");
+}
+
+#[test]
+fn a_used_prefix_outlives_an_unused_tail() {
+    let mut bench = Bench::new([0, 4, 0, 0]);
+    bench.store(None, &[1, 2]);
+    bench.store(None, &[11, 12]);
+    assert_eq!(bench.found(&[1]), "dram:1");
+    bench.store(None, &[21, 22, 23]);
+    assert_eq!(bench.found(&[1, 2]), "dram:1");
+    assert_eq!(bench.found(&[11]), "");
+}
+
+#[test]
+fn copies_sink_as_tiers_fill_and_rise_when_used() {
+    let mut bench = Bench::new([4, 4, 4, 10]);
+    for chain in 0..5_u64 {
+        let blocks: Vec<u64> = (0..4).map(|n| chain * 10 + n).collect();
+        bench.store(None, &blocks);
+    }
+    assert_eq!(bench.found(&[0, 1, 2, 3]), "object:4");
+    assert_eq!(bench.found(&[40, 41, 42, 43]), "hbm:4");
+    assert!(bench.load(&[0, 1, 2, 3]).failed.is_empty());
+    let now = bench.found(&[0, 1, 2, 3]);
+    assert!(now.starts_with("hbm:"), "{now}");
+}
+
+#[test]
+fn a_last_tier_that_overflows_forgets() {
+    let mut bench = Bench::new([0, 2, 2, 0]);
+    for chain in 0..6_u64 {
+        bench.store(None, &[chain * 10, chain * 10 + 1]);
+    }
+    assert_eq!(bench.tier(Tier::Dram).blocks, 2);
+    assert_eq!(bench.tier(Tier::Nvme).blocks, 2);
+    assert_eq!(bench.tier(Tier::Nvme).evicted_blocks, 8);
+    assert_eq!(bench.found(&[0]), "");
+    assert_eq!(bench.found(&[50, 51]), "dram:2");
+}
+
+#[test]
+fn a_leased_chain_stays() {
+    let mut bench = Bench::new([0, 3, 0, 0]);
+    bench.store(None, &[1, 2, 3]);
+    let lease = bench.lease(&[1, 2, 3]);
+    let refused = bench.store(None, &[11, 12]);
+    assert_eq!(refused.failed, [0, 1], "no room is a normal answer");
+    assert_eq!(bench.found(&[1, 2, 3]), "dram:3");
+    assert_eq!(bench.ask(Command::ReleaseLease { lease }), Reply::Ok);
+    assert!(bench.store(None, &[11, 12]).failed.is_empty());
+    let again = bench.ask(Command::ReleaseLease { lease });
+    assert!(matches!(again, Reply::Refused(Refusal::NotFound(_))), "{again:?}");
+}
+
+#[test]
+fn a_lease_runs_out() {
+    let mut bench = Bench::new([0, 2, 0, 0]);
+    bench.store(None, &[1, 2]);
+    bench.lease(&[1, 2]);
+    bench.now = bench.now + Duration::from_secs(31);
+    bench.event(Event::Tick);
+    assert!(bench.store(None, &[11, 12]).failed.is_empty());
+}
+
+#[test]
+fn a_chain_longer_than_the_tier_keeps_its_head() {
+    let mut bench = Bench::new([0, 3, 0, 0]);
+    assert_eq!(bench.store(None, &[1, 2, 3, 4, 5]).failed, [3, 4]);
+    assert_eq!(bench.found(&[1, 2, 3, 4, 5]), "dram:3");
+}
+
+#[test]
+fn a_block_without_its_parent_is_not_kept() {
+    let mut bench = Bench::new([0, 10, 0, 0]);
+    assert_eq!(bench.store(Some(7), &[8, 9]).failed, [0, 1]);
+    bench.store(None, &[1, 2]);
+    let crossed = bench.store(None, &[2]);
+    assert_eq!(crossed.failed, [0], "it is here with another parent");
+}
+
+#[test]
+fn two_loads_of_a_cold_block_share_one_read() {
+    let mut bench = Bench::new([0, 2, 4, 0]);
+    bench.store(None, &[1, 2]);
+    bench.store(None, &[11, 12]);
+    assert_eq!(bench.found(&[1, 2]), "nvme:2");
+    bench.start_load(&[1, 2]);
+    bench.start_load(&[1, 2]);
+    let mut reads = 0;
+    bench.run_with(|copy| {
+        reads += u32::from(matches!(copy.from, End::Nvme(_)));
+        None
+    });
+    assert_eq!(reads, 2);
+    assert_eq!(bench.completions.iter().map(|end| end.failed.len()).sum::<usize>(), 0);
+}
+
+#[test]
+fn a_lost_copy_is_dropped_and_the_chain_behind_it() {
+    let mut bench = Bench::new([0, 2, 4, 0]);
+    bench.store(None, &[1, 2]);
+    bench.store(None, &[11, 12]);
+    bench.start_load(&[1, 2]);
+    let bad = key(1);
+    bench.run_with(|copy| {
+        let lost = matches!(copy.from, End::Nvme(_)) && copy.meta.key == bad;
+        lost.then_some(FailureKind::SourceLost)
+    });
+    let end = bench.completions.pop().expect("a load completes whatever happens");
+    assert_eq!(end.failed, [0]);
+    assert_eq!(bench.found(&[1, 2]), "", "nothing is served behind a hole");
+    assert_eq!(bench.manager.status().corrupt_copies, 1);
+    assert!(bench.store(None, &[1, 2]).failed.is_empty());
+    assert_eq!(bench.found(&[1, 2]), "dram:2");
+}
+
+#[test]
+fn a_tier_that_fails_below_never_blocks_the_one_above() {
+    let mut bench = Bench::new([0, 2, 4, 0]);
+    bench.store(None, &[1, 2]);
+    bench.start_store(None, &[11, 12]);
+    bench.run_with(|copy| matches!(copy.to, End::Nvme(_)).then_some(FailureKind::TargetFailed));
+    assert!(bench.completions.pop().expect("it completes").failed.is_empty());
+    assert_eq!(bench.found(&[11, 12]), "dram:2");
+    assert_eq!(bench.found(&[1]), "");
+    assert!(bench.tier(Tier::Nvme).failures > 0);
+}
+
+#[test]
+fn a_late_load_fails_what_has_not_started() {
+    let mut bench = Bench::with_config([0, 10, 0, 0], 1, |config| {
+        config.links[crate::movement::Link::DeviceUp.index()].in_flight_max = 1;
+    });
+    let blocks: Vec<u64> = (0..10).collect();
+    bench.store(None, &blocks);
+    bench.start_load(&blocks[..5]);
+    bench.start_load(&blocks[5..]);
+    bench.now = bench.now + Duration::from_secs(2);
+    bench.event(Event::Tick);
+    assert_eq!(bench.completions.len(), 1, "the queued one ends, the moving one is waited for");
+    assert_eq!(bench.completions[0].failed.len(), 5);
+    bench.run();
+    assert!(bench.completions[1].failed.is_empty());
+}
+
+#[test]
+fn a_client_that_dies_gives_everything_back_once_nothing_moves() {
+    let mut bench = Bench::new([0, 4, 0, 0]);
+    bench.store(None, &[1, 2]);
+    bench.lease(&[1, 2]);
+    bench.start_load(&[1, 2]);
+    let (client, pool) = (bench.client, bench.pool);
+    bench.event(Event::ClientGone { client });
+    assert!(bench.freed.is_empty(), "a copy still writes to the pool");
+    bench.run();
+    assert_eq!(bench.freed, [pool]);
+    assert!(bench.completions.is_empty(), "nobody is there to be told");
+    let status = bench.manager.status();
+    assert_eq!((status.leases, status.ops_in_flight, status.pools), (0, 0, 0));
+    bench.join(ClientId(2), 1);
+    assert_eq!(bench.found(&[1, 2]), "dram:2");
+}
+
+#[test]
+fn bad_commands_are_refused_with_the_remedy() {
+    let mut bench = Bench::new([0, 4, 0, 0]);
+    let (pool, request, client) = (bench.pool, RequestId(1), bench.client);
+    let store = |slots: Vec<u32>, pool| Command::Store {
+        request,
+        parent: None,
+        keys: keys(&[1]),
+        pool,
+        slots,
+    };
+    let mut says = |command, words: &str| {
+        let reply = bench.ask(command);
+        let Reply::Refused(refusal) = &reply else { panic!("{reply:?}") };
+        assert!(refusal.to_string().contains(words), "{refusal}");
+    };
+    says(store(vec![1000], pool), "out of range: pool 1 has 1000 slots");
+    says(store(vec![], pool), "send one slot for each block");
+    says(store(vec![0], PoolId(99)), "not registered");
+    says(Command::RegisterPool { shard: 1, slots: 1 }, "shards count from 0");
+    says(Command::Hello { namespace: namespace(1) }, "said Hello already");
+    bench.client = ClientId(5);
+    let reply = bench.ask(Command::Lookup { request, keys: keys(&[1]) });
+    assert!(matches!(reply, Reply::Refused(Refusal::Precondition(_))), "{reply:?}");
+    bench.client = client;
+    assert_eq!(bench.found(&[1]), "");
+}
+
+#[test]
+fn another_namespace_with_other_blocks_gets_room_too() {
+    let mut bench = Bench::with_config([0, u64::MAX, 0, 0], 1, |_| {});
+    let many: Vec<u64> = (0..900).collect();
+    for chain in 0..40 {
+        let blocks: Vec<u64> = many.iter().map(|n| chain * 1000 + n).collect();
+        bench.store(None, &blocks);
+    }
+    assert!(bench.tier(Tier::Dram).used_bytes > 3 * CHUNK_BYTES, "the tier is full");
+    bench.client = ClientId(2);
+    let mut larger = namespace(1);
+    larger.shape.page_bytes = 8192;
+    bench.ask(Command::Hello { namespace: larger });
+    bench.pool = bench.register(0);
+    assert!(bench.store(None, &[1_000_001, 1_000_002]).failed.is_empty());
+}
+
+#[test]
+fn copies_of_one_transfer_take_the_same_way() {
+    // Two blocks lie on NVMe, DRAM has one free slot and nothing that may go: the first block goes
+    // there, the second straight to the pool.
+    let mut bench = Bench::new([0, 2, 4, 0]);
+    bench.store(None, &[1, 2]);
+    bench.store(None, &[11, 12]);
+    assert_eq!(bench.found(&[1, 2]), "nvme:2");
+    bench.start_load(&[12]);
+    bench.run_with(|_| Some(FailureKind::SourceLost));
+    bench.completions.clear();
+    bench.lease(&[11]);
+    bench.start_load(&[1, 2]);
+    assert_eq!(bench.transfers.len(), 2, "{:?}", bench.transfers);
+    for transfer in &bench.transfers {
+        let way = |item: &TransferItem| (item.from.kind(), item.to.kind());
+        assert!(transfer.items.iter().all(|item| way(item) == way(&transfer.items[0])));
+    }
+    bench.run();
+    assert!(bench.completions.pop().expect("it completes").failed.is_empty());
+}

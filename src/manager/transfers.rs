@@ -1,0 +1,167 @@
+//! Transfers: copies of one step are batched by link, queued, started, and heard of again once.
+
+use crate::domain::directory::BlockIndex;
+use crate::domain::tier::Tier;
+use crate::movement::{Class, Link, Offer};
+use crate::tiers::store::{FrameMeta, Place};
+
+use super::Manager;
+use super::api::{
+    Effect, End, FailureKind, ItemFailure, NamespaceId, Transfer, TransferId, TransferItem,
+};
+use super::state::{Batch, Flight, FlightItem, Job, Route};
+
+/// The link that a copy takes: its slowest stretch.
+fn link_of(from: &End, to: &End) -> Link {
+    use End::{Dram, Hbm, Nvme, Object, Pool};
+    match (from, to) {
+        (Object, _) => Link::ObjectGet,
+        (_, Object) => Link::ObjectPut,
+        (Nvme(_), _) => Link::NvmeRead,
+        (_, Nvme(_)) => Link::NvmeWrite,
+        (Dram(_), Hbm(_) | Pool { .. }) => Link::DeviceUp,
+        (_, Dram(_)) => Link::DeviceDown,
+        (Hbm(_) | Pool { .. }, Hbm(_) | Pool { .. }) => Link::DeviceLocal,
+    }
+}
+
+impl Manager {
+    /// Adds one copy to this step's batches. The source is pinned, the target has its slot.
+    pub(super) fn start_item(&mut self, to: Option<Tier>, block: BlockIndex, job: Job) {
+        let (from_end, to_end) = self.ends_of(to, block, job);
+        let namespace = NamespaceId(self.directory.get(block).namespace);
+        let seal = self.makes_frame(namespace, &from_end, &to_end, job);
+        let item = TransferItem { from: from_end, to: to_end, meta: self.meta(block, seal), seal };
+        if let Some(part) = job.part() {
+            self.pools.get_mut(&part.pool).expect("a part's pool lives").flights += 1;
+        }
+        let class = match job {
+            Job::Store(_) | Job::Deliver { .. } | Job::Seal => Class::Demand,
+            Job::Fill { class, .. } => class,
+            Job::Demote { .. } => Class::Background,
+        };
+        let link = link_of(&from_end, &to_end);
+        let route = Route { namespace, link, class, ends: [from_end.kind(), to_end.kind()] };
+        let open = self
+            .batches
+            .iter_mut()
+            .find(|batch| batch.route == route && batch.items.len() < Transfer::ITEMS_MAX);
+        let flight = FlightItem { block, to, job };
+        match open {
+            Some(batch) => {
+                batch.items.push(item);
+                batch.flight.push(flight);
+            }
+            None => {
+                let (items, flight) = (vec![item], vec![flight]);
+                self.batches.push(Batch { route, items, flight });
+            }
+        }
+    }
+
+    /// Whether this copy turns a payload into a frame, whose header must then be written.
+    fn makes_frame(&self, namespace: NamespaceId, from: &End, to: &End, job: Job) -> bool {
+        let framed = matches!(to, End::Dram(_) | End::Nvme(_) | End::Object);
+        match (from, job) {
+            (_, Job::Seal) => true,
+            (End::Hbm(_), _) => framed,
+            (End::Pool { .. }, _) => framed && self.namespace(namespace).shard_count() == 1,
+            _ => false,
+        }
+    }
+
+    fn ends_of(&self, to: Option<Tier>, block: BlockIndex, job: Job) -> (End, End) {
+        let pool = |part: super::state::Part| End::Pool {
+            pool: part.pool,
+            shard: part.shard,
+            slot: part.slot,
+        };
+        let target = |tier: Option<Tier>| self.end(block, tier.expect("all but deliveries fill"));
+        match job {
+            Job::Store(part) => (pool(part), target(to)),
+            Job::Fill { from, .. } | Job::Demote { from } => (self.end(block, from), target(to)),
+            Job::Deliver { part, from } => (self.end(block, from), pool(part)),
+            Job::Seal => (target(to), target(to)),
+        }
+    }
+
+    fn end(&self, block: BlockIndex, tier: Tier) -> End {
+        let row = self.directory.get(block);
+        let place = || {
+            let page = row.copy(tier).page.expect("a copy that moves has a slot");
+            let slot_bytes = self.namespace(NamespaceId(row.namespace)).slot_bytes(tier);
+            Place { offset: page.offset_bytes(), slot_bytes }
+        };
+        match tier {
+            Tier::Hbm => End::Hbm(place()),
+            Tier::Dram => End::Dram(place()),
+            Tier::Nvme => End::Nvme(place()),
+            Tier::Object => End::Object,
+        }
+    }
+
+    fn meta(&self, block: BlockIndex, with_parent: bool) -> FrameMeta {
+        let row = self.directory.get(block);
+        let parent = row.parent().filter(|_| with_parent);
+        FrameMeta {
+            key: row.key,
+            parent: parent.map(|parent| self.directory.get(parent).key),
+            position: row.position,
+            created_at: row.created_at,
+            record: row.record,
+        }
+    }
+
+    /// Offers this step's batches to their links.
+    pub(super) fn launch(&mut self) {
+        for batch in std::mem::take(&mut self.batches) {
+            self.counters.transfers += 1;
+            let id = TransferId(self.counters.transfers);
+            let Batch { route: Route { namespace, link, class, .. }, items, flight } = batch;
+            self.flights.insert(id, Flight { link, items: flight });
+            let transfer = Transfer { id, namespace, link, class, items };
+            match self.links.offer(link, class, transfer) {
+                Offer::Start(transfer) => self.out.push(Effect::Start(transfer)),
+                Offer::Queued => {}
+                Offer::Full(transfer) => self.bounced.push(transfer.id),
+            }
+        }
+    }
+
+    /// A transfer that never started: nothing is wrong with either end.
+    pub(super) fn bounce(&mut self, id: TransferId) {
+        let flight = self.flights.remove(&id).expect("a transfer ends once");
+        for item in flight.items {
+            self.item_ended(item, Some(FailureKind::NotDone));
+        }
+    }
+
+    pub(super) fn transfer_done(&mut self, id: TransferId, failed: &[ItemFailure]) {
+        // An unknown transfer can only be a shell's mistake; answering twice must not be fatal.
+        let Some(flight) = self.flights.remove(&id) else { return };
+        if let Some(next) = self.links.finished(flight.link) {
+            self.out.push(Effect::Start(next));
+        }
+        let mut failed = failed.iter().peekable();
+        for (index, item) in (0_u32..).zip(flight.items) {
+            let failure = failed.next_if(|failure| failure.item == index);
+            self.item_ended(item, failure.map(|failure| failure.kind));
+        }
+    }
+
+    fn item_ended(&mut self, item: FlightItem, failure: Option<FailureKind>) {
+        let mut retired = None;
+        if let Some(part) = item.job.part() {
+            let pool = self.pools.get_mut(&part.pool).expect("a pool lives while copies touch it");
+            pool.flights -= 1;
+            retired = pool.retired.then_some(part.pool);
+        }
+        match failure {
+            None => self.item_landed(item),
+            Some(kind) => self.item_failed(item, kind),
+        }
+        if let Some(pool) = retired {
+            self.free_if_idle(pool);
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! What the daemon shows of itself: log lines on stderr, metrics for Prometheus.
+//!
+//! Only shows: nothing here changes what the daemon does, and nothing is logged or counted for
+//! every block. The endpoint is off unless it is asked for.
+
+mod log;
+pub mod names;
+mod publish;
+mod recorder;
+
+pub use log::{LogFormat, LogLevel, start_log};
+pub use publish::publish;
+pub use recorder::{MetricsError, start_metrics};

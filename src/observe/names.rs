@@ -1,0 +1,144 @@
+//! Every metric there is, in one table: name, kind, unit, labels and meaning.
+//!
+//! The endpoint's descriptions and `docs/metrics.md` come from here; no metric exists outside it.
+
+/// How a metric moves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Only grows, from zero at the daemon's start.
+    Counter,
+    /// Stands for now.
+    Gauge,
+    /// Counts observations by size.
+    Histogram,
+}
+
+impl Kind {
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+            Self::Histogram => "histogram",
+        }
+    }
+}
+
+/// What a metric counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unit {
+    Count,
+    Bytes,
+    Seconds,
+}
+
+impl Unit {
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Count => "count",
+            Self::Bytes => "bytes",
+            Self::Seconds => "seconds",
+        }
+    }
+}
+
+/// One metric.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Metric {
+    pub name: &'static str,
+    pub kind: Kind,
+    pub unit: Unit,
+    pub labels: &'static [&'static str],
+    pub about: &'static str,
+}
+
+macro_rules! metrics {
+    ($($constant:ident: $kind:ident $unit:ident $name:literal [$($label:literal),*] $about:literal;)*) => {
+        $(#[doc = $about] pub const $constant: &str = $name;)*
+
+        /// Every metric, in the order of the documentation.
+        pub const METRICS: &[Metric] = &[$(Metric {
+            name: $name,
+            kind: Kind::$kind,
+            unit: Unit::$unit,
+            labels: &[$($label),*],
+            about: $about,
+        }),*];
+    };
+}
+
+metrics! {
+    BUILD_INFO: Gauge Count "terrace_build_info" ["version", "policy"]
+        "Always 1; the labels say which version runs and which policy ranks copies.";
+
+    TIER_CAPACITY_BYTES: Gauge Bytes "terrace_tier_capacity_bytes" ["tier"]
+        "What a tier may hold.";
+    TIER_USED_BYTES: Gauge Bytes "terrace_tier_used_bytes" ["tier"]
+        "What a tier holds, by the slots that are taken.";
+    TIER_BLOCKS: Gauge Count "terrace_tier_blocks" ["tier"]
+        "Copies of blocks in a tier.";
+    TIER_HIT_BLOCKS: Counter Count "terrace_tier_hit_blocks_total" ["tier"]
+        "Blocks that a lookup found with this as their fastest tier.";
+    TIER_EVICTED_COPIES: Counter Count "terrace_tier_evicted_copies_total" ["tier"]
+        "Copies that went from a tier because room was needed.";
+    TIER_EVICTED_BLOCKS: Counter Count "terrace_tier_evicted_blocks_total" ["tier"]
+        "Those of the evicted copies that were a block's last: the block is gone from this node.";
+    TIER_IN_BYTES: Counter Bytes "terrace_tier_in_bytes_total" ["tier"]
+        "Payload that was copied into a tier.";
+    TIER_OUT_BYTES: Counter Bytes "terrace_tier_out_bytes_total" ["tier"]
+        "Payload that was read from a tier.";
+    TIER_FAILURES: Counter Count "terrace_tier_failures_total" ["tier"]
+        "Copies to or from a tier that failed.";
+
+    BLOCKS: Gauge Count "terrace_blocks" []
+        "Blocks with a copy in any tier.";
+    CLIENTS: Gauge Count "terrace_clients" []
+        "Connected clients.";
+    POOLS: Gauge Count "terrace_pools" []
+        "Registered pools of the engines.";
+    LEASES: Gauge Count "terrace_leases" []
+        "Leases that hold blocks for readers.";
+    OPS_IN_FLIGHT: Gauge Count "terrace_ops_in_flight" []
+        "Stores and loads that have not ended.";
+    TRANSFERS_IN_FLIGHT: Gauge Count "terrace_transfers_in_flight" []
+        "Batches of copies under way.";
+    TRANSFERS_QUEUED: Gauge Count "terrace_transfers_queued" []
+        "Batches of copies that wait for their link.";
+    LOOKUPS: Counter Count "terrace_lookups_total" []
+        "Lookups that were answered.";
+    LOOKUP_BLOCKS: Counter Count "terrace_lookup_blocks_total" []
+        "Blocks that lookups asked for: hits over this is the hit ratio.";
+    STORES_DROPPED_BLOCKS: Counter Count "terrace_stores_dropped_blocks_total" []
+        "Blocks offered by engines that found no room.";
+    CORRUPT_COPIES: Counter Count "terrace_corrupt_copies_total" []
+        "Copies dropped because their bytes were not what was committed. Never served.";
+
+    TIER_OP_SECONDS: Histogram Seconds "terrace_tier_op_seconds" ["tier", "op"]
+        "How long a tier's store took for a write, read or erase, its queue included.";
+    TIER_OP_BYTES: Counter Bytes "terrace_tier_bytes_total" ["tier", "op"]
+        "Frames that a tier's store wrote or read, headers included.";
+    TIER_ERRORS: Counter Count "terrace_tier_errors_total" ["tier", "op"]
+        "Writes, reads and erases that a tier's store failed.";
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn names_follow_the_conventions() {
+        let names: BTreeSet<&str> = METRICS.iter().map(|metric| metric.name).collect();
+        assert_eq!(names.len(), METRICS.len(), "two metrics have one name");
+        for Metric { name, kind, unit, about, .. } in METRICS {
+            assert!(name.starts_with("terrace_"), "{name}");
+            assert_eq!(*kind == Kind::Counter, name.ends_with("_total"), "{name}");
+            let stem = name.trim_end_matches("_total");
+            assert_eq!(*unit == Unit::Bytes, stem.ends_with("_bytes"), "{name}");
+            assert_eq!(*unit == Unit::Seconds, stem.ends_with("_seconds"), "{name}");
+            assert!(about.ends_with('.'), "{name}: {about}");
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! Accepts connections: of our own user or root, so many and no more.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tonic::transport::server::Connected;
+
+/// How long to let a machine out of descriptors recover before asking it again.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Whether a process of user `peer_uid` may talk to a daemon of user `own_uid`.
+#[must_use]
+pub fn uid_allowed(peer_uid: u32, own_uid: u32) -> bool {
+    peer_uid == own_uid || peer_uid == 0
+}
+
+/// A listener that lets in only who may come.
+pub(super) struct Gate {
+    listener: UnixListener,
+    own_uid: u32,
+    connections: Arc<Semaphore>,
+}
+
+impl Gate {
+    /// Must be called on the runtime.
+    pub(super) fn new(
+        listener: std::os::unix::net::UnixListener,
+        connections_max: usize,
+    ) -> io::Result<Self> {
+        Ok(Self {
+            listener: UnixListener::from_std(listener)?,
+            own_uid: rustix::process::geteuid().as_raw(),
+            connections: Arc::new(Semaphore::new(connections_max)),
+        })
+    }
+
+    /// The next connection that may come in. Others are closed at once.
+    pub(super) async fn accept(&self) -> Connection {
+        loop {
+            match self.listener.accept().await {
+                Ok((stream, _)) => match self.admit(stream) {
+                    Ok(connection) => return connection,
+                    Err(why) => tracing::warn!("connection refused: {why}"),
+                },
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept connections; trying again");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    fn admit(&self, stream: UnixStream) -> Result<Connection, String> {
+        let peer = stream.peer_cred().map_err(|error| format!("no peer credentials: {error}"))?;
+        if !uid_allowed(peer.uid(), self.own_uid) {
+            return Err(format!("user {} is neither {} nor root", peer.uid(), self.own_uid));
+        }
+        let permit = Arc::clone(&self.connections)
+            .try_acquire_owned()
+            .map_err(|_| "as many connections are open as may be".to_owned())?;
+        Ok(Connection { stream, _permit: permit })
+    }
+}
+
+/// A connection, counted while it lives.
+pub(super) struct Connection {
+    pub stream: UnixStream,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Connected for Connection {
+    type ConnectInfo = ();
+
+    fn connect_info(&self) {}
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn our_own_user_and_root_may_come() {
+        for (peer, own, allowed) in [
+            (1000, 1000, true),
+            (0, 1000, true),
+            (1001, 1000, false),
+            (1000, 0, false),
+            (0, 0, true),
+        ] {
+            assert_eq!(uid_allowed(peer, own), allowed, "peer {peer}, own {own}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_connection_beyond_the_limit_is_closed_and_room_returns() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("gate");
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let gate = Gate::new(listener, 1).unwrap();
+
+        let _first_peer = UnixStream::connect(&path).await.unwrap();
+        let first = gate.accept().await;
+        let second_peer = UnixStream::connect(&path).await.unwrap();
+        let waiting = tokio::time::timeout(Duration::from_millis(100), gate.accept()).await;
+        assert!(waiting.is_err(), "the second one was let in");
+        second_peer.readable().await.unwrap();
+        assert_eq!(second_peer.try_read(&mut [0]).unwrap(), 0, "the second one was not closed");
+
+        drop(first);
+        let _third_peer = UnixStream::connect(&path).await.unwrap();
+        gate.accept().await;
+    }
+}

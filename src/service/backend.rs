@@ -1,0 +1,77 @@
+//! What the service needs of whoever answers: the manager's handle in the daemon, a stand-in in
+//! tests.
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+use tokio::sync::mpsc;
+
+use crate::manager::api::{ClientId, Command, Completion, PoolId, Refusal, Reply};
+use crate::manager::shell::Handle;
+use crate::tiers::hbm::{ClaimedPool, EnginePool};
+
+/// The manager, as the service sees it.
+pub trait Backend: Clone + Send + Sync + 'static {
+    /// A new client's number and the stream of its completions.
+    fn join(&self) -> (ClientId, mpsc::Receiver<Completion>);
+
+    /// Carries out a command.
+    ///
+    /// # Errors
+    /// Whatever the manager refused.
+    fn call(
+        &self,
+        client: ClientId,
+        command: Command,
+    ) -> impl Future<Output = Result<Reply, Refusal>> + Send;
+
+    /// Checks the claim against the memory behind `memory`, maps it and registers it.
+    ///
+    /// # Errors
+    /// `Invalid` for a claim the memory does not bear out; whatever else the manager refused.
+    fn register_pool(
+        &self,
+        client: ClientId,
+        memory: OwnedFd,
+        claim: ClaimedPool,
+    ) -> impl Future<Output = Result<PoolId, Refusal>> + Send;
+
+    /// The client went. Never lost; may wait for room in the queue, no longer. Telling it twice is
+    /// telling it once; commands under way for it may still be answered.
+    fn client_gone(&self, client: ClientId);
+
+    /// A read-only descriptor of the DRAM arena, and its length in bytes.
+    ///
+    /// # Errors
+    /// There is no arena, or the kernel refused.
+    fn arena(&self) -> io::Result<(OwnedFd, u64)>;
+}
+
+impl Backend for Handle {
+    fn join(&self) -> (ClientId, mpsc::Receiver<Completion>) {
+        Handle::join(self)
+    }
+
+    async fn call(&self, client: ClientId, command: Command) -> Result<Reply, Refusal> {
+        Handle::call(self, client, command).await
+    }
+
+    async fn register_pool(
+        &self,
+        client: ClientId,
+        memory: OwnedFd,
+        claim: ClaimedPool,
+    ) -> Result<PoolId, Refusal> {
+        let pool = EnginePool::admit(memory, claim).map_err(Refusal::Invalid)?;
+        Handle::register_pool(self, client, pool).await
+    }
+
+    fn client_gone(&self, client: ClientId) {
+        Handle::client_gone(self, client);
+    }
+
+    fn arena(&self) -> io::Result<(OwnedFd, u64)> {
+        let arena = Handle::arena(self);
+        Ok((arena.read_only_fd()?, arena.len_bytes()))
+    }
+}

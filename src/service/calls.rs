@@ -1,0 +1,224 @@
+//! What every call goes through: sessions, bounds and the backend. In the domain's words only.
+//!
+//! Knows no protobuf (that is `convert`) and no sockets.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use crate::domain::namespace::Namespace;
+use crate::env::{self, Stopwatch};
+use crate::manager::api::{ClientId, Command, PoolId, Reply, Status};
+use crate::tiers::hbm::ClaimedPool;
+use crate::wire::{PROTOCOL_VERSION, Token};
+
+use super::ServiceConfig;
+use super::backend::Backend;
+use super::error::CallError;
+use super::session::Session;
+use super::sessions::Sessions;
+
+/// A client's name, in bytes.
+const CLIENT_ID_BYTES_MAX: usize = 256;
+
+/// The service's state, shared by both sockets.
+pub struct Calls<B: Backend> {
+    pub(super) backend: B,
+    pub(super) config: ServiceConfig,
+    pub(super) sessions: Sessions,
+    in_flight: Semaphore,
+    /// The service's own place at the manager, for questions that belong to no client.
+    own: ClientId,
+    uptime: Stopwatch,
+}
+
+/// A Hello, taken apart.
+pub struct Hello {
+    pub protocol_version: u32,
+    pub client_id: String,
+    pub client_name: String,
+    pub namespace: Namespace,
+}
+
+/// The answer to a Hello that went well.
+pub struct Welcome {
+    pub session: Arc<Session>,
+    pub frame_bytes: u64,
+}
+
+impl<B: Backend> Calls<B> {
+    pub(super) fn new(config: ServiceConfig, backend: B) -> Self {
+        let (own, _) = backend.join();
+        Self {
+            sessions: Sessions::new(config.limits.clients_max),
+            in_flight: Semaphore::new(config.limits.calls_in_flight_max),
+            own,
+            uptime: Stopwatch::start(),
+            backend,
+            config,
+        }
+    }
+
+    /// Runs a call inside the service's bounds: so many at once, and so long.
+    pub(super) async fn bounded<T>(
+        &self,
+        bound: Duration,
+        call: impl Future<Output = Result<T, CallError>>,
+    ) -> Result<T, CallError> {
+        let _permit = self
+            .in_flight
+            .try_acquire()
+            .map_err(|_| CallError::busy("the daemon is answering as many calls as it may"))?;
+        timeout(bound, call).await.unwrap_or(Err(CallError::TimedOut(bound)))
+    }
+
+    /// The attached session of this token.
+    pub(super) fn attached(&self, token: &[u8]) -> Result<Arc<Session>, CallError> {
+        let session = self.sessions.get(token)?;
+        if session.is_attached() { Ok(session) } else { Err(CallError::NotAttached) }
+    }
+
+    /// Has the manager carry out a client's command.
+    pub(super) async fn ask(&self, client: ClientId, command: Command) -> Result<Reply, CallError> {
+        match self.backend.call(client, command).await? {
+            Reply::Refused(refusal) => Err(refusal.into()),
+            reply => Ok(reply),
+        }
+    }
+
+    pub(super) async fn hello(&self, hello: Hello) -> Result<Welcome, CallError> {
+        check_hello(&hello)?;
+        self.sessions.reserve_name(&hello.client_id)?;
+        let (client, completions) = self.backend.join();
+        // From here on a call given up half-way must give back the name and the manager's client.
+        let mut joining = Joining { calls: self, client, name: &hello.client_id, joined: false };
+        let command = Command::Hello { namespace: hello.namespace.clone() };
+        let frame_bytes = match self.ask(client, command).await? {
+            Reply::Hello { frame_bytes, .. } => frame_bytes,
+            other => return Err(unexpected("Hello", &other)),
+        };
+        let session = Arc::new(Session::new(
+            env::random_bytes(),
+            hello.client_id.clone(),
+            hello.namespace.clone(),
+            (client, completions),
+        ));
+        self.sessions.insert(Arc::clone(&session));
+        joining.joined = true;
+        tracing::info!(
+            client = session.name,
+            name = hello.client_name,
+            model = session.namespace.model,
+            namespace = %session.digest,
+            "a client said Hello"
+        );
+        Ok(Welcome { session, frame_bytes })
+    }
+
+    /// Registers the memory that waits under `tag`. Goes on to its end even when the call is given
+    /// up, so that the session always knows its pools.
+    pub(super) async fn register_pool(
+        &self,
+        session: Arc<Session>,
+        tag: u64,
+        claim: ClaimedPool,
+    ) -> Result<PoolId, CallError> {
+        let memory = session.begin_pool(tag, &self.config.limits)?;
+        let backend = self.backend.clone();
+        let registering = env::spawn_task(async move {
+            let registered = backend.register_pool(session.client, memory, claim).await;
+            session.finish_pool(registered.as_ref().ok().map(|pool| (*pool, claim.layout.slots)));
+            registered
+        });
+        let registered = registering.await.map_err(|error| {
+            CallError::Internal(format!("registering the pool failed: {error}"))
+        })?;
+        Ok(registered?)
+    }
+
+    pub(super) async fn status(&self) -> Result<Box<Status>, CallError> {
+        match self.ask(self.own, Command::Status).await? {
+            Reply::Status(status) => Ok(status),
+            other => Err(unexpected("Status", &other)),
+        }
+    }
+
+    pub(super) fn uptime(&self) -> Duration {
+        self.uptime.elapsed()
+    }
+
+    /// Ends a session, once: its name is free again and the manager hears of it at once.
+    pub(super) fn end_session(&self, token: &Token, why: &str) {
+        if let Some(session) = self.sessions.remove(token) {
+            session.end();
+            self.backend.client_gone(session.client);
+            tracing::info!(client = session.name, "a client is gone: {why}");
+        }
+    }
+
+    /// Drops the clients that said Hello and never attached, and those that the manager gave up.
+    pub(super) fn sweep(&self) {
+        let timeout = self.config.times.attach_timeout;
+        for token in self.sessions.pick(|one| !one.is_attached() && one.age() > timeout) {
+            self.end_session(&token, "it did not attach in time");
+        }
+        for token in self.sessions.pick(Session::is_given_up) {
+            self.end_session(&token, "it left too many completions unread");
+        }
+    }
+
+    /// Ends every session: the daemon stops.
+    pub(super) fn end_all(&self) {
+        for token in self.sessions.pick(|_| true) {
+            self.end_session(&token, "the daemon stops");
+        }
+    }
+}
+
+impl<B: Backend> Drop for Calls<B> {
+    fn drop(&mut self) {
+        self.end_all();
+        self.backend.client_gone(self.own);
+    }
+}
+
+/// A Hello being answered.
+struct Joining<'a, B: Backend> {
+    calls: &'a Calls<B>,
+    client: ClientId,
+    name: &'a str,
+    joined: bool,
+}
+
+impl<B: Backend> Drop for Joining<'_, B> {
+    fn drop(&mut self) {
+        if !self.joined {
+            self.calls.sessions.release_name(self.name);
+            self.calls.backend.client_gone(self.client);
+        }
+    }
+}
+
+fn check_hello(hello: &Hello) -> Result<(), CallError> {
+    if hello.protocol_version != PROTOCOL_VERSION {
+        return Err(CallError::VersionMismatch { client: hello.protocol_version });
+    }
+    for (field, text, min) in
+        [("client_id", &hello.client_id, 1), ("client_name", &hello.client_name, 0)]
+    {
+        if !(min..=CLIENT_ID_BYTES_MAX).contains(&text.len()) {
+            return Err(CallError::invalid(format!(
+                "{field} is {} bytes long: it must be {min} to {CLIENT_ID_BYTES_MAX} bytes",
+                text.len()
+            )));
+        }
+    }
+    hello.namespace.check().map_err(CallError::invalid)
+}
+
+/// The backend answered something that does not answer the call.
+pub(super) fn unexpected(call: &str, reply: &Reply) -> CallError {
+    CallError::Internal(format!("the manager answered {call} with {reply:?}"))
+}

@@ -1,0 +1,212 @@
+//! Protobuf to domain and back: the only place in the service that knows both.
+//!
+//! Checks every request completely before the manager hears of it, and makes the blocks' keys here,
+//! in the call's own task. Decides nothing else.
+
+mod answers;
+mod completions;
+mod deadline;
+mod refusals;
+mod requests;
+mod router;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tonic::{Request, Response, Status};
+
+use crate::manager::api::{Command, LeaseId, PoolId, Refusal, RequestId};
+use crate::wire::pb;
+use crate::wire::pb::terrace_server::Terrace;
+
+use super::backend::Backend;
+use super::calls::Calls;
+use super::error::CallError;
+
+pub(super) use router::router;
+
+use completions::CompletionStream;
+
+/// The generated service, over [`Calls`].
+struct Edge<B: Backend>(Arc<Calls<B>>);
+
+impl<B: Backend> Edge<B> {
+    /// The calls, the message, and how long the answer may take.
+    fn open<T>(&self, request: Request<T>) -> (&Calls<B>, T, Duration) {
+        let bound = deadline::call_bound(request.metadata(), &self.0.config.times);
+        (&self.0, request.into_inner(), bound)
+    }
+}
+
+/// Ends a call, well or not.
+fn close<T>(answer: Result<T, CallError>) -> Result<Response<T>, Status> {
+    answer.map(Response::new).map_err(|error| refusals::status(&error))
+}
+
+#[tonic::async_trait]
+impl<B: Backend> Terrace for Edge<B> {
+    type CompletionsStream = CompletionStream;
+
+    async fn hello(
+        &self,
+        request: Request<pb::HelloRequest>,
+    ) -> Result<Response<pb::HelloResponse>, Status> {
+        let (calls, message, bound) = self.open(request);
+        close(
+            calls
+                .bounded(bound, async {
+                    let welcome = calls.hello(requests::hello(message)?).await?;
+                    Ok(answers::hello(&welcome, &calls.config))
+                })
+                .await,
+        )
+    }
+
+    async fn register_pool(
+        &self,
+        request: Request<pb::RegisterPoolRequest>,
+    ) -> Result<Response<pb::RegisterPoolResponse>, Status> {
+        let (calls, message, bound) = self.open(request);
+        close(
+            calls
+                .bounded(bound, async {
+                    let session = calls.attached(&message.token)?;
+                    let claim = requests::claimed_pool(&session, &message)
+                        .inspect_err(|_| session.discard_descriptor(message.tag))?;
+                    let pool = calls.register_pool(session, message.tag, claim).await?;
+                    Ok(pb::RegisterPoolResponse { pool_id: pool.0 })
+                })
+                .await,
+        )
+    }
+
+    async fn unregister_pool(
+        &self,
+        request: Request<pb::UnregisterPoolRequest>,
+    ) -> Result<Response<pb::UnregisterPoolResponse>, Status> {
+        let (calls, message, bound) = self.open(request);
+        close(
+            calls
+                .bounded(bound, async {
+                    let session = calls.attached(&message.token)?;
+                    let pool = PoolId(message.pool_id);
+                    session.pool_slots(pool)?;
+                    let reply = calls.ask(session.client, Command::UnregisterPool { pool }).await;
+                    // Not found: an earlier call was carried out, and not heard of.
+                    if matches!(reply, Ok(_) | Err(CallError::Refused(Refusal::NotFound(_)))) {
+                        session.forget_pool(pool);
+                    }
+                    let reply = reply?;
+                    answers::done("UnregisterPool", &reply, pb::UnregisterPoolResponse {})
+                })
+                .await,
+        )
+    }
+
+    async fn lookup(
+        &self,
+        request: Request<pb::LookupRequest>,
+    ) -> Result<Response<pb::LookupResponse>, Status> {
+        let (calls, message, bound) = self.open(request);
+        close(
+            calls
+                .bounded(bound, async {
+                    let session = calls.attached(&message.token)?;
+                    let command = requests::lookup(&session, &message, &calls.config.limits)?;
+                    answers::lookup(&calls.ask(session.client, command).await?)
+                })
+                .await,
+        )
+    }
+
+    async fn store(
+        &self,
+        request: Request<pb::StoreRequest>,
+    ) -> Result<Response<pb::StoreResponse>, Status> {
+        let (calls, message, bound) = self.open(request);
+        close(
+            calls
+                .bounded(bound, async {
+                    let session = calls.attached(&message.token)?;
+                    let command = requests::store(&session, message, &calls.config.limits)?;
+                    answers::store(&calls.ask(session.client, command).await?)
+                })
+                .await,
+        )
+    }
+
+    async fn load(
+        &self,
+        request: Request<pb::LoadRequest>,
+    ) -> Result<Response<pb::LoadResponse>, Status> {
+        let timeout = deadline::load_timeout(request.metadata(), &self.0.config.times);
+        let (calls, message, bound) = self.open(request);
+        close(
+            calls
+                .bounded(bound, async {
+                    let session = calls.attached(&message.token)?;
+                    let command = requests::load(&session, message, timeout, &calls.config.limits)?;
+                    answers::load(&calls.ask(session.client, command).await?)
+                })
+                .await,
+        )
+    }
+
+    async fn release_lease(
+        &self,
+        request: Request<pb::ReleaseLeaseRequest>,
+    ) -> Result<Response<pb::ReleaseLeaseResponse>, Status> {
+        let (calls, message, bound) = self.open(request);
+        close(
+            calls
+                .bounded(bound, async {
+                    let session = calls.attached(&message.token)?;
+                    let command = Command::ReleaseLease { lease: LeaseId(message.lease_id) };
+                    let reply = calls.ask(session.client, command).await?;
+                    answers::done("ReleaseLease", &reply, pb::ReleaseLeaseResponse {})
+                })
+                .await,
+        )
+    }
+
+    async fn end_request(
+        &self,
+        request: Request<pb::EndRequestRequest>,
+    ) -> Result<Response<pb::EndRequestResponse>, Status> {
+        let (calls, message, bound) = self.open(request);
+        close(
+            calls
+                .bounded(bound, async {
+                    let session = calls.attached(&message.token)?;
+                    let command = Command::EndRequest { request: RequestId(message.request_id) };
+                    let reply = calls.ask(session.client, command).await?;
+                    answers::done("EndRequest", &reply, pb::EndRequestResponse {})
+                })
+                .await,
+        )
+    }
+
+    async fn completions(
+        &self,
+        request: Request<pb::CompletionsRequest>,
+    ) -> Result<Response<Self::CompletionsStream>, Status> {
+        let (calls, message, _) = self.open(request);
+        let session = calls.attached(&message.token).map_err(|error| refusals::status(&error))?;
+        close(CompletionStream::open(session))
+    }
+
+    async fn status(
+        &self,
+        request: Request<pb::StatusRequest>,
+    ) -> Result<Response<pb::StatusResponse>, Status> {
+        let (calls, pb::StatusRequest {}, bound) = self.open(request);
+        close(
+            calls
+                .bounded(bound, async {
+                    let status = calls.status().await?;
+                    Ok(answers::status(&status, &calls.config, calls.uptime()))
+                })
+                .await,
+        )
+    }
+}

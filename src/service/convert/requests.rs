@@ -1,0 +1,186 @@
+//! Requests, from protobuf to the manager's commands: complete checks, with the remedy in each
+//! refusal.
+
+use std::time::Duration;
+
+use crate::domain::block::Key;
+use crate::domain::namespace::{KvShape, Namespace};
+use crate::manager::api::{Command, PoolId, RequestId};
+use crate::service::calls::Hello;
+use crate::service::error::CallError;
+use crate::service::limits::Limits;
+use crate::service::session::Session;
+use crate::tiers::hbm::{ClaimedPool, PagedLayout};
+use crate::wire::pb;
+
+pub(super) fn hello(message: pb::HelloRequest) -> Result<Hello, CallError> {
+    let namespace = match message.namespace {
+        Some(namespace) => self::namespace(namespace),
+        // A newer client may say its namespace otherwise: let it hear about the version first.
+        None if message.protocol_version == crate::wire::PROTOCOL_VERSION => {
+            return Err(CallError::invalid("namespace is missing: say which blocks may be shared"));
+        }
+        None => return Err(CallError::VersionMismatch { client: message.protocol_version }),
+    };
+    Ok(Hello {
+        protocol_version: message.protocol_version,
+        client_id: message.client_id,
+        client_name: message.client_name,
+        namespace,
+    })
+}
+
+fn namespace(message: pb::Namespace) -> Namespace {
+    Namespace {
+        model: message.model,
+        revision: message.revision,
+        dtype: message.dtype,
+        layout: message.layout,
+        shape: KvShape {
+            layers: message.layers,
+            planes: message.planes,
+            page_bytes: message.page_bytes,
+        },
+        block_tokens: message.block_tokens,
+        shard_count: message.shard_count,
+        hash_scheme: message.hash_scheme,
+        hash_bytes: message.hash_bytes,
+        tenant_salt: message.tenant_salt.into(),
+    }
+}
+
+/// The claim as it stands; that the memory bears it out is checked when the pool is admitted.
+pub(super) fn claimed_pool(
+    session: &Session,
+    message: &pb::RegisterPoolRequest,
+) -> Result<ClaimedPool, CallError> {
+    let layout = message.layout.as_ref().ok_or_else(|| {
+        CallError::invalid("layout is missing: say where the pool's pages lie, see PoolLayout")
+    })?;
+    let shards = session.namespace.shard_count;
+    if message.shard >= shards {
+        return Err(CallError::invalid(format!(
+            "shard is {}: this namespace has shard_count {shards}, so it must be 0 to {}",
+            message.shard,
+            shards - 1
+        )));
+    }
+    if layout.slots == 0 {
+        return Err(CallError::invalid("layout.slots is 0: a pool has at least one slot"));
+    }
+    Ok(ClaimedPool {
+        shard: message.shard,
+        layout: PagedLayout {
+            shape: session.namespace.shape,
+            slots: layout.slots,
+            base: layout.base_bytes,
+            layer_stride: layout.layer_stride_bytes,
+            plane_stride: layout.plane_stride_bytes,
+            slot_stride: layout.slot_stride_bytes,
+        },
+    })
+}
+
+pub(super) fn lookup(
+    session: &Session,
+    message: &pb::LookupRequest,
+    limits: &Limits,
+) -> Result<Command, CallError> {
+    let keys = keys(session, &message.hashes, limits.lookup_blocks_max)?;
+    Ok(Command::Lookup { request: RequestId(message.request_id), keys })
+}
+
+pub(super) fn store(
+    session: &Session,
+    message: pb::StoreRequest,
+    limits: &Limits,
+) -> Result<Command, CallError> {
+    let pool = PoolId(message.pool_id);
+    let keys = keys(session, &message.hashes, limits.transfer_blocks_max)?;
+    check_slots(session, pool, &message.slots, keys.len())?;
+    let parent = message.parent_hash.map(|hash| parent_key(session, &hash)).transpose()?;
+    let request = RequestId(message.request_id);
+    Ok(Command::Store { request, parent, keys, pool, slots: message.slots })
+}
+
+pub(super) fn load(
+    session: &Session,
+    message: pb::LoadRequest,
+    timeout: Duration,
+    limits: &Limits,
+) -> Result<Command, CallError> {
+    let pool = PoolId(message.pool_id);
+    let keys = keys(session, &message.hashes, limits.transfer_blocks_max)?;
+    check_slots(session, pool, &message.slots, keys.len())?;
+    let request = RequestId(message.request_id);
+    Ok(Command::Load { request, keys, pool, slots: message.slots, timeout })
+}
+
+/// The keys of a list of engine hashes.
+fn keys(session: &Session, hashes: &[u8], blocks_max: u32) -> Result<Vec<Key>, CallError> {
+    let width = session.namespace.hash_bytes as usize;
+    if hashes.is_empty() {
+        return Err(CallError::invalid(format!(
+            "hashes is empty: send at least one hash of {width} bytes"
+        )));
+    }
+    if !hashes.len().is_multiple_of(width) {
+        return Err(CallError::invalid(format!(
+            "hashes is {} bytes long: this namespace declared hash_bytes {width}, so the length \
+             must be a multiple of {width}",
+            hashes.len()
+        )));
+    }
+    let blocks = hashes.len() / width;
+    if blocks > blocks_max as usize {
+        return Err(CallError::invalid(format!(
+            "hashes names {blocks} blocks: one call takes at most {blocks_max}; send several"
+        )));
+    }
+    Ok(hashes.chunks_exact(width).map(|hash| session.digest.key(hash)).collect())
+}
+
+fn parent_key(session: &Session, hash: &[u8]) -> Result<Key, CallError> {
+    let width = session.namespace.hash_bytes as usize;
+    if hash.len() != width {
+        return Err(CallError::invalid(format!(
+            "parent_hash is {} bytes long: this namespace declared hash_bytes {width}; leave it \
+             out if the first block is its chain's root",
+            hash.len()
+        )));
+    }
+    Ok(session.digest.key(hash))
+}
+
+/// One slot a block, inside the pool, none twice.
+fn check_slots(
+    session: &Session,
+    pool: PoolId,
+    slots: &[u32],
+    blocks: usize,
+) -> Result<(), CallError> {
+    let pool_slots = session.pool_slots(pool)?;
+    if slots.len() != blocks {
+        return Err(CallError::invalid(format!(
+            "{blocks} hashes but {} slots: send one slot a hash",
+            slots.len()
+        )));
+    }
+    if let Some(index) = slots.iter().position(|slot| *slot >= pool_slots) {
+        return Err(CallError::invalid(format!(
+            "slots[{index}] is {}: pool {} has {pool_slots} slots, so it must be 0 to {}",
+            slots[index],
+            pool.0,
+            pool_slots - 1
+        )));
+    }
+    let mut sorted = slots.to_vec();
+    sorted.sort_unstable();
+    match sorted.windows(2).find(|pair| pair[0] == pair[1]) {
+        Some(pair) => Err(CallError::invalid(format!(
+            "slot {} is named twice: each block needs a slot of its own",
+            pair[0]
+        ))),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,173 @@
+//! The service: gRPC over a UNIX socket for control, and a second socket for shared memory.
+//!
+//! Talks to the manager only through [`Backend`]. Moves no KV bytes, decides nothing about blocks,
+//! and keeps nothing of a client longer than the client's connection lives. `docs/protocol.md` says
+//! what goes over both sockets; `convert` alone knows protobuf.
+
+mod accept;
+mod backend;
+mod calls;
+mod convert;
+mod error;
+mod fd;
+mod limits;
+mod session;
+mod sessions;
+mod socket;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio_stream::wrappers::ReceiverStream;
+
+use crate::env;
+
+pub use accept::uid_allowed;
+pub use backend::Backend;
+pub use limits::{Limits, Times};
+pub use socket::BindError;
+
+use accept::{Connection, Gate};
+use calls::Calls;
+use socket::{SocketFiles, Sockets};
+
+/// How often clients that never attached, or were given up, are looked for.
+const SWEEP_INTERVAL: Duration = Duration::from_millis(250);
+
+/// How the service is set up; everything was validated before.
+#[derive(Clone, Debug)]
+pub struct ServiceConfig {
+    /// Where the gRPC socket lies; the descriptor socket lies beside it, with `.fd` added.
+    pub socket_path: PathBuf,
+    /// The node's name, told to clients.
+    pub node_id: String,
+    pub limits: Limits,
+    pub times: Times,
+    /// What Status tells beyond the figures: how each tier is made, what the machine lacks.
+    pub facts: BTreeMap<String, String>,
+}
+
+impl ServiceConfig {
+    /// The default limits and times, no facts.
+    #[must_use]
+    pub fn new(socket_path: impl Into<PathBuf>) -> Self {
+        Self {
+            socket_path: socket_path.into(),
+            node_id: String::new(),
+            limits: Limits::default(),
+            times: Times::default(),
+            facts: BTreeMap::new(),
+        }
+    }
+}
+
+/// A service whose sockets listen. Clients that connect now wait until [`Server::run`].
+pub struct Server<B: Backend> {
+    calls: Arc<Calls<B>>,
+    grpc: std::os::unix::net::UnixListener,
+    descriptors: std::os::unix::net::UnixListener,
+    files: SocketFiles,
+}
+
+impl<B: Backend> Server<B> {
+    /// Makes both sockets, mode 0600, taking the place of those a dead daemon left.
+    ///
+    /// # Errors
+    /// A living daemon has the path, or it cannot be made; each says what to do.
+    pub fn bind(config: ServiceConfig, backend: B) -> Result<Self, BindError> {
+        let Sockets { grpc, descriptors, files } = Sockets::bind(&config.socket_path)?;
+        Ok(Self { calls: Arc::new(Calls::new(config, backend)), grpc, descriptors, files })
+    }
+
+    #[must_use]
+    pub fn socket_path(&self) -> &Path {
+        &self.calls.config.socket_path
+    }
+
+    /// Serves until `shutdown`, then ends all sessions, waits at most the drain timeout for calls
+    /// being answered, and removes the socket files.
+    ///
+    /// # Errors
+    /// The sockets could not be used; nothing that a client does ends the service.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) -> io::Result<()> {
+        let Self { calls, grpc, descriptors, files: _files } = self;
+        let connections_max = calls.config.limits.connections_max;
+        let grpc = Gate::new(grpc, connections_max)?;
+        let descriptors = Gate::new(descriptors, connections_max)?;
+        let stop = watch::Sender::new(false);
+
+        env::spawn_task(serve_descriptors(Arc::clone(&calls), descriptors, stop.clone()));
+        let (health, router) = convert::router(&calls).await;
+        let mut grpc = pin!(router.serve_with_incoming_shutdown(incoming(grpc), stopped(&stop)));
+        let ended = tokio::select! {
+            ended = &mut grpc => Some(ended),
+            () = shutdown => None,
+        };
+
+        health.stopping().await;
+        stop.send_replace(true);
+        calls.end_all();
+        let ended = match ended {
+            Some(ended) => ended,
+            None => timeout(calls.config.times.drain_timeout, grpc).await.unwrap_or(Ok(())),
+        };
+        ended.map_err(io::Error::other)
+    }
+}
+
+/// The connections of the gRPC socket, as the stream that tonic wants; ends when it is dropped.
+fn incoming(gate: Gate) -> ReceiverStream<io::Result<Connection>> {
+    let (send, receive) = mpsc::channel(1);
+    env::spawn_task(async move {
+        loop {
+            let connection = tokio::select! {
+                connection = gate.accept() => connection,
+                () = send.closed() => return,
+            };
+            if send.send(Ok(connection)).await.is_err() {
+                return;
+            }
+        }
+    });
+    ReceiverStream::new(receive)
+}
+
+/// Serves the descriptor socket and looks after clients that never attach.
+async fn serve_descriptors<B: Backend>(
+    calls: Arc<Calls<B>>,
+    gate: Gate,
+    stop: watch::Sender<bool>,
+) {
+    let mut sweep = interval(SWEEP_INTERVAL);
+    sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut stopping = pin!(stopped(&stop));
+    loop {
+        tokio::select! {
+            connection = gate.accept() => {
+                let (calls, stopping) = (Arc::clone(&calls), stopped(&stop));
+                env::spawn_task(async move {
+                    tokio::select! {
+                        () = fd::serve(calls, &connection.stream) => (),
+                        () = stopping => (),
+                    }
+                });
+            }
+            _ = sweep.tick() => calls.sweep(),
+            () = &mut stopping => return,
+        }
+    }
+}
+
+fn stopped(stop: &watch::Sender<bool>) -> impl Future<Output = ()> + Send + 'static {
+    let mut stop = stop.subscribe();
+    async move {
+        // The sender going without a word is a stop as well.
+        let _ = stop.wait_for(|stop| *stop).await;
+    }
+}

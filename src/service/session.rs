@@ -1,0 +1,180 @@
+//! One client's session: what the service itself remembers of it.
+//!
+//! Knows no blocks, leases or operations: those are the manager's.
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{OwnedMutexGuard, mpsc, watch};
+
+use crate::domain::namespace::{Namespace, NamespaceDigest};
+use crate::env::Stopwatch;
+use crate::manager::api::{ClientId, Completion, PoolId, Refusal};
+use crate::wire::Token;
+use crate::wire::fd_message::FdStatus;
+
+use super::error::CallError;
+use super::limits::Limits;
+
+/// From a client's Hello to its end.
+pub struct Session {
+    pub token: Token,
+    pub client: ClientId,
+    /// The `client_id` it chose.
+    pub name: String,
+    pub namespace: Namespace,
+    pub digest: NamespaceDigest,
+    since: Stopwatch,
+    completions: Arc<tokio::sync::Mutex<mpsc::Receiver<Completion>>>,
+    state: Mutex<State>,
+    ended: watch::Sender<bool>,
+}
+
+#[derive(Default)]
+struct State {
+    attached: bool,
+    /// Slots of each registered pool.
+    pools: BTreeMap<PoolId, u32>,
+    /// Registrations on their way; counted against the limit with the pools.
+    registering: usize,
+    /// Descriptors sent as POOL, by tag.
+    pending: BTreeMap<u64, OwnedFd>,
+}
+
+impl Session {
+    pub(super) fn new(
+        token: Token,
+        name: String,
+        namespace: Namespace,
+        (client, completions): (ClientId, mpsc::Receiver<Completion>),
+    ) -> Self {
+        Self {
+            token,
+            client,
+            name,
+            digest: namespace.digest(),
+            namespace,
+            since: Stopwatch::start(),
+            completions: Arc::new(tokio::sync::Mutex::new(completions)),
+            state: Mutex::default(),
+            ended: watch::Sender::new(false),
+        }
+    }
+
+    /// Binds the session to a connection; false if it is bound to one already.
+    pub(super) fn attach(&self) -> bool {
+        !std::mem::replace(&mut self.state().attached, true)
+    }
+
+    pub(super) fn is_attached(&self) -> bool {
+        self.state().attached
+    }
+
+    pub(super) fn age(&self) -> std::time::Duration {
+        self.since.elapsed()
+    }
+
+    /// Says that the session is over to whoever waits in [`Session::ended`].
+    pub(super) fn end(&self) {
+        self.ended.send_replace(true);
+        // A descriptor nobody will register is closed now, not when the last call lets go.
+        self.state().pending.clear();
+    }
+
+    /// Waits until the session is over.
+    pub(super) async fn ended(&self) {
+        self.wait_ended().await;
+    }
+
+    /// As [`Session::ended`], for a future that outlives the borrow.
+    pub(super) fn wait_ended(&self) -> impl Future<Output = ()> + Send + 'static {
+        let mut ended = self.ended.subscribe();
+        async move {
+            // The sender going without a word is an end as well.
+            let _ = ended.wait_for(|ended| *ended).await;
+        }
+    }
+
+    /// The completions, for the one stream that may read them.
+    pub(super) fn take_completions(
+        &self,
+    ) -> Result<OwnedMutexGuard<mpsc::Receiver<Completion>>, CallError> {
+        Arc::clone(&self.completions).try_lock_owned().map_err(|_| {
+            CallError::Refused(Refusal::Precondition(
+                "this client has an open Completions stream: read that one, or close it first"
+                    .into(),
+            ))
+        })
+    }
+
+    /// The manager has given the client up: nothing will complete any more. While a stream is open
+    /// it is the stream that sees this.
+    pub(super) fn is_given_up(&self) -> bool {
+        self.completions.try_lock().is_ok_and(|completions| completions.is_closed())
+    }
+
+    /// Keeps a descriptor until the `RegisterPool` call that names its tag.
+    pub(super) fn keep_descriptor(&self, tag: u64, memory: OwnedFd, limits: &Limits) -> FdStatus {
+        let mut state = self.state();
+        if state.pending.contains_key(&tag) {
+            return FdStatus::TagInUse;
+        }
+        if state.pending.len() >= limits.pending_fds_max {
+            return FdStatus::TooManyPending;
+        }
+        state.pending.insert(tag, memory);
+        FdStatus::Ok
+    }
+
+    /// Starts a registration: hands out the descriptor and holds a place among the pools until
+    /// [`Session::finish_pool`].
+    pub(super) fn begin_pool(&self, tag: u64, limits: &Limits) -> Result<OwnedFd, Refusal> {
+        let mut state = self.state();
+        let memory = state.pending.remove(&tag).ok_or_else(|| {
+            Refusal::NotFound(format!(
+                "no descriptor waits under tag {tag}: send it as POOL over the socket's `.fd` twin \
+                 first; each tag serves one RegisterPool"
+            ))
+        })?;
+        if state.pools.len() + state.registering >= limits.pools_max {
+            return Err(Refusal::Invalid(format!(
+                "this client has {} pools, the most it may: unregister one first",
+                limits.pools_max
+            )));
+        }
+        state.registering += 1;
+        Ok(memory)
+    }
+
+    /// Closes a descriptor whose registration was refused: a tag serves one call, well or not.
+    pub(super) fn discard_descriptor(&self, tag: u64) {
+        self.state().pending.remove(&tag);
+    }
+
+    /// Ends what [`Session::begin_pool`] started, with the pool and its slots if it went well.
+    pub(super) fn finish_pool(&self, pool: Option<(PoolId, u32)>) {
+        let mut state = self.state();
+        state.registering -= 1;
+        state.pools.extend(pool);
+    }
+
+    pub(super) fn forget_pool(&self, pool: PoolId) {
+        self.state().pools.remove(&pool);
+    }
+
+    /// Slots of one of this client's pools.
+    pub(super) fn pool_slots(&self, pool: PoolId) -> Result<u32, Refusal> {
+        self.state().pools.get(&pool).copied().ok_or_else(|| {
+            Refusal::NotFound(format!(
+                "pool {} is not registered by this client: call RegisterPool first",
+                pool.0
+            ))
+        })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Every change under this lock is one step, so a panic elsewhere leaves it whole.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

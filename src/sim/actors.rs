@@ -1,0 +1,308 @@
+//! The clients of a simulated node: engines that look up, load and store chains of blocks, and
+//! that die, err and come back.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use crate::domain::block::Key;
+use crate::domain::units::Time;
+use crate::manager::api::{
+    ClientId, Command, Completion, Event, LeaseId, NamespaceId, OpId, OpKind, PoolId, Refusal,
+    Reply, RequestId,
+};
+
+use super::checker::Asked;
+use super::machine::{Checked, NamespaceFacts};
+use super::world::{Core, Subject};
+
+/// One client, or the place of one that is yet to come.
+#[derive(Default)]
+pub(super) struct Actor {
+    joined: Option<Joined>,
+    requests: u64,
+}
+
+struct Joined {
+    id: ClientId,
+    namespace: usize,
+    /// One pool a rank.
+    pools: Vec<PoolId>,
+    job: Option<Job>,
+}
+
+/// A request under way: over when all its operations have completed.
+struct Job {
+    request: RequestId,
+    lease: Option<(LeaseId, Time)>,
+    pending: BTreeSet<OpId>,
+}
+
+impl Actor {
+    pub(super) fn is(&self, client: ClientId) -> bool {
+        self.joined.as_ref().is_some_and(|joined| joined.id == client)
+    }
+
+    /// The client dies, or leaves.
+    pub(super) fn go<S: Subject>(&mut self, core: &mut Core<S>) -> Checked {
+        let Some(joined) = self.joined.take() else { return Ok(()) };
+        core.checker.client_gone(joined.id);
+        core.told.retain(|(client, _)| *client != joined.id);
+        core.tell(Event::ClientGone { client: joined.id })
+    }
+
+    pub(super) fn completed(&mut self, completion: &Completion) {
+        let job = self.joined.as_mut().and_then(|joined| joined.job.as_mut());
+        if let Some(job) = job {
+            job.pending.remove(&completion.op);
+        }
+    }
+
+    /// Does the next thing.
+    pub(super) fn wake<S: Subject>(&mut self, core: &mut Core<S>) -> Checked {
+        if self.joined.is_some() && core.faults.client_dies() {
+            return self.go(core);
+        }
+        let Some(joined) = &mut self.joined else { return self.join(core) };
+        if core.faults.client_errs() {
+            return joined.err(core);
+        }
+        match &joined.job {
+            Some(job) if !job.pending.is_empty() => Ok(()),
+            Some(_) => joined.finish(core),
+            None => {
+                self.requests += 1;
+                joined.begin(core, RequestId(self.requests))
+            }
+        }
+    }
+
+    fn join<S: Subject>(&mut self, core: &mut Core<S>) -> Checked {
+        core.clients += 1;
+        let id = ClientId(core.clients);
+        let index = core.draw.index(core.scenario.namespaces.len());
+        let namespace = core.scenario.namespaces[index].clone();
+        let facts = NamespaceFacts {
+            digest: namespace.digest(),
+            payload_bytes: namespace.payload_bytes(),
+            shard_count: namespace.shard_count,
+        };
+        let number = match core.ask(id, Command::Hello { namespace })? {
+            Reply::Hello { namespace, frame_bytes }
+                if frame_bytes > facts.payload_bytes && namespace < NamespaceId(1000) =>
+            {
+                namespace
+            }
+            other => return Err(format!("Hello was answered by {other:?}")),
+        };
+        core.machine.know_namespace(number, facts);
+        let mut joined = Joined { id, namespace: index, pools: Vec::new(), job: None };
+        for shard in 0..facts.shard_count {
+            joined.add_pool(core, shard)?;
+        }
+        self.joined = Some(joined);
+        Ok(())
+    }
+}
+
+impl Joined {
+    fn add_pool<S: Subject>(&mut self, core: &mut Core<S>, shard: u32) -> Checked {
+        let slots = core.scenario.chain_max;
+        match core.ask(self.id, Command::RegisterPool { shard, slots })? {
+            Reply::Pool { pool } => {
+                core.machine.add_pool(pool, shard, slots);
+                self.pools.push(pool);
+                Ok(())
+            }
+            other => Err(format!("RegisterPool was answered by {other:?}")),
+        }
+    }
+
+    /// Looks a chain up, loads what is found and stores the rest, for every rank.
+    fn begin<S: Subject>(&mut self, core: &mut Core<S>, request: RequestId) -> Checked {
+        let keys = core.scenario.chain(self.namespace, &mut core.draw);
+        let lookup = Command::Lookup { request, keys: keys.clone() };
+        let (hits, lease) = match core.ask(self.id, lookup)? {
+            Reply::Lookup { runs, lease, lease_expires } => {
+                let hits: usize = runs.iter().map(|run| run.blocks as usize).sum();
+                let sound = hits <= keys.len()
+                    && runs.iter().all(|run| run.blocks > 0)
+                    && runs.windows(2).all(|pair| pair[0].tier != pair[1].tier)
+                    && lease.is_some() == (hits > 0);
+                if !sound {
+                    return Err(format!("{runs:?} with {lease:?} answers {} keys", keys.len()));
+                }
+                (hits, lease.map(|lease| (lease, lease_expires)))
+            }
+            Reply::Refused(Refusal::Busy { .. }) => return Ok(()),
+            other => return Err(format!("Lookup was answered by {other:?}")),
+        };
+        if core.scenario.keeps_everything {
+            core.checker.check_lookup(&keys, hits, core.now)?;
+        }
+        let mut job = Job { request, lease, pending: BTreeSet::new() };
+        for shard in 0..self.pools.len() {
+            self.load(core, &mut job, shard, &keys[..hits])?;
+            self.store(core, &mut job, shard, (&keys, hits))?;
+        }
+        self.job = Some(job);
+        Ok(())
+    }
+
+    fn load<S: Subject>(
+        &self,
+        core: &mut Core<S>,
+        job: &mut Job,
+        shard: usize,
+        keys: &[Key],
+    ) -> Checked {
+        if keys.is_empty() {
+            return Ok(());
+        }
+        let (pool, slots): (_, Vec<u32>) =
+            (self.pools[shard], (0_u32..).take(keys.len()).collect());
+        let hurried = !core.scenario.is_faultless && core.draw.percent(20);
+        let timeout = Duration::from_millis(if hurried { 150 } else { 60_000 });
+        let command = Command::Load {
+            request: job.request,
+            keys: keys.to_vec(),
+            pool,
+            slots: slots.clone(),
+            timeout,
+        };
+        let must_land = core.scenario.is_faultless;
+        let asked = self.asked(OpKind::Load, keys, shard, slots, must_land);
+        match core.ask(self.id, command)? {
+            Reply::Load { op } => accept(core, job, op, asked),
+            Reply::Refused(Refusal::Busy { .. }) => Ok(()),
+            other => Err(format!("Load was answered by {other:?}")),
+        }
+    }
+
+    /// Stores what was not found of the chain, from freshly computed slots.
+    fn store<S: Subject>(
+        &self,
+        core: &mut Core<S>,
+        job: &mut Job,
+        shard: usize,
+        (chain, hits): (&[Key], usize),
+    ) -> Checked {
+        let (parent, keys) = (hits.checked_sub(1).map(|last| chain[last]), &chain[hits..]);
+        if keys.is_empty() {
+            return Ok(());
+        }
+        let pool = self.pools[shard];
+        let slots: Vec<u32> = (0_u32..).skip(hits).take(keys.len()).collect();
+        for (key, slot) in keys.iter().zip(&slots) {
+            core.machine.write_slot(pool, *slot, *key)?;
+        }
+        let command = Command::Store {
+            request: job.request,
+            parent,
+            keys: keys.to_vec(),
+            pool,
+            slots: slots.clone(),
+        };
+        let mut asked = self.asked(OpKind::Store, keys, shard, slots, false);
+        match core.ask(self.id, command)? {
+            Reply::Store { op, taken, present, dropped } => {
+                if (taken + present + dropped) as usize != keys.len() {
+                    let what = (taken, present, dropped);
+                    return Err(format!("{what:?} blocks of {} were stored", keys.len()));
+                }
+                asked.all_taken = taken as usize == keys.len();
+                asked.must_land = core.scenario.keeps_everything && asked.all_taken;
+                accept(core, job, op, asked)
+            }
+            Reply::Refused(Refusal::Busy { .. }) => Ok(()),
+            other => Err(format!("Store was answered by {other:?}")),
+        }
+    }
+
+    fn asked(
+        &self,
+        kind: OpKind,
+        keys: &[Key],
+        shard: usize,
+        slots: Vec<u32>,
+        must_land: bool,
+    ) -> Asked {
+        let count = |n: usize| u32::try_from(n).expect("ranks are few");
+        Asked {
+            client: self.id,
+            kind,
+            keys: keys.to_vec(),
+            pool: self.pools[shard],
+            slots,
+            shard: count(shard),
+            shard_count: count(self.pools.len()),
+            must_land,
+            all_taken: false,
+        }
+    }
+
+    /// The request is over: its lease is given back, or left to run out.
+    fn finish<S: Subject>(&mut self, core: &mut Core<S>) -> Checked {
+        let Some(job) = self.job.take() else { return Ok(()) };
+        let reply = match (core.draw.below(50), job.lease) {
+            (0, _) => return Ok(()),
+            (1..=10, Some((lease, expires))) => {
+                let reply = core.ask(self.id, Command::ReleaseLease { lease })?;
+                let ran_out = expires <= core.now;
+                if ran_out && matches!(reply, Reply::Refused(Refusal::NotFound(_))) {
+                    return Ok(());
+                }
+                reply
+            }
+            _ => core.ask(self.id, Command::EndRequest { request: job.request })?,
+        };
+        if reply == Reply::Ok {
+            return Ok(());
+        }
+        Err(format!("the end of {:?} was answered by {reply:?}", job.request))
+    }
+
+    /// Asks for something that makes no sense, or that nobody should ask for now.
+    fn err<S: Subject>(&mut self, core: &mut Core<S>) -> Checked {
+        let (request, timeout) = (RequestId(u64::MAX), Duration::ZERO);
+        let key = Key([7; Key::BYTES]);
+        let pool = self.pools[0];
+        let out_of_range = core.scenario.chain_max;
+        let namespace = core.scenario.namespaces[self.namespace].clone();
+        let (keys, slots) = (vec![key], vec![out_of_range]);
+        let nonsense = match core.faults.any() % 8 {
+            0 => Command::Hello { namespace },
+            1 => Command::RegisterPool { shard: 99, slots: 1 },
+            2 => Command::UnregisterPool { pool: PoolId(u64::MAX) },
+            3 => Command::Store { request, parent: None, keys, pool, slots },
+            4 => Command::Load { request, keys, pool, slots, timeout },
+            5 => Command::Load { request, keys, pool, slots: Vec::new(), timeout },
+            6 => Command::ReleaseLease { lease: LeaseId(u64::MAX) },
+            _ => return self.swap_pools(core),
+        };
+        let said = format!("{nonsense:?}");
+        match core.ask(self.id, nonsense)? {
+            Reply::Refused(Refusal::Busy { .. }) => Err(format!("{said} is told to try again")),
+            Reply::Refused(_) => Ok(()),
+            other => Err(format!("{said} was answered by {other:?}")),
+        }
+    }
+
+    /// Gives its pools back in the middle of work and registers new ones.
+    fn swap_pools<S: Subject>(&mut self, core: &mut Core<S>) -> Checked {
+        for pool in std::mem::take(&mut self.pools) {
+            let reply = core.ask(self.id, Command::UnregisterPool { pool })?;
+            if reply != Reply::Ok {
+                return Err(format!("UnregisterPool was answered by {reply:?}"));
+            }
+        }
+        let shard_count = core.scenario.namespaces[self.namespace].shard_count;
+        (0..shard_count).try_for_each(|shard| self.add_pool(core, shard))
+    }
+}
+
+fn accept<S: Subject>(core: &mut Core<S>, job: &mut Job, op: OpId, asked: Asked) -> Checked {
+    if core.checker.accepted(op, asked, core.now, &core.machine)?.is_none() {
+        job.pending.insert(op);
+    }
+    Ok(())
+}

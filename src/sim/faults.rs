@@ -1,0 +1,104 @@
+//! What goes wrong, and how often: drawn from the run's seed.
+//!
+//! Only decides; the world makes it happen.
+
+use std::time::Duration;
+
+use crate::manager::api::{End, FailureKind, Transfer, TransferItem};
+use crate::workload::draw::Draw;
+
+use super::machine::Fate;
+
+/// How often things go wrong, of a thousand.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FaultRates {
+    /// Items of transfers that fail, in any of the ways that items fail.
+    pub item_fails: u32,
+    /// Transfers that take seconds instead of milliseconds.
+    pub slow: u32,
+    /// Transfers whose end nobody hears of, so that the watchdog has to give them up.
+    pub lost: u32,
+    /// Erases that fail.
+    pub erase_fails: u32,
+    /// Steps of a client at which it dies, whatever it is doing.
+    pub client_dies: u32,
+    /// Steps of a client at which it asks for nonsense.
+    pub client_errs: u32,
+    /// Ticks at which the whole node loses power.
+    pub crash: u32,
+}
+
+/// After so long the watchdog answers for a transfer that nobody heard of.
+pub(super) const WATCHDOG: Duration = Duration::from_secs(10);
+
+/// What becomes of one transfer.
+#[derive(Clone, Debug)]
+pub(super) struct Plan {
+    pub(super) lands_after: Duration,
+    pub(super) fates: Vec<Fate>,
+    /// Nobody hears of its end.
+    pub(super) lost: bool,
+}
+
+/// Draws what becomes of things.
+pub(super) struct Faults {
+    pub(super) rates: FaultRates,
+    draw: Draw,
+}
+
+impl Faults {
+    pub(super) fn new(rates: FaultRates, seed: u64) -> Self {
+        Self { rates, draw: Draw::new(seed) }
+    }
+
+    pub(super) fn plan(&mut self, transfer: &Transfer) -> Plan {
+        let micros = if self.draw.per_mille(self.rates.slow) {
+            1_000_000 + self.draw.below(4_000_000)
+        } else {
+            100 + self.draw.below(40_000)
+        };
+        let lost = self.draw.per_mille(self.rates.lost);
+        // Of the transfers nobody hears of, half did all they should have done.
+        let nothing_done = lost && self.draw.percent(50);
+        let fates = transfer.items.iter().map(|item| self.fate(item, nothing_done)).collect();
+        Plan { lands_after: Duration::from_micros(micros.into()), fates, lost }
+    }
+
+    fn fate(&mut self, item: &TransferItem, nothing_done: bool) -> Fate {
+        if nothing_done {
+            return Fate::Fails(FailureKind::NotDone);
+        }
+        if !self.draw.per_mille(self.rates.item_fails) {
+            return Fate::Lands;
+        }
+        let kind = match self.draw.below(4) {
+            // Only what is checked on reading can turn out lost.
+            0 if matches!(item.from, End::Nvme(_) | End::Object) => FailureKind::SourceLost,
+            0 | 1 if item.from != item.to => FailureKind::SourceFailed,
+            2 => FailureKind::NotDone,
+            _ => FailureKind::TargetFailed,
+        };
+        Fate::Fails(kind)
+    }
+
+    pub(super) fn erase_succeeds(&mut self) -> bool {
+        !self.draw.per_mille(self.rates.erase_fails)
+    }
+
+    pub(super) fn client_dies(&mut self) -> bool {
+        self.draw.per_mille(self.rates.client_dies)
+    }
+
+    pub(super) fn client_errs(&mut self) -> bool {
+        self.draw.per_mille(self.rates.client_errs)
+    }
+
+    pub(super) fn crashes(&mut self) -> bool {
+        self.draw.per_mille(self.rates.crash)
+    }
+
+    /// Any number, for choices that are faults' to make.
+    pub(super) fn any(&mut self) -> u32 {
+        self.draw.below(u32::MAX)
+    }
+}

@@ -1,0 +1,158 @@
+//! Replays a workload against the manager alone: what would have been found where.
+//!
+//! One engine with a pool without end asks, loads what is found, and stores the rest. Never keeps
+//! what blocks hold: `world` does that, for fewer requests.
+
+mod engine;
+mod links;
+
+use crate::domain::namespace::{KvShape, Namespace};
+use crate::domain::tier::Tier;
+use crate::domain::units::{CHUNK_BYTES, PAGE_BYTES};
+use crate::manager::{ManagerConfig, PolicyName, TierConfig};
+use crate::movement::{Link, LinkLimits};
+use crate::workload::Request;
+
+use engine::Engine;
+
+/// The most blocks a simulated tier can hold: what its addresses reach.
+pub const CAPACITY_BLOCKS_MAX: u64 =
+    crate::domain::slots::TIER_BYTES_MAX / CHUNK_BYTES * slots_per_chunk(FRAME_BYTES);
+
+/// Simulated blocks are one page: their length matters only for how long copies take, and for that
+/// [`ReplayConfig::block_bytes`] counts.
+const PAYLOAD_BYTES: u32 = 4096;
+const FRAME_BYTES: u64 = 2 * PAGE_BYTES as u64;
+
+const fn slots_per_chunk(slot_bytes: u64) -> u64 {
+    CHUNK_BYTES / slot_bytes
+}
+
+/// What is simulated.
+#[derive(Clone, Debug)]
+pub struct ReplayConfig {
+    /// Each tier's capacity in blocks; zero when the tier is absent. At most
+    /// [`CAPACITY_BLOCKS_MAX`].
+    pub capacity_blocks: [u64; Tier::COUNT],
+    pub policy: PolicyName,
+    pub block_tokens: u32,
+    /// Separates the keys of one simulation from those of another; figures don't depend on it.
+    pub seed: u64,
+    pub pace: Pace,
+}
+
+/// When things happen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    /// A request's blocks are there at its arrival and copies take no time, as in reference
+    /// simulators.
+    Instant,
+    /// Copies of blocks of so many bytes take their time on the links, and a request's blocks are
+    /// stored when it has been answered.
+    Timed { block_bytes: u64 },
+}
+
+/// What came of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ReplayOutcome {
+    pub requests: u64,
+    pub input_tokens: u64,
+    /// Input tokens found in each tier at arrival, the fastest counting.
+    pub hit_tokens: [u64; Tier::COUNT],
+    /// Blocks that left each tier because room was needed.
+    pub evicted_blocks: [u64; Tier::COUNT],
+}
+
+impl ReplayOutcome {
+    #[must_use]
+    pub fn hit_tokens_total(&self) -> u64 {
+        self.hit_tokens.iter().sum()
+    }
+
+    /// Found tokens over input tokens; zero when there was no input.
+    #[must_use]
+    pub fn hit_ratio(&self) -> f64 {
+        ratio(self.hit_tokens_total(), self.input_tokens)
+    }
+}
+
+/// `part` over `whole`, or zero if there is no whole.
+#[must_use]
+#[expect(clippy::cast_precision_loss, reason = "a ratio is shown with a few digits")]
+pub fn ratio(part: u64, whole: u64) -> f64 {
+    if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
+}
+
+/// A running replay: feed it requests in time order, then finish.
+pub struct Replay {
+    engine: Engine,
+    outcome: ReplayOutcome,
+    block_tokens: u64,
+}
+
+impl Replay {
+    #[must_use]
+    pub fn new(config: &ReplayConfig) -> Self {
+        Self {
+            engine: Engine::new(manager_config(config), namespace(), config.seed, config.pace),
+            outcome: ReplayOutcome::default(),
+            block_tokens: u64::from(config.block_tokens),
+        }
+    }
+
+    /// Takes one request, not earlier than the one before.
+    pub fn request(&mut self, request: &Request) {
+        let runs = self.engine.request(request);
+        self.outcome.requests += 1;
+        let mut left = u64::from(request.input_tokens);
+        self.outcome.input_tokens += left;
+        for run in runs {
+            // The last block may be partial, so a hit never counts more than the input had.
+            let tokens = (u64::from(run.blocks) * self.block_tokens).min(left);
+            self.outcome.hit_tokens[run.tier.index()] += tokens;
+            left -= tokens;
+        }
+    }
+
+    /// Lets everything under way end, and says what came of it.
+    #[must_use]
+    pub fn finish(mut self) -> ReplayOutcome {
+        let status = self.engine.finish();
+        self.outcome.evicted_blocks = status.tiers.map(|tier| tier.evicted_copies);
+        self.outcome
+    }
+}
+
+fn manager_config(config: &ReplayConfig) -> ManagerConfig {
+    let tiers = Tier::ALL.map(|tier| {
+        let slots_max = config.capacity_blocks[tier.index()].min(CAPACITY_BLOCKS_MAX);
+        let chunks = slots_max.div_ceil(slots_per_chunk(FRAME_BYTES));
+        let capacity_bytes = chunks * CHUNK_BYTES;
+        (slots_max > 0).then_some(TierConfig { capacity_bytes, slots_max, recovers: false })
+    });
+    // One engine does what in life many do, so its bounds are those of all of them.
+    let many = 1 << 20;
+    ManagerConfig {
+        links: [LinkLimits { in_flight_max: 8, queued_max: many }; Link::COUNT],
+        policy: config.policy,
+        leases_max: many,
+        ops_per_client_max: many,
+        waiting_blocks_max: many,
+        ..ManagerConfig::with_tiers(tiers)
+    }
+}
+
+fn namespace() -> Namespace {
+    Namespace {
+        model: "simulated".into(),
+        revision: String::new(),
+        dtype: "u8".into(),
+        layout: "NHD".into(),
+        shape: KvShape { layers: 1, planes: 1, page_bytes: PAYLOAD_BYTES },
+        block_tokens: 1,
+        shard_count: 1,
+        hash_scheme: "id".into(),
+        hash_bytes: 16,
+        tenant_salt: Vec::new(),
+    }
+}

@@ -1,0 +1,64 @@
+//! A node in virtual time: one manager, the machine it believes in, clients, and faults.
+//!
+//! Everything that happens comes off one timeline, so a seed gives the same run every time. After
+//! every step all invariants are checked; the first violation ends the run and names its seed.
+
+mod core;
+mod run;
+
+use crate::domain::units::Time;
+use crate::manager::Manager;
+use crate::manager::api::{Effect, Event};
+
+pub(super) use core::Core;
+pub use run::run;
+
+/// What is simulated: the manager, or something that pretends to be one.
+pub trait Subject {
+    fn step(&mut self, now: Time, event: Event, effects: &mut Vec<Effect>);
+
+    /// # Errors
+    /// The first broken invariant, in a sentence.
+    fn check(&self) -> Result<(), String>;
+}
+
+impl Subject for Manager {
+    fn step(&mut self, now: Time, event: Event, effects: &mut Vec<Effect>) {
+        Self::step(self, now, event, effects);
+    }
+
+    fn check(&self) -> Result<(), String> {
+        self.check_invariants()
+    }
+}
+
+/// The manager, or this simulation, broke a rule.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error(
+    "{level} seed {seed}, step {step} at {} ms: {what}\n    \
+     replay it with: SIM_LEVEL={level} SIM_SEED={seed} cargo test --test sim one_seed -- --nocapture",
+    at.millis()
+)]
+pub struct Violation {
+    pub level: super::scenario::Level,
+    pub seed: u64,
+    pub step: u64,
+    pub at: Time,
+    pub what: String,
+}
+
+/// A run that kept every rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunReport {
+    /// BLAKE3 over every event and every effect.
+    pub digest: String,
+    pub steps: u64,
+    pub transfers: u64,
+    /// Blocks that loads delivered, and blocks that loads and stores reported as failed.
+    pub loaded_blocks: u64,
+    pub failed_blocks: u64,
+    pub crashes: u64,
+    pub clients: u64,
+    /// Frames that scans found after crashes.
+    pub found_frames: u64,
+}

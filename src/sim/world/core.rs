@@ -1,0 +1,237 @@
+//! The manager and its machine: performs effects, and checks after every step.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::domain::tier::Tier;
+use crate::domain::units::Time;
+use crate::manager::ManagerConfig;
+use crate::manager::api::{
+    ClientId, Command, Completion, Effect, Event, FailureKind, ItemFailure, Reply, ReplyTag,
+    Status, Transfer, TransferId,
+};
+use crate::sim::checker::Checker;
+use crate::sim::digest::Digest;
+use crate::sim::faults::{Faults, Plan, WATCHDOG};
+use crate::sim::machine::{Checked, Machine};
+use crate::sim::scenario::Scenario;
+use crate::sim::timeline::Timeline;
+use crate::tiers::store::{FoundFrame, Place};
+use crate::workload::draw::Draw;
+
+use super::Subject;
+
+/// What happens later.
+pub(in crate::sim) enum Due {
+    /// A client does its next thing.
+    Wake(usize),
+    /// A transfer's copies happen; the manager hears of it unless that is lost.
+    Land(TransferId),
+    /// The watchdog gives a transfer up.
+    GiveUp(TransferId),
+    Erased {
+        tier: Tier,
+        place: Option<Place>,
+        key: crate::domain::block::Key,
+        done: bool,
+    },
+    Tick,
+    Found(Box<FoundFrame>),
+    ScanDone(Tier),
+}
+
+/// How long a scan takes after the power came back.
+const SCAN: Duration = Duration::from_millis(200);
+
+struct Flight {
+    transfer: Transfer,
+    plan: Plan,
+}
+
+/// Everything but the clients.
+pub(in crate::sim) struct Core<S> {
+    pub(in crate::sim) scenario: Scenario,
+    subject: S,
+    make: fn(ManagerConfig) -> S,
+    pub(in crate::sim) now: Time,
+    pub(in crate::sim) timeline: Timeline<Due>,
+    pub(in crate::sim) machine: Machine,
+    pub(in crate::sim) checker: Checker,
+    pub(in crate::sim) faults: Faults,
+    /// For what clients choose; faults draw from their own, so that they don't change the work.
+    pub(in crate::sim) draw: Draw,
+    flights: BTreeMap<TransferId, Flight>,
+    /// Completions that no client has taken yet.
+    pub(in crate::sim) told: Vec<(ClientId, Completion)>,
+    effects: Vec<Effect>,
+    digest: Digest,
+    tags: u64,
+    pub(super) steps: u64,
+    pub(super) transfers: u64,
+    pub(super) crashes: u64,
+    pub(super) found_frames: u64,
+    pub(in crate::sim) clients: u64,
+}
+
+impl<S: Subject> Core<S> {
+    pub(super) fn new(scenario: Scenario, make: fn(ManagerConfig) -> S) -> Self {
+        let seed = scenario.seed;
+        Self {
+            subject: make(scenario.config.clone()),
+            make,
+            now: Time::from_millis(1_000),
+            timeline: Timeline::default(),
+            machine: Machine::default(),
+            checker: Checker::default(),
+            faults: Faults::new(scenario.faults, !seed),
+            draw: Draw::new(seed),
+            flights: BTreeMap::new(),
+            told: Vec::new(),
+            effects: Vec::new(),
+            digest: Digest::default(),
+            tags: 0,
+            steps: 0,
+            transfers: 0,
+            crashes: 0,
+            found_frames: 0,
+            clients: 0,
+            scenario,
+        }
+    }
+
+    pub(super) fn digest(&self) -> String {
+        self.digest.hex()
+    }
+
+    /// Whether anything is copied or erased.
+    pub(super) fn moves(&self) -> bool {
+        !self.flights.is_empty() || !self.machine.is_quiet()
+    }
+
+    /// Asks the manager; exactly one reply must come, in the same step.
+    pub(in crate::sim) fn ask(&mut self, client: ClientId, command: Command) -> Checked<Reply> {
+        self.tags += 1;
+        let tag = ReplyTag(self.tags);
+        let mut replies = self.step(Event::Command { tag, client, command })?;
+        match (replies.pop(), replies.is_empty()) {
+            (Some((answered, reply)), true) if answered == tag => Ok(reply),
+            (reply, _) => Err(format!("{tag:?} was answered by {reply:?} and {replies:?}")),
+        }
+    }
+
+    /// Tells the manager something that has no answer.
+    pub(in crate::sim) fn tell(&mut self, event: Event) -> Checked {
+        let replies = self.step(event)?;
+        if replies.is_empty() { Ok(()) } else { Err(format!("{replies:?} answer no command")) }
+    }
+
+    pub(super) fn status(&mut self) -> Checked<Box<Status>> {
+        match self.ask(ClientId(0), Command::Status)? {
+            Reply::Status(status) => Ok(status),
+            other => Err(format!("the answer to Status was {other:?}")),
+        }
+    }
+
+    fn step(&mut self, event: Event) -> Checked<Vec<(ReplyTag, Reply)>> {
+        self.steps += 1;
+        self.digest.add(&(self.now, &event));
+        let mut effects = std::mem::take(&mut self.effects);
+        self.subject.step(self.now, event, &mut effects);
+        let mut replies = Vec::new();
+        for effect in effects.drain(..) {
+            self.digest.add(&effect);
+            if let Effect::Reply { tag, reply } = effect {
+                replies.push((tag, reply));
+            } else {
+                self.perform(effect)?;
+            }
+        }
+        self.effects = effects;
+        self.subject.check()?;
+        Ok(replies)
+    }
+
+    fn perform(&mut self, effect: Effect) -> Checked {
+        match effect {
+            Effect::Reply { .. } => unreachable!("the caller keeps replies"),
+            Effect::Complete { client, completion } => {
+                if self.checker.hear(client, &completion, self.now, &self.machine)? {
+                    self.told.push((client, completion));
+                }
+                Ok(())
+            }
+            Effect::Start(transfer) => self.start(transfer),
+            Effect::Erase { tier, place, key, .. } => {
+                self.machine.begin_erase(tier, place, key)?;
+                let done = self.faults.erase_succeeds();
+                let after = Duration::from_micros(u64::from(self.faults.any() % 30_000));
+                self.timeline.add(self.now + after, Due::Erased { tier, place, key, done });
+                Ok(())
+            }
+            Effect::PoolFreed { pool, .. } => self.machine.free_pool(pool),
+        }
+    }
+
+    fn start(&mut self, transfer: Transfer) -> Checked {
+        self.transfers += 1;
+        self.machine.begin(&transfer)?;
+        let (id, plan) = (transfer.id, self.faults.plan(&transfer));
+        self.timeline.add(self.now + plan.lands_after, Due::Land(id));
+        if plan.lost {
+            self.timeline.add(self.now + WATCHDOG, Due::GiveUp(id));
+        }
+        match self.flights.insert(id, Flight { transfer, plan }) {
+            None => Ok(()),
+            Some(_) => Err(format!("{id:?} was started twice")),
+        }
+    }
+
+    pub(super) fn land(&mut self, id: TransferId) -> Checked {
+        let flight = self.flights.get(&id).expect("what lands was started");
+        let failed = self.machine.land(&flight.transfer, &flight.plan.fates)?;
+        if flight.plan.lost { Ok(()) } else { self.end(id, failed) }
+    }
+
+    pub(super) fn give_up(&mut self, id: TransferId) -> Checked {
+        let items = self.flights.get(&id).map_or(0, |flight| flight.transfer.items.len());
+        let items = u32::try_from(items).expect("transfers are bounded");
+        let not_done = |item| ItemFailure { item, kind: FailureKind::NotDone };
+        self.end(id, (0..items).map(not_done).collect())
+    }
+
+    fn end(&mut self, id: TransferId, failed: Vec<ItemFailure>) -> Checked {
+        let flight = self.flights.remove(&id).expect("a transfer ends once");
+        self.machine.end(&flight.transfer);
+        self.tell(Event::TransferDone { transfer: id, failed })
+    }
+
+    /// The node loses power and starts again, with what `NVMe` kept.
+    pub(super) fn crash(&mut self) {
+        self.crashes += 1;
+        let faults = &mut self.faults;
+        let may_tear = !self.scenario.keeps_everything;
+        let mut found = self.machine.crash(may_tear, || faults.any());
+        self.checker.crashed(&found, self.now + SCAN);
+        self.timeline = Timeline::default();
+        self.flights.clear();
+        self.told.clear();
+        let mut config = self.scenario.config.clone();
+        let scans = config.tiers[Tier::Nvme.index()].is_some();
+        if let Some(nvme) = &mut config.tiers[Tier::Nvme.index()] {
+            nvme.recovers = true;
+        }
+        self.subject = (self.make)(config);
+        self.found_frames += found.len() as u64;
+        // A scan reports in no order.
+        while !found.is_empty() {
+            let at = self.faults.any() as usize % found.len();
+            let frame = Box::new(found.swap_remove(at));
+            let after = SCAN / 100 * (self.faults.any() % 100);
+            self.timeline.add(self.now + after, Due::Found(frame));
+        }
+        if scans {
+            self.timeline.add(self.now + SCAN, Due::ScanDone(Tier::Nvme));
+        }
+        self.timeline.add(self.now, Due::Tick);
+    }
+}

@@ -1,0 +1,236 @@
+//! The one place in the suite that knows the store's API: makes blocks, runs operations, compares.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::time::Duration;
+
+use crate::domain::block::Key;
+use crate::domain::retention::RetentionRecord;
+use crate::domain::tier::Tier;
+use crate::domain::units::{CHUNK_BYTES, Time};
+use crate::tiers::frame::{self, HEADER_BYTES, HEADER_SPAN_BYTES, HeaderDraft};
+use crate::tiers::store::{FrameMeta, FrameSpan, Place, StoreError, StoreOp, TierStore};
+
+use super::{Fixture, STAGING_FRAME_BYTES, STAGING_FRAMES};
+
+/// Long enough for a loaded machine; a store that takes longer has lost the operation.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+/// What untouched staging memory holds.
+const GUARD: u8 = 0xee;
+
+/// A block of the suite: its number decides its key and its bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Block {
+    pub(super) number: u32,
+    pub(super) payload_bytes: u32,
+}
+
+impl Block {
+    pub(super) fn key(self) -> Key {
+        let name = [self.number.to_le_bytes(), self.payload_bytes.to_le_bytes()].concat();
+        super::namespace(self.payload_bytes).digest().key(&name)
+    }
+
+    fn draft(self) -> HeaderDraft {
+        let namespace = super::namespace(self.payload_bytes).digest();
+        let parent = (self.number % 2 == 1).then(|| namespace.key(b"parent"));
+        let created_at = Time { micros: 1_700_000_000_000_000 + u64::from(self.number) };
+        let record = RetentionRecord { priority: 70, ..RetentionRecord::default() };
+        let position = self.number;
+        let meta = FrameMeta { key: self.key(), parent, position, created_at, record };
+        HeaderDraft { namespace, meta, payload_bytes: self.payload_bytes.into(), node_id: [5; 16] }
+    }
+
+    /// Bytes that differ between any two blocks and any two words of one.
+    fn fill_payload(self, payload: &mut [u8]) {
+        let seed = u64::from(self.number) << 32 | u64::from(self.payload_bytes);
+        for (index, word) in payload.chunks_exact_mut(8).enumerate() {
+            let mixed = (seed ^ (index as u64) << 16).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            word.copy_from_slice(&mixed.to_le_bytes());
+        }
+    }
+
+    fn frame_bytes(self) -> u32 {
+        super::slot_bytes(Tier::Dram, self.payload_bytes)
+    }
+}
+
+/// How an operation ended, without its words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ended {
+    Ok,
+    Busy,
+    Missing,
+    Corrupt,
+    Io,
+    TierLost,
+}
+
+impl From<&Result<(), StoreError>> for Ended {
+    fn from(result: &Result<(), StoreError>) -> Self {
+        match result {
+            Ok(()) => Self::Ok,
+            Err(StoreError::Busy) => Self::Busy,
+            Err(StoreError::Missing(_)) => Self::Missing,
+            Err(StoreError::Corrupt(_)) => Self::Corrupt,
+            Err(StoreError::Io { .. }) => Self::Io,
+            Err(StoreError::TierLost(_)) => Self::TierLost,
+        }
+    }
+}
+
+/// An operation under way.
+pub(super) struct Pending(Receiver<Result<(), StoreError>>);
+
+impl Pending {
+    pub(super) fn start(store: &dyn TierStore, op: StoreOp) -> Self {
+        let (tell, told) = sync_channel(1);
+        store.submit(op, Box::new(move |result| tell.send(result).unwrap_or_default()));
+        Self(told)
+    }
+
+    pub(super) fn wait(self) -> Result<(), StoreError> {
+        match self.0.recv_timeout(PATIENCE) {
+            Ok(result) => result,
+            Err(RecvTimeoutError::Timeout) => panic!("`done` was not called in {PATIENCE:?}"),
+            Err(RecvTimeoutError::Disconnected) => panic!("`done` was dropped without a call"),
+        }
+    }
+}
+
+pub(super) struct Rig {
+    pub(super) fixture: Fixture,
+    staging_offset: u64,
+}
+
+impl Rig {
+    pub(super) fn new(fixture: Fixture) -> Self {
+        let staging_bytes = u64::from(STAGING_FRAMES) * u64::from(STAGING_FRAME_BYTES);
+        let staging_offset = fixture.arena.len_bytes().checked_sub(staging_bytes);
+        Self { fixture, staging_offset: staging_offset.expect("the arena is contract::arena()") }
+    }
+
+    pub(super) fn tier(&self) -> Tier {
+        self.fixture.store.tier()
+    }
+
+    pub(super) fn store(&self) -> &Arc<dyn TierStore> {
+        &self.fixture.store
+    }
+
+    /// The place of slot `slot` in chunk `chunk`, whose slots fit `payload_bytes`.
+    pub(super) fn place(&self, chunk: u64, slot: u32, payload_bytes: u32) -> Place {
+        let slot_bytes = super::slot_bytes(self.tier(), payload_bytes);
+        let place = Place {
+            offset: chunk * CHUNK_BYTES + u64::from(slot) * u64::from(slot_bytes),
+            slot_bytes,
+        };
+        assert!(place.offset % CHUNK_BYTES + u64::from(slot_bytes) <= CHUNK_BYTES);
+        place
+    }
+
+    /// The staging frame `index`, cut for `block`.
+    pub(super) fn span(&self, index: u32, block: Block) -> FrameSpan {
+        assert!(index < STAGING_FRAMES);
+        let offset = self.staging_offset + u64::from(index) * u64::from(STAGING_FRAME_BYTES);
+        FrameSpan { offset, bytes: block.frame_bytes() }
+    }
+
+    /// Makes the block's frame in staging frame `index`.
+    pub(super) fn fill(&self, index: u32, block: Block) -> FrameSpan {
+        let span = self.span(index, block);
+        // SAFETY: the suite gives a staging frame to one operation at a time.
+        let bytes = unsafe { self.fixture.arena.bytes_mut(span) };
+        block.fill_payload(&mut bytes[HEADER_BYTES..]);
+        frame::seal(bytes, block.draft());
+        span
+    }
+
+    /// Makes staging frame `index` ready to be read into: guard bytes there and behind it.
+    pub(super) fn blank(&self, index: u32, block: Block) -> FrameSpan {
+        let span = self.span(index, block);
+        // SAFETY: as in `fill`.
+        unsafe { self.fixture.arena.bytes_mut(guarded(span)) }.fill(GUARD);
+        span
+    }
+
+    /// Whether staging frame `index` holds the block, header and payload, and nothing behind it was
+    /// touched.
+    pub(super) fn holds(&self, index: u32, block: Block) -> bool {
+        let span = self.span(index, block);
+        // SAFETY: as in `fill`; no operation is under way on this frame.
+        let found = unsafe { self.fixture.arena.bytes(guarded(span)) };
+        let spare = self.fill(STAGING_FRAMES - 1, block);
+        // SAFETY: as above; the last frame is used only here.
+        let wanted = unsafe { self.fixture.arena.bytes(spare) };
+        let used = HEADER_BYTES + block.payload_bytes as usize;
+        found[..used] == wanted[..used]
+            && found[span.bytes as usize..].iter().all(|byte| *byte == GUARD)
+    }
+
+    pub(super) fn write(&self, block: Block, place: Place) -> Ended {
+        let frame = self.fill(0, block);
+        self.run(|| StoreOp::Write { key: block.key(), place, frame })
+    }
+
+    /// Reads, and checks the bytes of what ends as `Ok`.
+    pub(super) fn read(&self, block: Block, place: Place) -> Ended {
+        let frame = self.blank(1, block);
+        let ended = self.run(|| StoreOp::Read { key: block.key(), place, frame });
+        assert!(ended != Ended::Ok || self.holds(1, block), "{block:?} came back with other bytes");
+        ended
+    }
+
+    pub(super) fn erase(&self, block: Block, place: Place) -> Ended {
+        self.run(|| StoreOp::Erase { key: block.key(), place })
+    }
+
+    /// Runs an operation alone: a store that is busy with nothing to do never gets better.
+    fn run(&self, op: impl Fn() -> StoreOp) -> Ended {
+        let result = Pending::start(&*self.fixture.store, op()).wait();
+        (&result).into()
+    }
+
+    /// Restarts the store; false if it is none that remembers.
+    pub(super) fn restart(&mut self) -> bool {
+        let Some(restart) = &mut self.fixture.restart else { return false };
+        let gone = Arc::new(Gone(self.fixture.store.tier()));
+        let old = std::mem::replace(&mut self.fixture.store, gone);
+        self.fixture.store = restart(old);
+        true
+    }
+
+    /// The keys that a scan finds, sorted, each with its place unless the tier has none.
+    pub(super) fn scan(&self) -> Vec<(Key, Option<Place>)> {
+        let mut found = Vec::new();
+        let by_key = self.tier() == Tier::Object;
+        self.fixture
+            .store
+            .scan(&mut |frame| {
+                let place = (!by_key).then_some(frame.place);
+                found.push((frame.header.meta.key, place));
+            })
+            .expect("a store that was just opened can be scanned");
+        found.sort_unstable();
+        found
+    }
+}
+
+/// The span and the page behind it, which nobody may touch.
+fn guarded(span: FrameSpan) -> FrameSpan {
+    FrameSpan { bytes: span.bytes + HEADER_SPAN_BYTES, ..span }
+}
+
+/// Stands where a store was while it restarts.
+struct Gone(Tier);
+
+impl TierStore for Gone {
+    fn tier(&self) -> Tier {
+        self.0
+    }
+
+    fn submit(&self, _op: StoreOp, done: crate::tiers::store::Done) {
+        done(Err(StoreError::TierLost("restarting".into())));
+    }
+}

@@ -1,0 +1,132 @@
+//! A store whose operations are counted and timed.
+//!
+//! Never changes an operation or its answer.
+
+use std::sync::Arc;
+
+use metrics::{Counter, Histogram, counter, histogram};
+
+use crate::domain::tier::Tier;
+use crate::env::Stopwatch;
+use crate::tiers::store::{Done, FoundFrame, StoreError, StoreOp, TierStore};
+
+/// How long operations took, in seconds, by tier and op.
+pub const OP_SECONDS: &str = "terrace_tier_op_seconds";
+/// Bytes of frames moved by operations that ended well, by tier and op.
+pub const BYTES_TOTAL: &str = "terrace_tier_bytes_total";
+/// Operations that failed, by tier and op.
+pub const ERRORS_TOTAL: &str = "terrace_tier_errors_total";
+
+/// A measured store. Make it after the recorder of metrics is installed: what it reports to is
+/// settled then.
+pub struct Metered {
+    store: Arc<dyn TierStore>,
+    writes: Arc<Meter>,
+    reads: Arc<Meter>,
+    erases: Arc<Meter>,
+}
+
+struct Meter {
+    seconds: Histogram,
+    bytes: Counter,
+    errors: Counter,
+}
+
+impl Metered {
+    #[must_use]
+    pub fn new(store: Arc<dyn TierStore>) -> Self {
+        metrics::describe_histogram!(
+            OP_SECONDS,
+            metrics::Unit::Seconds,
+            "how long operations on a tier's store took"
+        );
+        metrics::describe_counter!(
+            BYTES_TOTAL,
+            metrics::Unit::Bytes,
+            "bytes of frames moved to and from a tier's store"
+        );
+        metrics::describe_counter!(ERRORS_TOTAL, "operations on a tier's store that failed");
+        let tier = store.tier().name();
+        let meter = |op: &'static str| {
+            Arc::new(Meter {
+                seconds: histogram!(OP_SECONDS, "tier" => tier, "op" => op),
+                bytes: counter!(BYTES_TOTAL, "tier" => tier, "op" => op),
+                errors: counter!(ERRORS_TOTAL, "tier" => tier, "op" => op),
+            })
+        };
+        Self { store, writes: meter("write"), reads: meter("read"), erases: meter("erase") }
+    }
+}
+
+impl TierStore for Metered {
+    fn tier(&self) -> Tier {
+        self.store.tier()
+    }
+
+    fn submit(&self, op: StoreOp, done: Done) {
+        let (meter, bytes) = match op {
+            StoreOp::Write { frame, .. } => (&self.writes, frame.bytes),
+            StoreOp::Read { frame, .. } => (&self.reads, frame.bytes),
+            StoreOp::Erase { .. } => (&self.erases, 0),
+        };
+        let (meter, watch) = (Arc::clone(meter), Stopwatch::start());
+        let measured = move |result: Result<(), StoreError>| {
+            meter.seconds.record(watch.elapsed().as_secs_f64());
+            match &result {
+                Ok(()) => meter.bytes.increment(bytes.into()),
+                Err(_) => meter.errors.increment(1),
+            }
+            done(result);
+        };
+        self.store.submit(op, Box::new(measured));
+    }
+
+    fn scan(&self, found: &mut dyn FnMut(FoundFrame)) -> Result<(), StoreError> {
+        self.store.scan(found)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tiers::contract::{self, Fixture};
+    use crate::tiers::memory::MemoryStore;
+    use crate::tiers::sample::{self, Sample};
+
+    #[test]
+    fn keeps_the_contract() {
+        contract::check_store(|| {
+            let arena = contract::arena(0);
+            let inside = Arc::new(MemoryStore::new(Tier::Nvme, Arc::clone(&arena)));
+            let store = Arc::new(Metered::new(Arc::clone(&inside) as _));
+            let flip = move |key, place, byte| inside.flip_bit(key, place, byte);
+            Fixture::new(arena, store).corrupted_by(flip)
+        });
+    }
+
+    #[test]
+    fn operations_bytes_and_errors_are_counted_by_tier_and_op() {
+        let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+        let arena = sample::arena();
+        let inside = Arc::new(MemoryStore::new(Tier::Nvme, Arc::clone(&arena)));
+        let store = metrics::with_local_recorder(&recorder, || Metered::new(inside));
+        let block = Sample { number: 1, payload_bytes: 20_000 };
+        let (here, nowhere) = (block.place(0, 0), block.place(0, 1));
+        sample::write(&store, &arena, block, here).unwrap();
+        sample::read(&store, &arena, block, here).unwrap();
+        sample::read(&store, &arena, block, nowhere).unwrap_err();
+        sample::run(&store, StoreOp::Erase { key: block.key(), place: here }).unwrap();
+        let shown = recorder.handle().render();
+        let frame_bytes = block.frame_bytes();
+        for line in [
+            format!("terrace_tier_bytes_total{{tier=\"nvme\",op=\"write\"}} {frame_bytes}"),
+            format!("terrace_tier_bytes_total{{tier=\"nvme\",op=\"read\"}} {frame_bytes}"),
+            "terrace_tier_errors_total{tier=\"nvme\",op=\"read\"} 1".into(),
+            "terrace_tier_errors_total{tier=\"nvme\",op=\"write\"} 0".into(),
+            "terrace_tier_op_seconds_count{tier=\"nvme\",op=\"read\"} 2".into(),
+            "terrace_tier_op_seconds_count{tier=\"nvme\",op=\"erase\"} 1".into(),
+        ] {
+            assert!(shown.contains(&line), "no line `{line}` in\n{shown}");
+        }
+    }
+}

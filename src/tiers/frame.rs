@@ -1,0 +1,197 @@
+//! Frames: a block's bytes as they are stored. One 4 KiB header page, then the payload.
+//!
+//! The same bytes stand in DRAM, on NVMe and in an object's body, so moving a block is copying a
+//! frame. `docs/frame.md` draws the header byte by byte.
+//!
+//! Never panics on bytes read back, whatever they are, and never calls a frame whole whose header,
+//! key or payload is not what was written.
+
+mod layout;
+#[cfg(test)]
+mod tests;
+
+use crate::domain::block::Key;
+use crate::domain::namespace::NamespaceDigest;
+use crate::domain::units::page_align;
+
+use super::store::{FrameMeta, StoreError};
+
+/// The header page, in bytes.
+pub const HEADER_BYTES: usize = crate::domain::units::PAGE_BYTES;
+
+/// [`HEADER_BYTES`], as spans count.
+pub const HEADER_SPAN_BYTES: u32 = 4096;
+const _: () = assert!(HEADER_SPAN_BYTES as usize == HEADER_BYTES);
+
+/// The format that this program writes, and the only one that it reads.
+pub const FORMAT_VERSION: u32 = 1;
+
+/// A frame's header, decoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FrameHeader {
+    pub namespace: NamespaceDigest,
+    pub meta: FrameMeta,
+    pub payload_bytes: u64,
+    /// CRC-64/NVME over the payload.
+    pub payload_checksum: u64,
+    /// The node that wrote the frame.
+    pub node_id: [u8; 16],
+}
+
+/// A header whose payload has not been summed yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeaderDraft {
+    pub namespace: NamespaceDigest,
+    pub meta: FrameMeta,
+    pub payload_bytes: u64,
+    pub node_id: [u8; 16],
+}
+
+/// Why a page is not a header of ours, named by what the caller does next.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FrameError {
+    /// Nothing is stored here.
+    #[error("{0}")]
+    Missing(&'static str),
+    /// The bytes are not what was written: drop this copy.
+    #[error("{0}")]
+    Corrupt(String),
+    /// A whole header of another format: leave it alone, and tell the operator.
+    #[error(
+        "frame format {found} is not known to this program, which reads format {FORMAT_VERSION}: \
+         start the version of terrace that wrote it, or give this one an empty folder or prefix"
+    )]
+    UnsupportedVersion { found: u32 },
+}
+
+impl From<FrameError> for StoreError {
+    /// A frame of another format can't be served, so for one copy it counts as corrupt; a scan that
+    /// must tell the two apart calls [`FrameHeader::parse`].
+    fn from(error: FrameError) -> Self {
+        match error {
+            FrameError::Missing(why) => Self::Missing(why.into()),
+            FrameError::Corrupt(why) => Self::Corrupt(why),
+            FrameError::UnsupportedVersion { .. } => Self::Corrupt(error.to_string()),
+        }
+    }
+}
+
+impl FrameHeader {
+    /// Writes the header page, every byte of it.
+    pub fn encode(&self, page: &mut [u8; HEADER_BYTES]) {
+        layout::encode(self, page);
+    }
+
+    /// Reads the first [`HEADER_BYTES`] of `page`; total over any bytes of any length.
+    ///
+    /// # Errors
+    /// Named by what the caller does next.
+    pub fn parse(page: &[u8]) -> Result<Self, FrameError> {
+        layout::decode(page)
+    }
+
+    /// [`Self::parse`] with a store's errors: a header of another format is `Corrupt`.
+    ///
+    /// # Errors
+    /// `Missing` for a page that never held a frame (all zero) or was erased, `Corrupt` for
+    /// everything else.
+    pub fn decode(page: &[u8]) -> Result<Self, StoreError> {
+        Ok(Self::parse(page)?)
+    }
+
+    /// The frame's length with its payload in whole pages: what a slot must hold.
+    #[must_use]
+    pub const fn frame_bytes(&self) -> u64 {
+        HEADER_BYTES as u64 + page_align(self.payload_bytes)
+    }
+
+    /// Checks that this is `key`'s header and that `payload` (which may be longer: the rest is
+    /// padding) is the one that was summed.
+    ///
+    /// # Errors
+    /// `Corrupt` when either is not so.
+    pub fn verify_payload(&self, key: Key, payload: &[u8]) -> Result<(), StoreError> {
+        self.verify_key(key)?;
+        let payload = usize::try_from(self.payload_bytes)
+            .ok()
+            .and_then(|bytes| payload.get(..bytes))
+            .ok_or_else(|| {
+                StoreError::Corrupt(format!(
+                    "its header says {} payload bytes, {} are here",
+                    self.payload_bytes,
+                    payload.len()
+                ))
+            })?;
+        let found = checksum(payload);
+        if found != self.payload_checksum {
+            return Err(StoreError::Corrupt(format!(
+                "the payload's checksum is {found:#018x}, its header says {:#018x}",
+                self.payload_checksum
+            )));
+        }
+        Ok(())
+    }
+
+    /// Checks that this is `key`'s header.
+    ///
+    /// # Errors
+    /// `Corrupt` when it is another block's.
+    pub fn verify_key(&self, key: Key) -> Result<(), StoreError> {
+        if self.meta.key == key {
+            return Ok(());
+        }
+        Err(StoreError::Corrupt(format!("the frame holds block {}, not {key}", self.meta.key)))
+    }
+}
+
+/// CRC-64/NVME, the checksum of headers and payloads.
+///
+/// Source: NVM Express NVM Command Set Specification 1.0, section 5.2.1.3.4.
+#[must_use]
+pub fn checksum(payload: &[u8]) -> u64 {
+    crc_fast::checksum(crc_fast::CrcAlgorithm::Crc64Nvme, payload)
+}
+
+/// Makes `frame` whole: sums the payload behind the header page, writes the header, and zeroes what
+/// follows the payload, so that no other block's bytes leave the machine as padding.
+///
+/// # Panics
+/// `frame` is shorter than the header page and the payload, or the payload's length is none that a
+/// namespace allows: whoever cut the frame is wrong.
+pub fn seal(frame: &mut [u8], draft: HeaderDraft) -> FrameHeader {
+    let (page, rest) =
+        frame.split_first_chunk_mut::<HEADER_BYTES>().expect("a frame holds a header page");
+    let payload_bytes =
+        usize::try_from(draft.payload_bytes).expect("a payload fits the address space");
+    let (payload, padding) =
+        rest.split_at_mut_checked(payload_bytes).expect("a frame holds its whole payload");
+    padding.fill(0);
+    let header = FrameHeader {
+        namespace: draft.namespace,
+        meta: draft.meta,
+        payload_bytes: draft.payload_bytes,
+        payload_checksum: checksum(payload),
+        node_id: draft.node_id,
+    };
+    header.encode(page);
+    header
+}
+
+/// Checks header, key and payload checksum of a whole frame.
+///
+/// # Errors
+/// `Missing` for a page that never held a frame (all zero) or was erased, `Corrupt` for everything
+/// else.
+pub fn verify(frame: &[u8], key: Key) -> Result<FrameHeader, StoreError> {
+    let header = FrameHeader::decode(frame)?;
+    // A header that decodes was read from a whole page, so the frame has one.
+    header.verify_payload(key, frame.get(HEADER_BYTES..).unwrap_or_default())?;
+    Ok(header)
+}
+
+/// The page that a store writes over a frame's header to erase the frame: it reads back as
+/// `Missing`, and tells an erased slot from one never used.
+#[must_use]
+pub fn erased_page() -> [u8; HEADER_BYTES] {
+    layout::erased()
+}

@@ -1,0 +1,79 @@
+//! What a device does: copies blocks between frames, pools and its own memory, on streams.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::tiers::store::{FrameSpan, Place, StoreError};
+
+use super::geometry::BlockGeometry;
+use super::pool::EnginePool;
+
+/// A device's queues. Copies on one stream run in order; streams run beside each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Stream {
+    /// From frames to the device.
+    Up,
+    /// From the device to frames.
+    Down,
+    /// Within the device.
+    Local,
+}
+
+impl Stream {
+    pub const ALL: [Self; 3] = [Self::Up, Self::Down, Self::Local];
+}
+
+/// One end of a copy.
+#[derive(Clone)]
+pub enum CopyEnd {
+    /// The payload of a frame in the arena. The header page is neither read nor written.
+    Frame(FrameSpan),
+    /// A slot of an engine's pool. The pool stays mapped until the copy is over.
+    Pool { pool: Arc<EnginePool>, slot: u32 },
+    /// A place in the device's own memory.
+    Tier(Place),
+}
+
+impl fmt::Debug for CopyEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Frame(span) => span.fmt(f),
+            Self::Pool { pool, slot } => write!(f, "slot {slot} of {:?}", pool.claim()),
+            Self::Tier(place) => place.fmt(f),
+        }
+    }
+}
+
+/// One block to copy, or the shard of it that a pool holds when an end is a pool.
+#[derive(Clone, Debug)]
+pub struct BlockCopy {
+    pub geometry: BlockGeometry,
+    pub from: CopyEnd,
+    pub to: CopyEnd,
+}
+
+/// A copy of a batch that did not land, by its index there.
+#[derive(Debug)]
+pub struct FailedCopy {
+    pub copy: usize,
+    /// `Busy`: the stream's queue is full. `Missing`: the source's place holds no such block.
+    /// `TierLost`: the device is gone. `Io`: the ends don't fit the copy, a caller's mistake.
+    pub error: StoreError,
+}
+
+/// Told once, from any thread, which copies of a batch failed, in rising order; the others landed.
+/// Must not block.
+pub type CopiesDone = Box<dyn FnOnce(Vec<FailedCopy>) + Send>;
+
+/// Copies blocks. The contract:
+/// - `submit` returns at once, and `done` is called exactly once, also when the device is dropped;
+/// - whoever submits keeps both ends' bytes to the copy until `done`, except that an engine may
+///   write to its pool at any time and gets torn bytes then;
+/// - a place read must have been written before with the same geometry, else the copy is `Missing`.
+pub trait Device: Send + Sync + 'static {
+    /// The device's own memory for blocks, in bytes; zero when there is none.
+    fn tier_bytes(&self) -> u64;
+
+    /// Copies `copies` in order on `stream`; `done` hears how they ended.
+    fn submit(&self, stream: Stream, copies: Vec<BlockCopy>, done: CopiesDone);
+}

@@ -1,0 +1,280 @@
+//! The host device: shared memory in place of HBM, a thread in place of each stream.
+//!
+//! For engines on CPUs, and for every machine without a GPU: the same pools, places and copies. Its
+//! threads only copy; `done` is called on them.
+
+use std::io;
+use std::ptr;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+
+use crate::domain::units::CHUNK_BYTES;
+use crate::env::spawn_thread;
+use crate::tiers::dram::Arena;
+use crate::tiers::frame::HEADER_BYTES;
+use crate::tiers::shm::{MemoryRoom, SharedMemory};
+use crate::tiers::store::{FrameSpan, StoreError};
+
+use super::chunks::{Chunks, Use};
+use super::device::{BlockCopy, CopiesDone, CopyEnd, Device, FailedCopy, Stream};
+use super::geometry::{BlockGeometry, PageMap};
+use super::pool::EnginePool;
+use super::runs::runs;
+
+/// Batches that wait on one stream before `submit` is `Busy`.
+const QUEUED_BATCHES_MAX: usize = 64;
+
+/// How the host device is made.
+#[derive(Clone, Copy, Debug)]
+pub struct HostDeviceConfig {
+    /// The HBM tier's memory: whole chunks, zero when the tier is absent.
+    pub tier_bytes: u64,
+    /// Threads that touch every page at the start; with zero, pages come when they are first
+    /// written, which is slow.
+    pub pretouch_threads: usize,
+}
+
+/// A device whose memory is the host's.
+pub struct HostDevice {
+    memory: Arc<Memory>,
+    streams: [Worker; Stream::ALL.len()],
+}
+
+impl HostDevice {
+    /// # Errors
+    /// The machine has not that much memory, refuses threads, or `tier_bytes` is not whole chunks.
+    pub fn new(arena: Arc<Arena>, config: HostDeviceConfig) -> io::Result<Self> {
+        let memory = Arc::new(Memory::new(arena, config)?);
+        let [up, down, local] = Stream::ALL.map(|stream| Worker::start(stream, &memory));
+        Ok(Self { memory, streams: [up?, down?, local?] })
+    }
+
+    /// The HBM tier's memory, if there is any: what a device exports to its engines.
+    #[must_use]
+    pub fn tier_memory(&self) -> Option<&SharedMemory> {
+        self.memory.tier.as_deref()
+    }
+}
+
+impl Device for HostDevice {
+    fn tier_bytes(&self) -> u64 {
+        self.tier_memory().map_or(0, SharedMemory::len_bytes)
+    }
+
+    fn submit(&self, stream: Stream, copies: Vec<BlockCopy>, done: CopiesDone) {
+        self.streams[stream as usize].submit(Batch { copies, done: Some(done) });
+    }
+}
+
+/// A batch on its way. Dropped unfinished, it says that the device is gone.
+struct Batch {
+    copies: Vec<BlockCopy>,
+    done: Option<CopiesDone>,
+}
+
+impl Batch {
+    fn run(mut self, memory: &Memory) {
+        let copies = self.copies.iter().enumerate();
+        let failed = copies
+            .filter_map(|(copy, ends)| {
+                memory.copy(ends).err().map(|error| FailedCopy { copy, error })
+            })
+            .collect();
+        self.end(failed);
+    }
+
+    fn fail(mut self, error: impl Fn() -> StoreError) {
+        self.fail_all(error);
+    }
+
+    fn fail_all(&mut self, error: impl Fn() -> StoreError) {
+        let all = 0..self.copies.len();
+        self.end(all.map(|copy| FailedCopy { copy, error: error() }).collect());
+    }
+
+    fn end(&mut self, failed: Vec<FailedCopy>) {
+        // Pools are let go before anybody hears that the copies are over.
+        self.copies.clear();
+        if let Some(done) = self.done.take() {
+            done(failed);
+        }
+    }
+}
+
+impl Drop for Batch {
+    fn drop(&mut self) {
+        self.fail_all(|| StoreError::TierLost("the device has stopped".into()));
+    }
+}
+
+/// One stream's thread and the queue to it.
+struct Worker {
+    queue: Option<Sender<Batch>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Worker {
+    fn start(stream: Stream, memory: &Arc<Memory>) -> io::Result<Self> {
+        let (queue, batches): (_, Receiver<Batch>) = bounded(QUEUED_BATCHES_MAX);
+        let memory = Arc::clone(memory);
+        let name = match stream {
+            Stream::Up => "hbm-up",
+            Stream::Down => "hbm-down",
+            Stream::Local => "hbm-local",
+        };
+        let thread =
+            spawn_thread(name, move || batches.iter().for_each(|batch| batch.run(&memory)))?;
+        Ok(Self { queue: Some(queue), thread: Some(thread) })
+    }
+
+    fn submit(&self, batch: Batch) {
+        let queue = self.queue.as_ref().expect("the queue lives until the drop");
+        match queue.try_send(batch) {
+            Ok(()) => {}
+            Err(TrySendError::Full(batch)) => batch.fail(|| StoreError::Busy),
+            // The thread ended by a panic in someone's `done`; the batch says so when it drops.
+            Err(TrySendError::Disconnected(batch)) => drop(batch),
+        }
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // The thread finishes what is queued, then sees that nobody can send any more.
+        self.queue = None;
+        let thread = self.thread.take().expect("the thread is joined once");
+        // A `done` may hold the last reference to the device: the thread can't wait for itself.
+        if thread.thread().id() != thread::current().id() {
+            // It panicked in someone's `done`; that was reported where it happened.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The memories that copies run between.
+struct Memory {
+    arena: Arc<Arena>,
+    tier: Option<Arc<SharedMemory>>,
+    chunks: Chunks,
+}
+
+/// A checked end: where the pages are, and what keeps them there.
+struct Located<'a> {
+    base: *mut u8,
+    pages: PageMap,
+    _use: Option<Use<'a>>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Side {
+    From,
+    To,
+}
+
+impl Memory {
+    fn new(arena: Arc<Arena>, config: HostDeviceConfig) -> io::Result<Self> {
+        let HostDeviceConfig { tier_bytes, pretouch_threads } = config;
+        if !tier_bytes.is_multiple_of(CHUNK_BYTES) {
+            let what = format!("the HBM tier of {tier_bytes} bytes is not whole chunks of 64 MiB");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+        }
+        let reserve = || {
+            let room = MemoryRoom::of_this_machine();
+            SharedMemory::reserve("terrace-hbm", tier_bytes, pretouch_threads, room)
+        };
+        let tier = if tier_bytes == 0 { None } else { Some(reserve()?) };
+        Ok(Self { arena, tier, chunks: Chunks::new(tier_bytes) })
+    }
+
+    fn copy(&self, copy: &BlockCopy) -> Result<(), StoreError> {
+        let shards = shards_of(copy)?;
+        let from = self.locate(&copy.from, copy.geometry, Side::From)?;
+        let to = self.locate(&copy.to, copy.geometry, Side::To)?;
+        for run in runs(copy.geometry, shards, from.pages, to.pages) {
+            let at =
+                |offset: u64| usize::try_from(offset).expect("memories are in the address space");
+            let source = from.base.wrapping_add(at(run.from));
+            let target = to.base.wrapping_add(at(run.to));
+            // SAFETY: `locate` checked that all pages of both ends lie in their mappings, which
+            // `self` or the copy's own pool keep; the submitter owns the bytes of frames and
+            // places, and an engine that writes to its pool meanwhile gets torn bytes, no more.
+            // Both ends may be the same memory, so the copy is one that allows an overlap.
+            unsafe { ptr::copy(source, target, at(run.bytes)) };
+        }
+        Ok(())
+    }
+
+    /// Checks that the end holds such a block, all of it, and finds its pages.
+    fn locate(
+        &self,
+        end: &CopyEnd,
+        geometry: BlockGeometry,
+        side: Side,
+    ) -> Result<Located<'_>, StoreError> {
+        match end {
+            CopyEnd::Frame(span) => self.locate_frame(*span, geometry),
+            CopyEnd::Pool { pool, slot } => locate_slot(pool, *slot, geometry),
+            CopyEnd::Tier(place) => {
+                let chunk = match side {
+                    Side::From => self.chunks.read(*place, geometry)?,
+                    Side::To => self.chunks.write(*place, geometry)?,
+                };
+                let tier = self.tier.as_ref().expect("a memory of no bytes has no places");
+                Ok(Located {
+                    base: tier.base(),
+                    pages: geometry.in_tier(*place),
+                    _use: Some(chunk),
+                })
+            }
+        }
+    }
+
+    fn locate_frame(
+        &self,
+        span: FrameSpan,
+        geometry: BlockGeometry,
+    ) -> Result<Located<'_>, StoreError> {
+        let needed = HEADER_BYTES as u64 + geometry.payload_bytes();
+        if !self.arena.contains(span) || u64::from(span.bytes) < needed {
+            return Err(unfit(format!("{span:?} is no frame of the arena for {geometry:?}")));
+        }
+        Ok(Located { base: self.arena.base(), pages: geometry.in_frame(span), _use: None })
+    }
+}
+
+fn locate_slot(
+    pool: &EnginePool,
+    slot: u32,
+    geometry: BlockGeometry,
+) -> Result<Located<'static>, StoreError> {
+    let layout = &pool.claim().layout;
+    if slot >= layout.slots || layout.shape != geometry.shape() {
+        return Err(unfit(format!("slot {slot} of {layout:?} is none for {geometry:?}")));
+    }
+    Ok(Located { base: pool.base(), pages: PageMap::in_pool(layout, slot), _use: None })
+}
+
+/// The shards that a copy moves: all of them, or the one that its pool holds.
+fn shards_of(copy: &BlockCopy) -> Result<std::ops::Range<u32>, StoreError> {
+    let pool_shard = |end: &CopyEnd| match end {
+        CopyEnd::Pool { pool, .. } => Some(pool.claim().shard),
+        CopyEnd::Frame(_) | CopyEnd::Tier(_) => None,
+    };
+    let count = copy.geometry.shard_count();
+    match (pool_shard(&copy.from), pool_shard(&copy.to)) {
+        (None, None) => Ok(0..count),
+        (Some(from), Some(to)) if from != to => {
+            Err(unfit(format!("shard {from} of a block can't become shard {to}")))
+        }
+        (Some(shard), _) | (_, Some(shard)) if shard < count => Ok(shard..shard + 1),
+        (Some(shard), _) | (_, Some(shard)) => {
+            Err(unfit(format!("a block of {count} shards has no shard {shard}")))
+        }
+    }
+}
+
+fn unfit(what: String) -> StoreError {
+    StoreError::Io { what, source: io::ErrorKind::InvalidInput.into() }
+}

@@ -1,0 +1,22 @@
+//! HBM: devices, the pools that lie on them, and copies between pools and frames.
+//!
+//! A device only copies: it never chooses a slot, never seals or verifies a frame, and never
+//! touches a byte outside the ends it was given.
+
+mod chunks;
+mod device;
+mod geometry;
+mod host;
+mod layout;
+mod pool;
+mod runs;
+mod store;
+#[cfg(test)]
+mod tests;
+
+pub use device::{BlockCopy, CopiesDone, CopyEnd, Device, FailedCopy, Stream};
+pub use geometry::BlockGeometry;
+pub use host::{HostDevice, HostDeviceConfig};
+pub use layout::PagedLayout;
+pub use pool::{ClaimedPool, EnginePool};
+pub use store::HbmStore;

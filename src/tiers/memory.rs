@@ -1,0 +1,114 @@
+//! The reference store: a map. What every other store is compared with.
+//!
+//! Forgets everything when it is dropped, and ends every operation before `submit` returns.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::domain::block::Key;
+use crate::domain::tier::Tier;
+
+use super::dram::Arena;
+use super::frame;
+use super::store::{Done, FrameSpan, Place, StoreError, StoreOp, TierStore};
+
+/// Where the map keeps a frame: by place, or by key as an object store does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Address {
+    Place(u64),
+    Key([u8; Key::BYTES]),
+}
+
+/// A store that keeps frames in a map, standing in for `tier`.
+pub struct MemoryStore {
+    tier: Tier,
+    arena: Arc<Arena>,
+    frames: Mutex<BTreeMap<Address, Vec<u8>>>,
+}
+
+impl MemoryStore {
+    #[must_use]
+    pub fn new(tier: Tier, arena: Arc<Arena>) -> Self {
+        Self { tier, arena, frames: Mutex::default() }
+    }
+
+    /// Flips one bit of what is stored, as a failing medium would; nothing if nothing is.
+    pub fn flip_bit(&self, key: Key, place: Place, byte: usize) {
+        let mut frames = self.frames.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(byte) =
+            frames.get_mut(&self.address(key, place)).and_then(|frame| frame.get_mut(byte))
+        {
+            *byte ^= 1;
+        }
+    }
+
+    fn address(&self, key: Key, place: Place) -> Address {
+        match self.tier {
+            Tier::Object => Address::Key(key.0),
+            Tier::Hbm | Tier::Dram | Tier::Nvme => Address::Place(place.offset),
+        }
+    }
+
+    fn run(&self, op: StoreOp) -> Result<(), StoreError> {
+        match op {
+            StoreOp::Write { key, place, frame } => {
+                self.write(key, place, frame);
+                Ok(())
+            }
+            StoreOp::Read { key, place, frame } => self.read(key, place, frame),
+            StoreOp::Erase { key, place } => {
+                let address = self.address(key, place);
+                self.frames.lock().unwrap_or_else(PoisonError::into_inner).remove(&address);
+                Ok(())
+            }
+        }
+    }
+
+    fn write(&self, key: Key, place: Place, span: FrameSpan) {
+        // SAFETY: the operation owns the span, shared, until `done`; see `FrameSpan`.
+        let bytes = unsafe { self.arena.bytes(span) }.to_vec();
+        let address = self.address(key, place);
+        self.frames.lock().unwrap_or_else(PoisonError::into_inner).insert(address, bytes);
+    }
+
+    fn read(&self, key: Key, place: Place, span: FrameSpan) -> Result<(), StoreError> {
+        let frames = self.frames.lock().unwrap_or_else(PoisonError::into_inner);
+        let stored = frames
+            .get(&self.address(key, place))
+            .ok_or_else(|| StoreError::Missing("no frame was ever written here".into()))?;
+        // SAFETY: the operation owns the span, alone, until `done`; see `FrameSpan`.
+        let into = unsafe { self.arena.bytes_mut(span) };
+        let copied = stored.len().min(into.len());
+        into[..copied].copy_from_slice(&stored[..copied]);
+        frame::verify(&into[..copied], key).map(drop)
+    }
+}
+
+impl TierStore for MemoryStore {
+    fn tier(&self) -> Tier {
+        self.tier
+    }
+
+    fn submit(&self, op: StoreOp, done: Done) {
+        done(self.run(op));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tiers::contract::{self, Fixture};
+
+    #[test]
+    fn keeps_the_contract_by_place_and_by_key() {
+        for tier in [Tier::Dram, Tier::Nvme, Tier::Object] {
+            contract::check_store(|| {
+                let arena = contract::arena(0);
+                let store = Arc::new(MemoryStore::new(tier, Arc::clone(&arena)));
+                let corrupt = Arc::clone(&store);
+                Fixture::new(arena, store)
+                    .corrupted_by(move |key, place, byte| corrupt.flip_bit(key, place, byte))
+            });
+        }
+    }
+}

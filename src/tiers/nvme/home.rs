@@ -1,0 +1,203 @@
+//! The tier's folder: locked for one daemon, holding the slot file and its superblock.
+//!
+//! Never truncates or overwrites a slot file, whatever it finds.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FallocateFlags, FlockOperation};
+
+use super::NvmeConfig;
+use super::page::Page;
+use super::superblock::{self, CHUNKS_MAX, Superblock};
+use crate::domain::units::{Bytes, CHUNK_BYTES};
+use crate::env;
+use crate::tiers::open::OpenError;
+
+pub const SLOTS_NAME: &str = "nvme-0.slots";
+
+/// The folder, opened: everything the engines need.
+#[derive(Debug)]
+pub struct Home {
+    pub dir: PathBuf,
+    pub slots: File,
+    /// Whether the slot file is read and written past the page cache.
+    pub direct: bool,
+    /// Whether the file system gave the room for good.
+    pub preallocated: bool,
+    pub superblock: Superblock,
+    /// Holds the folder's lock; the kernel lets go of it when the daemon dies.
+    pub lock: File,
+}
+
+impl Home {
+    /// Opens the folder, or makes it if there is none.
+    ///
+    /// # Errors
+    /// See [`OpenError`]; what was there before is untouched, except that a slot file may have
+    /// grown.
+    pub fn open(config: &NvmeConfig) -> Result<Self, OpenError> {
+        let chunks = chunks_of(config.capacity_bytes)?;
+        let dir = config.dir.clone();
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&dir)
+            .map_err(OpenError::io("create the folder", &dir))?;
+        let lock = lock(&dir)?;
+        let mut superblock = settle(config, &dir, chunks)?;
+        // Ours before the slot file is there, and larger only after it has the room: so a start
+        // that fails or is cut short is taken up by the next one.
+        let save = |block: &Superblock| {
+            block.save(&dir).map_err(OpenError::io("write the superblock in", &dir))
+        };
+        save(&superblock)?;
+        let path = dir.join(SLOTS_NAME);
+        let slots =
+            private_file().create(true).open(&path).map_err(OpenError::io("open", &path))?;
+        let preallocated = make_room(&slots, &path, config.capacity_bytes)?;
+        if superblock.slot_bytes.len() < chunks {
+            superblock.slot_bytes.resize(chunks, 0);
+            save(&superblock)?;
+        }
+        let direct = reopen_direct(&path)?;
+        let (slots, direct) = direct.map_or((slots, false), |direct| (direct, true));
+        Ok(Self { dir, slots, direct, preallocated, superblock, lock })
+    }
+}
+
+/// Options for the tier's files: KV is as private as the prompts it was made from.
+pub fn private_file() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
+    options
+}
+
+fn chunks_of(capacity_bytes: u64) -> Result<usize, OpenError> {
+    let chunks = usize::try_from(capacity_bytes / CHUNK_BYTES).unwrap_or(usize::MAX);
+    if capacity_bytes.is_multiple_of(CHUNK_BYTES) && (1..=CHUNKS_MAX).contains(&chunks) {
+        return Ok(chunks);
+    }
+    Err(OpenError::Config(format!(
+        "an NVMe capacity of {capacity_bytes} bytes can't be used: give a multiple of {} between \
+         {} and {}",
+        Bytes(CHUNK_BYTES),
+        Bytes(CHUNK_BYTES),
+        Bytes(CHUNKS_MAX as u64 * CHUNK_BYTES)
+    )))
+}
+
+fn lock(dir: &Path) -> Result<File, OpenError> {
+    let lock = File::open(dir).map_err(OpenError::io("open the folder", dir))?;
+    match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(lock),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(OpenError::InUse(format!(
+            "{} is in use by another daemon: stop that one, or give this one another folder",
+            dir.display()
+        ))),
+        Err(errno) => Err(OpenError::io("lock the folder", dir)(errno.into())),
+    }
+}
+
+/// The folder's superblock: the one found, if it goes with the config, or a new one without chunks.
+fn settle(config: &NvmeConfig, dir: &Path, chunks: usize) -> Result<Superblock, OpenError> {
+    let path = dir.join(SLOTS_NAME);
+    let slots_bytes = match fs::symlink_metadata(&path) {
+        Ok(found) if found.is_file() => Some(found.len()),
+        Ok(_) => return Err(refused(&path, "is not a plain file", "move it away")),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => return Err(OpenError::io("look at", &path)(error)),
+    };
+    let Some(found) = Superblock::load(dir)? else {
+        if slots_bytes.is_none() {
+            return Ok(Superblock::new(config.node_id.unwrap_or_else(env::random_bytes), 0));
+        }
+        return Err(refused(
+            &path,
+            &format!("has no {} beside it", superblock::FILE_NAME),
+            "put it back, or move the slot file away to start with an empty tier",
+        ));
+    };
+    check_owner(config, dir, &found)?;
+    if slots_bytes.unwrap_or(0) < found.written_bytes() {
+        let said = format!("has {} bytes of {}", slots_bytes.unwrap_or(0), found.written_bytes());
+        let remedy = format!("put it back, or remove {} to start empty", superblock::FILE_NAME);
+        return Err(refused(&path, &said, &remedy));
+    }
+    if chunks < found.slot_bytes.len() {
+        return Err(OpenError::Refused(format!(
+            "{} has {} of slots and {} are configured: a slot file never shrinks; configure at \
+             least its size, or move the folder away to start with an empty tier",
+            path.display(),
+            Bytes(found.capacity_bytes()),
+            Bytes(config.capacity_bytes),
+        )));
+    }
+    Ok(found)
+}
+
+fn check_owner(config: &NvmeConfig, dir: &Path, found: &Superblock) -> Result<(), OpenError> {
+    if config.node_id.is_none_or(|ours| ours == found.node_id) {
+        return Ok(());
+    }
+    let said = format!("belongs to node {:032x}", u128::from_be_bytes(found.node_id));
+    Err(refused(dir, &said, "use another folder, or run with that node's id"))
+}
+
+fn refused(path: &Path, said: &str, remedy: &str) -> OpenError {
+    OpenError::Refused(format!("{} {said}; nothing was changed: {remedy}", path.display()))
+}
+
+/// Gives the file `capacity_bytes`; false if the file system can't promise the room.
+fn make_room(slots: &File, path: &Path, capacity_bytes: u64) -> Result<bool, OpenError> {
+    let found = slots.metadata().map_err(OpenError::io("look at", path))?;
+    if found.len() >= capacity_bytes && found.blocks() * 512 >= capacity_bytes {
+        return Ok(true);
+    }
+    let needed_bytes = capacity_bytes.saturating_sub(found.blocks() * 512);
+    let free = rustix::fs::fstatvfs(slots).map_err(|e| OpenError::io("look at", path)(e.into()))?;
+    let free_bytes = free.f_bavail.saturating_mul(free.f_frsize);
+    let what = format!("the slot file {}", path.display());
+    let no_space = OpenError::NoSpace { what, needed_bytes, free_bytes };
+    if needed_bytes > free_bytes {
+        return Err(no_space);
+    }
+    match rustix::fs::fallocate(slots, FallocateFlags::empty(), 0, capacity_bytes) {
+        Ok(()) => Ok(true),
+        Err(rustix::io::Errno::OPNOTSUPP) => {
+            slots.set_len(capacity_bytes).map_err(OpenError::io("grow", path))?;
+            Ok(false)
+        }
+        Err(errno) => {
+            // Gives back what the attempt took: the length before is the length after.
+            let back = slots.set_len(found.len());
+            let full = errno == rustix::io::Errno::NOSPC && back.is_ok();
+            Err(if full { no_space } else { OpenError::io("grow", path)(errno.into()) })
+        }
+    }
+}
+
+/// The slot file past the page cache; nothing if the file system has no such way.
+fn reopen_direct(path: &Path) -> Result<Option<File>, OpenError> {
+    let mut options = private_file();
+    options.custom_flags(libc::O_NOFOLLOW | libc::O_DIRECT);
+    let file = match options.open(path) {
+        Ok(file) => file,
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => return Ok(None),
+        Err(error) => return Err(OpenError::io("open", path)(error)),
+    };
+    // tmpfs takes the flag and ignores it.
+    let kind = rustix::fs::fstatfs(&file).map_err(|e| OpenError::io("look at", path)(e.into()))?;
+    if kind.f_type == libc::TMPFS_MAGIC {
+        return Ok(None);
+    }
+    // A device whose blocks are larger than a page refuses at the first read.
+    let mut page = Page::zeroed();
+    match file.read_exact_at(page.bytes_mut(), 0) {
+        Ok(()) => Ok(Some(file)),
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(None),
+        Err(error) => Err(OpenError::io("read", path)(error)),
+    }
+}

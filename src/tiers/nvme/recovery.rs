@@ -1,0 +1,125 @@
+//! Finds the frames of a former run: one header page a slot, many reads at once.
+//!
+//! Never reads payloads (a torn one is noticed when it is read), never judges between duplicates,
+//! and never writes.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crossbeam_channel::Sender;
+
+use super::failed;
+use super::page::Page;
+use super::table::ChunkTable;
+use crate::domain::units::CHUNK_BYTES;
+use crate::tiers::frame::{FrameError, FrameHeader};
+use crate::tiers::store::{FoundFrame, Place, StoreError};
+use crate::tiers::workers::Workers;
+
+/// Enough single-page reads at once to keep a device busy.
+const READERS: usize = 16;
+
+/// Frames that wait for the caller at most.
+const FOUND_MAX: usize = 1024;
+
+/// What the readers share.
+struct Search {
+    slots: Arc<File>,
+    table: Arc<ChunkTable>,
+    next_chunk: AtomicUsize,
+    headers_read: AtomicUsize,
+    foreign: AtomicUsize,
+}
+
+/// Reports every whole header in the chunks that were ever written. Unreadable pages are passed
+/// over.
+///
+/// # Errors
+/// Not one page could be read although there were some, or the machine refused a thread.
+pub fn scan(
+    slots: &Arc<File>,
+    table: &Arc<ChunkTable>,
+    found: &mut dyn FnMut(FoundFrame),
+) -> Result<(), StoreError> {
+    let search = Arc::new(Search {
+        slots: Arc::clone(slots),
+        table: Arc::clone(table),
+        next_chunk: AtomicUsize::new(0),
+        headers_read: AtomicUsize::new(0),
+        foreign: AtomicUsize::new(0),
+    });
+    // Before the channel, so that it closes first: readers that nobody hears end, and are waited
+    // for.
+    let mut readers = Workers::default();
+    let (report, reports) = crossbeam_channel::bounded(FOUND_MAX);
+    for index in 0..READERS.min(table.chunks()) {
+        let (search, report) = (Arc::clone(&search), report.clone());
+        readers
+            .start_one(&format!("nvme-scan-{index}"), move || search.read_chunks(&report))
+            .map_err(|source| StoreError::Io { what: "can't start the scan".into(), source })?;
+    }
+    drop(report);
+    let mut unreadable = None;
+    for result in reports {
+        match result {
+            Ok(frame) => found(frame),
+            Err(error) => unreadable = Some(error),
+        }
+    }
+    let foreign = search.foreign.load(Ordering::Relaxed);
+    if foreign > 0 {
+        tracing::warn!(frames = foreign, "frames of another format version were passed over");
+    }
+    match unreadable {
+        Some(error) if search.headers_read.load(Ordering::Relaxed) == 0 => Err(error),
+        Some(error) => {
+            tracing::warn!(%error, "some headers could not be read and were passed over");
+            Ok(())
+        }
+        None => Ok(()),
+    }
+}
+
+impl Search {
+    /// Takes chunks until there are none, or nobody listens any more.
+    fn read_chunks(&self, report: &Sender<Result<FoundFrame, StoreError>>) {
+        let mut page = Page::zeroed();
+        loop {
+            let chunk = self.next_chunk.fetch_add(1, Ordering::Relaxed);
+            if chunk >= self.table.chunks() {
+                return;
+            }
+            for place in slots_of(chunk, self.table.slot_bytes(chunk)) {
+                let read = self.read_header(place, &mut page).map_err(failed("scan", place));
+                if read.transpose().is_some_and(|result| report.send(result).is_err()) {
+                    return;
+                }
+            }
+        }
+    }
+
+    fn read_header(&self, place: Place, page: &mut Page) -> io::Result<Option<FoundFrame>> {
+        self.slots.read_exact_at(page.bytes_mut(), place.offset)?;
+        self.headers_read.fetch_add(1, Ordering::Relaxed);
+        match FrameHeader::parse(page.bytes()) {
+            Ok(header) if header.frame_bytes() <= u64::from(place.slot_bytes) => {
+                Ok(Some(FoundFrame { place, header }))
+            }
+            Err(FrameError::UnsupportedVersion { .. }) => {
+                self.foreign.fetch_add(1, Ordering::Relaxed);
+                Ok(None)
+            }
+            Ok(_) | Err(FrameError::Missing(_) | FrameError::Corrupt(_)) => Ok(None),
+        }
+    }
+}
+
+/// The chunk's slots; none when it was never written.
+fn slots_of(chunk: usize, slot_bytes: u32) -> impl Iterator<Item = Place> {
+    let slots = CHUNK_BYTES.checked_div(u64::from(slot_bytes)).unwrap_or(0);
+    let start = chunk as u64 * CHUNK_BYTES;
+    (0..slots).map(move |i| Place { offset: start + i * u64::from(slot_bytes), slot_bytes })
+}

@@ -1,0 +1,235 @@
+//! The store: checks operations at the door and sends each on its way.
+//!
+//! Never blocks in `submit`, and never lets an operation past that reaches outside its slot.
+
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+
+use super::home::Home;
+use super::queue::{Bell, Queue};
+use super::table::{ChunkTable, Clerk};
+use super::uring::{self, Parts};
+use super::{Engine, EngineChoice, NvmeConfig, NvmeFacts, blocking, recovery};
+use crate::domain::block::Key;
+use crate::domain::tier::Tier;
+use crate::domain::units::PAGE_BYTES;
+use crate::tiers::dram::Arena;
+use crate::tiers::frame::FrameHeader;
+use crate::tiers::open::OpenError;
+use crate::tiers::store::{Done, FoundFrame, FrameSpan, Place, StoreError, StoreOp, TierStore};
+use crate::tiers::ticket::Gate;
+use crate::tiers::workers::Workers;
+
+/// A queue and the threads that serve it. Dropped in this order: the threads end when all sending
+/// ends of their queue are gone, and are then waited for.
+struct Line {
+    queue: Queue,
+    workers: Workers,
+}
+
+/// The NVMe tier.
+pub struct NvmeStore {
+    gate: Arc<Gate>,
+    table: Arc<ChunkTable>,
+    arena: Arc<Arena>,
+    slots: Arc<File>,
+    /// Dropped in this order: the clerk sends to the engine until it ends.
+    clerk: Line,
+    engine: Line,
+    /// Holds the folder's lock until the last thread is gone.
+    _lock: File,
+}
+
+impl NvmeStore {
+    /// Starts the engine and the clerk.
+    ///
+    /// # Errors
+    /// The engine asked for is refused here, or the machine refused a thread.
+    pub fn start(
+        config: &NvmeConfig,
+        home: Home,
+        arena: &Arc<Arena>,
+    ) -> Result<(Self, NvmeFacts), OpenError> {
+        let slots = Arc::new(home.slots);
+        let mut facts = NvmeFacts {
+            dir: home.dir.clone(),
+            engine: Engine::Blocking,
+            why: String::new(),
+            direct: home.direct,
+            preallocated: home.preallocated,
+            capacity_bytes: home.superblock.capacity_bytes(),
+            io_bytes: config.io_bytes,
+            queue_depth: config.queue_depth,
+            fixed_buffers: false,
+            node_id: home.superblock.node_id,
+        };
+        let engine = start_engine(config, &slots, arena, &mut facts)?;
+        let table = Arc::new(ChunkTable::new(&home.superblock));
+        let (queue, waiting) = Queue::new(config.ops_max, None);
+        let mut desk = Clerk {
+            dir: home.dir,
+            slots: Arc::clone(&slots),
+            superblock: home.superblock,
+            table: Arc::clone(&table),
+            waiting,
+            engine: engine.queue.clone(),
+        };
+        let mut clerk = Line { queue, workers: Workers::default() };
+        clerk.workers.start_one("nvme-clerk", move || desk.run()).map_err(no_thread)?;
+        let store = Self {
+            gate: Gate::new(config.ops_max),
+            table,
+            arena: Arc::clone(arena),
+            slots,
+            clerk,
+            engine,
+            _lock: home.lock,
+        };
+        Ok((store, facts))
+    }
+
+    /// Where the ticket goes next; `Err` when it is over already.
+    fn route(&self, op: &StoreOp) -> Result<Route, StoreError> {
+        match *op {
+            StoreOp::Write { key, place, frame } => {
+                self.check(place, Some(frame))?;
+                self.check_sealed(key, frame)?;
+                Ok(if self.table.is_cut_for(place) { Route::Engine } else { Route::Clerk })
+            }
+            StoreOp::Read { place, frame, .. } => {
+                self.check(place, Some(frame))?;
+                if self.table.is_cut_for(place) {
+                    return Ok(Route::Engine);
+                }
+                let said = format!("nothing was ever written in slots of {}", place.slot_bytes);
+                Err(StoreError::Missing(said))
+            }
+            StoreOp::Erase { place, .. } => {
+                self.check(place, None)?;
+                // In a chunk that is cut otherwise there is nothing of this length to erase.
+                Ok(if self.table.is_cut_for(place) { Route::Engine } else { Route::Nowhere })
+            }
+        }
+    }
+
+    fn check(&self, place: Place, frame: Option<FrameSpan>) -> Result<(), StoreError> {
+        if !self.table.holds(place) {
+            return Err(invalid(format!("{place:?} is no slot of this tier")));
+        }
+        let Some(frame) = frame else { return Ok(()) };
+        let page = PAGE_BYTES as u64;
+        let bytes = u64::from(frame.bytes);
+        let whole = frame.offset.is_multiple_of(page) && bytes.is_multiple_of(page) && bytes > page;
+        let inside =
+            frame.offset.checked_add(bytes).is_some_and(|end| end <= self.arena.len_bytes());
+        if whole && inside && frame.bytes <= place.slot_bytes {
+            return Ok(());
+        }
+        Err(invalid(format!("{frame:?} is no span of the arena that goes with {place:?}")))
+    }
+
+    /// What is not a sealed frame of the key would never be found again: it must not take a slot.
+    fn check_sealed(&self, key: Key, frame: FrameSpan) -> Result<(), StoreError> {
+        // SAFETY: the operation shares the span until it is done: nobody writes to it.
+        let bytes = unsafe { self.arena.bytes(frame) };
+        let header = FrameHeader::decode(bytes)?;
+        header.verify_key(key)?;
+        if header.frame_bytes() <= u64::from(frame.bytes) {
+            return Ok(());
+        }
+        Err(StoreError::Corrupt(format!("a frame of {} bytes in {frame:?}", header.frame_bytes())))
+    }
+}
+
+enum Route {
+    Engine,
+    Clerk,
+    Nowhere,
+}
+
+impl TierStore for NvmeStore {
+    fn tier(&self) -> Tier {
+        Tier::Nvme
+    }
+
+    fn submit(&self, op: StoreOp, done: Done) {
+        let Some(ticket) = self.gate.admit(op, done) else { return };
+        match self.route(&ticket.op) {
+            Ok(Route::Engine) => self.engine.queue.push(ticket),
+            Ok(Route::Clerk) => self.clerk.queue.push(ticket),
+            Ok(Route::Nowhere) => ticket.finish(Ok(())),
+            Err(error) => ticket.finish(Err(error)),
+        }
+    }
+
+    fn scan(&self, found: &mut dyn FnMut(FoundFrame)) -> Result<(), StoreError> {
+        recovery::scan(&self.slots, &self.table, found)
+    }
+}
+
+fn start_engine(
+    config: &NvmeConfig,
+    slots: &Arc<File>,
+    arena: &Arc<Arena>,
+    facts: &mut NvmeFacts,
+) -> Result<Line, OpenError> {
+    if config.engine == EngineChoice::Blocking {
+        facts.why = "as configured".into();
+    } else {
+        match start_ring(config, slots, arena, facts) {
+            Ok(started) => return Ok(started),
+            Err(error) => facts.why = refused(config, &error)?,
+        }
+    }
+    facts.engine = Engine::Blocking;
+    let (queue, tickets) = Queue::new(config.ops_max, None);
+    let mut line = Line { queue, workers: Workers::default() };
+    blocking::start(&mut line.workers, slots, arena, &tickets, config.queue_depth)
+        .map_err(no_thread)?;
+    Ok(line)
+}
+
+fn start_ring(
+    config: &NvmeConfig,
+    slots: &Arc<File>,
+    arena: &Arc<Arena>,
+    facts: &mut NvmeFacts,
+) -> io::Result<Line> {
+    let bell = Bell::new()?;
+    let (queue, tickets) = Queue::new(config.ops_max, Some(bell.clone()));
+    let parts = Parts {
+        slots: Arc::clone(slots),
+        arena: Arc::clone(arena),
+        tickets,
+        bell,
+        queue_depth: config.queue_depth,
+        io_bytes: config.io_bytes,
+        ops_max: config.ops_max,
+    };
+    let mut line = Line { queue, workers: Workers::default() };
+    let registered = uring::start(&mut line.workers, parts)?;
+    facts.engine = Engine::Uring;
+    facts.fixed_buffers = registered.is_ok();
+    facts.why = registered.err().unwrap_or_else(|| "io_uring works here".into());
+    Ok(line)
+}
+
+/// Why the blocking engine runs instead, or the error when the ring was insisted on.
+fn refused(config: &NvmeConfig, error: &io::Error) -> Result<String, OpenError> {
+    let why = uring::refusal(error).unwrap_or("io_uring failed here");
+    if config.engine == EngineChoice::Uring {
+        return Err(OpenError::Config(format!(
+            "the NVMe engine `uring` can't run: {why} ({error}); allow it, or use `auto`"
+        )));
+    }
+    Ok(format!("{why} ({error})"))
+}
+
+fn no_thread(source: io::Error) -> OpenError {
+    OpenError::Io { what: "can't start the NVMe tier's threads".into(), source }
+}
+
+fn invalid(what: String) -> StoreError {
+    StoreError::Io { what, source: io::ErrorKind::InvalidInput.into() }
+}

@@ -1,0 +1,207 @@
+//! The superblock: whose slot file this is, and how its chunks are cut into slots.
+//!
+//! ```text
+//!      0  magic "TERRNVME"           8 bytes
+//!      8  format version             u32
+//!     12  chunks                     u32
+//!     16  node id                   16 bytes
+//!     32  bytes of a chunk           u64
+//!     40  checksum (CRC-64/NVME)     u64, over bytes 0..40 and the table
+//!     48  slot bytes of chunk 0, 1…  u32 each; 0: the chunk was never written
+//! ```
+//! All numbers are little-endian. The file is replaced whole, by rename, so a crash leaves the old
+//! one or the new one. Never repairs or guesses: what can't be read is refused.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use crate::domain::units::CHUNK_BYTES;
+use crate::tiers::frame::{self, HEADER_SPAN_BYTES};
+use crate::tiers::open::OpenError;
+
+pub const FILE_NAME: &str = "nvme.superblock";
+const MAGIC: [u8; 8] = *b"TERRNVME";
+const VERSION: u32 = 1;
+const HEAD_BYTES: usize = 48;
+const CHECKSUM_AT: usize = 40;
+
+/// Chunks that a superblock can name: 64 TiB of slots.
+pub const CHUNKS_MAX: usize = 1 << 20;
+
+/// A decoded superblock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Superblock {
+    pub node_id: [u8; 16],
+    /// For each chunk the length of its slots in bytes; 0: never written.
+    pub slot_bytes: Vec<u32>,
+}
+
+impl Superblock {
+    #[must_use]
+    pub fn new(node_id: [u8; 16], chunks: usize) -> Self {
+        Self { node_id, slot_bytes: vec![0; chunks] }
+    }
+
+    #[must_use]
+    pub fn capacity_bytes(&self) -> u64 {
+        self.slot_bytes.len() as u64 * CHUNK_BYTES
+    }
+
+    /// Bytes from the file's start to the end of the last chunk that was ever written.
+    #[must_use]
+    pub fn written_bytes(&self) -> u64 {
+        let written =
+            self.slot_bytes.iter().rposition(|slot| *slot != 0).map_or(0, |last| last + 1);
+        written as u64 * CHUNK_BYTES
+    }
+
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let chunks = u32::try_from(self.slot_bytes.len()).expect("chunks are bounded");
+        let mut bytes = Vec::with_capacity(HEAD_BYTES + self.slot_bytes.len() * 4);
+        bytes.extend(MAGIC);
+        bytes.extend(VERSION.to_le_bytes());
+        bytes.extend(chunks.to_le_bytes());
+        bytes.extend(self.node_id);
+        bytes.extend(CHUNK_BYTES.to_le_bytes());
+        bytes.extend([0; 8]);
+        bytes.extend(self.slot_bytes.iter().flat_map(|slot| slot.to_le_bytes()));
+        let sum = checksum(&bytes);
+        bytes[CHECKSUM_AT..HEAD_BYTES].copy_from_slice(&sum.to_le_bytes());
+        bytes
+    }
+
+    /// # Errors
+    /// What is wrong with the bytes, to be followed by a remedy.
+    pub fn decode(bytes: &[u8]) -> Result<Self, String> {
+        if bytes.len() < HEAD_BYTES || bytes[..8] != MAGIC {
+            return Err("is not a superblock of Terrace".into());
+        }
+        let version = u32_at(bytes, 8);
+        if version != VERSION {
+            return Err(format!("has format version {version}, this daemon knows {VERSION}"));
+        }
+        let chunks = u32_at(bytes, 12) as usize;
+        if chunks > CHUNKS_MAX || bytes.len() != HEAD_BYTES + chunks * 4 {
+            return Err(format!("is damaged: {chunks} chunks in {} bytes", bytes.len()));
+        }
+        if u64_at(bytes, CHECKSUM_AT) != checksum(bytes) {
+            return Err("is damaged: its checksum does not match".into());
+        }
+        if u64_at(bytes, 32) != CHUNK_BYTES {
+            return Err(format!("has chunks of {} bytes, not {CHUNK_BYTES}", u64_at(bytes, 32)));
+        }
+        let slot_bytes: Vec<u32> = (0..chunks).map(|i| u32_at(bytes, HEAD_BYTES + i * 4)).collect();
+        if let Some(slot) = slot_bytes.iter().find(|slot| !is_slot_length(**slot) && **slot != 0) {
+            return Err(format!("is damaged: slots of {slot} bytes"));
+        }
+        let node_id = bytes[16..32].try_into().expect("a node id has 16 bytes");
+        Ok(Self { node_id, slot_bytes })
+    }
+
+    /// Reads the folder's superblock; nothing when it has none.
+    ///
+    /// # Errors
+    /// It can't be read, or is not ours: both with the remedy, and nothing was changed.
+    pub fn load(dir: &Path) -> Result<Option<Self>, OpenError> {
+        let path = dir.join(FILE_NAME);
+        let bytes = match fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(OpenError::io("read", &path)(error)),
+        };
+        Self::decode(&bytes).map(Some).map_err(|wrong| {
+            OpenError::Refused(format!(
+                "{} {wrong}; nothing was changed: use another folder, or move everything out of \
+                 this one to start with an empty tier",
+                path.display()
+            ))
+        })
+    }
+
+    /// Replaces the folder's superblock and waits until it is durable.
+    ///
+    /// # Errors
+    /// The machine's; the old superblock stands then.
+    pub fn save(&self, dir: &Path) -> io::Result<()> {
+        let (fresh, path) = (fresh_path(dir), dir.join(FILE_NAME));
+        let mut file = super::home::private_file().create(true).truncate(true).open(&fresh)?;
+        file.write_all(&self.encode())?;
+        file.sync_data()?;
+        fs::rename(&fresh, &path)?;
+        File::open(dir)?.sync_data()
+    }
+}
+
+fn fresh_path(dir: &Path) -> PathBuf {
+    dir.join(format!("{FILE_NAME}.new"))
+}
+
+/// Whether slots can have this length: a header page, at least one page of payload, whole pages,
+/// at most a chunk.
+#[must_use]
+pub fn is_slot_length(bytes: u32) -> bool {
+    let page = HEADER_SPAN_BYTES;
+    bytes.is_multiple_of(page) && bytes >= 2 * page && u64::from(bytes) <= CHUNK_BYTES
+}
+
+fn checksum(bytes: &[u8]) -> u64 {
+    let mut plain = bytes.to_vec();
+    plain[CHECKSUM_AT..HEAD_BYTES].fill(0);
+    frame::checksum(&plain)
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn example() -> Superblock {
+        Superblock { node_id: [9; 16], slot_bytes: vec![8192, 0, 1 << 20, 64 << 20] }
+    }
+
+    #[test]
+    fn what_was_encoded_is_decoded() {
+        assert_eq!(Superblock::decode(&example().encode()), Ok(example()));
+        assert_eq!(example().written_bytes(), 4 * CHUNK_BYTES);
+        assert_eq!(Superblock::new([0; 16], 3).written_bytes(), 0);
+    }
+
+    #[test]
+    fn every_flipped_bit_is_noticed() {
+        let good = example().encode();
+        for bit in 0..good.len() * 8 {
+            let mut bad = good.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            assert!(Superblock::decode(&bad).is_err(), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_version_says_both_versions() {
+        let mut bytes = example().encode();
+        bytes[8] = 7;
+        let said = Superblock::decode(&bytes).unwrap_err();
+        assert!(said.contains('7') && said.contains('1'), "{said}");
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_decoded_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..256)) {
+            let mut claimed = MAGIC.to_vec();
+            claimed.extend(VERSION.to_le_bytes());
+            claimed.extend(&bytes);
+            prop_assert!(Superblock::decode(&bytes).is_err());
+            prop_assert!(Superblock::decode(&claimed).is_err());
+        }
+    }
+}

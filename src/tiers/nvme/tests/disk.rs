@@ -1,0 +1,184 @@
+//! What a disk does to frames: restarts, torn writes, chunks cut anew, operations that make no
+//! sense.
+
+use std::io;
+use std::sync::Arc;
+
+use super::{config, opened, overwrite};
+use crate::domain::units::CHUNK_BYTES;
+use crate::tiers::nvme::EngineChoice;
+use crate::tiers::sample::{self, Sample};
+use crate::tiers::store::{FrameSpan, Place, StoreError, StoreOp};
+
+const SMALL: Sample = Sample { number: 1, payload_bytes: 20_000 };
+const LARGE: Sample = Sample { number: 2, payload_bytes: 1 << 20 };
+
+fn for_each_engine(check: impl Fn(EngineChoice)) {
+    [EngineChoice::Uring, EngineChoice::Blocking].into_iter().for_each(check);
+}
+
+#[test]
+fn frames_of_two_lengths_are_found_after_a_restart_and_read_back() {
+    for_each_engine(|engine| {
+        let (dir, arena) = (tempfile::tempdir().unwrap(), sample::arena());
+        let config = config(dir.path(), engine);
+        // The same block twice: which copy counts is not the store's business.
+        let wanted = [
+            (SMALL.place(0, 7), SMALL),
+            (SMALL.place(0, 9), SMALL),
+            (LARGE.place(CHUNK_BYTES, 3), LARGE),
+        ];
+        let (store, _) = opened(&config, &arena);
+        for (place, block) in wanted {
+            sample::write(&*store, &arena, block, place).unwrap();
+        }
+        drop(store);
+        let (store, _) = opened(&config, &arena);
+        assert_eq!(sample::scan(&*store), wanted.map(|(place, block)| (place, block.key())));
+        for (place, block) in wanted {
+            sample::read(&*store, &arena, block, place).unwrap();
+        }
+    });
+}
+
+#[test]
+fn the_last_slot_of_the_last_chunk_is_usable() {
+    let (dir, arena) = (tempfile::tempdir().unwrap(), sample::arena());
+    let (store, _) = opened(&config(dir.path(), EngineChoice::Auto), &arena);
+    let last = u32::try_from(CHUNK_BYTES).unwrap() / LARGE.frame_bytes() - 1;
+    let place = LARGE.place(CHUNK_BYTES, last);
+    sample::write(&*store, &arena, LARGE, place).unwrap();
+    sample::read(&*store, &arena, LARGE, place).unwrap();
+}
+
+/// A write that a crash cut short: `written` bytes of the frame, and what was there before behind.
+fn torn_after(written: usize) -> (Vec<(Place, crate::domain::block::Key)>, StoreError) {
+    let (dir, arena) = (tempfile::tempdir().unwrap(), sample::arena());
+    let config = config(dir.path(), EngineChoice::Auto);
+    let (store, _) = opened(&config, &arena);
+    let place = LARGE.place(0, 0);
+    sample::write(&*store, &arena, LARGE, place).unwrap();
+    drop(store);
+    let rest = LARGE.frame_bytes() as usize - written;
+    overwrite(dir.path(), place.offset + written as u64, |_| 0, rest);
+    let (store, _) = opened(&config, &arena);
+    (sample::scan(&*store), sample::read(&*store, &arena, LARGE, place).unwrap_err())
+}
+
+#[test]
+fn a_torn_payload_is_found_and_then_known_as_corrupt() {
+    for written in [4096, 512 << 10] {
+        let (found, read) = torn_after(written);
+        assert_eq!(found, [(LARGE.place(0, 0), LARGE.key())], "{written} bytes written");
+        assert!(matches!(read, StoreError::Corrupt(_)), "{written} bytes written: {read}");
+    }
+}
+
+#[test]
+fn a_torn_header_is_passed_over() {
+    let (found, read) = torn_after(16);
+    assert_eq!(found, []);
+    assert!(matches!(read, StoreError::Corrupt(_)), "{read}");
+    let (found, read) = torn_after(0);
+    assert_eq!(found, []);
+    assert!(matches!(read, StoreError::Missing(_)), "{read}");
+}
+
+#[test]
+fn a_chunk_cut_anew_forgets_what_was_in_it_for_good() {
+    for_each_engine(|engine| {
+        let (dir, arena) = (tempfile::tempdir().unwrap(), sample::arena());
+        let config = config(dir.path(), engine);
+        let (store, _) = opened(&config, &arena);
+        let far = SMALL.place(0, 1000);
+        sample::write(&*store, &arena, SMALL, far).unwrap();
+        sample::write(&*store, &arena, LARGE, LARGE.place(0, 0)).unwrap();
+        let missing = sample::read(&*store, &arena, SMALL, far).unwrap_err();
+        assert!(matches!(missing, StoreError::Missing(_)), "{missing}");
+        // Erasing in the old cut must not touch the new one's frames.
+        sample::run(&*store, StoreOp::Erase { key: SMALL.key(), place: SMALL.place(0, 0) })
+            .unwrap();
+        sample::read(&*store, &arena, LARGE, LARGE.place(0, 0)).unwrap();
+        drop(store);
+        let (store, _) = opened(&config, &arena);
+        assert_eq!(sample::scan(&*store), [(LARGE.place(0, 0), LARGE.key())]);
+        // Cut back: nothing of the first cut may come to life again.
+        sample::write(&*store, &arena, SMALL, SMALL.place(0, 1)).unwrap();
+        assert_eq!(sample::scan(&*store), [(SMALL.place(0, 1), SMALL.key())]);
+    });
+}
+
+#[test]
+fn operations_that_reach_outside_are_refused_and_harm_nothing() {
+    let (dir, arena) = (tempfile::tempdir().unwrap(), sample::arena());
+    let (store, _) = opened(&config(dir.path(), EngineChoice::Auto), &arena);
+    let good = SMALL.place(0, 0);
+    sample::write(&*store, &arena, SMALL, good).unwrap();
+    let frame = SMALL.fill(&arena, 2);
+    let places = [
+        Place { offset: 2 * CHUNK_BYTES, ..good },
+        Place { offset: u64::MAX - 4095, ..good },
+        Place { offset: 512, ..good },
+        Place { slot_bytes: 0, ..good },
+        Place { slot_bytes: 4096, ..good },
+        Place { slot_bytes: u32::MAX, ..good },
+        // The chunk's end lies inside.
+        SMALL.place(0, u32::try_from(CHUNK_BYTES).unwrap() / SMALL.frame_bytes()),
+    ];
+    let spans = [
+        FrameSpan { offset: arena.len_bytes(), ..frame },
+        FrameSpan { offset: u64::MAX - 4095, ..frame },
+        FrameSpan { offset: 100, ..frame },
+        FrameSpan { bytes: frame.bytes - 1, ..frame },
+        FrameSpan { bytes: frame.bytes + 4096, ..frame },
+        FrameSpan { bytes: 0, ..frame },
+    ];
+    let key = SMALL.key();
+    let badly_placed = places.into_iter().flat_map(|place| {
+        [
+            StoreOp::Write { key, place, frame },
+            StoreOp::Read { key, place, frame },
+            StoreOp::Erase { key, place },
+        ]
+    });
+    let badly_framed = spans.into_iter().flat_map(|frame| {
+        [StoreOp::Write { key, place: good, frame }, StoreOp::Read { key, place: good, frame }]
+    });
+    for op in badly_placed.chain(badly_framed) {
+        match sample::run(&*store, op) {
+            Err(StoreError::Io { source, .. }) => {
+                assert_eq!(source.kind(), io::ErrorKind::InvalidInput, "{op:?}");
+            }
+            other => panic!("{op:?} ended as {other:?}"),
+        }
+    }
+    sample::read(&*store, &arena, SMALL, good).unwrap();
+}
+
+#[test]
+fn what_is_not_the_blocks_sealed_frame_takes_no_slot() {
+    let (dir, arena) = (tempfile::tempdir().unwrap(), sample::arena());
+    let (store, _) = opened(&config(dir.path(), EngineChoice::Auto), &arena);
+    let (place, frame) = (LARGE.place(0, 0), LARGE.fill(&arena, 0));
+    let other = StoreOp::Write { key: SMALL.key(), place, frame };
+    assert!(matches!(sample::run(&*store, other), Err(StoreError::Corrupt(_))));
+    let short = FrameSpan { bytes: frame.bytes - 4096, ..frame };
+    let short = StoreOp::Write { key: LARGE.key(), place, frame: short };
+    assert!(matches!(sample::run(&*store, short), Err(StoreError::Corrupt(_))));
+    assert_eq!(sample::scan(&*store), []);
+}
+
+#[test]
+fn a_missing_slot_file_page_is_an_error_of_the_copy_not_a_panic() {
+    for_each_engine(|engine| {
+        let (dir, arena) = (tempfile::tempdir().unwrap(), sample::arena());
+        let (store, _) = opened(&config(dir.path(), engine), &arena);
+        let place = SMALL.place(0, 5);
+        sample::write(&*store, &arena, SMALL, place).unwrap();
+        // Someone truncates the file under a running daemon.
+        let slots = dir.path().join(crate::tiers::nvme::home::SLOTS_NAME);
+        std::fs::OpenOptions::new().write(true).open(slots).unwrap().set_len(8192).unwrap();
+        let error = sample::read(&*store, &Arc::clone(&arena), SMALL, place).unwrap_err();
+        assert!(matches!(error, StoreError::Io { .. }), "{error}");
+    });
+}

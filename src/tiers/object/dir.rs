@@ -1,0 +1,242 @@
+//! Objects in a folder: nothing to install, and any shared file system will do.
+//!
+//! An object appears whole or not at all: it is written under another name and renamed. Never
+//! follows links, and never trusts what it finds under a block's name.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{FORMAT_PREFIX, ObjectOptions, object_name};
+use crate::domain::block::Key;
+use crate::domain::tier::Tier;
+use crate::env;
+use crate::tiers::dram::Arena;
+use crate::tiers::frame::{self, FrameHeader, HEADER_BYTES};
+use crate::tiers::open::OpenError;
+use crate::tiers::store::{Done, FrameSpan, StoreError, StoreOp, TierStore};
+use crate::tiers::ticket::Gate;
+use crate::tiers::workers::Pool;
+
+/// More threads than this only wait for the same disk.
+const THREADS_MAX: usize = 16;
+
+/// A half-written object older than this was left behind by a crash.
+const LEFT_BEHIND: Duration = Duration::from_hours(1);
+
+/// The object tier as a folder.
+pub struct DirStore {
+    gate: Arc<Gate>,
+    folder: Arc<Folder>,
+    pool: Pool,
+}
+
+impl DirStore {
+    /// Opens the folder, or makes it.
+    ///
+    /// # Errors
+    /// It can't be made or written to.
+    pub fn open(
+        path: &Path,
+        fsync: bool,
+        options: ObjectOptions,
+        arena: &Arc<Arena>,
+    ) -> Result<Self, OpenError> {
+        let folder = Arc::new(Folder { root: path.to_owned(), fsync });
+        folder.prepare()?;
+        let (at_work, arena) = (Arc::clone(&folder), Arc::clone(arena));
+        let threads = options.concurrency.min(THREADS_MAX);
+        let pool = Pool::start("object-dir", threads, options.ops_max, move |ticket| {
+            let result = at_work.perform(&arena, ticket.op);
+            ticket.finish(result);
+        })
+        .map_err(|source| OpenError::Io { what: "can't start the object tier".into(), source })?;
+        Ok(Self { gate: Gate::new(options.ops_max), folder, pool })
+    }
+
+    /// Whether an object of this name is there; says nothing of its bytes. Blocks.
+    #[must_use]
+    pub fn contains(&self, key: Key) -> bool {
+        self.folder.object(key).is_file()
+    }
+}
+
+impl TierStore for DirStore {
+    fn tier(&self) -> Tier {
+        Tier::Object
+    }
+
+    fn submit(&self, op: StoreOp, done: Done) {
+        if let Some(ticket) = self.gate.admit(op, done) {
+            self.pool.push(ticket);
+        }
+    }
+}
+
+struct Folder {
+    root: PathBuf,
+    fsync: bool,
+}
+
+impl Folder {
+    fn object(&self, key: Key) -> PathBuf {
+        self.root.join(object_name(key))
+    }
+
+    fn unfinished(&self) -> PathBuf {
+        self.root.join(FORMAT_PREFIX).join("unfinished")
+    }
+
+    /// Makes the folders, tries to write, and clears what a crash left.
+    fn prepare(&self) -> Result<(), OpenError> {
+        let unfinished = self.unfinished();
+        let make = DirBuilder::new().recursive(true).mode(0o700).create(&unfinished);
+        make.map_err(OpenError::io("create the folder", &unfinished))?;
+        let probe = self.fresh_path();
+        let tried = (|| {
+            let mut file = fresh_file(&probe)?;
+            file.write_all(b"written to see whether this folder can be")?;
+            // The clock that counts is the file system's: other nodes may share it.
+            let now = file.metadata()?.modified()?;
+            fs::remove_file(&probe)?;
+            Ok(now)
+        })();
+        let now = tried.map_err(OpenError::io("write to", &self.root))?;
+        for entry in fs::read_dir(&unfinished).into_iter().flatten().flatten() {
+            let written = entry.metadata().and_then(|found| found.modified());
+            if written.is_ok_and(|at| now.duration_since(at).is_ok_and(|age| age > LEFT_BEHIND)) {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
+        Ok(())
+    }
+
+    fn fresh_path(&self) -> PathBuf {
+        self.unfinished().join(format!("{:032x}", u128::from_be_bytes(env::random_bytes())))
+    }
+
+    fn perform(&self, arena: &Arena, op: StoreOp) -> Result<(), StoreError> {
+        if let StoreOp::Write { frame, .. } | StoreOp::Read { frame, .. } = op
+            && !(arena.contains(frame) && frame.bytes as usize > HEADER_BYTES)
+        {
+            let what = format!("{frame:?} is no frame of the arena");
+            return Err(StoreError::Io { what, source: io::ErrorKind::InvalidInput.into() });
+        }
+        match op {
+            StoreOp::Write { key, frame, .. } => {
+                // SAFETY: the operation shares the span until it is done: nobody writes to it.
+                self.write(key, unsafe { arena.bytes(frame) })
+            }
+            StoreOp::Read { key, frame, .. } => self.read(key, arena, frame),
+            StoreOp::Erase { key, .. } => self.erase(key),
+        }
+    }
+
+    fn write(&self, key: Key, bytes: &[u8]) -> Result<(), StoreError> {
+        FrameHeader::decode(bytes)?.verify_key(key)?;
+        let path = self.object(key);
+        if holds(&path, key, bytes.len()) {
+            return Ok(());
+        }
+        let fresh = self.fresh_path();
+        self.write_fresh(&fresh, &path, bytes).map_err(|source| {
+            let _ = fs::remove_file(&fresh);
+            self.failed("write", &path)(source)
+        })
+    }
+
+    fn write_fresh(&self, fresh: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        let mut file = fresh_file(fresh)?;
+        file.write_all(bytes)?;
+        let folder = path.parent().unwrap_or(&self.root);
+        match DirBuilder::new().mode(0o700).create(folder) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+        if self.fsync {
+            file.sync_data()?;
+        }
+        fs::rename(fresh, path)?;
+        if self.fsync {
+            File::open(folder)?.sync_data()?;
+        }
+        Ok(())
+    }
+
+    fn read(&self, key: Key, arena: &Arena, frame: FrameSpan) -> Result<(), StoreError> {
+        let path = self.object(key);
+        let failed = |error: io::Error| self.failed("read", &path)(error);
+        let foreign = |what: &str| StoreError::Corrupt(format!("{} {what}", path.display()));
+        let file = match open_object(&path) {
+            Err(error) if error.raw_os_error() == Some(libc::ELOOP) => {
+                return Err(foreign("is a link"));
+            }
+            result => result.map_err(failed)?,
+        };
+        let found = file.metadata().map_err(failed)?;
+        if !found.is_file() {
+            return Err(foreign("is not a plain file"));
+        }
+        let bytes = match u32::try_from(found.len()) {
+            Ok(bytes) if bytes <= frame.bytes => bytes,
+            _ => return Err(foreign(&format!("has {} bytes, not {}", found.len(), frame.bytes))),
+        };
+        // SAFETY: the operation owns the span until it is done.
+        let into = unsafe { arena.bytes_mut(FrameSpan { bytes, ..frame }) };
+        file.read_exact_at(into, 0).map_err(failed)?;
+        match frame::verify(into, key) {
+            // Something is there, so it is not a block's object that is missing.
+            Err(StoreError::Missing(why)) => Err(foreign(&format!("is no frame: {why}"))),
+            result => result.map(|_| ()),
+        }
+    }
+
+    fn erase(&self, key: Key) -> Result<(), StoreError> {
+        let path = self.object(key);
+        match fs::remove_file(&path).map_err(self.failed("erase", &path)) {
+            Err(StoreError::Missing(_)) => Ok(()),
+            result => result,
+        }
+    }
+
+    /// Names an error of the file system by what the caller does next.
+    fn failed(&self, verb: &str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
+        let what = format!("can't {verb} {}", path.display());
+        let unfinished = self.unfinished();
+        move |source| match source.kind() {
+            // An empty mount point has no objects either, but that is not their end.
+            io::ErrorKind::NotFound if !unfinished.is_dir() => {
+                StoreError::TierLost(format!("{what}: the store's folder is gone"))
+            }
+            io::ErrorKind::NotFound => StoreError::Missing(what),
+            _ => StoreError::Io { what, source },
+        }
+    }
+}
+
+fn fresh_file(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
+}
+
+/// Without following a link, and without waiting for the other end of a pipe.
+fn open_object(path: &Path) -> io::Result<File> {
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    OpenOptions::new().read(true).custom_flags(flags).open(path)
+}
+
+/// Whether the object is there already, as far as its header tells.
+fn holds(path: &Path, key: Key, bytes: usize) -> bool {
+    let Ok(file) = open_object(path) else { return false };
+    if !file.metadata().is_ok_and(|found| found.is_file() && found.len() == bytes as u64) {
+        return false;
+    }
+    let mut page = [0; HEADER_BYTES];
+    file.read_exact_at(&mut page, 0).is_ok()
+        && FrameHeader::decode(&page).is_ok_and(|header| header.verify_key(key).is_ok())
+}
+
+#[cfg(test)]
+mod tests;

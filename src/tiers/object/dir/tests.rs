@@ -1,0 +1,178 @@
+//! The folder against the contract, and against what else may lie in it.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::*;
+use crate::tiers::contract::{self, Fixture};
+use crate::tiers::sample::{self, Sample};
+use crate::tiers::store::Place;
+
+const BLOCK: Sample = Sample { number: 1, payload_bytes: 20_000 };
+const ANYWHERE: Place = Place { offset: 0, slot_bytes: 0 };
+
+fn open(dir: &Path, arena: &Arc<Arena>) -> DirStore {
+    DirStore::open(dir, false, ObjectOptions::default(), arena)
+        .unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn opened() -> (tempfile::TempDir, Arc<Arena>, DirStore) {
+    let (dir, arena) = (tempfile::tempdir().unwrap(), sample::arena());
+    let store = open(dir.path(), &arena);
+    (dir, arena, store)
+}
+
+fn path(dir: &Path, block: Sample) -> PathBuf {
+    dir.join(object_name(block.key()))
+}
+
+#[test]
+fn keeps_the_contract() {
+    contract::check_store(|| {
+        let (dir, arena) = (tempfile::tempdir().unwrap(), contract::arena(0));
+        let store = Arc::new(open(dir.path(), &arena));
+        let root = dir.path().to_owned();
+        let flip = move |key, _, byte: usize| {
+            let path = root.join(object_name(key));
+            let mut bytes = fs::read(&path).unwrap();
+            bytes[byte] ^= 1;
+            fs::write(path, bytes).unwrap();
+        };
+        Fixture::new(arena, store).corrupted_by(flip).keeping(dir)
+    });
+}
+
+#[test]
+fn objects_outlive_the_store_and_are_shared_between_stores() {
+    let (dir, arena, store) = opened();
+    let other = open(dir.path(), &arena);
+    sample::write(&store, &arena, BLOCK, ANYWHERE).unwrap();
+    sample::read(&other, &arena, BLOCK, ANYWHERE).unwrap();
+    drop((store, other));
+    let store = open(dir.path(), &arena);
+    assert!(store.contains(BLOCK.key()));
+    sample::read(&store, &arena, BLOCK, ANYWHERE).unwrap();
+    assert_eq!(sample::scan(&store), [], "who shares a store does not own what is in it");
+    assert_eq!(fs::read(path(dir.path(), BLOCK)).unwrap(), BLOCK.bytes());
+}
+
+#[test]
+fn an_object_that_is_there_is_not_written_again() {
+    let (dir, arena, store) = opened();
+    sample::write(&store, &arena, BLOCK, ANYWHERE).unwrap();
+    let before = fs::metadata(path(dir.path(), BLOCK)).unwrap().ino();
+    sample::write(&store, &arena, BLOCK, ANYWHERE).unwrap();
+    assert_eq!(fs::metadata(path(dir.path(), BLOCK)).unwrap().ino(), before);
+}
+
+#[test]
+fn durable_objects_come_back_too() {
+    let (dir, arena) = (tempfile::tempdir().unwrap(), sample::arena());
+    let options = ObjectOptions::default();
+    let store = DirStore::open(dir.path(), true, options, &arena).unwrap();
+    sample::write(&store, &arena, BLOCK, ANYWHERE).unwrap();
+    sample::read(&store, &arena, BLOCK, ANYWHERE).unwrap();
+}
+
+/// Something that is not this block's object lies under its name.
+fn check_foreign(make: impl Fn(&Path), mends: bool) {
+    let (dir, arena, store) = opened();
+    sample::write(&store, &arena, BLOCK, ANYWHERE).unwrap();
+    let path = path(dir.path(), BLOCK);
+    fs::remove_file(&path).unwrap();
+    make(&path);
+    let error = sample::read(&store, &arena, BLOCK, ANYWHERE).unwrap_err();
+    assert!(matches!(error, StoreError::Corrupt(_)), "{error}");
+    let written = sample::write(&store, &arena, BLOCK, ANYWHERE);
+    assert_eq!(written.is_ok(), mends, "{written:?}");
+    if mends {
+        sample::read(&store, &arena, BLOCK, ANYWHERE).unwrap();
+    }
+}
+
+#[test]
+fn what_is_not_the_blocks_object_is_corrupt_and_a_write_replaces_it() {
+    check_foreign(|path| fs::write(path, []).unwrap(), true);
+    check_foreign(|path| fs::write(path, "a note").unwrap(), true);
+    check_foreign(|path| fs::write(path, vec![0; 24_576]).unwrap(), true);
+    check_foreign(|path| fs::write(path, vec![7; 1 << 20]).unwrap(), true);
+    check_foreign(|path| fs::write(path, &BLOCK.bytes()[..8192]).unwrap(), true);
+    let other = Sample { number: 2, ..BLOCK };
+    check_foreign(|path| fs::write(path, other.bytes()).unwrap(), true);
+    check_foreign(|path| std::os::unix::fs::symlink("/etc/hostname", path).unwrap(), true);
+    check_foreign(
+        |path| {
+            let mode = rustix::fs::Mode::RUSR;
+            rustix::fs::mknodat(rustix::fs::CWD, path, rustix::fs::FileType::Fifo, mode, 0)
+                .unwrap();
+        },
+        true,
+    );
+    check_foreign(|path| fs::create_dir(path).unwrap(), false);
+}
+
+#[test]
+fn a_torn_object_is_corrupt_until_it_is_erased() {
+    let (dir, arena, store) = opened();
+    sample::write(&store, &arena, BLOCK, ANYWHERE).unwrap();
+    let mut bytes = BLOCK.bytes();
+    bytes[12_000..].fill(0);
+    fs::write(path(dir.path(), BLOCK), bytes).unwrap();
+    let error = sample::read(&store, &arena, BLOCK, ANYWHERE).unwrap_err();
+    assert!(matches!(error, StoreError::Corrupt(_)), "{error}");
+    sample::run(&store, StoreOp::Erase { key: BLOCK.key(), place: ANYWHERE }).unwrap();
+    sample::write(&store, &arena, BLOCK, ANYWHERE).unwrap();
+    sample::read(&store, &arena, BLOCK, ANYWHERE).unwrap();
+}
+
+#[test]
+fn a_folder_that_went_away_is_a_lost_tier_not_missing_blocks() {
+    let (dir, arena, store) = opened();
+    sample::write(&store, &arena, BLOCK, ANYWHERE).unwrap();
+    fs::remove_dir_all(dir.path()).unwrap();
+    let read = sample::read(&store, &arena, BLOCK, ANYWHERE).unwrap_err();
+    assert!(matches!(read, StoreError::TierLost(_)), "{read}");
+    let written = sample::write(&store, &arena, BLOCK, ANYWHERE).unwrap_err();
+    assert!(matches!(written, StoreError::TierLost(_)), "{written}");
+}
+
+#[test]
+fn folders_that_cannot_be_written_are_refused_with_a_remedy() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("file");
+    fs::write(&file, "mine").unwrap();
+    for path in [file.as_path(), Path::new("/sys/kernel/terrace")] {
+        let opened = DirStore::open(path, false, ObjectOptions::default(), &sample::arena());
+        let said = opened.err().expect("it can't be written to").to_string();
+        assert!(said.contains(path.to_str().unwrap()), "{said}");
+        assert!(said.contains("choose another folder"), "{said}");
+    }
+}
+
+#[test]
+fn a_crashs_leavings_are_cleared_and_others_work_is_not() {
+    let (dir, arena, store) = opened();
+    drop(store);
+    let unfinished = dir.path().join("v1/unfinished");
+    let (old, young) = (unfinished.join("old"), unfinished.join("young"));
+    fs::write(&old, "half").unwrap();
+    fs::write(&young, "half").unwrap();
+    let two_hours_ago = fs::metadata(&old).unwrap().modified().unwrap() - 2 * LEFT_BEHIND;
+    File::options().write(true).open(&old).unwrap().set_modified(two_hours_ago).unwrap();
+    open(dir.path(), &arena);
+    assert!(!old.exists() && young.exists());
+}
+
+#[test]
+fn frames_outside_the_arena_are_refused() {
+    let (_dir, arena, store) = opened();
+    let frame = FrameSpan { offset: arena.len_bytes(), bytes: BLOCK.frame_bytes() };
+    for op in [
+        StoreOp::Write { key: BLOCK.key(), place: ANYWHERE, frame },
+        StoreOp::Read { key: BLOCK.key(), place: ANYWHERE, frame },
+    ] {
+        assert!(matches!(sample::run(&store, op), Err(StoreError::Io { .. })));
+    }
+}

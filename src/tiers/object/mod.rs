@@ -1,0 +1,89 @@
+//! Object storage: a folder or a bucket in which frames are objects, shared by all nodes that name
+//! it.
+//!
+//! A block's object is called `v1/<first two digits of the key>/<key in hex>`; the key is keyed by
+//! its namespace, so blocks of two namespaces never meet. An object is written once: who finds it
+//! there is done. Addresses by key alone: never looks at places, and a scan finds nothing.
+
+mod dir;
+mod s3;
+mod target;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use dir::DirStore;
+pub use s3::S3Store;
+pub use target::{Bucket, Target};
+
+use super::dram::Arena;
+use super::open::OpenError;
+use super::store::TierStore;
+use super::ticket::OPS_MAX_DEFAULT;
+use crate::domain::block::Key;
+
+/// The version of the format that objects are named and written in.
+const FORMAT_PREFIX: &str = "v1";
+
+/// How the store behaves, whatever it is.
+#[derive(Clone, Copy, Debug)]
+pub struct ObjectOptions {
+    /// Requests at once (S3), and threads, up to 16 (folder).
+    pub concurrency: usize,
+    /// Operations under way at most, waiting ones included; beyond it the store answers `Busy`.
+    pub ops_max: usize,
+    /// S3: how long one attempt at a request may take, and the operation with all its attempts.
+    pub attempt_timeout: Duration,
+    pub op_timeout: Duration,
+}
+
+impl Default for ObjectOptions {
+    fn default() -> Self {
+        Self {
+            concurrency: 64,
+            ops_max: OPS_MAX_DEFAULT,
+            attempt_timeout: Duration::from_secs(10),
+            op_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+impl ObjectOptions {
+    fn check(&self) -> Result<(), OpenError> {
+        let said = if !(1..=4096).contains(&self.concurrency) {
+            format!("{} requests at once: use 1 to 4096", self.concurrency)
+        } else if !(1..=1 << 20).contains(&self.ops_max) {
+            format!("{} operations at once: use 1 to {}", self.ops_max, 1 << 20)
+        } else if self.attempt_timeout.is_zero() || self.op_timeout < self.attempt_timeout {
+            "the timeouts must be above zero, the operation's at least the attempt's".into()
+        } else {
+            return Ok(());
+        };
+        Err(OpenError::Config(format!("object: {said}")))
+    }
+}
+
+/// Opens the store at `target`.
+///
+/// Waits for the runtime while it looks for S3 credentials, so call it from outside the runtime.
+///
+/// # Errors
+/// See [`OpenError`]; every text names the remedy.
+pub fn open(
+    target: &Target,
+    options: ObjectOptions,
+    arena: &Arc<Arena>,
+    runtime: &tokio::runtime::Handle,
+) -> Result<Arc<dyn TierStore>, OpenError> {
+    options.check()?;
+    Ok(match target {
+        Target::Dir { path, fsync } => Arc::new(DirStore::open(path, *fsync, options, arena)?),
+        Target::S3(bucket) => Arc::new(S3Store::open(bucket, options, arena, runtime)?),
+    })
+}
+
+/// The object's name below the folder's or bucket's prefix.
+fn object_name(key: Key) -> String {
+    let hex = key.to_string();
+    format!("{FORMAT_PREFIX}/{}/{hex}", &hex[..2])
+}

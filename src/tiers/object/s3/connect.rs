@@ -1,0 +1,106 @@
+//! Makes the client: whose credentials, which region, which endpoint, how long it tries.
+//!
+//! Never asks the bucket: a store that is down at the start may come back.
+
+use std::time::Duration;
+
+use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_sdk_s3::Client;
+use aws_sdk_s3::config::retry::RetryConfig;
+use aws_sdk_s3::config::timeout::TimeoutConfig;
+use aws_sdk_s3::config::{
+    Builder, ProvideCredentials, RequestChecksumCalculation, ResponseChecksumValidation,
+};
+use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
+use tokio::runtime::Handle;
+
+use super::super::ObjectOptions;
+use super::super::target::Bucket;
+use crate::env;
+use crate::tiers::open::OpenError;
+
+/// What stores that are not AWS expect when none is named.
+const REGION_ELSEWHERE: &str = "us-east-1";
+
+/// Attempts at one request, the first included.
+const ATTEMPTS: u32 = 3;
+
+/// How long the start waits for credentials: machines that ask a metadata service take seconds.
+const CREDENTIALS_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// A client with the standard chain's credentials: environment, profile, web identity, container,
+/// instance.
+pub fn standard(
+    bucket: &Bucket,
+    options: ObjectOptions,
+    runtime: &Handle,
+) -> Result<Client, OpenError> {
+    let (tell, told) = crossbeam_channel::bounded(1);
+    let asked = bucket.clone();
+    env::spawn_task_on(runtime, async move {
+        // Nobody listens any more when the time is over.
+        let _ = tell.send(find(&asked).await);
+    });
+    let found = told.recv_timeout(CREDENTIALS_TIMEOUT).unwrap_or_else(|_| {
+        Err(OpenError::Config(format!(
+            "no AWS credentials were found in {} s: set AWS_ACCESS_KEY_ID and \
+             AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
+            CREDENTIALS_TIMEOUT.as_secs()
+        )))
+    })?;
+    Ok(client(Builder::from(&found), bucket, options))
+}
+
+async fn find(bucket: &Bucket) -> Result<SdkConfig, OpenError> {
+    let mut loader = aws_config::defaults(BehaviorVersion::latest()).http_client(http());
+    let elsewhere = bucket.endpoint.as_ref().map(|_| REGION_ELSEWHERE);
+    if let Some(region) = bucket.region.as_deref().or(elsewhere) {
+        loader = loader.region(Region::new(region.to_owned()));
+    }
+    let found = loader.load().await;
+    if found.region().is_none() {
+        return Err(OpenError::Config(format!(
+            "no region is known for s3://{0}: write s3://{0}?region=… or set AWS_REGION",
+            bucket.name
+        )));
+    }
+    let provider = found.credentials_provider().ok_or_else(|| no_credentials("no provider"))?;
+    provider.provide_credentials().await.map_err(|error| {
+        no_credentials(&aws_sdk_s3::error::DisplayErrorContext(error).to_string())
+    })?;
+    Ok(found)
+}
+
+fn no_credentials(why: &str) -> OpenError {
+    OpenError::Config(format!(
+        "no AWS credentials ({why}): set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or \
+         AWS_PROFILE"
+    ))
+}
+
+/// The client with the endpoint's and the options' settings on top of `base`.
+pub fn client(base: Builder, bucket: &Bucket, options: ObjectOptions) -> Client {
+    let timeouts = TimeoutConfig::builder()
+        .operation_attempt_timeout(options.attempt_timeout)
+        .operation_timeout(options.op_timeout)
+        .connect_timeout(options.attempt_timeout.min(Duration::from_secs(3)))
+        .build();
+    let mut config = base
+        .http_client(http())
+        .force_path_style(bucket.path_style)
+        .timeout_config(timeouts)
+        .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS))
+        // Frames have checksums of their own, and many stores know none of S3's newer ones.
+        .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
+        .response_checksum_validation(ResponseChecksumValidation::WhenRequired);
+    if let Some(endpoint) = &bucket.endpoint {
+        config = config.endpoint_url(endpoint);
+    }
+    Client::from_conf(config.build())
+}
+
+fn http() -> aws_sdk_s3::config::SharedHttpClient {
+    aws_smithy_http_client::Builder::new()
+        .tls_provider(Provider::Rustls(CryptoMode::Ring))
+        .build_https()
+}

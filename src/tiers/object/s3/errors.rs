@@ -1,0 +1,82 @@
+//! Names the SDK's errors by what the caller does next.
+
+use std::io;
+use std::time::Duration;
+
+use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata};
+use aws_sdk_s3::primitives::ByteStreamError;
+
+use super::{Coded, Failure};
+use crate::tiers::store::StoreError;
+
+/// Answers that will not get better by themselves: the operator has to mend the config.
+/// Source: Amazon S3 API reference, "List of error codes".
+const LOST: [&str; 6] = [
+    "NoSuchBucket",
+    "InvalidAccessKeyId",
+    "SignatureDoesNotMatch",
+    "InvalidBucketName",
+    "AccountProblem",
+    "AllAccessDisabled",
+];
+
+/// Answers that ask for patience.
+const BUSY: [&str; 6] = [
+    "SlowDown",
+    "ServiceUnavailable",
+    "TooManyRequests",
+    "TooManyRequestsException",
+    "RequestLimitExceeded",
+    "Throttling",
+];
+
+pub fn failed<E: Coded>(verb: &str, name: &str, error: &Failure<E>) -> StoreError {
+    let status = status(error);
+    let what = || format!("can't {verb} the object {name}");
+    match (error.code().unwrap_or_default(), status) {
+        (code, _) if LOST.contains(&code) => {
+            StoreError::TierLost(format!("{}: {}", what(), DisplayErrorContext(error)))
+        }
+        (code, _) if BUSY.contains(&code) => StoreError::Busy,
+        (_, Some(429 | 503)) => StoreError::Busy,
+        (_, Some(404)) => StoreError::Missing(format!("{name} is not in the bucket")),
+        _ => {
+            let kind = match error {
+                Failure::TimeoutError(_) => io::ErrorKind::TimedOut,
+                _ if status == Some(403) => io::ErrorKind::PermissionDenied,
+                _ => io::ErrorKind::Other,
+            };
+            let source = io::Error::new(kind, DisplayErrorContext(error).to_string());
+            StoreError::Io { what: what(), source }
+        }
+    }
+}
+
+/// The object was there before: the answer to `If-None-Match: *`.
+pub fn is_there_already<E: Coded>(error: &Failure<E>) -> bool {
+    status(error) == Some(412)
+}
+
+/// Two conditional writes of one object met.
+pub fn is_conflict<E: Coded>(error: &Failure<E>) -> bool {
+    status(error) == Some(409)
+}
+
+/// The store is one that does not know conditional writes.
+pub fn knows_no_condition<E: Coded>(error: &Failure<E>) -> bool {
+    status(error) == Some(501) || error.code() == Some("NotImplemented")
+}
+
+pub fn cut_short(name: &str, error: ByteStreamError) -> StoreError {
+    let what = format!("the object {name} stopped on its way here");
+    StoreError::Io { what, source: io::Error::other(error) }
+}
+
+pub fn too_late(verb: &str, limit: Duration) -> StoreError {
+    let what = format!("could not {verb} an object in {} ms", limit.as_millis());
+    StoreError::Io { what, source: io::ErrorKind::TimedOut.into() }
+}
+
+fn status<E: Coded>(error: &Failure<E>) -> Option<u16> {
+    error.raw_response().map(|answer| answer.status().as_u16())
+}

@@ -1,0 +1,145 @@
+//! Shared memory: memfds, mapped.
+//!
+//! Never maps a memory that could shrink under the mapping: an access past its end would kill the
+//! daemon. So a memory is sealed against shrinking before its length is read.
+
+mod room;
+mod touch;
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use memmap2::{Advice, MmapOptions, MmapRaw};
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
+
+use crate::domain::units::Bytes;
+
+pub use room::MemoryRoom;
+
+/// A mapped memfd whose length can't change.
+#[derive(Debug)]
+pub struct SharedMemory {
+    fd: OwnedFd,
+    map: MmapRaw,
+    huge_pages: bool,
+}
+
+impl SharedMemory {
+    /// A new memory of `bytes` zero bytes, read and written through its mapping. `name` shows in
+    /// `/proc/PID/maps`. Pages come when they are first written.
+    ///
+    /// # Errors
+    /// The machine refuses memfds or the mapping.
+    pub fn create(name: &str, bytes: u64) -> io::Result<Self> {
+        Self::create_with(name, bytes, MemfdFlags::empty())
+    }
+
+    /// A new memory of at least `bytes` zero bytes for long use: on huge pages when there are
+    /// enough, and with every page touched by `pretouch_threads` threads (none with zero).
+    ///
+    /// # Errors
+    /// `room` is too small, or the machine refuses; the text says how much was asked, how much is
+    /// there, and what to do.
+    pub(super) fn reserve(
+        name: &str,
+        bytes: u64,
+        pretouch_threads: usize,
+        room: MemoryRoom,
+    ) -> io::Result<Arc<Self>> {
+        let refused = |cause: io::Error| no_room(name, bytes, room, &cause);
+        let memory = match Self::create_huge(name, bytes, room) {
+            Some(memory) => memory,
+            None => Self::create_plain(name, bytes, room).map_err(refused)?,
+        };
+        let memory = Arc::new(memory);
+        touch::pretouch(&memory, pretouch_threads).map_err(refused)?;
+        Ok(memory)
+    }
+
+    /// Maps `bytes` of a memory that is sealed against shrinking and holds that many.
+    pub(super) fn map_sealed(fd: OwnedFd, bytes: u64) -> io::Result<Self> {
+        let bytes = usize::try_from(bytes).map_err(io::Error::other)?;
+        let map = MmapOptions::new().len(bytes).map_raw(fd.as_raw_fd())?;
+        Ok(Self { fd, map, huge_pages: false })
+    }
+
+    /// Maps every page of a memory that its owner has already filled, soon and on another thread, so
+    /// that the first copies don't wait for the kernel.
+    pub(super) fn map_pages_soon(self: &Arc<Self>) {
+        touch::map_beside(self);
+    }
+
+    /// Where the mapping begins in this process.
+    #[must_use]
+    pub fn base(&self) -> *mut u8 {
+        self.map.as_mut_ptr()
+    }
+
+    #[must_use]
+    pub fn len_bytes(&self) -> u64 {
+        self.map.len() as u64
+    }
+
+    #[must_use]
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    /// Whether the memory lies on reserved huge pages. Without them it asks for transparent ones,
+    /// which the kernel may give or not.
+    pub(super) fn has_huge_pages(&self) -> bool {
+        self.huge_pages
+    }
+
+    /// Forbids writing through any mapping but this one, whoever holds a descriptor. A kernel
+    /// before 5.1 does not know the seal; a descriptor opened for reading must do there.
+    pub(super) fn forbid_other_writers(&self) -> io::Result<()> {
+        match fcntl_add_seals(&self.fd, SealFlags::FUTURE_WRITE) {
+            Ok(()) | Err(rustix::io::Errno::INVAL) => {}
+            Err(error) => return Err(error.into()),
+        }
+        fcntl_add_seals(&self.fd, SealFlags::SEAL).map_err(io::Error::from)
+    }
+
+    fn create_with(name: &str, bytes: u64, more: MemfdFlags) -> io::Result<Self> {
+        let fd = memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING | more)?;
+        ftruncate(&fd, bytes)?;
+        fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW)?;
+        Self::map_sealed(fd, bytes)
+    }
+
+    /// On reserved huge pages, when enough of them are free.
+    fn create_huge(name: &str, bytes: u64, room: MemoryRoom) -> Option<Self> {
+        let huge_bytes = bytes.checked_next_multiple_of(room.huge_page_bytes.max(1))?;
+        if room.huge_page_bytes == 0 || huge_bytes > room.huge_free_bytes {
+            return None;
+        }
+        // Someone else may take the pages between the look and the mapping; plain pages do then.
+        let memory = Self::create_with(name, huge_bytes, MemfdFlags::HUGETLB).ok()?;
+        Some(Self { huge_pages: true, ..memory })
+    }
+
+    fn create_plain(name: &str, bytes: u64, room: MemoryRoom) -> io::Result<Self> {
+        if room.available_bytes.is_some_and(|available| bytes > available) {
+            return Err(io::ErrorKind::OutOfMemory.into());
+        }
+        let memory = Self::create(name, bytes)?;
+        // Both are wishes: a kernel without transparent huge pages for shared memory, or without
+        // the flag, gives a memory that is as right.
+        let _ = memory.map.advise(Advice::HugePage);
+        let _ = memory.map.advise(Advice::DontDump);
+        Ok(memory)
+    }
+}
+
+fn no_room(name: &str, bytes: u64, room: MemoryRoom, cause: &io::Error) -> io::Error {
+    let available =
+        room.available_bytes.map_or("an unknown amount".into(), |bytes| Bytes(bytes).to_string());
+    let what = format!(
+        "no memory for {name}, which wants {}: {cause}; {available} is available on this machine. \
+         Lower the tier's capacity, stop what else holds memory, or raise the container's limit",
+        Bytes(bytes)
+    );
+    io::Error::new(cause.kind(), what)
+}

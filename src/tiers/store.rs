@@ -1,0 +1,106 @@
+//! The contract of a tier's store.
+
+use std::io;
+
+use crate::domain::block::Key;
+use crate::domain::tier::Tier;
+use crate::domain::units::Time;
+
+use super::frame::FrameHeader;
+
+/// An address inside a tier: bytes from its start, and the length of the slot there. The manager
+/// hands places out; chunks of [`crate::domain::units::CHUNK_BYTES`] hold slots of one length, so
+/// a slot never crosses a chunk's end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Place {
+    pub offset: u64,
+    pub slot_bytes: u32,
+}
+
+/// A frame's bytes in the arena: offset from the arena's start and length, both in whole pages.
+///
+/// Who holds a span for an operation owns those bytes until the operation is done: exclusively for
+/// a read into it, shared for a write from it. The manager keeps this true.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FrameSpan {
+    pub offset: u64,
+    pub bytes: u32,
+}
+
+/// One operation on one block. Stores that address by key (object) ignore the place, stores that
+/// address by place (all others) use the key only to check what they read.
+#[derive(Clone, Copy, Debug)]
+pub enum StoreOp {
+    /// Copies the sealed frame at `frame` to `place`.
+    Write { key: Key, place: Place, frame: FrameSpan },
+    /// Copies the frame at `place` into `frame` and verifies it: header, key and payload checksum.
+    Read { key: Key, place: Place, frame: FrameSpan },
+    /// Makes the frame at `place` unreadable, for good and across restarts.
+    Erase { key: Key, place: Place },
+}
+
+/// Why an operation failed, named by what the caller does next.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The store has no room in its queues: try again later.
+    #[error("the store is busy")]
+    Busy,
+    /// The copy is not there: drop it from the directory, try the next tier.
+    #[error("no such frame: {0}")]
+    Missing(String),
+    /// The bytes are not what was written: drop this copy, try the next tier.
+    #[error("corrupt frame: {0}")]
+    Corrupt(String),
+    /// The operation failed and may work later: the copy stays, this load tries the next tier.
+    #[error("{what}: {source}")]
+    Io { what: String, source: io::Error },
+    /// The tier is gone: plan without it.
+    #[error("the tier is lost: {0}")]
+    TierLost(String),
+}
+
+/// Told once, from any thread, how an operation ended. Must not block.
+pub type Done = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
+
+/// A frame found by a scan after a restart.
+#[derive(Clone, Debug)]
+pub struct FoundFrame {
+    pub place: Place,
+    pub header: FrameHeader,
+}
+
+/// A tier's store: keeps frames, gives the same bytes back.
+///
+/// The contract, which `tiers::contract` checks of every store:
+/// - `submit` returns at once; `done` is called exactly once, also when the store is dropped;
+/// - a read after a write's `done` gives the bytes written, header and payload;
+/// - a read of a place or key never written, or erased, is `Missing`; altered bytes, or those of
+///   another key, are `Corrupt`; neither ever ends as `Ok`;
+/// - operations on different places may end in any order.
+pub trait TierStore: Send + Sync + 'static {
+    /// Which tier this is.
+    fn tier(&self) -> Tier;
+
+    /// Starts `op`; `done` hears how it ended.
+    fn submit(&self, op: StoreOp, done: Done);
+
+    /// Reports every whole frame found from before a restart, by reading headers only. Stores that
+    /// forget find nothing.
+    ///
+    /// # Errors
+    /// The store can't be read at all; single unreadable headers are passed over.
+    fn scan(&self, _found: &mut dyn FnMut(FoundFrame)) -> Result<(), StoreError> {
+        Ok(())
+    }
+}
+
+/// What the manager knows of a block and a frame's header needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FrameMeta {
+    pub key: Key,
+    pub parent: Option<Key>,
+    /// The block's index in its chain: the root block is 0.
+    pub position: u32,
+    pub created_at: Time,
+    pub record: crate::domain::retention::RetentionRecord,
+}

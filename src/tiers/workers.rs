@@ -1,0 +1,93 @@
+//! A store's own threads, and their end.
+//!
+//! Never detaches a thread: a store that is dropped has no thread left that touches its memory.
+
+use std::io;
+use std::thread::JoinHandle;
+
+use crossbeam_channel::Sender;
+
+use super::ticket::Ticket;
+use crate::env;
+
+/// Threads that end by themselves once their queue is closed.
+#[derive(Debug, Default)]
+pub struct Workers {
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Workers {
+    /// Starts `count` threads that run `body`.
+    ///
+    /// # Errors
+    /// The machine refused a thread; those already started end with their queue.
+    pub fn start<B>(&mut self, name: &str, count: usize, body: B) -> io::Result<()>
+    where
+        B: Fn() + Clone + Send + 'static,
+    {
+        for index in 0..count {
+            let body = body.clone();
+            self.threads.push(env::spawn_thread(&format!("{name}-{index}"), body)?);
+        }
+        Ok(())
+    }
+
+    /// Starts one thread that runs `body`.
+    ///
+    /// # Errors
+    /// The machine refused a thread.
+    pub fn start_one(
+        &mut self,
+        name: &str,
+        body: impl FnOnce() + Send + 'static,
+    ) -> io::Result<()> {
+        self.threads.push(env::spawn_thread(name, body)?);
+        Ok(())
+    }
+
+    /// Waits for the threads. Their queue must be closed before. A store whose last owner was one
+    /// of its own operations is dropped on one of its own threads, which can't wait for itself.
+    pub fn join(&mut self) {
+        let own = std::thread::current().id();
+        for thread in self.threads.drain(..).filter(|thread| thread.thread().id() != own) {
+            if thread.join().is_err() {
+                tracing::error!("a store's thread panicked");
+            }
+        }
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        self.join();
+    }
+}
+
+/// A bounded queue of operations and the threads that serve it: for stores whose work blocks.
+pub struct Pool {
+    // Dropped in this order: the threads end once the sending end is gone.
+    sender: Sender<Ticket>,
+    workers: Workers,
+}
+
+impl Pool {
+    /// Starts `threads` threads that carry out operations with `serve`. The queue holds `ops_max`,
+    /// as many as the gate before it lets in.
+    ///
+    /// # Errors
+    /// The machine refused a thread.
+    pub fn start<S>(name: &str, threads: usize, ops_max: usize, serve: S) -> io::Result<Self>
+    where
+        S: Fn(Ticket) + Clone + Send + 'static,
+    {
+        let (sender, tickets) = crossbeam_channel::bounded::<Ticket>(ops_max);
+        let mut pool = Self { sender, workers: Workers::default() };
+        pool.workers.start(name, threads.max(1), move || tickets.iter().for_each(&serve))?;
+        Ok(pool)
+    }
+
+    /// Hands the operation over; one that can't be is dropped, which answers it.
+    pub fn push(&self, ticket: Ticket) {
+        drop(self.sender.try_send(ticket));
+    }
+}

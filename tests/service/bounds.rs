@@ -1,0 +1,114 @@
+//! Bounds: a refusal says when to try again, and every call ends in time.
+
+use std::time::Duration;
+
+use terrace::client::{Client, ClientConfig, ClientError, RequestId, daemon_status};
+use terrace::manager::api::Refusal;
+
+use super::{World, hashes, namespace};
+
+const R: RequestId = RequestId(1);
+const LONG: Duration = Duration::from_mins(10);
+
+#[tokio::test]
+async fn the_managers_refusals_keep_their_meaning() {
+    let world = World::start();
+    let (client, _pool, handle) = world.client_with_pool("a", 4).await;
+    let refuse = |refusal| world.fake.state().refuse = Some(refusal);
+
+    refuse(Refusal::Busy { what: "the queue is full", retry_after: Duration::from_millis(70) });
+    let error = client.lookup(R, hashes(0, 1)).await.unwrap_err();
+    assert_eq!(error.retry_after(), Some(Duration::from_millis(70)));
+    assert_eq!(error.to_string(), "the queue is full; try again in 70 ms");
+
+    refuse(Refusal::NotFound("no such lease".into()));
+    let error = client.release(terrace::client::LeaseId(5)).await.unwrap_err();
+    assert!(matches!(&error, ClientError::NotFound(what) if what == "no such lease"));
+
+    refuse(Refusal::Invalid("not a chain".into()));
+    let error = client.store(R, None, hashes(0, 1), handle, &[0]).await.unwrap_err();
+    assert!(matches!(&error, ClientError::Invalid(what) if what == "not a chain"));
+}
+
+#[tokio::test]
+async fn clients_are_bounded_and_room_returns() {
+    let world = World::with(|config| config.limits.clients_max = 2);
+    let first = world.client("a").await;
+    let _second = world.client("b").await;
+    let error = world.refused(ClientConfig::new("c", namespace())).await;
+    assert!(error.retry_after().is_some(), "{error:?}");
+    drop(first);
+    assert!(world.fake.becomes(|state| state.gone.len() == 1).await);
+    world.client("c").await;
+}
+
+#[tokio::test]
+async fn calls_in_flight_are_bounded_and_end_at_their_deadline() {
+    let world = World::with(|config| config.limits.calls_in_flight_max = 1);
+    let mut config = ClientConfig::new("a", namespace());
+    config.call_timeout = Duration::from_millis(800);
+    let client = Client::connect(&world.socket, config).await.unwrap();
+    world.fake.state().hang = true;
+
+    let hanging = tokio::spawn({
+        let client = client.clone();
+        async move { client.lookup(R, hashes(0, 1)).await }
+    });
+    assert!(world.fake.becomes(|state| state.hung == 1).await);
+    let error = client.lookup(R, hashes(0, 1)).await.unwrap_err();
+    assert!(error.retry_after().is_some(), "{error:?}");
+    let error = hanging.await.unwrap().unwrap_err();
+    assert!(matches!(error, ClientError::TimedOut(_)), "{error:?}");
+
+    world.fake.state().hang = false;
+    let mut again = client.lookup(R, hashes(0, 1)).await;
+    // The client may give up a moment before the daemon does.
+    for _ in 0..100 {
+        if again.is_ok() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        again = client.lookup(R, hashes(0, 1)).await;
+    }
+    again.expect("room returns when a call is over");
+}
+
+#[tokio::test]
+async fn a_call_without_a_deadline_ends_at_the_services_own() {
+    let world = World::with(|config| config.times.call_timeout = Duration::from_millis(100));
+    world.fake.state().hang = true;
+    let mut raw = world.raw().await;
+    let error = raw.status(terrace::wire::pb::StatusRequest {}).await.unwrap_err();
+    assert_eq!(error.code(), tonic::Code::DeadlineExceeded);
+    assert!(error.message().contains("within 100 ms"), "{}", error.message());
+
+    let patience = Duration::from_millis(50);
+    let error = daemon_status(&world.socket, patience).await.unwrap_err();
+    assert!(matches!(error, ClientError::TimedOut(_)), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_loads_time_is_the_nearer_of_its_deadline_and_the_services() {
+    let world = World::with(|config| config.times.load_timeout_max = Duration::from_secs(30));
+    let (client, _pool, handle) = world.client_with_pool("a", 4).await;
+    for asked in [Duration::from_secs(2), LONG, Duration::MAX] {
+        client.load(R, hashes(0, 1), handle, &[0], asked).await.unwrap();
+    }
+    let heard = world.fake.state().load_timeouts.clone();
+    assert_eq!(heard, [2, 30, 30].map(Duration::from_secs));
+}
+
+#[tokio::test]
+async fn waiting_for_an_end_that_does_not_come_is_bounded() {
+    let world = World::start();
+    let mut config = ClientConfig::new("a", namespace());
+    config.wait_timeout = Duration::from_millis(50);
+    let client = Client::connect(&world.socket, config).await.unwrap();
+    let layout = terrace::client::PoolOrder::BlockMajor.layout(super::SHAPE, 1);
+    let pool = terrace::client::HostPool::create(layout).unwrap();
+    let handle = client.register_pool(&pool, 0).await.unwrap();
+    world.fake.state().silent = true;
+    let op = client.load(R, hashes(0, 1), handle, &[0], LONG).await.unwrap();
+    let error = client.wait(op).await.unwrap_err();
+    assert!(matches!(error, ClientError::TimedOut(_)), "{error:?}");
+}

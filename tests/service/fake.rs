@@ -1,0 +1,227 @@
+//! A stand-in for the manager: remembers what it was asked and answers simply.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use rustix::fs::MemfdFlags;
+use terrace::domain::block::Key;
+use terrace::domain::tier::Tier;
+use terrace::domain::units::Time;
+use terrace::manager::api::{
+    ClientId, Command, Completion, LeaseId, NamespaceId, OpId, OpKind, PoolId, Refusal, Reply,
+    RequestId, Run, Status,
+};
+use terrace::service::Backend;
+use terrace::tiers::hbm::ClaimedPool;
+use tokio::sync::mpsc;
+
+pub const ARENA_BYTES: u64 = 8192;
+
+/// The byte that loads write into each page.
+pub const LOADED: u8 = 0xA5;
+
+#[derive(Clone, Default)]
+pub struct Fake(Arc<Mutex<State>>);
+
+#[derive(Default)]
+pub struct State {
+    numbers: u64,
+    completions: BTreeMap<ClientId, mpsc::Sender<Completion>>,
+    pools: BTreeMap<PoolId, (File, ClaimedPool)>,
+    stored: HashSet<Key>,
+    /// Clients that said Hello and those that went, in order.
+    pub helloed: Vec<ClientId>,
+    pub gone: Vec<ClientId>,
+    pub ended_requests: Vec<RequestId>,
+    pub released: Vec<LeaseId>,
+    pub load_timeouts: Vec<Duration>,
+    /// First bytes of the pages that stores named.
+    pub stored_bytes: Vec<u8>,
+    /// The next command is refused with this.
+    pub refuse: Option<Refusal>,
+    /// Commands other than Hello never end.
+    pub hang: bool,
+    /// Commands that hung.
+    pub hung: usize,
+    /// Operations never complete.
+    pub silent: bool,
+    pub no_arena: bool,
+}
+
+impl Fake {
+    pub fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap()
+    }
+
+    /// Waits until the fake's state is as `wanted` says; false after a second.
+    pub async fn becomes(&self, wanted: impl Fn(&State) -> bool) -> bool {
+        for _ in 0..100 {
+            if wanted(&self.state()) {
+                return true;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        false
+    }
+}
+
+impl State {
+    fn number(&mut self) -> u64 {
+        self.numbers += 1;
+        self.numbers
+    }
+
+    fn store(&mut self, keys: &[Key], pool: PoolId, slots: &[u32]) -> (OpId, u32) {
+        let (memory, claim) = &self.pools[&pool];
+        for slot in slots {
+            let mut byte = [0];
+            memory.read_exact_at(&mut byte, page_zero(claim, *slot)).unwrap();
+            self.stored_bytes.push(byte[0]);
+        }
+        let fresh = keys.iter().filter(|key| self.stored.insert(**key)).count();
+        (OpId(self.number()), u32::try_from(fresh).unwrap())
+    }
+
+    fn load(&mut self, keys: &[Key], pool: PoolId, slots: &[u32]) -> (OpId, Vec<u32>) {
+        let (memory, claim) = &self.pools[&pool];
+        for slot in slots {
+            memory.write_all_at(&[LOADED], page_zero(claim, *slot)).unwrap();
+        }
+        let missing = (0u32..).zip(keys).filter(|(_, key)| !self.stored.contains(key));
+        let failed = missing.map(|(index, _)| index).collect();
+        (OpId(self.number()), failed)
+    }
+
+    fn complete(&mut self, client: ClientId, completion: Completion) {
+        if !self.silent {
+            self.completions[&client].try_send(completion).unwrap();
+        }
+    }
+
+    fn answer(&mut self, client: ClientId, command: Command) -> Reply {
+        match command {
+            Command::Hello { namespace } => {
+                self.helloed.push(client);
+                Reply::Hello { namespace: NamespaceId(0), frame_bytes: namespace.frame_bytes() }
+            }
+            Command::Lookup { keys, .. } => {
+                let hits = keys.iter().take_while(|key| self.stored.contains(key)).count();
+                let blocks = u32::try_from(hits).unwrap();
+                let lease = (hits > 0).then(|| LeaseId(self.number()));
+                let runs = if hits > 0 { vec![Run { tier: Tier::Dram, blocks }] } else { vec![] };
+                Reply::Lookup { runs, lease, lease_expires: Time::from_millis(77) }
+            }
+            Command::Store { request, keys, pool, slots, .. } => {
+                let blocks = u32::try_from(keys.len()).unwrap();
+                let (op, taken) = self.store(&keys, pool, &slots);
+                let kind = OpKind::Store;
+                self.complete(client, Completion { op, request, kind, blocks, failed: vec![] });
+                Reply::Store { op, taken, present: blocks - taken, dropped: 0 }
+            }
+            Command::Load { request, keys, pool, slots, timeout } => {
+                self.load_timeouts.push(timeout);
+                let blocks = u32::try_from(keys.len()).unwrap();
+                let (op, failed) = self.load(&keys, pool, &slots);
+                let kind = OpKind::Load;
+                self.complete(client, Completion { op, request, kind, blocks, failed });
+                Reply::Load { op }
+            }
+            Command::UnregisterPool { pool } => {
+                self.pools.remove(&pool);
+                Reply::Ok
+            }
+            Command::ReleaseLease { lease } => {
+                self.released.push(lease);
+                Reply::Ok
+            }
+            Command::EndRequest { request } => {
+                self.ended_requests.push(request);
+                Reply::Ok
+            }
+            Command::Status => Reply::Status(Box::new(self.status())),
+            Command::RegisterPool { .. } => panic!("pools come by register_pool"),
+        }
+    }
+
+    /// Gives a client up, as the manager does with one that reads nothing.
+    pub fn give_up(&mut self, client: ClientId) {
+        self.completions.remove(&client);
+    }
+
+    fn status(&self) -> Status {
+        let mut status = Status { blocks: self.stored.len() as u64, ..Status::default() };
+        status.policy = "lru";
+        status.tiers[Tier::Dram.index()].present = true;
+        status.tiers[Tier::Dram.index()].hit_blocks = 5;
+        status
+    }
+}
+
+fn page_zero(claim: &ClaimedPool, slot: u32) -> u64 {
+    claim.layout.base + u64::from(slot) * claim.layout.slot_stride
+}
+
+impl Backend for Fake {
+    fn join(&self) -> (ClientId, mpsc::Receiver<Completion>) {
+        let (send, receive) = mpsc::channel(1024);
+        let mut state = self.state();
+        let client = ClientId(state.number());
+        state.completions.insert(client, send);
+        (client, receive)
+    }
+
+    async fn call(&self, client: ClientId, command: Command) -> Result<Reply, Refusal> {
+        let hang = self.state().hang && !matches!(command, Command::Hello { .. });
+        if hang {
+            self.state().hung += 1;
+            std::future::pending::<()>().await;
+        }
+        let mut state = self.state();
+        match state.refuse.take() {
+            Some(refusal) => Err(refusal),
+            None => Ok(state.answer(client, command)),
+        }
+    }
+
+    async fn register_pool(
+        &self,
+        _client: ClientId,
+        memory: OwnedFd,
+        claim: ClaimedPool,
+    ) -> Result<PoolId, Refusal> {
+        let mut state = self.state();
+        if let Some(refusal) = state.refuse.take() {
+            return Err(refusal);
+        }
+        let memory = File::from(memory);
+        let last = page_zero(&claim, claim.layout.slots - 1);
+        if memory.metadata().unwrap().len() <= last {
+            return Err(Refusal::Invalid("the memory is smaller than the pool claims".into()));
+        }
+        let pool = PoolId(state.number());
+        state.pools.insert(pool, (memory, claim));
+        Ok(pool)
+    }
+
+    fn client_gone(&self, client: ClientId) {
+        let mut state = self.state();
+        state.completions.remove(&client);
+        state.gone.push(client);
+    }
+
+    fn arena(&self) -> io::Result<(OwnedFd, u64)> {
+        if self.state().no_arena {
+            return Err(io::Error::other("none here"));
+        }
+        let arena = File::from(rustix::fs::memfd_create("fake-arena", MemfdFlags::CLOEXEC)?);
+        arena.set_len(ARENA_BYTES)?;
+        arena.write_all_at(b"frame", 4096)?;
+        let read_only = File::open(format!("/proc/self/fd/{}", arena.as_raw_fd()))?;
+        Ok((read_only.into(), ARENA_BYTES))
+    }
+}

@@ -1,0 +1,151 @@
+//! The checker is worth what it finds: managers that break one rule each must be found out.
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+use terrace::domain::units::Time;
+use terrace::manager::api::{Effect, End, Event, OpKind, Reply};
+use terrace::manager::{Manager, ManagerConfig};
+use terrace::sim::scenario::{Level, Scenario};
+use terrace::sim::world::{Subject, run};
+
+/// One rule each that a manager can break.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Breach {
+    ForgetsCompletions,
+    CompletesTwice,
+    ForgetsReplies,
+    RepliesTwice,
+    SwapsSources,
+    SwapsSlots,
+    HidesFailures,
+    FreesPoolsTwice,
+    NeverFreesPools,
+    StartsTwice,
+    FindsTooMuch,
+    IgnoresTime,
+    ForgetsFrames,
+}
+
+/// A manager that keeps every rule but one.
+struct Broken {
+    manager: Manager,
+    breach: Breach,
+}
+
+impl Subject for Broken {
+    fn step(&mut self, now: Time, event: Event, effects: &mut Vec<Effect>) {
+        let unheard = match event {
+            Event::Tick => self.breach == Breach::IgnoresTime,
+            Event::Found { .. } => self.breach == Breach::ForgetsFrames,
+            _ => false,
+        };
+        if unheard {
+            return;
+        }
+        self.manager.step(now, event, effects);
+        let honest = std::mem::take(effects);
+        effects.extend(honest.into_iter().flat_map(|effect| self.breach.spoil(effect)));
+    }
+
+    fn check(&self) -> Result<(), String> {
+        self.manager.check_invariants()
+    }
+}
+
+impl Breach {
+    /// What comes of an honest effect.
+    fn spoil(self, mut effect: Effect) -> Vec<Effect> {
+        match (self, &mut effect) {
+            (Self::ForgetsCompletions, Effect::Complete { completion, .. })
+                if completion.op.0.is_multiple_of(9) =>
+            {
+                return Vec::new();
+            }
+            (Self::CompletesTwice, Effect::Complete { client, completion }) => {
+                let again = Effect::Complete { client: *client, completion: completion.clone() };
+                return vec![effect, again];
+            }
+            (Self::ForgetsReplies, Effect::Reply { tag, .. }) if tag.0.is_multiple_of(9) => {
+                return Vec::new();
+            }
+            (Self::RepliesTwice, Effect::Reply { tag, reply }) => {
+                let again = Effect::Reply { tag: *tag, reply: reply.clone() };
+                return vec![effect, again];
+            }
+            (Self::SwapsSources, Effect::Start(transfer)) => swap(&mut transfer.items, |item| {
+                (!matches!(item.from, End::Pool { .. } | End::Object)).then_some(&mut item.from)
+            }),
+            (Self::SwapsSlots, Effect::Start(transfer)) => swap(&mut transfer.items, |item| {
+                matches!(item.to, End::Pool { .. }).then_some(&mut item.to)
+            }),
+            (Self::HidesFailures, Effect::Complete { completion, .. })
+                if completion.kind == OpKind::Load =>
+            {
+                completion.failed.clear();
+            }
+            (Self::FreesPoolsTwice, Effect::PoolFreed { client, pool }) => {
+                let again = Effect::PoolFreed { client: *client, pool: *pool };
+                return vec![effect, again];
+            }
+            (Self::NeverFreesPools, Effect::PoolFreed { .. }) => return Vec::new(),
+            (Self::StartsTwice, Effect::Start(transfer)) => {
+                let again = Effect::Start(transfer.clone());
+                return vec![effect, again];
+            }
+            (Self::FindsTooMuch, Effect::Reply { reply: Reply::Lookup { runs, .. }, .. }) => {
+                if let Some(run) = runs.last_mut() {
+                    run.blocks += 1;
+                }
+            }
+            _ => {}
+        }
+        vec![effect]
+    }
+}
+
+/// Exchanges what `field` names of the first two items that have it.
+fn swap<T>(items: &mut [T], field: impl Fn(&mut T) -> Option<&mut End>) {
+    let ends: Vec<&mut End> = items.iter_mut().filter_map(field).take(2).collect();
+    if let Ok([one, other]) = <[&mut End; 2]>::try_from(ends) {
+        std::mem::swap(one, other);
+    }
+}
+
+/// A world makes its managers by a plain function, so each breach needs one of its own.
+macro_rules! check {
+    ($breach:ident, $level:ident, $says:literal) => {{
+        fn make(config: ManagerConfig) -> Broken {
+            Broken { manager: Manager::new(config), breach: Breach::$breach }
+        }
+        let found = (0..20).find_map(|seed| run(&Scenario::new(Level::$level, seed), make).err());
+        let said = found.map(|violation| violation.to_string());
+        let said = said.unwrap_or_else(|| panic!("{:?} was not found out", Breach::$breach));
+        assert!(said.contains($says), "{:?}\n  said   {said}\n  lacks  {}", Breach::$breach, $says);
+    }};
+}
+
+#[test]
+fn every_breach_is_found_out() {
+    check!(ForgetsCompletions, Tight, "operations never completed");
+    check!(CompletesTwice, Tight, "completed twice");
+    check!(ForgetsReplies, Tight, "was answered by None");
+    check!(RepliesTwice, Tight, "was answered by Some");
+    check!(SwapsSources, Tight, "whole");
+    check!(SwapsSlots, Tight, "wrongly");
+    check!(HidesFailures, Faulty, "wrongly");
+    check!(FreesPoolsTwice, Tight, "was freed twice");
+    check!(NeverFreesPools, Tight, "pools not freed are left");
+    check!(StartsTwice, Tight, "while it is being");
+    check!(FindsTooMuch, Roomy, "blocks were found of");
+    check!(IgnoresTime, Faulty, "leases outlive their time");
+    check!(ForgetsFrames, Recovering, "blocks were found of");
+}
+
+#[test]
+fn a_violation_says_how_to_see_it_again() {
+    fn make(config: ManagerConfig) -> Broken {
+        Broken { manager: Manager::new(config), breach: Breach::CompletesTwice }
+    }
+    let said = run(&Scenario::new(Level::Tight, 3), make).unwrap_err().to_string();
+    assert!(said.starts_with("tight seed 3, step "), "{said}");
+    assert!(said.contains("SIM_LEVEL=tight SIM_SEED=3 cargo test --test sim one_seed"), "{said}");
+}
