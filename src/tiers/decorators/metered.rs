@@ -1,6 +1,6 @@
 //! A store whose operations are counted and timed.
 //!
-//! Never changes an operation or its answer.
+//! Never changes an operation or its answer. `observe::names` describes the metrics.
 
 use std::sync::Arc;
 
@@ -35,17 +35,6 @@ struct Meter {
 impl Metered {
     #[must_use]
     pub fn new(store: Arc<dyn TierStore>) -> Self {
-        metrics::describe_histogram!(
-            OP_SECONDS,
-            metrics::Unit::Seconds,
-            "how long operations on a tier's store took"
-        );
-        metrics::describe_counter!(
-            BYTES_TOTAL,
-            metrics::Unit::Bytes,
-            "bytes of frames moved to and from a tier's store"
-        );
-        metrics::describe_counter!(ERRORS_TOTAL, "operations on a tier's store that failed");
         let tier = store.tier().name();
         let meter = |op: &'static str| {
             Arc::new(Meter {
