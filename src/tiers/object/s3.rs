@@ -30,7 +30,7 @@ use crate::tiers::frame::{self, FrameHeader, HEADER_BYTES};
 use crate::tiers::open::OpenError;
 use crate::tiers::store::{Done, FrameSpan, StoreError, StoreOp, TierStore};
 use crate::tiers::ticket::{Gate, Ticket};
-use errors::{failed, is_conflict, is_there_already, knows_no_condition};
+use errors::{failed, is_conflict, is_there_already, is_unanswered, knows_no_condition};
 use lent::LentFrame;
 
 /// The object tier as a bucket.
@@ -185,9 +185,22 @@ impl Requests {
                 }
                 // Another node writes the same block right now.
                 Err(error) if is_conflict(&error) => return Err(StoreError::Busy),
+                // A server may refuse before it has read the body, and close on what is still
+                // coming: then the answer is lost and the connection is all that is seen to fail.
+                Err(error) if conditional && is_unanswered(&error) => {
+                    let there = self.bytes_there(&name).await;
+                    let whole = there == Some(body.len());
+                    return if whole { Ok(()) } else { Err(failed("write", &name, &error)) };
+                }
                 Err(error) => return Err(failed("write", &name, &error)),
             }
         }
+    }
+
+    /// How long the object is, if it is there and the bucket says so.
+    async fn bytes_there(&self, name: &str) -> Option<usize> {
+        let head = self.client.head_object().bucket(&self.bucket).key(name).send().await.ok()?;
+        head.content_length().and_then(|bytes| usize::try_from(bytes).ok())
     }
 
     /// Fetches the object into the frame's span; gives the part that it fills.

@@ -62,6 +62,11 @@ pub fn is_conflict<E: Coded>(error: &Failure<E>) -> bool {
     status(error) == Some(409)
 }
 
+/// The request went out, and its answer never came.
+pub fn is_unanswered<E: Coded>(error: &Failure<E>) -> bool {
+    matches!(error, Failure::DispatchFailure(_) | Failure::ResponseError(_))
+}
+
 /// The store is one that does not know conditional writes.
 pub fn knows_no_condition<E: Coded>(error: &Failure<E>) -> bool {
     status(error) == Some(501) || error.code() == Some("NotImplemented")

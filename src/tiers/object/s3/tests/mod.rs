@@ -220,6 +220,22 @@ fn a_store_that_knows_no_conditions_is_written_without() {
 }
 
 #[test]
+fn a_write_whose_answer_is_lost_counts_when_the_object_is_there() {
+    let check = |bytes_there: usize, wanted: fn(&Result<(), StoreError>) -> bool| {
+        let server = Canned::start(move |head| match head.starts_with("head ") {
+            true => format!("HTTP/1.1 200 OK\r\ncontent-length: {bytes_there}\r\n\r\n"),
+            // Closes without a word, as a connection does that is reset while the body is sent.
+            false => String::new(),
+        });
+        let (runtime, arena) = (runtime(), sample::arena());
+        let result = sample::write(&server.store(&arena, &runtime), &arena, BLOCK, ANYWHERE);
+        assert!(wanted(&result), "{bytes_there} bytes there: {result:?}");
+    };
+    check(BLOCK.bytes().len(), Result::is_ok);
+    check(7, |result| matches!(result, Err(StoreError::Io { .. })));
+}
+
+#[test]
 fn answers_are_named_by_what_to_do_next() {
     let check = |status, code: &'static str, wanted: fn(&StoreError) -> bool| {
         let server = Canned::start(move |_| Canned::error(status, code));
