@@ -12,6 +12,8 @@ pub mod movement;
 
 pub mod manager;
 
+pub mod hints;
+
 pub mod wire;
 
 pub mod service;

@@ -30,12 +30,14 @@ fn cli_help() {
     Usage: terrace <COMMAND>
 
     Commands:
-      serve   Run the daemon; with no setting at all it takes modest sizes from the machine
-      demo    Run the whole system on this machine: a daemon, agents, and every byte checked
-      replay  Replay a trace of real requests and show where their blocks were found
-      status  Show what a running daemon holds and does
-      doctor  Show what this machine offers and what to mend
-      help    Print this message or the help of the given subcommand(s)
+      serve     Run the daemon; with no setting at all it takes modest sizes from the machine
+      demo      Run the whole system on this machine: a daemon, agents, and every byte checked
+      replay    Replay a trace of real requests and show where their blocks were found
+      status    Show what a running daemon holds and does
+      sessions  Show the sessions that a running daemon knows
+      inspect   Show what a running daemon knows of one block
+      doctor    Show what this machine offers and what to mend
+      help      Print this message or the help of the given subcommand(s)
 
     Options:
       -h, --help     Print help
@@ -73,7 +75,7 @@ fn flags(line: &str) -> Vec<String> {
 fn cli_flags_of_replay() {
     insta::assert_snapshot!(
         flags("replay --help").join(" "),
-        @"--simulate --live --hbm --dram --nvme --object --policy --hints --limit --seed --instant --block-bytes --json"
+        @"--simulate --live --hbm --dram --nvme --object --policy --hints --hint-sigma --limit --seed --instant --block-bytes --json"
     );
 }
 
@@ -103,8 +105,11 @@ fn cli_refuses_bad_lines() {
     refused("replay x", "<--simulate|--live>");
     refused("replay x --live --hbm lots", "`lots` is no capacity");
     refused("replay x --live --block-bytes 65000", "give a multiple of 4096");
-    refused("replay x --live --policy best", "policy `best` is not known: use lru");
+    refused("replay x --live --policy best", "policy `best` is not known: use one of lru, ");
     refused("demo --block-bytes 0", "give a multiple of 4096");
+    refused("inspect", "<HASH>");
+    refused("inspect 12ab", "a block's key is 32 hex digits");
+    refused("sessions --max 0", "0 is not in 1..=1000");
     refused("demo --seed one", "invalid value 'one' for '--seed <SEED>'");
     refused("serve --dram-capcity 1GiB", "'--dram-capacity'");
     refused("serve --dram-capacity 1", "dram.capacity: the unit is missing");

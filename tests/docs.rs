@@ -8,6 +8,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use terrace::config::{KEYS, Kind};
+use terrace::domain::namespace::NamespaceDigest;
+use terrace::hints::{Hashes, envelope};
 use terrace::observe::names::METRICS;
 
 fn root() -> &'static Path {
@@ -59,6 +61,35 @@ fn every_setting_is_documented() {
         )
     });
     check("docs/config.md", &rows.collect::<Vec<_>>().join("\n"));
+}
+
+/// The examples of the page, and what the code makes of them.
+#[test]
+fn every_example_of_hints_is_understood() {
+    let text = fs::read_to_string(root().join("docs/hints.md")).unwrap();
+    let blocks = text.split("```json\n").skip(1).map(|rest| rest.split("```").next().unwrap());
+    let (envelopes, targets): (Vec<_>, Vec<_>) =
+        blocks.partition(|block| block.contains("protocol_version"));
+    let understood = |json: &str| {
+        let mut hashes = Hashes::new(NamespaceDigest([7; 32]), 8, 16);
+        let (actions, _) = envelope::read(json.as_bytes(), &mut hashes).unwrap().batch.split();
+        actions.len()
+    };
+    assert_eq!(envelopes.iter().map(|json| understood(json)).collect::<Vec<_>>(), [2]);
+    let targets: Vec<_> = targets[0].lines().collect();
+    assert_eq!(targets.len(), 3);
+    for target in targets {
+        let action = format!(
+            r#"{{"action_id": "a", "action_type": "release", "action_version": "1",
+                "payload": {{"target": {target}}}}}"#
+        );
+        let json =
+            format!(r#"{{"protocol_version": "0.1", "message_id": "m", "actions": [{action}]}}"#);
+        assert_eq!(understood(&json), 1, "{target}");
+    }
+    for action in envelope::ACTION_TYPES {
+        assert!(text.contains(&format!("`{action}`")), "docs/hints.md says nothing of {action}");
+    }
 }
 
 fn as_code(words: &[&str]) -> Vec<String> {

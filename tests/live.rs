@@ -12,7 +12,10 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal};
+use terrace::cli::daemon::Daemon;
 use terrace::client::{ClientError, daemon_status};
+use terrace::domain::retention::{Directive, Shield, TokenRange, Wish};
+use terrace::domain::session::SessionName;
 use terrace::domain::tier::Tier;
 use terrace::env::Stopwatch;
 use terrace::workload::generator::{Agentic, AgenticParams, Quantiles};
@@ -85,6 +88,26 @@ async fn after_a_crash_the_disk_serves_and_clients_come_back() {
     }
     again.store(&half).await;
     assert_eq!(again.settled().await.corrupt_copies, 0);
+}
+
+#[tokio::test]
+async fn a_second_daemon_finds_a_chain_in_the_store_they_share() {
+    let shared = tempfile::tempdir().unwrap();
+    let start = async || {
+        let mut spec = rig::spec([0, 8, 0, 200]);
+        spec.flags.push(("object-url".into(), format!("file://{}", shared.path().display())));
+        Daemon::start(spec).await.unwrap()
+    };
+    let [one, two] = [start().await, start().await];
+    let (first, second) = (Engine::join(&one, "a").await, Engine::join(&two, "b").await);
+    let ids = chain(0, 100);
+    first.store(&ids).await;
+    first.store(&chain(1000, 8)).await;
+    first.settled().await;
+    assert_eq!(second.lookup(&ids).await.matched_blocks, 0, "it was not told to ask");
+    let found = second.lookup_shared(&ids).await;
+    assert_eq!(by_tier(&found), [("object", 100)].into());
+    assert_eq!(second.load(&ids).await.failed, rig::NONE, "and the right bytes");
 }
 
 #[tokio::test]
@@ -254,6 +277,47 @@ async fn a_daemon_that_cannot_have_its_places_says_why() {
     }
     // The daemon that was there first noticed nothing.
     daemon_status(daemon.socket(), Duration::from_secs(5)).await.unwrap();
+}
+
+#[tokio::test]
+async fn operators_see_the_sessions_and_blocks_of_engines() {
+    let daemon = daemon([0, 16, 64, 0]).await;
+    let engine = Engine::join(&daemon, "engine").await;
+    let agent = SessionName::new("agent/1").unwrap();
+    let minutes =
+        |minutes| Some(Shield { ttl: Duration::from_mins(minutes), refresh_on_hit: true });
+    let kept = |end, ttl| Directive {
+        tokens: TokenRange { start: end - 128, end: Some(end) },
+        wish: Wish { shield: minutes(ttl), ..Wish::default() },
+    };
+    let mut request = rig::REQUEST.of(&agent);
+    request.directives = vec![kept(128, 60), kept(256, 5)];
+    let ids = chain(0, 6);
+    let stored = engine.store_as(request, &ids).await;
+    assert_eq!((stored.clipped_blocks, stored.clipped_directives), (0, 0));
+    engine.client.wait(stored.op).await.unwrap();
+    let usage = engine.client.end_request(rig::REQUEST).await.unwrap();
+    assert_eq!((usage.created_1h_tokens, usage.created_5m_tokens), (128, 128));
+    assert_eq!(usage.uncached_tokens, 128);
+
+    let show = |what: &[&str]| {
+        let mut command = Command::new(rig::binary());
+        json_of(command.args(what).arg("--json").arg("--socket").arg(daemon.socket()))
+    };
+    let sessions = show(&["sessions"]);
+    assert_eq!(sessions["sessions_total"], 1, "{sessions}");
+    let session = &sessions["sessions"][0];
+    assert_eq!((&session["session"], &session["blocks"]), (&"agent/1".into(), &6.into()));
+    let first = engine.client.inspect(&engine.hashes(&ids[..1])).await.unwrap();
+    let block = show(&["inspect", &first.key.to_string()]);
+    assert_eq!((&block["position"], &block["sessions"]), (&0.into(), &1.into()), "{block}");
+    assert_eq!(block["copies"][0]["tier"], "dram", "{block}");
+    assert_eq!(block["refresh_on_hit_s"], 3600.0);
+    assert!(block["shielded_for_s"].as_f64().unwrap() > 3500.0, "{block}");
+    let status = show(&["status"]);
+    assert_eq!(status["sessions"], 1);
+    let frame_bytes = engine.client.welcome().frame_bytes;
+    assert_eq!(status["tiers"][0]["shielded_bytes"], 4 * frame_bytes);
 }
 
 /// A short workload as a trace file.

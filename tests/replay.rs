@@ -9,7 +9,10 @@ use std::process::{Command, Output};
 use serde_json::Value;
 use terrace::manager::PolicyName;
 use terrace::sim::oracle::LruOracle;
-use terrace::sim::replay::{Pace, Replay, ReplayConfig, ReplayOutcome};
+use terrace::sim::replay::hints::SIGMA;
+use terrace::sim::replay::{
+    Foresight, Hints, Opt, Pace, Replay, ReplayConfig, ReplayOutcome, Told,
+};
 use terrace::workload::generator::{Agentic, AgenticParams};
 use terrace::workload::trace::Trace;
 use terrace::workload::{Request, Stop, Trigger};
@@ -89,6 +92,88 @@ fn time_costs_hits() {
     assert!(fast.hit_ratio() < instant.hit_ratio(), "{fast:?} {instant:?}");
     assert!(fast.hit_ratio() > 0.8, "{fast:?}");
     assert!(slow.hit_ratio() <= fast.hit_ratio(), "{slow:?} {fast:?}");
+}
+
+/// One tier, instant, under `value`, with the agents saying what the hints say.
+fn value(requests: &[Request], capacity_blocks: u64, hints: Hints, sigma: f64) -> ReplayOutcome {
+    let mut foresight = Foresight::default();
+    for request in requests {
+        foresight.learn(request);
+    }
+    let config = ReplayConfig {
+        capacity_blocks: [capacity_blocks, 0, 0, 0],
+        policy: PolicyName::Value,
+        block_tokens: 64,
+        seed: 1,
+        pace: Pace::Instant,
+    };
+    let mut replay = Replay::told(&config, Told { hints, sigma, foresight, seed: 1 });
+    for request in requests {
+        replay.request(request);
+    }
+    replay.finish()
+}
+
+fn best_possible(requests: &[Request], capacity_blocks: u64) -> ReplayOutcome {
+    let mut opt = Opt::default();
+    for request in requests {
+        opt.request(request.clone());
+    }
+    opt.finish(0, capacity_blocks, 64)
+}
+
+/// On any workload, size and hint level, garbage included: never worse than LRU by more than 0.3
+/// points, and never better than what is possible.
+fn check_bounds(requests: &[Request], percents: &[u64]) {
+    let unique = unique_blocks(requests);
+    for percent in percents {
+        let capacity = (unique * percent / 100).max(1);
+        let lru = replay(requests, [capacity, 0, 0, 0], Pace::Instant).hit_ratio();
+        let best = best_possible(requests, capacity).hit_ratio();
+        assert!(lru <= best, "LRU finds {lru} at {percent}%, and {best} are possible");
+        for (hints, sigma) in
+            Hints::ALL.map(|hints| (hints, SIGMA)).into_iter().chain([(Hints::Timing, 3.0)])
+        {
+            let found = value(requests, capacity, hints, sigma).hit_ratio();
+            let what = format!("{percent}%, hints {hints}, sigma {sigma}: {found}");
+            assert!(found >= lru - 0.003, "{what}, LRU {lru}");
+            assert!(found <= best, "{what}, possible {best}");
+        }
+    }
+}
+
+#[test]
+fn value_is_never_much_worse_than_lru() {
+    for seed in 0..3 {
+        check_bounds(&agents(seed), &[1, 5, 20, 50]);
+    }
+}
+
+#[test]
+fn value_repeats_itself() {
+    let requests = agents(5);
+    let capacity = unique_blocks(&requests) / 20;
+    let run = || value(&requests, capacity, Hints::Timing, SIGMA);
+    assert_eq!(run(), run());
+}
+
+/// Thrash: chains that take turns, together twice what the tier holds. LRU finds nothing at all.
+#[test]
+fn value_keeps_some_where_lru_keeps_none() {
+    let chain = |n: u64| vec![terrace::workload::request::IdRun { first_id: n * 100, count: 100 }];
+    let requests: Vec<Request> = (0..600)
+        .map(|n| Request {
+            t: terrace::domain::units::Time::from_millis(n * 1000),
+            session: n % 20,
+            input_tokens: 6400,
+            blocks: chain(n % 20),
+            ..Request::default()
+        })
+        .collect();
+    let lru = replay(&requests, [1000, 0, 0, 0], Pace::Instant);
+    let found = value(&requests, 1000, Hints::None, SIGMA);
+    assert_eq!(lru.hit_tokens_total(), 0);
+    assert!(found.hit_ratio() > 0.3, "{found:?}");
 }
 
 /// Writes the requests as kvtrace-rle-1.
@@ -206,8 +291,29 @@ fn what_cannot_be_replayed_is_refused_with_the_remedy() {
         "do not fit: a tier holds at most",
     );
     check("good", good, &["--simulate", "--dram", "x"], "`x` is no capacity");
-    check("good", good, &["--simulate", "--policy", "arc"], "policy `arc` is not known: use lru");
-    check("good", good, &["--simulate", "--hints", "all"], "hints `all` are not known: use none");
+    check(
+        "good",
+        good,
+        &["--simulate", "--policy", "arc"],
+        "policy `arc` is not known: use one of lru, s3fifo",
+    );
+    check(
+        "good",
+        good,
+        &["--simulate", "--hints", "all"],
+        "hints `all` are not known: use one of none",
+    );
+    check(
+        "good",
+        good,
+        &["--simulate", "--policy", "opt"],
+        "give one of --hbm --dram --nvme --object",
+    );
+    let two = &["--simulate", "--instant", "--policy", "opt", "--hbm", "1%", "--dram", "5%"];
+    check("good", good, two, "the upper bound of one tier");
+    check("good", good, &["--simulate", "--hint-sigma=-2"], "-2 is out of range: give 0 to 100");
+    check("good", good, &["--live", "--policy", "opt"], "no daemon knows the future");
+    check("good", good, &["--live", "--hints", "timing"], "--hints timing needs --simulate");
     check("good", good, &[], "--simulate|--live");
 }
 
@@ -233,6 +339,26 @@ fn the_lmcache_trace_agrees_with_the_model() {
         let capacity = 6243 * percent / 100;
         let outcome = replay(&requests, [capacity, 0, 0, 0], Pace::Instant);
         assert_eq!(outcome.hit_tokens_total(), oracle_hits(&requests, capacity), "{percent}%");
+    }
+}
+
+#[test]
+fn the_lmcache_trace_keeps_the_bounds() {
+    let Some(file) = shared_trace("lmcache_agent") else { return };
+    let trace = Trace::open(&file).unwrap();
+    let requests: Vec<Request> = trace.requests().unwrap().map(Result::unwrap).collect();
+    check_bounds(&requests, &[1, 2, 5, 10, 50]);
+}
+
+/// Chat without hints: at least what LRU finds, and half as much again where it is tight.
+#[test]
+fn value_learns_from_content_alone() {
+    let Some(file) = shared_trace("mooncake_conversation") else { return };
+    for (capacity, lru) in [("1%", 5.35), ("5%", 19.96), ("10%", 28.44)] {
+        let arguments = ["--instant", "--policy", "value", "--hbm", capacity];
+        let ratio = 100.0 * replay_json(&file, &arguments)["hit_ratio"].as_f64().unwrap();
+        assert!(ratio >= lru, "{capacity}: {ratio}, LRU {lru}");
+        assert!(ratio >= 1.5 * lru || capacity != "1%", "{capacity}: {ratio}, LRU {lru}");
     }
 }
 

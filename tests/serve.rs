@@ -124,6 +124,15 @@ fn cli_serve_says_what_it_has_and_status_agrees() {
     assert_eq!(status["corrupt_copies"], 0);
     let text = String::from_utf8(place.run("status").stdout).unwrap();
     assert!(text.lines().any(|line| line.starts_with("nvme") && line.contains("64 MiB")), "{text}");
+
+    let known = json(&place.run("sessions --json"));
+    assert_eq!((&known["sessions_total"], &known["sessions"]), (&0.into(), &Value::Array(vec![])));
+    let text = String::from_utf8(place.run("sessions").stdout).unwrap();
+    assert!(text.ends_with("0 of 0 sessions\n"), "{text}");
+    let gone = place.run(&format!("inspect {} --json", "ab".repeat(16)));
+    assert_eq!(gone.status.code(), Some(1));
+    let error = json(&gone)["error"].to_string();
+    assert!(error.contains("no block with key abab"), "{error}");
 }
 
 #[test]

@@ -28,6 +28,7 @@ fn run_seeds(level: Level, seeds: u64) -> RunReport {
         digest: String::new(),
         steps: sum(|report| report.steps),
         transfers: sum(|report| report.transfers),
+        restamps: sum(|report| report.restamps),
         loaded_blocks: sum(|report| report.loaded_blocks),
         failed_blocks: sum(|report| report.failed_blocks),
         crashes: sum(|report| report.crashes),
@@ -54,7 +55,7 @@ fn with_little_room_and_no_faults_what_is_leased_is_loaded() {
 fn with_faults_nothing_wrong_is_served_and_nothing_is_left_behind() {
     let total = run_seeds(Level::Faulty, 100);
     assert!(total.loaded_blocks > 5_000 && total.failed_blocks > 1_000, "{total:?}");
-    assert!(total.clients > 1_000, "{total:?}");
+    assert!(total.clients > 1_000 && total.restamps > 100, "{total:?}");
 }
 
 #[test]

@@ -23,6 +23,9 @@ enum Breach {
     FindsTooMuch,
     IgnoresTime,
     ForgetsFrames,
+    RestampsTwice,
+    RestampsWhatIsNot,
+    ServesLate,
 }
 
 /// A manager that keeps every rule but one.
@@ -96,6 +99,20 @@ impl Breach {
                     run.blocks += 1;
                 }
             }
+            (Self::RestampsTwice, Effect::Restamp { tier, place, key, record }) => {
+                let again =
+                    Effect::Restamp { tier: *tier, place: *place, key: *key, record: *record };
+                return vec![effect, again];
+            }
+            (Self::RestampsWhatIsNot, Effect::Restamp { place: Some(place), .. }) => {
+                place.offset += u64::from(place.slot_bytes) << 10;
+            }
+            (Self::ServesLate, Effect::Start(transfer)) => {
+                let served = transfer.items.iter_mut();
+                for item in served.filter(|item| matches!(item.to, End::Pool { .. })) {
+                    item.meta.record.delete_after = Time::from_millis(1);
+                }
+            }
             _ => {}
         }
         vec![effect]
@@ -138,6 +155,9 @@ fn every_breach_is_found_out() {
     check!(FindsTooMuch, Roomy, "blocks were found of");
     check!(IgnoresTime, Faulty, "leases outlive their time");
     check!(ForgetsFrames, Recovering, "blocks were found of");
+    check!(RestampsTwice, Faulty, "two records are written at once");
+    check!(RestampsWhatIsNot, Faulty, "held nothing when its record was written");
+    check!(ServesLate, Tight, "after it was to be forgotten");
 }
 
 #[test]

@@ -10,6 +10,7 @@ mod table;
 use super::{Outcome, output};
 use crate::cli::replay::live::{self, LiveError, LiveOutcome, LivePlan, drive, progress_bar};
 use crate::cli::replay::report::{Mode, ReplayReport, ReportHead};
+use crate::domain::retention::PolicyName;
 use crate::domain::tier::Tier;
 use crate::workload::trace::TraceInfo;
 
@@ -52,6 +53,7 @@ pub fn run(args: &DemoArgs) -> Result<Outcome, LiveError> {
         block_bytes: args.block_bytes,
         block_tokens: agents::BLOCK_TOKENS,
         seed: args.seed,
+        policy: PolicyName::default(),
     };
     let progress = progress_bar(workload.requests.len() as u64);
     let info = workload.info();
@@ -75,7 +77,7 @@ fn report(args: &DemoArgs, info: TraceInfo, outcome: &LiveOutcome) -> ReplayRepo
         trace: "demo".into(),
         info,
         mode: Mode::Live,
-        policy: "lru",
+        policy: PolicyName::default().name(),
         hints: "none".into(),
         seed: args.seed,
     };

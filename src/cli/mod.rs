@@ -6,17 +6,22 @@
 pub mod daemon;
 pub mod demo;
 pub mod doctor;
+pub mod inspect;
 pub mod output;
 pub mod replay;
 pub mod serve;
+pub mod sessions;
 pub mod status;
 
 use std::fmt::Display;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+use tokio::runtime;
 
+use crate::client::ClientError;
 use crate::config::{ConfigError, Places, Sources, ThisMachine};
 
 /// Keeps an LLM engine's KV cache blocks across HBM, DRAM, NVMe and object storage
@@ -33,6 +38,8 @@ enum Command {
     Demo(demo::DemoArgs),
     Replay(replay::ReplayArgs),
     Status(status::StatusArgs),
+    Sessions(sessions::SessionsArgs),
+    Inspect(inspect::InspectArgs),
     Doctor(doctor::DoctorArgs),
 }
 
@@ -87,8 +94,22 @@ fn run(command: Command) -> (bool, Result<Outcome, Failure>) {
         Command::Demo(args) => (args.json, demo::run(&args).map_err(Failure::failed)),
         Command::Replay(args) => (args.json, replay::run(&args).map_err(Failure::failed)),
         Command::Status(args) => (args.json, status::run(&args).map(done)),
+        Command::Sessions(args) => (args.json, sessions::run(&args).map(done)),
+        Command::Inspect(args) => (args.json, inspect::run(&args).map(done)),
         Command::Doctor(args) => (args.json, doctor::run(&args)),
     }
+}
+
+/// How long a daemon may take to answer a question.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Waits for a daemon's answer to a question.
+fn ask<T>(asking: impl Future<Output = Result<T, ClientError>>) -> Result<T, Failure> {
+    let runtime = runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::Failed(format!("can't start a runtime: {error}")))?;
+    runtime.block_on(asking).map_err(Failure::failed)
 }
 
 /// Which daemon a command speaks to.

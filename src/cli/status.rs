@@ -1,12 +1,9 @@
 //! `terrace status`: what a running daemon holds and does.
 
-use std::time::Duration;
-
 use serde::Serialize;
-use tokio::runtime;
 
 use super::output::{self, Table};
-use super::{DaemonArgs, Failure};
+use super::{DaemonArgs, Failure, PATIENCE};
 use crate::client::{self, DaemonStatus};
 use crate::domain::tier::Tier;
 use crate::domain::units::Bytes;
@@ -21,21 +18,13 @@ pub struct StatusArgs {
     pub json: bool,
 }
 
-/// How long the daemon may take to answer.
-const PATIENCE: Duration = Duration::from_secs(5);
-
 /// Asks the daemon and prints its answer.
 ///
 /// # Errors
 /// No daemon answers, or the settings don't say where.
 pub fn run(args: &StatusArgs) -> Result<(), Failure> {
     let places = args.daemon.places()?;
-    let runtime = runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::Failed(format!("can't start a runtime: {error}")))?;
-    let status = runtime.block_on(client::daemon_status(&places.socket, PATIENCE));
-    let status = status.map_err(Failure::failed)?;
+    let status = super::ask(client::daemon_status(&places.socket, PATIENCE))?;
     if args.json {
         output::print_json(&Shown::of(&status));
     } else {
@@ -65,6 +54,9 @@ struct Shown<'a> {
     lookup_blocks: u64,
     stores_dropped_blocks: u64,
     corrupt_copies: u64,
+    sessions: u64,
+    forgotten_blocks: u64,
+    broken_shields: u64,
     facts: &'a std::collections::BTreeMap<String, String>,
 }
 
@@ -80,6 +72,7 @@ struct ShownTier {
     bytes_in: u64,
     bytes_out: u64,
     failures: u64,
+    shielded_bytes: u64,
 }
 
 impl<'a> Shown<'a> {
@@ -103,6 +96,9 @@ impl<'a> Shown<'a> {
             lookup_blocks: status.lookup_blocks,
             stores_dropped_blocks: status.stores_dropped_blocks,
             corrupt_copies: status.corrupt_copies,
+            sessions: status.sessions,
+            forgotten_blocks: status.forgotten_blocks,
+            broken_shields: status.broken_shields,
             facts: &status.facts,
         }
     }
@@ -124,6 +120,7 @@ fn tiers(status: &DaemonStatus) -> Vec<ShownTier> {
             bytes_in: figures.bytes_in,
             bytes_out: figures.bytes_out,
             failures: figures.failures,
+            shielded_bytes: figures.shielded_bytes,
         })
         .collect()
 }
@@ -131,7 +128,19 @@ fn tiers(status: &DaemonStatus) -> Vec<ShownTier> {
 fn text(status: &DaemonStatus) -> String {
     let mut table = Table::new(
         1,
-        ["tier", "used", "of", "blocks", "hits", "evicted", "last copies", "in", "out", "failures"],
+        [
+            "tier",
+            "used",
+            "of",
+            "shielded",
+            "blocks",
+            "hits",
+            "evicted",
+            "last copies",
+            "in",
+            "out",
+            "failures",
+        ],
     );
     for tier in tiers(status) {
         let bytes = |bytes: u64| Bytes(bytes).to_string();
@@ -139,6 +148,7 @@ fn text(status: &DaemonStatus) -> String {
             tier.tier.into(),
             bytes(tier.used_bytes),
             bytes(tier.capacity_bytes),
+            bytes(tier.shielded_bytes),
             tier.blocks.to_string(),
             tier.hit_blocks.to_string(),
             tier.evicted_copies.to_string(),
@@ -154,10 +164,11 @@ fn text(status: &DaemonStatus) -> String {
     }
     format!(
         "terrace {} (pid {}) up {} s, node {}, policy {}\n\n{table}\n\
-         {} blocks; {} clients, {} pools, {} leases\n\
+         {} blocks; {} clients, {} pools, {} leases, {} sessions\n\
          {} lookups for {} blocks; {} stores and loads under way; {} transfers under way, {} \
          waiting\n\
-         {} offered blocks found no room; {} corrupt copies dropped\n\n{facts}",
+         {} offered blocks found no room; {} corrupt copies dropped; {} blocks forgotten as asked; \
+         {} shields broken\n\n{facts}",
         status.daemon_version,
         status.pid,
         status.uptime.as_secs(),
@@ -167,6 +178,7 @@ fn text(status: &DaemonStatus) -> String {
         status.clients,
         status.pools,
         status.leases,
+        status.sessions,
         status.lookups,
         status.lookup_blocks,
         status.ops_in_flight,
@@ -174,11 +186,15 @@ fn text(status: &DaemonStatus) -> String {
         status.transfers_queued,
         status.stores_dropped_blocks,
         status.corrupt_copies,
+        status.forgotten_blocks,
+        status.broken_shields,
     )
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn example() -> DaemonStatus {
@@ -192,12 +208,15 @@ mod tests {
             blocks: 7,
             lookups: 3,
             lookup_blocks: 20,
+            sessions: 2,
+            forgotten_blocks: 4,
             facts: [("nvme".to_owned(), "io_uring".to_owned())].into(),
             ..DaemonStatus::default()
         };
         let dram = &mut status.tiers[Tier::Dram.index()];
         (dram.present, dram.capacity_bytes, dram.used_bytes) = (true, 3 << 30, 7 << 20);
         (dram.blocks, dram.hit_blocks, dram.bytes_in) = (7, 5, 7 << 20);
+        dram.shielded_bytes = 2 << 20;
         status
     }
 

@@ -75,6 +75,9 @@ pub struct Stored {
     pub taken: u32,
     pub present: u32,
     pub dropped: u32,
+    /// Blocks whose shield was over a budget, and directives with a time over its bound.
+    pub clipped_blocks: u32,
+    pub clipped_directives: u32,
 }
 
 /// What the daemon says of itself at Hello.
@@ -119,6 +122,11 @@ pub struct DaemonStatus {
     pub lookup_blocks: u64,
     pub stores_dropped_blocks: u64,
     pub corrupt_copies: u64,
+    pub sessions: u64,
+    /// Blocks deleted because their owners had asked for that.
+    pub forgotten_blocks: u64,
+    /// Shields that gave way because nothing else was left to evict.
+    pub broken_shields: u64,
     pub facts: BTreeMap<String, String>,
 }
 
@@ -139,4 +147,6 @@ pub struct TierStatus {
     pub bytes_out: u64,
     /// Transfers to or from this tier that failed.
     pub failures: u64,
+    /// What shields hold of it.
+    pub shielded_bytes: u64,
 }

@@ -14,7 +14,8 @@ use tower::service_fn;
 use super::attachment::Attachment;
 use super::completions::{Completions, Listener};
 use super::convert::Remote;
-use super::{ClientConfig, ClientError, DaemonStatus, Session};
+use super::{ClientConfig, ClientError, DaemonBlock, DaemonSessions, DaemonStatus, Session};
+use crate::domain::block::Key;
 
 /// Flow control windows, as the service has them.
 const STREAM_WINDOW_BYTES: u32 = 4 << 20;
@@ -29,14 +30,53 @@ pub async fn daemon_status(
     patience: Duration,
 ) -> Result<DaemonStatus, ClientError> {
     let socket = socket.as_ref();
-    let asking = async { Remote::new(channel(socket).await?, socket, patience).status().await };
-    timeout(patience, asking)
-        .await
-        .unwrap_or_else(|_| Err(ClientError::timed_out("asking for the status", patience)))
+    let asking = async { remote(socket, patience).await?.status().await };
+    bounded("asking for the status", patience, asking).await
+}
+
+/// Asks a daemon for so many of its sessions, those heard of last, without becoming its client.
+///
+/// # Errors
+/// As [`daemon_status`]; [`ClientError::Invalid`] for more than 1000.
+pub async fn daemon_sessions(
+    socket: impl AsRef<Path>,
+    patience: Duration,
+    sessions_max: u32,
+) -> Result<DaemonSessions, ClientError> {
+    let socket = socket.as_ref();
+    let asking = async { remote(socket, patience).await?.sessions(sessions_max).await };
+    bounded("asking for the sessions", patience, asking).await
+}
+
+/// Asks a daemon what it knows of a block, without becoming its client.
+///
+/// # Errors
+/// As [`daemon_status`]; [`ClientError::NotFound`] when the block is not there.
+pub async fn daemon_block(
+    socket: impl AsRef<Path>,
+    patience: Duration,
+    key: Key,
+) -> Result<DaemonBlock, ClientError> {
+    let socket = socket.as_ref();
+    let asking = async { remote(socket, patience).await?.inspect(key).await };
+    bounded("asking for a block", patience, asking).await
+}
+
+async fn remote(socket: &Path, patience: Duration) -> Result<Remote, ClientError> {
+    Ok(Remote::new(channel(socket).await?, socket, patience))
+}
+
+async fn bounded<T>(
+    what: &str,
+    patience: Duration,
+    asking: impl Future<Output = Result<T, ClientError>>,
+) -> Result<T, ClientError> {
+    let asked = timeout(patience, asking).await;
+    asked.unwrap_or_else(|_| Err(ClientError::timed_out(what, patience)))
 }
 
 pub(super) async fn session(socket: &Path, config: ClientConfig) -> Result<Session, ClientError> {
-    let mut remote = Remote::new(channel(socket).await?, socket, config.call_timeout);
+    let mut remote = remote(socket, config.call_timeout).await?;
     let welcome = remote.hello(&config).await?;
     let attachment = Attachment::open(socket, remote.token()).await?;
     let completions = Arc::new(Completions::default());

@@ -12,6 +12,7 @@ mod connect;
 mod convert;
 mod error;
 mod pool;
+mod retention;
 
 use std::os::fd::BorrowedFd;
 use std::path::Path;
@@ -31,9 +32,13 @@ pub use answers::{
 };
 pub use arena::ArenaView;
 pub use completions::Op;
-pub use connect::daemon_status;
+pub use connect::{daemon_block, daemon_sessions, daemon_status};
 pub use error::ClientError;
 pub use pool::{HostPool, PoolOrder};
+pub use retention::{
+    Action, DaemonBlock, DaemonSession, DaemonSessions, EndedRequest, Outcome, OutcomeStatus,
+    Request, Target, Usage,
+};
 
 use attachment::Attachment;
 use completions::{Completions, Listener};
@@ -158,10 +163,24 @@ impl Client {
     /// [`ClientError::Busy`], [`ClientError::Invalid`] for a list of the wrong length.
     pub async fn lookup(
         &self,
-        request: RequestId,
+        request: impl Into<Request>,
         hashes: impl Into<Bytes>,
     ) -> Result<Lookup, ClientError> {
-        self.session.remote.lookup(request, hashes.into()).await
+        self.lookup_shared(request, hashes, Duration::ZERO).await
+    }
+
+    /// As [`Client::lookup`]; where the prefix that the daemon has ends early, it asks the shared
+    /// object store for what follows, for at most `ask_shared`.
+    ///
+    /// # Errors
+    /// As [`Client::lookup`].
+    pub async fn lookup_shared(
+        &self,
+        request: impl Into<Request>,
+        hashes: impl Into<Bytes>,
+        ask_shared: Duration,
+    ) -> Result<Lookup, ClientError> {
+        self.session.remote.lookup(request.into(), hashes.into(), ask_shared).await
     }
 
     /// Offers the blocks in `slots`, a run of one chain; `parent` is the hash of the block before
@@ -173,19 +192,21 @@ impl Client {
     /// pool.
     pub async fn store(
         &self,
-        request: RequestId,
+        request: impl Into<Request>,
         parent: Option<&[u8]>,
         hashes: impl Into<Bytes>,
         pool: PoolHandle,
         slots: &[u32],
     ) -> Result<Stored, ClientError> {
-        let blocks = Blocks { request, hashes: hashes.into(), pool: pool.id, slots };
-        let answer = self.session.remote.store(parent, blocks).await?;
+        let blocks = Blocks { hashes: hashes.into(), pool: pool.id, slots };
+        let answer = self.session.remote.store(request.into(), parent, blocks).await?;
         Ok(Stored {
             op: self.session.completions.expect(answer.op),
             taken: answer.taken,
             present: answer.present,
             dropped: answer.dropped,
+            clipped_blocks: answer.clipped_blocks,
+            clipped_directives: answer.clipped_directives,
         })
     }
 
@@ -203,8 +224,8 @@ impl Client {
         slots: &[u32],
         timeout: Duration,
     ) -> Result<Op, ClientError> {
-        let blocks = Blocks { request, hashes: hashes.into(), pool: pool.id, slots };
-        let op = self.session.remote.load(blocks, timeout).await?;
+        let blocks = Blocks { hashes: hashes.into(), pool: pool.id, slots };
+        let op = self.session.remote.load(request, blocks, timeout).await?;
         Ok(self.session.completions.expect(op))
     }
 
@@ -232,12 +253,49 @@ impl Client {
         self.session.remote.release(lease).await
     }
 
-    /// Ends a request: all leases taken under it.
+    /// Ends a request: all leases taken under it. Gives what it used.
     ///
     /// # Errors
     /// [`ClientError::Busy`].
-    pub async fn end_request(&self, request: RequestId) -> Result<(), ClientError> {
-        self.session.remote.end_request(request).await
+    pub async fn end_request(
+        &self,
+        request: impl Into<EndedRequest>,
+    ) -> Result<Usage, ClientError> {
+        self.session.remote.end_request(request.into()).await
+    }
+
+    /// Says something beside requests. Each action is carried out by itself and has an outcome of
+    /// its own, in their order.
+    ///
+    /// # Errors
+    /// [`ClientError::Busy`], [`ClientError::Invalid`] for too many actions. What is wrong with an
+    /// action is no error here: its outcome says it.
+    pub async fn hint(&self, actions: Vec<Action>) -> Result<Vec<Outcome>, ClientError> {
+        self.session.remote.hint(actions).await
+    }
+
+    /// As [`Client::hint`], in the engines' JSON envelope.
+    ///
+    /// # Errors
+    /// [`ClientError::Busy`], [`ClientError::Invalid`] when it is no such envelope.
+    pub async fn hint_envelope(&self, json: impl Into<Bytes>) -> Result<Vec<Outcome>, ClientError> {
+        self.session.remote.hint_envelope(json.into()).await
+    }
+
+    /// The daemon's sessions, of all namespaces: so many of those heard of last (0: 100).
+    ///
+    /// # Errors
+    /// [`ClientError::Busy`], [`ClientError::Invalid`] for more than 1000.
+    pub async fn sessions(&self, sessions_max: u32) -> Result<DaemonSessions, ClientError> {
+        self.session.remote.sessions(sessions_max).await
+    }
+
+    /// What the daemon knows of the block that this client's engine calls `hash`.
+    ///
+    /// # Errors
+    /// [`ClientError::Busy`], [`ClientError::NotFound`] when it is not there.
+    pub async fn inspect(&self, hash: &[u8]) -> Result<DaemonBlock, ClientError> {
+        self.session.remote.inspect(self.namespace().digest().key(hash)).await
     }
 
     /// What the daemon holds and does.

@@ -162,16 +162,17 @@ pub const KEYS: &[Key] = &[
         "object.url",
         Kind::Text,
         "`file://` and `object` in `state_dir`",
-        "Where the object tier lies: `file:///folder`, `s3://bucket/prefix`, or `off`. Give every \
-         node a prefix of its own: objects of other nodes, and those from before a restart, are \
-         not found in this version.",
+        "Where the object tier lies: `file:///folder`, `s3://bucket/prefix`, or `off`. Nodes that \
+         name the same place share what is there: lookups that ask for it find what other nodes, \
+         and this one before a restart, have left.",
     ),
     key(
         "object.capacity",
         Kind::Size,
         "a twentieth of the free disk, at most 16GiB, for `file://`; 1TiB for `s3://`",
-        "Bytes that this node keeps in the object tier. What a former run left there is neither \
-         found nor erased, and counts on top.",
+        "Bytes of the object tier that this node keeps track of. It erases what it wrote itself \
+         and has no room for; what other nodes or a former run left there counts from when a \
+         lookup finds it, and is forgotten here, not erased.",
     ),
     key("object.blocks_max", count(1, 1 << 40), "no limit", BLOCKS_MAX_ABOUT),
     key(
@@ -209,6 +210,41 @@ pub const KEYS: &[Key] = &[
         count(1, 1 << 20),
         "65536",
         "Leases at once; a lookup beyond it is told to come back.",
+    ),
+    key(
+        "retention.policy",
+        Kind::Choice(&["value", "lru", "s3fifo"]),
+        "value",
+        "What decides which blocks go when room is needed. `value` learns how soon chains are \
+         asked for again, `lru` drops the one used longest ago, `s3fifo` keeps newcomers apart.",
+    ),
+    key(
+        "retention.namespace_shield_percent",
+        count(0, 100),
+        "50",
+        "How much of each tier the shields of one namespace may hold, in hundredths; 0: no shields. \
+         What is over the shares of all tiers is answered as clipped.",
+    ),
+    key(
+        "retention.tenant_shield_percent",
+        count(0, 100),
+        "75",
+        "The same for all namespaces of one tenant (one `tenant_salt`) together; at least \
+         `retention.namespace_shield_percent`.",
+    ),
+    key(
+        "sessions.idle_timeout",
+        Kind::Duration,
+        "4h",
+        "How long a session may be silent before it is forgotten, from 1s to 168h; its blocks live \
+         on by themselves.",
+    ),
+    key(
+        "sessions.max",
+        count(1, 1 << 20),
+        "65536",
+        "Sessions that are known at once; for one beyond it the one silent for longest is \
+         forgotten.",
     ),
     key("clients.max", count(1, 4096), "256", "Engines and commands connected at once."),
     key(

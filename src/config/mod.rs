@@ -30,6 +30,7 @@ pub use nearest::nearest;
 pub use places::Places;
 pub use sources::Sources;
 
+use crate::domain::retention::PolicyName;
 use crate::tiers::nvme::EngineChoice;
 use crate::tiers::object::Target;
 
@@ -42,11 +43,14 @@ pub struct Config {
     pub dram: Dram,
     pub nvme: Option<Nvme>,
     pub object: Option<Object>,
+    pub policy: PolicyName,
     pub lease_ttl: Duration,
     pub leases_max: usize,
     pub clients_max: usize,
     pub ops_per_client_max: usize,
     pub store_timeout: Duration,
+    pub shields: Shields,
+    pub sessions: Sessions,
     /// Where the Prometheus endpoint listens, if it does.
     pub metrics: Option<SocketAddr>,
     pub log: Log,
@@ -89,6 +93,21 @@ pub struct Object {
     pub capacity_bytes: u64,
     pub blocks_max: Option<u64>,
     pub requests_max: usize,
+}
+
+/// How much of each tier shields may hold, in hundredths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shields {
+    pub namespace_percent: u8,
+    /// At least as much.
+    pub tenant_percent: u8,
+}
+
+/// What bounds sessions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sessions {
+    pub idle_timeout: Duration,
+    pub sessions_max: usize,
 }
 
 /// What is logged, and how.
@@ -150,11 +169,14 @@ impl Config {
             dram,
             nvme,
             object,
+            policy: rest::policy(&reader)?,
             lease_ttl: limits.lease_ttl,
             leases_max: limits.leases_max,
             clients_max: limits.clients_max,
             ops_per_client_max: limits.ops_per_client_max,
             store_timeout: limits.store_timeout,
+            shields: rest::shields(&reader)?,
+            sessions: rest::sessions(&reader)?,
             metrics: rest::metrics(&reader)?,
             log: rest::log(&reader)?,
             notes,

@@ -6,7 +6,8 @@ use std::time::Duration;
 use super::error::{ConfigError, Problem};
 use super::nearest::nearest;
 use super::reader::Reader;
-use super::{Level, Log};
+use super::{Level, Log, Sessions, Shields};
+use crate::domain::retention::PolicyName;
 
 const WAIT_MIN: Duration = Duration::from_millis(100);
 const WAIT_MAX: Duration = Duration::from_hours(1);
@@ -14,6 +15,12 @@ const WAIT_DEFAULT: Duration = Duration::from_secs(30);
 const LEASES_DEFAULT: usize = 65_536;
 const CLIENTS_DEFAULT: usize = 256;
 const OPS_DEFAULT: usize = 256;
+const SHIELD_NAMESPACE: u8 = 50;
+const SHIELD_TENANT: u8 = 75;
+const IDLE_MIN: Duration = Duration::from_secs(1);
+const IDLE_MAX: Duration = Duration::from_hours(168);
+const IDLE_DEFAULT: Duration = Duration::from_hours(4);
+const SESSIONS_DEFAULT: usize = 65_536;
 
 pub(super) struct Limits {
     pub(super) lease_ttl: Duration,
@@ -34,6 +41,41 @@ impl Limits {
             store_timeout: wait("ops.store_timeout")?,
         })
     }
+}
+
+/// What ranks the blocks of every tier.
+pub(super) fn policy(reader: &Reader<'_>) -> Result<PolicyName, ConfigError> {
+    let word = reader.choice("retention.policy")?;
+    let named = |word| PolicyName::ALL.into_iter().find(|policy| policy.name() == word);
+    Ok(word.and_then(named).unwrap_or_default())
+}
+
+/// How much shields may hold, in hundredths of each tier.
+pub(super) fn shields(reader: &Reader<'_>) -> Result<Shields, ConfigError> {
+    const OF_NAMESPACE: &str = "retention.namespace_shield_percent";
+    const OF_TENANT: &str = "retention.tenant_shield_percent";
+    let percent = |name| -> Result<Option<u8>, ConfigError> {
+        let count = reader.count(name)?;
+        Ok(count.map(|count| u8::try_from(count).expect("the table bounds it to 100")))
+    };
+    let (namespace, tenant) = (percent(OF_NAMESPACE)?, percent(OF_TENANT)?);
+    // Who sets only one of the two means it.
+    let namespace_percent = namespace.unwrap_or(SHIELD_NAMESPACE.min(tenant.unwrap_or(100)));
+    let tenant_percent = tenant.unwrap_or(SHIELD_TENANT.max(namespace_percent));
+    if tenant_percent < namespace_percent {
+        let problem = format!("less than {OF_NAMESPACE}, which is {namespace_percent}");
+        let remedy = format!("give at least {namespace_percent}, or lower {OF_NAMESPACE}");
+        return Err(reader.wrong(OF_TENANT, Problem::new(problem, remedy)));
+    }
+    Ok(Shields { namespace_percent, tenant_percent })
+}
+
+pub(super) fn sessions(reader: &Reader<'_>) -> Result<Sessions, ConfigError> {
+    let idle = reader.duration("sessions.idle_timeout", IDLE_MIN, IDLE_MAX)?;
+    Ok(Sessions {
+        idle_timeout: idle.unwrap_or(IDLE_DEFAULT),
+        sessions_max: reader.count("sessions.max")?.unwrap_or(SESSIONS_DEFAULT),
+    })
 }
 
 /// Where the metrics endpoint listens; another machine reaches it only where that is said twice.

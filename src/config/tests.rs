@@ -155,6 +155,20 @@ fn a_whole_file_is_read() {
 }
 
 #[test]
+fn one_share_of_shields_is_enough_to_say() {
+    let shares = |file: &str| {
+        let Shields { namespace_percent, tenant_percent } = load(file).shields;
+        (namespace_percent, tenant_percent)
+    };
+    assert_eq!(shares(""), (50, 75));
+    assert_eq!(shares("retention.namespace_shield_percent = 90\n"), (90, 90));
+    assert_eq!(shares("retention.tenant_shield_percent = 20\n"), (20, 20));
+    assert_eq!(shares("retention.namespace_shield_percent = 0\n"), (0, 75));
+    let sessions = load("[sessions]\nidle_timeout = \"10m\"\nmax = 9\n").sessions;
+    assert_eq!((sessions.idle_timeout, sessions.sessions_max), (Duration::from_mins(10), 9));
+}
+
+#[test]
 fn tiers_are_switched_off() {
     let config = load("object.url = \"off\"\nnvme.enabled = false\nnvme.capacity = \"1GiB\"\n");
     assert_eq!((config.nvme, config.object), (None, None));
@@ -201,6 +215,12 @@ const WRONG_FILES: &[&str] = &[
     "[object]\nurl = \"s3://b\"\nendpoint = \"minio\"\n",
     "nvme.capacity = \"60GiB\"\nobject.capacity = \"60GiB\"\n",
     "leases.ttl = \"2h\"\n",
+    "retention.namespace_shield_percent = 101\n",
+    "retention.tenant_shield_percent = \"50%\"\n",
+    "[retention]\nnamespace_shield_percent = 60\ntenant_shield_percent = 40\n",
+    "sessions.idle_timeout = \"14400000\"\n",
+    "sessions.idle_timeout = \"100ms\"\n",
+    "sessions.max = 0\n",
     "metrics.listen = \"0.0.0.0:9464\"\n",
     "metrics.listen = \"9464\"\n",
     "log.level = \"loud\"\n",

@@ -2,14 +2,26 @@
 //!
 //! Keeps the books and their arithmetic; never decides what to keep or move.
 
+mod census;
+
+mod stamps;
+
+#[cfg(test)]
+mod tests;
+
 use hashbrown::HashTable;
 
 use super::block::Key;
 use super::residency::{CopyEvent, CopyState};
 use super::retention::RetentionRecord;
+use super::retention::value::TipId;
+use super::session::{SessionIndex, SessionNumber};
 use super::slots::SlotPage;
 use super::tier::Tier;
 use super::units::Time;
+use census::Census;
+
+pub use stamps::Stamp;
 
 /// A block's row in the directory; reused after the block is removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -35,22 +47,53 @@ pub struct TierCopy {
     pub busy: u32,
     /// Children whose copy in this tier is filling or resident: not those on their way out.
     pub children: u32,
-    /// Whether the tier's policy has this copy on its list.
+    /// Whether the tier's ranks have this copy on their lists.
     pub listed: bool,
+    /// The block's shield does not count here: it was over a budget of this tier.
+    pub waived: bool,
+    /// Another node wrote it: this one only reads it.
+    pub foreign: bool,
 }
 
 /// One block.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is so or not, whatever the others")]
 pub struct Block {
     pub key: Key,
     pub namespace: u32,
     /// Index in its chain; the root block is 0.
     pub position: u32,
     pub leases: u32,
+    /// Sessions that reach the block.
+    pub claims: u32,
+    /// The first of the sessions that reach no deeper than this block.
+    pub tip_of: Option<SessionIndex>,
+    /// The last session that reached it ended or was reset: the first to go, unless shielded.
+    pub dead: bool,
+    /// A sub-agent stored it, and no session that is none has reached it.
+    pub scratch: bool,
+    /// Copies in tiers above this one go first.
+    pub cold_above: Option<Tier>,
+    /// Whether the record's shield holds.
+    pub shielded: bool,
+    /// In whose name the record was asked for.
+    pub owner: Owner,
+    /// The lowest tier the block sinks to: its record's floor, or its parent's if that is higher.
+    pub floor: Tier,
+    /// When the record is to be looked at; zero when it asks for nothing.
+    pub wake: Time,
     /// To be removed as soon as no transfer touches it; never served again.
     pub doomed: bool,
+    /// Doomed by a promise to forget: gone from stores that others share, too.
+    pub forgotten: bool,
+    /// How the records in the headers of its cold copies stand.
+    pub stamp: Stamp,
+    /// By how much the shields in those headers end before the block's own, if not queued.
+    pub shield_lag_ms: u32,
     pub created_at: Time,
     pub record: RetentionRecord,
+    /// The best of the tips that claim the block, as far as is known: see `retention::value`.
+    pub tip: Option<TipId>,
     copies: [TierCopy; Tier::COUNT],
     parent: BlockIndex,
     first_child: BlockIndex,
@@ -119,6 +162,21 @@ pub struct NewBlock {
     pub parent: Option<BlockIndex>,
     pub created_at: Time,
     pub record: RetentionRecord,
+    pub owner: Owner,
+    /// The tip of the chain it comes with.
+    pub tip: Option<TipId>,
+}
+
+/// In whose name a block's record was asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Owner {
+    /// Nobody's here: the block came from another life of the daemon, or from another node.
+    #[default]
+    Nobody,
+    /// Clients that named no session.
+    Engine,
+    Session(SessionNumber),
+    Many,
 }
 
 /// Every block, by key and by row.
@@ -127,6 +185,8 @@ pub struct Directory {
     rows: Vec<Block>,
     vacant: Vec<BlockIndex>,
     table: HashTable<u32>,
+    /// By namespace.
+    census: Vec<Census>,
 }
 
 impl Directory {
@@ -178,9 +238,22 @@ impl Directory {
             namespace: new.namespace,
             position: new.parent.map_or(0, |p| self.get(p).position + 1),
             leases: 0,
+            claims: 0,
+            tip_of: None,
+            dead: false,
+            scratch: false,
+            cold_above: None,
+            shielded: false,
+            owner: new.owner,
+            floor: new.parent.map_or(Tier::Object, |p| self.get(p).floor).min(new.record.floor),
+            wake: Time::ZERO,
             doomed: false,
+            forgotten: false,
+            stamp: Stamp::Current,
+            shield_lag_ms: 0,
             created_at: new.created_at,
             record: new.record,
+            tip: new.tip,
             copies: [TierCopy::default(); Tier::COUNT],
             parent,
             first_child: BlockIndex::NONE,
@@ -188,6 +261,7 @@ impl Directory {
             prev_sibling: BlockIndex::NONE,
         };
         let index = self.place(block);
+        self.census_mut(new.namespace).blocks += 1;
         if let Some(sibling) = next_sibling.some() {
             self.get_mut(sibling).prev_sibling = index;
         }
@@ -217,6 +291,9 @@ impl Directory {
     pub fn remove(&mut self, index: BlockIndex) {
         let block = self.get(index);
         assert!(block.is_absent() && !block.has_children(), "removing a block still in use");
+        assert!(block.tip_of.is_none(), "a session still reaches down to this block");
+        self.set_shielded(index, false);
+        let block = self.get(index);
         let (key, parent) = (block.key, block.parent);
         let (next, prev) = (block.next_sibling, block.prev_sibling);
         if let Some(next) = next.some() {
@@ -230,8 +307,25 @@ impl Directory {
         let entry = self.table.find_entry(key.low_bits(), |row| *row == index.0);
         let Ok(entry) = entry else { unreachable!("every block is in the table") };
         entry.remove();
-        self.get_mut(index).doomed = false;
+        let namespace = self.get(index).namespace;
+        self.census_mut(namespace).blocks -= 1;
+        let block = self.get_mut(index);
+        (block.doomed, block.stamp) = (false, Stamp::Current);
         self.vacant.push(index);
+    }
+
+    /// Whether the row holds a block: rows outlive blocks, and serve again.
+    #[must_use]
+    pub fn is_here(&self, index: BlockIndex) -> bool {
+        self.find(self.get(index).key) == Some(index)
+    }
+
+    /// Recomputes the block's floor from its record and its parent; true if it changed.
+    pub fn refloor(&mut self, index: BlockIndex) -> bool {
+        let block = self.get(index);
+        let above = block.parent().map_or(Tier::Object, |parent| self.get(parent).floor);
+        let floor = above.min(block.record.floor);
+        std::mem::replace(&mut self.get_mut(index).floor, floor) != floor
     }
 
     /// Moves a copy to its next state and keeps the parent's count of children in that tier. When
@@ -243,14 +337,19 @@ impl Directory {
     pub fn apply(&mut self, index: BlockIndex, tier: Tier, event: CopyEvent) -> CopyState {
         let block = self.get_mut(index);
         let parent = block.parent;
+        let (shielded, namespace) = (block.shielded, block.namespace);
         let copy = block.copy_mut(tier);
         let before = copy.state;
         let after = before.after(event);
         let after = after.unwrap_or_else(|| panic!("{event:?} of a copy that is {before:?}"));
         copy.state = after;
-        let tick = copy.tick;
+        let (tick, counts) = (copy.tick, shielded && !copy.waived);
         if after == CopyState::Absent {
             *copy = TierCopy { children: copy.children, ..TierCopy::default() };
+        }
+        if counts && before.stays() != after.stays() {
+            let copies = &mut self.census[namespace as usize].shielded_copies[tier.index()];
+            *copies = if after.stays() { *copies + 1 } else { *copies - 1 };
         }
         if let Some(parent) = parent.some() {
             let copy = self.get_mut(parent).copy_mut(tier);
@@ -282,73 +381,21 @@ impl Directory {
     }
 }
 
+/// So many rows, of blocks without copies.
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn key(n: u64) -> Key {
-        let mut bytes = [0; 16];
-        bytes[..8].copy_from_slice(&n.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes());
-        bytes[8..].copy_from_slice(&n.to_le_bytes());
-        Key(bytes)
-    }
-
-    fn add(directory: &mut Directory, n: u64, parent: Option<BlockIndex>) -> BlockIndex {
+#[must_use]
+pub fn test_rows(count: u8) -> Vec<BlockIndex> {
+    let mut directory = Directory::default();
+    let row = |n: u8| {
         directory.insert(NewBlock {
-            key: key(n),
+            key: Key([n; 16]),
             namespace: 0,
-            parent,
+            parent: None,
             created_at: Time::ZERO,
             record: RetentionRecord::default(),
+            owner: Owner::Nobody,
+            tip: None,
         })
-    }
-
-    #[test]
-    fn a_row_stays_small() {
-        assert!(size_of::<Block>() <= 224, "{} bytes", size_of::<Block>());
-    }
-
-    #[test]
-    fn chains_are_walked_and_unlinked() {
-        let mut directory = Directory::default();
-        let root = add(&mut directory, 0, None);
-        let children: Vec<_> = (1..4).map(|n| add(&mut directory, n, Some(root))).collect();
-        assert_eq!(directory.find_after(Some(root), key(3)), Some(children[2]));
-        assert_eq!(directory.find_after(Some(root), key(1)), Some(children[0]));
-        assert_eq!(directory.get(children[1]).position, 1);
-        directory.remove(children[1]);
-        let left: Vec<_> = directory.children(root).collect();
-        assert_eq!(left, [children[2], children[0]]);
-        directory.remove(children[2]);
-        directory.remove(children[0]);
-        assert!(!directory.get(root).has_children());
-        assert_eq!(directory.find(key(2)), None);
-        assert_eq!(directory.len(), 1);
-    }
-
-    #[test]
-    fn a_parent_inherits_the_later_tick_and_counts_its_children() {
-        let mut directory = Directory::default();
-        let root = add(&mut directory, 0, None);
-        let child = add(&mut directory, 1, Some(root));
-        for index in [root, child] {
-            directory.apply(index, Tier::Dram, CopyEvent::FillStarted);
-            directory.apply(index, Tier::Dram, CopyEvent::FillLanded);
-        }
-        directory.get_mut(child).copy_mut(Tier::Dram).tick = 9;
-        assert_eq!(directory.get(root).copy(Tier::Dram).children, 1);
-        assert_eq!(directory.get(root).copy(Tier::Nvme).children, 0);
-        directory.apply(child, Tier::Dram, CopyEvent::Dropped);
-        assert_eq!(directory.get(root).copy(Tier::Dram).children, 0);
-        assert_eq!(directory.get(root).copy(Tier::Dram).tick, 9);
-    }
-
-    #[test]
-    #[should_panic(expected = "still in use")]
-    fn removing_a_parent_breaks_closure() {
-        let mut directory = Directory::default();
-        let root = add(&mut directory, 0, None);
-        add(&mut directory, 1, Some(root));
-        directory.remove(root);
-    }
+    };
+    (0..count).map(row).collect()
 }

@@ -5,9 +5,11 @@
 
 pub mod block;
 pub mod directory;
+pub mod hint;
 pub mod namespace;
 pub mod residency;
 pub mod retention;
+pub mod session;
 pub mod slots;
 pub mod tier;
 pub mod units;

@@ -5,28 +5,31 @@
 
 use super::units::{CHUNK_BYTES, PAGE_BYTES};
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 
-/// A slot's address inside a tier, in pages of [`PAGE_BYTES`] from the tier's start.
+/// A slot's address inside a tier, in pages of [`PAGE_BYTES`] from the tier's start; kept as one
+/// more, so that "no slot" takes no room of its own in a directory of millions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct SlotPage(u32);
+pub struct SlotPage(NonZeroU32);
 
 impl SlotPage {
     #[must_use]
     pub const fn offset_bytes(self) -> u64 {
-        self.0 as u64 * PAGE_BYTES as u64
+        (self.0.get() as u64 - 1) * PAGE_BYTES as u64
     }
 
     /// The page at `offset` bytes, if that is a page's start and within reach.
     #[must_use]
     pub fn at(offset_bytes: u64) -> Option<Self> {
         let aligned = offset_bytes.is_multiple_of(PAGE_BYTES as u64);
-        let page = u32::try_from(offset_bytes / PAGE_BYTES as u64).ok()?;
-        aligned.then_some(Self(page))
+        let page = u32::try_from(offset_bytes / PAGE_BYTES as u64).ok()?.checked_add(1)?;
+        aligned.then_some(Self(NonZeroU32::new(page)?))
     }
 }
 
-/// The most a tier can hold: what a [`SlotPage`] reaches, in bytes (16 TiB).
-pub const TIER_BYTES_MAX: u64 = (u32::MAX as u64 + 1) * PAGE_BYTES as u64;
+/// The most a tier can hold: what a [`SlotPage`] reaches in whole chunks, in bytes (just under
+/// 16 TiB).
+pub const TIER_BYTES_MAX: u64 = (1 << 44) - CHUNK_BYTES;
 
 /// What a chunk's slots are. Slots of one length may still lie differently: HBM interleaves the
 /// pages of a chunk's blocks, so blocks with other pages would cut through each other.

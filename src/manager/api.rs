@@ -3,10 +3,17 @@
 use std::time::Duration;
 
 use crate::domain::block::Key;
+use crate::domain::hint::{Action, Outcome};
 use crate::domain::namespace::Namespace;
+use crate::domain::retention::{Directives, RetentionRecord};
+use crate::domain::session::{SessionName, Stop};
 use crate::domain::tier::Tier;
 use crate::domain::units::Time;
 use crate::tiers::store::{FoundFrame, FrameMeta, Place};
+
+mod status;
+
+pub use status::{BlockStatus, Home, SessionStatus, Status, TierStatus, Usage};
 
 /// A connected client, by the daemon's numbering; never used again after it went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -53,13 +60,28 @@ pub enum Event {
     TransferDone { transfer: TransferId, failed: Vec<ItemFailure> },
     /// An erase ended, well or not; the place may be used again.
     Erased { tier: Tier, place: Option<Place>, key: Key },
-    /// A frame found by the scan after a restart.
+    /// The write of a record that [`Effect::Restamp`] asked for ended.
+    Restamped { tier: Tier, key: Key, end: RestampEnd },
+    /// A frame found by the scan after a restart; or, at any time, one of the shared store, its
+    /// parent before it.
     Found { tier: Tier, frame: Box<FoundFrame> },
     /// The scan of a tier is over: what hangs on nothing is let go.
     ScanDone { tier: Tier },
+    /// The daemon stops: what waits to be written is written now.
+    Stopping,
     /// Time passed: leases and half-written stores whose time is up end. Sent about ten times a
     /// second.
     Tick,
+}
+
+/// How the write of a record into a stored frame's header ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RestampEnd {
+    Written,
+    /// It may work later: the copy has this record or the one before.
+    Failed,
+    /// The copy is not there or not what it should be.
+    Lost,
 }
 
 /// Why an item of a transfer failed, named by what the manager does next.
@@ -98,15 +120,24 @@ pub enum Command {
         pool: PoolId,
     },
     /// The longest stored prefix of the chain `keys` (root first), and a lease on it.
+    ///
+    /// A session that is named and not known is started.
     Lookup {
         request: RequestId,
+        session: Option<SessionName>,
         keys: Vec<Key>,
+        /// How long the shared store may be asked for what follows the prefix that is here; zero:
+        /// it is not asked. The shell's business: the manager answers from what it knows.
+        ask_shared: Duration,
     },
     /// Takes the blocks `keys` (a run of one chain; `parent` is the block before the first, or
     /// none if that is the root) from the pool's `slots`. A block becomes visible when all shards
-    /// have landed.
+    /// have landed. The directives speak of the whole chain up to the last of `keys`, in tokens from
+    /// its root.
     Store {
         request: RequestId,
+        session: Option<SessionName>,
+        directives: Directives,
         parent: Option<Key>,
         keys: Vec<Key>,
         pool: PoolId,
@@ -124,9 +155,24 @@ pub enum Command {
     ReleaseLease {
         lease: LeaseId,
     },
-    /// Ends all leases taken under the request.
+    /// Ends all leases taken under the request, and says why the model stopped.
     EndRequest {
         request: RequestId,
+        stop: Stop,
+        /// Zero where that is not known.
+        output_tokens: u32,
+    },
+    /// At most [`crate::domain::hint::ACTIONS_MAX`]; each has an outcome of its own.
+    Hint {
+        actions: Vec<Action>,
+    },
+    /// So many sessions of all namespaces, those heard of last. Needs no Hello.
+    Sessions {
+        sessions_max: usize,
+    },
+    /// What is known of one block, of whatever namespace. Needs no Hello.
+    Inspect {
+        key: Key,
     },
     Status,
 }
@@ -160,10 +206,25 @@ pub enum Reply {
         taken: u32,
         present: u32,
         dropped: u32,
+        /// Blocks whose shield was over a budget.
+        clipped: u32,
     },
     Load {
         op: OpId,
     },
+    EndRequest {
+        usage: Usage,
+    },
+    /// One an action, in their order.
+    Hint {
+        outcomes: Vec<Outcome>,
+    },
+    /// The one heard of last comes first.
+    Sessions {
+        sessions: Vec<SessionStatus>,
+        sessions_total: usize,
+    },
+    Inspect(Box<BlockStatus>),
     /// Done; nothing to say.
     Ok,
     Status(Box<Status>),
@@ -222,7 +283,15 @@ pub enum Effect {
         tier: Tier,
         place: Option<Place>,
         key: Key,
-        namespace: NamespaceId,
+        /// Leave it where another node wrote it.
+        only_own: bool,
+    },
+    /// Write this record into the stored frame's header and answer with [`Event::Restamped`].
+    Restamp {
+        tier: Tier,
+        place: Option<Place>,
+        key: Key,
+        record: RetentionRecord,
     },
     /// Nothing reads or writes this pool any more: unmap it.
     PoolFreed {
@@ -255,6 +324,10 @@ pub struct TransferItem {
     pub meta: FrameMeta,
     /// Write the header and the payload's checksum after this copy: the frame is whole then.
     pub seal: bool,
+    /// Bring the record in the frame's header up to `meta`'s before the frame is written: the header
+    /// was made when the block was stored. No other copy of the frame goes down meanwhile, and what
+    /// else reads it reads the payload.
+    pub restamp: bool,
 }
 
 /// One end of a copy. A pool end is one shard; a tier end is the whole block unless the other end
@@ -286,42 +359,4 @@ impl End {
             Self::Pool { .. } => EndKind::Pool,
         }
     }
-}
-
-/// What the manager can say of itself.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Status {
-    pub tiers: [TierStatus; Tier::COUNT],
-    pub blocks: u64,
-    pub clients: u64,
-    pub pools: u64,
-    pub leases: u64,
-    pub ops_in_flight: u64,
-    pub transfers_in_flight: u64,
-    pub transfers_queued: u64,
-    pub lookups: u64,
-    /// Blocks that lookups asked for.
-    pub lookup_blocks: u64,
-    pub stores_dropped_blocks: u64,
-    pub corrupt_copies: u64,
-    pub policy: &'static str,
-}
-
-/// One tier's figures. Counts are since the daemon's start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct TierStatus {
-    pub present: bool,
-    pub capacity_bytes: u64,
-    pub used_bytes: u64,
-    pub blocks: u64,
-    /// Blocks that a lookup found with this as their fastest tier.
-    pub hit_blocks: u64,
-    /// Copies that went because room was needed, and those of them that were a block's last.
-    pub evicted_copies: u64,
-    pub evicted_blocks: u64,
-    /// Payload bytes that came in and that were read from here.
-    pub bytes_in: u64,
-    pub bytes_out: u64,
-    /// Transfers to or from this tier that failed.
-    pub failures: u64,
 }

@@ -31,6 +31,8 @@ impl Manager {
             }
         }
         Tier::ALL.into_iter().try_for_each(|tier| self.check_space(tier))?;
+        self.check_claims()?;
+        self.check_shields()?;
         self.check_ops()
     }
 
@@ -97,8 +99,10 @@ impl Manager {
     /// Slots used are those that copies hold, each once; no bound is exceeded.
     fn check_space(&self, tier: Tier) -> Result<(), String> {
         let Some(space) = &self.tiers[tier.index()] else { return Ok(()) };
-        let pages: Vec<_> =
-            self.directory.iter().filter_map(|(_, block)| block.copy(tier).page).collect();
+        let held = self.directory.iter().filter_map(|(_, block)| block.copy(tier).page);
+        let erasing =
+            self.erasing_slots.iter().filter(|(at, _)| *at == tier).map(|(_, page)| *page);
+        let pages: Vec<_> = held.chain(erasing).collect();
         let distinct: BTreeSet<_> = pages.iter().collect();
         if distinct.len() != pages.len() {
             return Err(format!("two copies share a slot of {tier}"));
@@ -130,6 +134,11 @@ impl Manager {
         for (block, job) in wants.chain(flights) {
             if let Job::Fill { from, .. } | Job::Demote { from } | Job::Deliver { from, .. } = job {
                 *readers.entry((block, from)).or_default() += 1;
+            }
+        }
+        for (key, tier) in &self.rewrites.under_way {
+            if let Some(block) = self.directory.find(*key) {
+                *readers.entry((block, *tier)).or_default() += 1;
             }
         }
         readers

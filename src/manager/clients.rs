@@ -2,12 +2,15 @@
 
 use std::collections::BTreeSet;
 
+use crate::domain::block::Key;
 use crate::domain::namespace::Namespace;
 use crate::domain::tier::Tier;
 
 use super::api::{
-    ClientId, Effect, LeaseId, NamespaceId, PoolId, Refusal, Reply, RequestId, Status, TierStatus,
+    BlockStatus, ClientId, Effect, Home, LeaseId, NamespaceId, PoolId, Refusal, Reply, RequestId,
+    Status, TierStatus,
 };
+use super::sessions::Fate;
 use super::state::{Client, Lease, NamespaceEntry, Pool};
 use super::{Answer, Manager};
 
@@ -41,7 +44,8 @@ impl Manager {
         let (digest, payload_bytes) = (namespace.digest(), namespace.payload_bytes());
         let id = self.intern(digest, payload_bytes).ok_or_else(|| {
             Refusal::Precondition(format!(
-                "this daemon has met {} namespaces, its limit: restart it to forget those unused",
+                "this daemon has clients or blocks of {} namespaces, its limit: let clients share \
+                 namespaces, or run a daemon each",
                 self.config.namespaces_max
             ))
         })?;
@@ -57,14 +61,28 @@ impl Manager {
         payload_bytes: u64,
     ) -> Option<NamespaceId> {
         let known = self.namespaces.iter().position(|entry| entry.digest == digest);
-        let at = known.unwrap_or(self.namespaces.len());
-        if known.is_none() {
-            if self.namespaces.len() >= self.config.namespaces_max {
-                return None;
-            }
-            self.namespaces.push(NamespaceEntry { digest, payload_bytes, namespace: None });
+        if let Some(at) = known {
+            return u32::try_from(at).ok().map(NamespaceId);
         }
-        u32::try_from(at).ok().map(NamespaceId)
+        let entry = NamespaceEntry { digest, payload_bytes, namespace: None };
+        if self.namespaces.len() < self.config.namespaces_max {
+            self.namespaces.push(entry);
+            return u32::try_from(self.namespaces.len() - 1).ok().map(NamespaceId);
+        }
+        let unused = self.unused_namespace()?;
+        for session in self.sessions.iter(unused).collect::<Vec<_>>() {
+            self.forget_session(session, Fate::LivesOn);
+        }
+        self.namespaces[unused.0 as usize] = entry;
+        Some(unused)
+    }
+
+    /// A namespace without clients and without blocks: its number may serve another.
+    fn unused_namespace(&self) -> Option<NamespaceId> {
+        let all = (0..u32::try_from(self.namespaces.len()).ok()?).map(NamespaceId);
+        let spoken: BTreeSet<NamespaceId> =
+            self.clients.values().map(|client| client.namespace).collect();
+        all.into_iter().find(|id| !spoken.contains(id) && self.directory.blocks_of(id.0) == 0)
     }
 
     pub(super) fn client(&self, client: ClientId) -> Result<&Client, Refusal> {
@@ -122,6 +140,7 @@ impl Manager {
 
     pub(super) fn client_gone(&mut self, client: ClientId) {
         let Some(entry) = self.clients.remove(&client) else { return };
+        self.requests.close_all(client);
         for (_, lease) in entry.leases {
             self.end_lease(lease);
         }
@@ -160,14 +179,14 @@ impl Manager {
         Ok(Reply::Ok)
     }
 
-    pub(super) fn end_request(&mut self, client: ClientId, request: RequestId) -> Answer {
-        let held = &self.client(client)?.leases;
+    /// Ends all leases taken under the request.
+    pub(super) fn end_leases(&mut self, client: ClientId, request: RequestId) {
+        let held = &self.clients[&client].leases;
         let range = (request, LeaseId(0))..=(request, LeaseId(u64::MAX));
         let leases: Vec<LeaseId> = held.range(range).map(|(_, lease)| *lease).collect();
         for lease in leases {
             self.end_lease(lease);
         }
-        Ok(Reply::Ok)
     }
 
     fn end_lease(&mut self, id: LeaseId) {
@@ -195,17 +214,55 @@ impl Manager {
             self.end_lease(id);
         }
         self.expire_ops();
+        self.expire_sessions();
         self.expire_partials();
+        self.rewrite_records();
+    }
+
+    pub(super) fn inspect(&self, key: Key) -> Answer {
+        let block = self.directory.find(key).map(|row| self.directory.get(row));
+        let block = block.filter(|block| !block.doomed).ok_or_else(|| {
+            Refusal::NotFound(format!("no block with key {key} is here: it may have been evicted"))
+        })?;
+        Ok(Reply::Inspect(Box::new(BlockStatus {
+            home: self.home(NamespaceId(block.namespace)),
+            key,
+            parent: block.parent().map(|parent| self.directory.get(parent).key),
+            position: block.position,
+            created_at: block.created_at,
+            record: block.record,
+            copies: Tier::ALL.map(|tier| block.copy(tier).state),
+            claims: block.claims,
+            dead: block.dead,
+            leases: block.leases,
+        })))
+    }
+
+    pub(super) fn home(&self, namespace: NamespaceId) -> Home {
+        let entry = self.namespace(namespace);
+        let model = entry.namespace.as_ref().map(|namespace| namespace.model.clone());
+        Home { digest: entry.digest, model: model.unwrap_or_default() }
+    }
+
+    /// What shields hold of a tier.
+    fn shielded_bytes_in(&self, tier: Tier) -> u64 {
+        let namespaces = (0_u32..).zip(&self.namespaces);
+        let bytes = namespaces.map(|(id, entry)| {
+            self.directory.shielded_copies(id, tier) * u64::from(entry.slot_bytes(tier))
+        });
+        bytes.sum()
     }
 
     pub(super) fn status(&self) -> Status {
         let count = |n: usize| n as u64;
         let (in_flight, queued) = self.links.counts();
         Status {
-            tiers: self.tiers.each_ref().map(|tier| {
-                tier.as_ref().map_or_else(TierStatus::default, |space| TierStatus {
+            tiers: Tier::ALL.map(|tier| {
+                let space = self.tiers[tier.index()].as_ref();
+                space.map_or_else(TierStatus::default, |space| TierStatus {
                     used_bytes: space.slots.bytes_used(),
                     blocks: space.slots.slots_used(),
+                    shielded_bytes: self.shielded_bytes_in(tier),
                     ..space.stats
                 })
             }),
@@ -220,6 +277,9 @@ impl Manager {
             lookup_blocks: self.counters.lookup_blocks,
             stores_dropped_blocks: self.counters.dropped_blocks,
             corrupt_copies: self.counters.corrupt_copies,
+            sessions: count(self.sessions.len()),
+            forgotten_blocks: self.counters.forgotten_blocks,
+            broken_shields: self.counters.shields_broken,
             policy: self.config.policy.name(),
         }
     }

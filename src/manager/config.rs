@@ -2,9 +2,17 @@
 
 use std::time::Duration;
 
-use crate::domain::retention::{Policy, lru::Lru};
+use crate::domain::retention::banded::Banded;
+use crate::domain::retention::lru::Lru;
+use crate::domain::retention::s3fifo::S3Fifo;
+use crate::domain::retention::{Policy, value::Value};
+use crate::domain::session::SessionLimits;
 use crate::domain::tier::Tier;
 use crate::movement::{Link, LinkLimits};
+
+pub use super::rewrite::RewriteLimits;
+pub use super::shields::ShieldShares;
+pub use crate::domain::retention::PolicyName;
 
 /// One tier's space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,27 +26,12 @@ pub struct TierConfig {
     pub recovers: bool,
 }
 
-/// Which policy ranks the copies of a tier.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum PolicyName {
-    #[default]
-    Lru,
-}
-
-impl PolicyName {
-    pub const ALL: [Self; 1] = [Self::Lru];
-
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Lru => "lru",
-        }
-    }
-
-    pub(super) fn build(self) -> Box<dyn Policy> {
-        match self {
-            Self::Lru => Box::new(Lru::default()),
-        }
+/// Makes the policy of this name.
+pub(super) fn build(policy: PolicyName) -> Box<dyn Policy> {
+    match policy {
+        PolicyName::Lru => Box::new(Banded::<Lru>::default()),
+        PolicyName::S3Fifo => Box::new(Banded::<S3Fifo>::default()),
+        PolicyName::Value => Box::new(Value::default()),
     }
 }
 
@@ -56,6 +49,13 @@ pub struct ManagerConfig {
     pub namespaces_max: usize,
     pub pools_per_client_max: usize,
     pub leases_max: usize,
+    /// So that one client that never ends its requests leaves room for the others.
+    pub leases_per_client_max: usize,
+    pub sessions: SessionLimits,
+    pub shields: ShieldShares,
+    pub rewrites: RewriteLimits,
+    /// Which of the frames in a shared store are this node's own.
+    pub node_id: [u8; 16],
     /// Stores and loads in flight a client.
     pub ops_per_client_max: usize,
     /// Blocks that may wait for room, a tier and slot length.
@@ -72,13 +72,18 @@ impl ManagerConfig {
         Self {
             tiers,
             links: [LinkLimits { in_flight_max: 8, queued_max: 4096 }; Link::COUNT],
-            policy: PolicyName::Lru,
+            policy: PolicyName::default(),
             lease_ttl: Duration::from_secs(30),
             store_timeout: Duration::from_secs(30),
             clients_max: 256,
             namespaces_max: 64,
             pools_per_client_max: 16,
             leases_max: 65_536,
+            leases_per_client_max: 16_384,
+            sessions: SessionLimits::default(),
+            shields: ShieldShares::default(),
+            rewrites: RewriteLimits::default(),
+            node_id: [0; 16],
             ops_per_client_max: Self::OPS_PER_CLIENT_MAX,
             waiting_blocks_max: 65_536,
         }

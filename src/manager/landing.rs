@@ -31,7 +31,9 @@ impl Manager {
             }
             Job::Deliver { part, from } => {
                 self.unpin(block, from);
-                self.op_block_done(part.op, part.index, true);
+                // What was forgotten on its way counts as not served.
+                let served = !self.directory.get(block).forgotten;
+                self.op_block_done(part.op, part.index, served);
             }
         }
         self.sweep(block);

@@ -24,12 +24,20 @@ impl Manager {
         self.check_slots(client, keys.len(), (pool, slots))?;
         let op = self.begin_op(client, request, OpKind::Load, keys.len(), Some(timeout))?;
         let shard = self.pools[&pool].shard;
+        let claim = self.requests.tip(client, request);
         let mut previous = None;
         for (index, (key, slot)) in (0_u32..).zip(keys.iter().zip(slots)) {
             let part = Part { op, index, pool, shard, slot: *slot };
             let found = self.directory.find_after(previous, *key);
-            match found.filter(|block| !self.directory.get(*block).doomed) {
-                Some(block) => self.load_block(block, part),
+            let may_serve = |block: &BlockIndex| {
+                let row = self.directory.get(*block);
+                !row.doomed && !row.record.is_due(self.now)
+            };
+            match found.filter(may_serve) {
+                Some(block) => {
+                    self.claim_for(block, claim);
+                    self.load_block(block, part);
+                }
                 None => self.op_block_done(op, index, false),
             }
             previous = found;
@@ -74,7 +82,12 @@ impl Manager {
         }
     }
 
+    /// Of a block that is forgotten by now nothing goes out, whoever waited for it.
     pub(super) fn start_delivery(&mut self, block: BlockIndex, from: Tier, part: Part) {
+        if self.directory.get(block).forgotten {
+            self.op_block_done(part.op, part.index, false);
+            return;
+        }
         self.pin(block, from);
         self.start_item(None, block, Job::Deliver { part, from });
     }

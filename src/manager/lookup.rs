@@ -2,6 +2,7 @@
 
 use crate::domain::block::Key;
 use crate::domain::directory::BlockIndex;
+use crate::domain::session::SessionName;
 use crate::domain::tier::Tier;
 use crate::domain::units::Time;
 
@@ -10,14 +11,27 @@ use super::clients::RETRY_AFTER;
 use super::{Answer, Manager};
 
 impl Manager {
-    pub(super) fn lookup(&mut self, client: ClientId, request: RequestId, keys: &[Key]) -> Answer {
-        self.client(client)?;
-        if self.leases.len() >= self.config.leases_max {
+    pub(super) fn lookup(
+        &mut self,
+        (client, request): (ClientId, RequestId),
+        session: Option<&SessionName>,
+        keys: &[Key],
+    ) -> Answer {
+        let entry = self.client(client)?;
+        let namespace = entry.namespace;
+        if self.leases.len() >= self.config.leases_max
+            || entry.leases.len() >= self.config.leases_per_client_max
+        {
             return Err(Refusal::Busy { what: "too many leases", retry_after: RETRY_AFTER });
         }
         self.counters.lookups += 1;
         self.counters.lookup_blocks += keys.len() as u64;
-        let (runs, tips) = self.longest_prefix(keys);
+        let session = self.session_of((client, request), namespace, session);
+        let Prefix { runs, tips, stirred } = self.longest_prefix(keys);
+        for block in stirred {
+            self.revive(block);
+            self.renew(block);
+        }
         for run in &runs {
             let space = self.tiers[run.tier.index()].as_mut().expect("a copy's tier is present");
             space.stats.hit_blocks += u64::from(run.blocks);
@@ -31,14 +45,37 @@ impl Manager {
         }
         let deepest =
             tips.into_iter().flatten().max_by_key(|tip| self.directory.get(*tip).position);
+        self.request_read((client, request), keys.len(), &runs);
+        if let Some(session) = session {
+            self.session_reached(session, deepest);
+        }
+        self.heed_lookup((client, request), session, keys, &runs);
         let lease = deepest.map(|tip| self.grant_lease(client, request, tip));
         let lease_expires =
             if lease.is_some() { self.now + self.config.lease_ttl } else { Time::ZERO };
         Ok(Reply::Lookup { runs, lease, lease_expires })
     }
 
-    /// The runs of the longest prefix that can be served, and the deepest block found in each tier.
-    fn longest_prefix(&self, keys: &[Key]) -> (Vec<Run>, [Option<BlockIndex>; Tier::COUNT]) {
+    /// How many of the chain's first blocks are in the directory, wherever; nothing if what follows
+    /// them is not to be had, whoever has it.
+    #[must_use]
+    pub fn known_prefix(&self, keys: &[Key]) -> Option<usize> {
+        let mut previous = None;
+        for (known, key) in keys.iter().enumerate() {
+            let Some(index) = self.directory.find_after(previous, *key) else {
+                return Some(known);
+            };
+            let block = self.directory.get(index);
+            if block.doomed || block.parent() != previous || block.record.is_due(self.now) {
+                return None;
+            }
+            previous = Some(index);
+        }
+        Some(keys.len())
+    }
+
+    fn longest_prefix(&self, keys: &[Key]) -> Prefix {
+        let mut stirred = Vec::new();
         let mut runs: Vec<Run> = Vec::new();
         let mut tips = [None; Tier::COUNT];
         let mut previous: Option<BlockIndex> = None;
@@ -47,8 +84,11 @@ impl Manager {
             let block = self.directory.get(index);
             // A chain is its root's first: anything else was not named from the root, or not by
             // its own hashes.
-            if block.doomed || block.parent() != previous {
+            if block.doomed || block.parent() != previous || block.record.is_due(self.now) {
                 break;
+            }
+            if block.dead || block.shielded || block.cold_above.is_some() {
+                stirred.push(index);
             }
             let Some(tier) = block.fastest() else { break };
             match runs.last_mut() {
@@ -58,6 +98,15 @@ impl Manager {
             tips[tier.index()] = Some(index);
             previous = Some(index);
         }
-        (runs, tips)
+        Prefix { runs, tips, stirred }
     }
+}
+
+/// The longest prefix of a chain that can be served.
+struct Prefix {
+    runs: Vec<Run>,
+    /// The deepest block found in each tier.
+    tips: [Option<BlockIndex>; Tier::COUNT],
+    /// Blocks that a hit changes: shields are renewed, the dead live again.
+    stirred: Vec<BlockIndex>,
 }

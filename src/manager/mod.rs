@@ -11,6 +11,22 @@ mod state;
 
 mod clients;
 
+mod sessions;
+
+mod requests;
+
+mod hints;
+
+mod retain;
+
+mod shields;
+
+mod ranks;
+
+mod rewrite;
+
+mod heed;
+
 mod ops;
 
 mod lookup;
@@ -31,6 +47,8 @@ mod recovery;
 
 mod check;
 
+mod check_retention;
+
 #[cfg(test)]
 mod tests;
 
@@ -40,6 +58,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::domain::block::Key;
 use crate::domain::directory::{BlockIndex, Directory};
+use crate::domain::slots::SlotPage;
 use crate::domain::tier::Tier;
 use crate::domain::units::Time;
 use crate::movement::Links;
@@ -48,11 +67,15 @@ use api::{
     ClientId, Command, Effect, Event, LeaseId, NamespaceId, OpId, PoolId, Refusal, Reply, ReplyTag,
     Transfer, TransferId,
 };
-pub use config::{ManagerConfig, PolicyName, TierConfig};
+pub use config::{ManagerConfig, PolicyName, RewriteLimits, ShieldShares, TierConfig};
+use heed::Learned;
+use recovery::Recovery;
+use requests::Requests;
+use retain::Deadlines;
+use rewrite::Rewrites;
+use sessions::Sessions;
 pub use state::NamespaceEntry;
-use state::{
-    Batch, Client, Counters, Flight, Lease, Op, Part, Partial, Pool, Recovery, TierSpace, Want,
-};
+use state::{Batch, Client, Counters, Flight, Lease, Op, Part, Partial, Pool, TierSpace, Want};
 
 /// The whole state of a node's cache.
 pub struct Manager {
@@ -66,6 +89,10 @@ pub struct Manager {
     clients: BTreeMap<ClientId, Client>,
     pools: BTreeMap<PoolId, Pool>,
     leases: BTreeMap<LeaseId, Lease>,
+    sessions: Sessions,
+    deadlines: Deadlines,
+    requests: Requests,
+    learned: Learned,
     ops: BTreeMap<OpId, Op>,
     flights: BTreeMap<TransferId, Flight>,
     links: Links<Transfer>,
@@ -74,6 +101,9 @@ pub struct Manager {
     partials: BTreeMap<BlockIndex, Partial>,
     /// Objects whose deletion is under way: not to be written meanwhile.
     erasing: BTreeSet<Key>,
+    /// Slots whose frames are being made unreadable: nobody's until that is done.
+    erasing_slots: BTreeSet<(Tier, SlotPage)>,
+    rewrites: Rewrites,
     recovery: Recovery,
     counters: Counters,
     /// Work that this step still owes: batches to start, classes whose room changed, transfers
@@ -99,12 +129,18 @@ impl Manager {
             clients: BTreeMap::new(),
             pools: BTreeMap::new(),
             leases: BTreeMap::new(),
+            sessions: Sessions::default(),
+            deadlines: Deadlines::default(),
+            requests: Requests::default(),
+            learned: Learned::new(config.policy),
             ops: BTreeMap::new(),
             flights: BTreeMap::new(),
             links: Links::new(config.links),
             joined: BTreeMap::new(),
             partials: BTreeMap::new(),
             erasing: BTreeSet::new(),
+            erasing_slots: BTreeSet::new(),
+            rewrites: Rewrites::default(),
             recovery: Recovery::default(),
             counters: Counters::default(),
             batches: Vec::new(),
@@ -122,16 +158,21 @@ impl Manager {
         self.now = self.now.max(now);
         self.tick = (self.tick + 1).max(if self.tick == 0 { now.micros } else { 0 });
         std::mem::swap(&mut self.out, effects);
+        // Whatever happens, it finds nothing that was to be forgotten by now.
+        self.expire_records();
         match event {
             Event::Command { tag, client, command } => self.command(tag, client, command),
             Event::ClientGone { client } => self.client_gone(client),
             Event::TransferDone { transfer, failed } => self.transfer_done(transfer, &failed),
             Event::Erased { tier, place, key } => self.erased(tier, place, key),
+            Event::Restamped { tier, key, end } => self.restamped(tier, key, end),
             Event::Found { tier, frame } => self.found(tier, *frame),
             Event::ScanDone { tier } => self.scan_done(tier),
             Event::Tick => self.time_passed(),
+            Event::Stopping => self.hurry_rewrites(),
         }
         self.settle_all();
+        self.rewrite_before_stop();
         self.complete_ops();
         std::mem::swap(&mut self.out, effects);
     }
@@ -150,15 +191,27 @@ impl Manager {
             Command::Hello { namespace } => self.hello(client, namespace),
             Command::RegisterPool { shard, slots } => self.register_pool(client, shard, slots),
             Command::UnregisterPool { pool } => self.unregister_pool(client, pool),
-            Command::Lookup { request, keys } => self.lookup(client, request, &keys),
-            Command::Store { request, parent, keys, pool, slots } => {
-                self.store(client, request, parent, &keys, (pool, &slots))
+            Command::Lookup { request, session, keys, ask_shared: _ } => {
+                self.lookup((client, request), session.as_ref(), &keys)
             }
+            Command::Store { request, session, directives, parent, keys, pool, slots } => self
+                .store(
+                    (client, request),
+                    (session.as_ref(), &directives),
+                    parent,
+                    &keys,
+                    (pool, &slots),
+                ),
             Command::Load { request, keys, pool, slots, timeout } => {
                 self.load(client, request, &keys, (pool, &slots), timeout)
             }
             Command::ReleaseLease { lease } => self.release_lease(client, lease),
-            Command::EndRequest { request } => self.end_request(client, request),
+            Command::EndRequest { request, stop, output_tokens } => {
+                self.end_request(client, request, stop, output_tokens)
+            }
+            Command::Hint { actions } => self.hint(client, actions),
+            Command::Sessions { sessions_max } => Ok(self.session_list(sessions_max)),
+            Command::Inspect { key } => self.inspect(key),
             Command::Status => Ok(Reply::Status(Box::new(self.status()))),
         };
         let reply = answer.unwrap_or_else(Reply::Refused);

@@ -1,78 +1,219 @@
-//! Recovery: blocks that a scan found from before a restart find their places in the directory.
+//! Recovery: blocks that a scan found from before a restart, or that another node left in the shared
+//! store, find their places in the directory, with what their owners asked for.
 //!
-//! Frames are reported in no order, so a block waits here until its parent has come; what has none
-//! when the scan is over would be behind a hole, and is let go.
+//! A scan reports frames in no order, so a block waits here until its parent has come; what has none
+//! when the scan is over would be behind a hole, and is let go. What was promised to be forgotten by
+//! now is never taken in: it is erased, and so is all that hangs on it.
 
-use crate::domain::directory::NewBlock;
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::domain::block::Key;
+use crate::domain::directory::{BlockIndex, NewBlock, Owner};
 use crate::domain::residency::CopyEvent;
 use crate::domain::slots::{SlotKind, SlotPage};
 use crate::domain::tier::Tier;
-use crate::tiers::store::FoundFrame;
+use crate::domain::units::Time;
+use crate::tiers::store::{FoundFrame, Place};
 
 use super::Manager;
+use super::api::{Effect, NamespaceId};
+
+/// What a scan has found and could not yet place.
+#[derive(Default)]
+pub(super) struct Recovery {
+    /// Frames whose parents have not been found yet, by parent.
+    orphans: BTreeMap<Key, Vec<FoundFrame>>,
+    /// Blocks that are to be forgotten by now.
+    due: BTreeSet<Key>,
+    /// The last object found that is: the next one of its chain goes with it.
+    due_object: Option<Key>,
+}
 
 impl Manager {
     pub(super) fn found(&mut self, tier: Tier, frame: FoundFrame) {
-        if self.tiers[tier.index()].as_ref().is_none_or(|space| space.ready) {
+        let Some(space) = &self.tiers[tier.index()] else { return };
+        // Objects are looked for at any time, chain by chain from the root.
+        let scanned = tier != Tier::Object;
+        if scanned && space.ready {
             return;
         }
         let mut ready = vec![frame];
         while let Some(frame) = ready.pop() {
             let meta = frame.header.meta;
-            let parent = meta.parent.map(|key| (key, self.directory.find(key)));
-            if let Some((key, None)) = parent {
-                self.recovery.orphans.entry(key).or_default().push(frame);
+            let hangs_on_due =
+                !scanned && meta.parent.is_some() && meta.parent == self.recovery.due_object;
+            let known_due = scanned && self.recovery.due.contains(&meta.key);
+            if meta.record.is_due(self.now) || known_due || hangs_on_due {
+                self.forget_found(tier, &frame);
                 continue;
             }
-            if self.adopt(tier, &frame, parent.and_then(|(_, row)| row)) {
+            if let Some(parent) = meta.parent
+                && self.directory.find(parent).is_none()
+            {
+                if scanned {
+                    self.recovery.orphans.entry(parent).or_default().push(frame);
+                }
+                continue;
+            }
+            if self.adopt(tier, &frame) {
                 ready.extend(self.recovery.orphans.remove(&meta.key).unwrap_or_default());
             }
         }
     }
 
+    /// A frame that should not be there any more.
+    fn forget_found(&mut self, tier: Tier, frame: &FoundFrame) {
+        let key = frame.header.meta.key;
+        self.counters.forgotten_blocks += 1;
+        if tier == Tier::Object {
+            self.recovery.due_object = Some(key);
+            if self.erasing.insert(key) {
+                self.out.push(Effect::Erase { tier, place: None, key, only_own: false });
+            }
+            return;
+        }
+        // Another frame of it may have been found before this one.
+        if self.recovery.due.insert(key)
+            && let Some(row) =
+                self.directory.find(key).filter(|row| !self.directory.get(*row).doomed)
+        {
+            self.forget(row);
+        }
+        self.erase_found(tier, key, frame.place);
+    }
+
+    /// Erases a frame in a slot that nobody has.
+    fn erase_found(&mut self, tier: Tier, key: Key, place: Place) {
+        let Some(page) = SlotPage::at(place.offset) else { return };
+        if self.space(tier).slots.reserve(page, SlotKind::whole(place.slot_bytes)) {
+            self.erase_slot(tier, (key, place));
+        }
+    }
+
     /// Enters one frame whose parent is known. False if it is not to be had: its space is taken,
     /// it is here already, or it contradicts its own chain.
-    fn adopt(
-        &mut self,
-        tier: Tier,
-        frame: &FoundFrame,
-        parent: Option<crate::domain::directory::BlockIndex>,
-    ) -> bool {
+    fn adopt(&mut self, tier: Tier, frame: &FoundFrame) -> bool {
         let meta = frame.header.meta;
-        let position = parent.map_or(0, |row| self.directory.get(row).position + 1);
-        let Some(page) = SlotPage::at(frame.place.offset) else { return false };
-        let doomed = parent.is_some_and(|row| self.directory.get(row).doomed);
-        if doomed || position != meta.position || self.directory.find(meta.key).is_some() {
+        if let Some(row) = self.directory.find(meta.key) {
+            self.found_again(tier, row, frame);
             return false;
         }
         let payload_bytes = frame.header.payload_bytes;
         let Some(namespace) = self.intern(frame.header.namespace, payload_bytes) else {
             return false;
         };
-        let entry = self.namespace(namespace);
-        if entry.payload_bytes != payload_bytes
-            || entry.slot_bytes(tier) != frame.place.slot_bytes
-            || !self.space(tier).slots.reserve(page, SlotKind::whole(frame.place.slot_bytes))
-        {
+        if self.namespace(namespace).payload_bytes != payload_bytes {
+            return false;
+        }
+        // Making room may cost the parent.
+        let Some(page) = self.slot_for_found(tier, namespace, frame.place) else { return false };
+        if !self.chain_holds(frame, namespace) {
+            self.space(tier).slots.free(page);
+            self.unsettle(tier);
             return false;
         }
         let row = self.directory.insert(NewBlock {
             key: meta.key,
             namespace: namespace.0,
-            parent,
+            parent: meta.parent.and_then(|parent| self.directory.find(parent)),
             created_at: meta.created_at,
-            record: meta.record,
+            record: meta.record.standing(self.now),
+            owner: Owner::Nobody,
+            tip: None,
         });
         self.directory.apply(row, tier, CopyEvent::FillStarted);
         self.directory.apply(row, tier, CopyEvent::FillLanded);
+        let shared = tier == Tier::Object;
+        let tick = if shared { self.tick } else { meta.created_at.micros };
         let copy = self.directory.get_mut(row).copy_mut(tier);
-        copy.page = Some(page);
-        copy.tick = meta.created_at.micros;
+        (copy.page, copy.tick) = (Some(page), tick);
+        copy.foreign = shared && frame.header.node_id != self.config.node_id;
+        self.inherit(row);
+        if shared {
+            self.reconsider(row, tier);
+        }
         true
     }
 
+    /// Whether the block is what its header says: a root, or its parent's child.
+    fn chain_holds(&self, frame: &FoundFrame, namespace: NamespaceId) -> bool {
+        let meta = frame.header.meta;
+        let Some(parent) = meta.parent else { return meta.position == 0 };
+        let parent = self.directory.find(parent).map(|row| self.directory.get(row));
+        parent.is_some_and(|parent| {
+            !parent.doomed
+                && parent.namespace == namespace.0
+                && parent.position.checked_add(1) == Some(meta.position)
+        })
+    }
+
+    /// The slot of a scanned frame is where it lies; an object takes up one of the tier's.
+    fn slot_for_found(
+        &mut self,
+        tier: Tier,
+        namespace: NamespaceId,
+        place: Place,
+    ) -> Option<SlotPage> {
+        let kind = SlotKind::whole(self.namespace(namespace).slot_bytes(tier));
+        if tier != Tier::Object {
+            let page = SlotPage::at(place.offset).filter(|_| place.slot_bytes == kind.bytes)?;
+            return self.space(tier).slots.reserve(page, kind).then_some(page);
+        }
+        let policy = self.config.policy;
+        let class = self.space(tier).class_index(kind, policy);
+        if self.space(tier).classes[class].waiting.is_empty() {
+            if !self.space(tier).slots.has_room(kind) {
+                self.evict_one(tier, class, None);
+            }
+            return self.space(tier).slots.alloc(kind);
+        }
+        None
+    }
+
+    /// A second frame of a block that is here. The sooner promise to forget counts, and a frame
+    /// that no copy stands for goes, so that no later scan takes it for the block.
+    fn found_again(&mut self, tier: Tier, row: BlockIndex, frame: &FoundFrame) {
+        if tier == Tier::Object {
+            return;
+        }
+        let meta = frame.header.meta;
+        let block = self.directory.get_mut(row);
+        let before = block.record;
+        let sooner = meta.record.delete_after;
+        if sooner != Time::ZERO
+            && (before.delete_after == Time::ZERO || sooner < before.delete_after)
+        {
+            block.record.delete_after = sooner;
+            self.watch(row);
+            self.record_changed(row, &before);
+        }
+        self.erase_found(tier, meta.key, frame.place);
+    }
+
+    /// What the header's record asks for counts again: shields for what is left of their time.
+    fn inherit(&mut self, row: BlockIndex) {
+        if self.directory.get(row).record.shield_until > self.now {
+            if self.shield_fits(row) {
+                self.directory.set_shielded(row, true);
+            } else {
+                // Over a budget: clipped, as when it is asked for. The header keeps it for later.
+                let record = &mut self.directory.get_mut(row).record;
+                (record.shield_until, record.refresh_on_hit_ms) = (Time::ZERO, 0);
+            }
+        }
+        self.watch(row);
+    }
+
     pub(super) fn scan_done(&mut self, tier: Tier) {
-        self.recovery.orphans.clear();
+        let mut recovery = std::mem::take(&mut self.recovery);
+        // What hangs on a forgotten block is forgotten with it.
+        let mut due: Vec<Key> = recovery.due.into_iter().collect();
+        while let Some(key) = due.pop() {
+            for frame in recovery.orphans.remove(&key).unwrap_or_default() {
+                due.push(frame.header.meta.key);
+                self.erase_found(tier, frame.header.meta.key, frame.place);
+            }
+        }
         let Some(space) = &mut self.tiers[tier.index()] else { return };
         space.ready = true;
         let rows: Vec<_> = self.directory.iter().map(|(row, _)| row).collect();

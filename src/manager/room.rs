@@ -11,7 +11,7 @@ use crate::movement::Class;
 
 use super::Manager;
 use super::api::FailureKind;
-use super::books::{may_go, sink_of};
+use super::books::{candidate_of, judge, sink_of};
 use super::state::{Job, Part, SizeClass, Want};
 
 /// Whether room was made.
@@ -54,7 +54,8 @@ impl Manager {
             } else if line.waiting.len() <= line.draining {
                 return;
             } else {
-                match self.make_room(tier, class) {
+                let last = line.waiting.back().expect("more wait than drain").block;
+                match self.make_room(tier, class, last) {
                     Room::Made => {}
                     Room::Coming => return,
                     Room::None => {
@@ -77,9 +78,15 @@ impl Manager {
         }
     }
 
-    /// Starts one copy of this class on its way out. False if none may go.
-    fn evict_one(&mut self, tier: Tier, class: usize) -> bool {
-        let Some(block) = self.next_victim(tier, class) else { return false };
+    /// Starts one copy of this class on its way out, for `newcomer`'s sake if it is known. False if
+    /// none may go.
+    pub(super) fn evict_one(
+        &mut self,
+        tier: Tier,
+        class: usize,
+        newcomer: Option<BlockIndex>,
+    ) -> bool {
+        let Some(block) = self.next_victim(tier, class, newcomer) else { return false };
         self.space(tier).stats.evicted_copies += 1;
         let takers = self.taker_flags();
         let row = self.directory.get(block);
@@ -88,6 +95,7 @@ impl Manager {
         } else if let Some(sink) = sink_of(row, tier, takers) {
             let tick = row.copy(tier).tick;
             let parent = row.parent();
+            self.inherit_tip(block);
             self.directory.apply(block, tier, CopyEvent::DrainStarted);
             // A chain drains as a whole: its next block need not wait for this one to land.
             if let Some(parent) = parent {
@@ -104,16 +112,17 @@ impl Manager {
     }
 
     /// Makes room in this class, or else by emptying a chunk that holds slots of another length.
-    fn make_room(&mut self, tier: Tier, class: usize) -> Room {
-        if self.evict_one(tier, class) {
+    fn make_room(&mut self, tier: Tier, class: usize, newcomer: BlockIndex) -> Room {
+        if self.evict_one(tier, class, Some(newcomer)) {
             return Room::Made;
         }
+        let erasing = self.is_erasing_slots(tier);
+        let mut coming = if erasing { Room::Coming } else { Room::None };
         let space = self.space(tier);
         if space.slots.slots_used() >= space.config.slots_max {
-            return Room::None;
+            return coming;
         }
         let others = 0..space.classes.len();
-        let mut coming = Room::None;
         for other in others.filter(|other| *other != class) {
             let line = &self.space(tier).classes[other];
             let chunk = slots_per_chunk(line.kind.bytes) as usize;
@@ -123,32 +132,34 @@ impl Manager {
             if line.draining > 0 {
                 coming = Room::Coming;
             }
-            if self.evict_one(tier, other) {
+            if self.evict_one(tier, other, Some(newcomer)) {
                 return Room::Made;
             }
         }
         coming
     }
 
-    fn next_victim(&mut self, tier: Tier, class: usize) -> Option<BlockIndex> {
+    fn next_victim(
+        &mut self,
+        tier: Tier,
+        class: usize,
+        newcomer: Option<BlockIndex>,
+    ) -> Option<BlockIndex> {
+        self.waive_shields(tier, class);
         let takers = self.taker_flags();
+        let newcomer = newcomer.filter(|_| self.learned.is_on()).map(|newcomer| {
+            let block = self.directory.get(newcomer);
+            candidate_of(block, (tier, sink_of(block, tier, takers)), &self.learned)
+        });
         let (directory, namespaces) = (&mut self.directory, &self.namespaces);
+        let learned = &self.learned;
         let space = self.tiers[tier.index()].as_mut().expect("the caller settles a tier");
-        let SizeClass { policy, kind, .. } = &mut space.classes[class];
-        let victim = policy.victim(&mut |index| {
-            let block = directory.get(index);
-            if namespaces[block.namespace as usize].slot_kind(tier) != *kind {
-                // What was listed is gone, and its row serves a block of another kind.
-                return None;
-            }
-            let tick =
-                may_go(block, tier, sink_of(block, tier, takers)).then_some(block.copy(tier).tick);
-            if tick.is_none() {
-                directory.get_mut(index).copy_mut(tier).listed = false;
-            }
-            tick
+        let SizeClass { ranks, kind, .. } = &mut space.classes[class];
+        let (victim, broken) = ranks.victim(newcomer.as_ref(), &mut |at| {
+            judge(directory, namespaces, at, (tier, *kind, takers), learned)
         })?;
         directory.get_mut(victim).copy_mut(tier).listed = false;
+        self.counters.shields_broken += u64::from(broken);
         Some(victim)
     }
 

@@ -1,10 +1,9 @@
 //! What the manager remembers besides the directory: namespaces, clients, operations, flights.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 
 use crate::domain::directory::BlockIndex;
 use crate::domain::namespace::{Namespace, NamespaceDigest};
-use crate::domain::retention::Policy;
 use crate::domain::slots::{SlotKind, SlotMap};
 use crate::domain::tier::Tier;
 use crate::domain::units::{PAGE_BYTES, Time, page_align};
@@ -15,6 +14,7 @@ use super::api::{
     TransferItem,
 };
 use super::config::{PolicyName, TierConfig};
+use super::ranks::Ranks;
 
 /// A namespace by its digest; blocks found after a restart bring only that and their size.
 #[derive(Clone, Debug)]
@@ -39,6 +39,11 @@ impl NamespaceEntry {
         SlotKind { bytes: self.slot_bytes(tier), interleave_bytes }
     }
 
+    /// Tokens of one block; 1 while only frames found after a restart tell of the namespace.
+    pub(super) fn block_tokens(&self) -> u32 {
+        self.namespace.as_ref().map_or(1, |namespace| namespace.block_tokens)
+    }
+
     pub(super) fn shard_count(&self) -> u32 {
         self.namespace.as_ref().map_or(1, |namespace| namespace.shard_count)
     }
@@ -57,7 +62,7 @@ pub(super) struct TierSpace {
 /// The slots of one kind in one tier.
 pub(super) struct SizeClass {
     pub kind: SlotKind,
-    pub policy: Box<dyn Policy>,
+    pub ranks: Ranks,
     pub waiting: VecDeque<Want>,
     /// Copies on their way down; their slots come free when they land.
     pub draining: usize,
@@ -81,7 +86,7 @@ impl TierSpace {
         found.unwrap_or_else(|| {
             self.classes.push(SizeClass {
                 kind,
-                policy: policy.build(),
+                ranks: Ranks::new(super::config::build(policy)),
                 waiting: VecDeque::new(),
                 draining: 0,
             });
@@ -220,10 +225,6 @@ pub(super) struct Counters {
     pub lookup_blocks: u64,
     pub dropped_blocks: u64,
     pub corrupt_copies: u64,
-}
-
-/// Frames found by a scan whose parents have not been found yet.
-#[derive(Default)]
-pub(super) struct Recovery {
-    pub orphans: BTreeMap<crate::domain::block::Key, Vec<crate::tiers::store::FoundFrame>>,
+    pub forgotten_blocks: u64,
+    pub shields_broken: u64,
 }

@@ -3,7 +3,9 @@
 use crate::domain::block::Key;
 use crate::domain::directory::{BlockIndex, NewBlock};
 use crate::domain::residency::{CopyEvent, CopyState};
-use crate::domain::retention::RetentionRecord;
+use crate::domain::retention::Directives;
+use crate::domain::retention::value::TipId;
+use crate::domain::session::{SessionIndex, SessionName};
 use crate::domain::tier::Tier;
 
 use super::api::{ClientId, NamespaceId, OpKind, PoolId, Reply, RequestId};
@@ -13,8 +15,8 @@ use super::{Answer, Manager};
 impl Manager {
     pub(super) fn store(
         &mut self,
-        client: ClientId,
-        request: RequestId,
+        (client, request): (ClientId, RequestId),
+        (session, directives): (Option<&SessionName>, &Directives),
         parent: Option<Key>,
         keys: &[Key],
         (pool, slots): (PoolId, &[u32]),
@@ -23,33 +25,46 @@ impl Manager {
         let op = self.begin_op(client, request, OpKind::Store, keys.len(), None)?;
         let namespace = self.clients[&client].namespace;
         let shard = self.pools[&pool].shard;
+        let session = self.session_of((client, request), namespace, session);
+        let claim = self.requests.tip(client, request);
         let mut present = 0;
+        let mut new = Vec::new();
         let mut previous = parent.map(|key| self.directory.find(key));
+        let mut tip = previous.flatten();
         for (index, (key, slot)) in (0_u32..).zip(keys.iter().zip(slots)) {
             let part = Part { op, index, pool, shard, slot: *slot };
             // Without its parent a block would be a hole's far side: never found, so not kept.
             let placed = match previous {
                 Some(None) => None,
-                parent => self.store_block(namespace, parent.flatten(), *key, part),
+                parent => {
+                    let asked = (session, directives, claim);
+                    self.store_block(namespace, (parent.flatten(), asked), *key, part)
+                }
             };
             present += u32::from(matches!(placed, Some((_, Placed::Present))));
-            if !matches!(placed, Some((_, Placed::Taken))) {
-                self.op_block_done(op, index, placed.is_some());
+            match placed {
+                Some((block, Placed::Taken)) => new.push(block),
+                _ => self.op_block_done(op, index, placed.is_some()),
             }
             previous = Some(placed.map(|(block, _)| block));
+            tip = previous.flatten().or(tip);
         }
+        new.sort_unstable();
+        let clipped = tip.map_or(0, |tip| {
+            self.settle_retention((client, request), session, directives, (tip, &new))
+        });
         self.settle_all();
         let entry = &self.ops[&op];
         let (taken, dropped) = (entry.pending, entry.failed.len());
         let dropped = u32::try_from(dropped).expect("at most as many as were sent");
-        Ok(Reply::Store { op, taken, present, dropped })
+        Ok(Reply::Store { op, taken, present, dropped, clipped })
     }
 
     /// Takes in one block, or says that it is here; nothing if it can't be had now.
     fn store_block(
         &mut self,
         namespace: NamespaceId,
-        parent: Option<BlockIndex>,
+        (parent, (session, directives, tip)): (Option<BlockIndex>, Asked<'_>),
         key: Key,
         part: Part,
     ) -> Option<(BlockIndex, Placed)> {
@@ -57,17 +72,18 @@ impl Manager {
             return None;
         }
         if let Some(block) = self.directory.find_after(parent, key) {
+            self.claim_for(block, tip);
             return self.store_known(block, parent, part).map(|placed| (block, placed));
         }
-        let new = NewBlock {
-            key,
-            namespace: namespace.0,
-            parent,
-            created_at: self.now,
-            record: RetentionRecord::default(),
-        };
-        let tier = self.takers().next()?;
+        let position = parent.map_or(0, |parent| self.directory.get(parent).position + 1);
+        let block_tokens = self.namespace(namespace).block_tokens();
+        let (record, owner) = self.first_record(session, directives, (position, block_tokens));
+        let tier = self.takers().next().filter(|tier| *tier <= record.floor)?;
+        let created_at = self.now;
+        let new = NewBlock { key, namespace: namespace.0, parent, created_at, record, owner, tip };
         let block = self.directory.insert(new);
+        self.watch(block);
+        self.directory.get_mut(block).scratch = self.is_subagent(session);
         self.begin_fill(block, tier, self.tick);
         let shards = self.namespace(namespace).shard_count();
         if shards > 1 {
@@ -212,6 +228,9 @@ impl Manager {
         }
     }
 }
+
+/// In whose name a block is stored, what is asked for it, and the tip of its chain.
+type Asked<'a> = (Option<SessionIndex>, &'a Directives, Option<TipId>);
 
 enum Placed {
     Present,

@@ -31,7 +31,9 @@ impl Manager {
         let (from_end, to_end) = self.ends_of(to, block, job);
         let namespace = NamespaceId(self.directory.get(block).namespace);
         let seal = self.makes_frame(namespace, &from_end, &to_end, job);
-        let item = TransferItem { from: from_end, to: to_end, meta: self.meta(block, seal), seal };
+        let meta = self.meta(block, seal);
+        let restamp = matches!(job, Job::Demote { .. }) && !seal;
+        let item = TransferItem { from: from_end, to: to_end, meta, seal, restamp };
         if let Some(part) = job.part() {
             self.pools.get_mut(&part.pool).expect("a part's pool lives").flights += 1;
         }
@@ -86,18 +88,21 @@ impl Manager {
     }
 
     fn end(&self, block: BlockIndex, tier: Tier) -> End {
-        let row = self.directory.get(block);
-        let place = || {
-            let page = row.copy(tier).page.expect("a copy that moves has a slot");
-            let slot_bytes = self.namespace(NamespaceId(row.namespace)).slot_bytes(tier);
-            Place { offset: page.offset_bytes(), slot_bytes }
-        };
+        let place = || self.place_of(block, tier);
         match tier {
             Tier::Hbm => End::Hbm(place()),
             Tier::Dram => End::Dram(place()),
             Tier::Nvme => End::Nvme(place()),
             Tier::Object => End::Object,
         }
+    }
+
+    /// Where the block's copy in `tier` lies.
+    pub(super) fn place_of(&self, block: BlockIndex, tier: Tier) -> Place {
+        let row = self.directory.get(block);
+        let page = row.copy(tier).page.expect("a copy that is touched has a slot");
+        let slot_bytes = self.namespace(NamespaceId(row.namespace)).slot_bytes(tier);
+        Place { offset: page.offset_bytes(), slot_bytes }
     }
 
     fn meta(&self, block: BlockIndex, with_parent: bool) -> FrameMeta {
@@ -139,14 +144,55 @@ impl Manager {
     pub(super) fn transfer_done(&mut self, id: TransferId, failed: &[ItemFailure]) {
         // An unknown transfer can only be a shell's mistake; answering twice must not be fatal.
         let Some(flight) = self.flights.remove(&id) else { return };
-        if let Some(next) = self.links.finished(flight.link) {
-            self.out.push(Effect::Start(next));
-        }
+        self.start_next(flight.link);
         let mut failed = failed.iter().peekable();
         for (index, item) in (0_u32..).zip(flight.items) {
             let failure = failed.next_if(|failure| failure.item == index);
             self.item_ended(item, failure.map(|failure| failure.kind));
         }
+    }
+
+    /// Starts what waited for the link, without the deliveries of blocks forgotten meanwhile.
+    fn start_next(&mut self, link: Link) {
+        while let Some(mut next) = self.links.finished(link) {
+            let late = self.withdraw_forgotten(&mut next);
+            let starts = !next.items.is_empty();
+            if starts {
+                self.refresh_records(&mut next);
+                self.out.push(Effect::Start(next));
+            } else {
+                self.flights.remove(&next.id);
+            }
+            for item in late {
+                self.item_ended(item, Some(FailureKind::NotDone));
+            }
+            if starts {
+                return;
+            }
+        }
+    }
+
+    /// Records may have changed while the transfer waited: a frame takes the newest along.
+    fn refresh_records(&self, next: &mut Transfer) {
+        let flight = &self.flights[&next.id];
+        for (item, of) in next.items.iter_mut().zip(&flight.items) {
+            item.meta.record = self.directory.get(of.block).record;
+        }
+    }
+
+    fn withdraw_forgotten(&mut self, next: &mut Transfer) -> Vec<FlightItem> {
+        let flight = self.flights.get_mut(&next.id).expect("what waits is in flight");
+        let directory = &self.directory;
+        let is_late = |item: &FlightItem| {
+            matches!(item.job, Job::Deliver { .. }) && directory.get(item.block).forgotten
+        };
+        if !flight.items.iter().any(is_late) {
+            return Vec::new();
+        }
+        let items = std::mem::take(&mut next.items).into_iter().zip(flight.items.drain(..));
+        let (late, kept): (Vec<_>, Vec<_>) = items.partition(|(_, item)| is_late(item));
+        (next.items, flight.items) = kept.into_iter().unzip();
+        late.into_iter().map(|(_, item)| item).collect()
     }
 
     fn item_ended(&mut self, item: FlightItem, failure: Option<FailureKind>) {

@@ -76,6 +76,8 @@ metrics! {
         "What a tier may hold.";
     TIER_USED_BYTES: Gauge Bytes "terrace_tier_used_bytes" ["tier"]
         "What a tier holds, by the slots that are taken.";
+    TIER_SHIELDED_BYTES: Gauge Bytes "terrace_tier_shielded_bytes" ["tier"]
+        "What shields hold of a tier, by the slots that are taken.";
     TIER_BLOCKS: Gauge Count "terrace_tier_blocks" ["tier"]
         "Copies of blocks in a tier.";
     TIER_HIT_BLOCKS: Counter Count "terrace_tier_hit_blocks_total" ["tier"]
@@ -99,6 +101,8 @@ metrics! {
         "Registered pools of the engines.";
     LEASES: Gauge Count "terrace_leases" []
         "Leases that hold blocks for readers.";
+    SESSIONS: Gauge Count "terrace_sessions" []
+        "Sessions that are known.";
     OPS_IN_FLIGHT: Gauge Count "terrace_ops_in_flight" []
         "Stores and loads that have not ended.";
     TRANSFERS_IN_FLIGHT: Gauge Count "terrace_transfers_in_flight" []
@@ -113,6 +117,10 @@ metrics! {
         "Blocks offered by engines that found no room.";
     CORRUPT_COPIES: Counter Count "terrace_corrupt_copies_total" []
         "Copies dropped because their bytes were not what was committed. Never served.";
+    FORGOTTEN_BLOCKS: Counter Count "terrace_forgotten_blocks_total" []
+        "Blocks deleted because their owners had asked for that.";
+    BROKEN_SHIELDS: Counter Count "terrace_broken_shields_total" []
+        "Shields that gave way because nothing else was left to evict.";
 
     TIER_OP_SECONDS: Histogram Seconds "terrace_tier_op_seconds" ["tier", "op"]
         "How long a tier's store took for a write, read or erase, its queue included.";

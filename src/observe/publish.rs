@@ -21,6 +21,7 @@ pub fn publish(status: &Status) {
         (names::CLIENTS, status.clients),
         (names::POOLS, status.pools),
         (names::LEASES, status.leases),
+        (names::SESSIONS, status.sessions),
         (names::OPS_IN_FLIGHT, status.ops_in_flight),
         (names::TRANSFERS_IN_FLIGHT, status.transfers_in_flight),
         (names::TRANSFERS_QUEUED, status.transfers_queued),
@@ -32,6 +33,8 @@ pub fn publish(status: &Status) {
         (names::LOOKUP_BLOCKS, status.lookup_blocks),
         (names::STORES_DROPPED_BLOCKS, status.stores_dropped_blocks),
         (names::CORRUPT_COPIES, status.corrupt_copies),
+        (names::FORGOTTEN_BLOCKS, status.forgotten_blocks),
+        (names::BROKEN_SHIELDS, status.broken_shields),
     ] {
         counter!(name).absolute(value);
     }
@@ -41,6 +44,7 @@ fn publish_tier(tier: &'static str, figures: &TierStatus) {
     for (name, value) in [
         (names::TIER_CAPACITY_BYTES, figures.capacity_bytes),
         (names::TIER_USED_BYTES, figures.used_bytes),
+        (names::TIER_SHIELDED_BYTES, figures.shielded_bytes),
         (names::TIER_BLOCKS, figures.blocks),
     ] {
         gauge!(name, "tier" => tier).set(shown(value));

@@ -8,9 +8,12 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
+use crate::domain::block::Key;
+use crate::domain::hint::Outcome;
 use crate::domain::namespace::Namespace;
 use crate::env::{self, Stopwatch};
-use crate::manager::api::{ClientId, Command, PoolId, Reply, Status};
+use crate::hints::Batch;
+use crate::manager::api::{BlockStatus, ClientId, Command, PoolId, Reply, SessionStatus, Status};
 use crate::tiers::hbm::ClaimedPool;
 use crate::wire::{PROTOCOL_VERSION, Token};
 
@@ -142,6 +145,43 @@ impl<B: Backend> Calls<B> {
         match self.ask(self.own, Command::Status).await? {
             Reply::Status(status) => Ok(status),
             other => Err(unexpected("Status", &other)),
+        }
+    }
+
+    /// Has the actions that were understood carried out; each of the batch gets its outcome.
+    pub(super) async fn hint(
+        &self,
+        session: &Session,
+        batch: Batch,
+    ) -> Result<Vec<(String, Outcome)>, CallError> {
+        let (actions, unanswered) = batch.split();
+        let outcomes = if actions.is_empty() {
+            Vec::new()
+        } else {
+            match self.ask(session.client, Command::Hint { actions }).await? {
+                Reply::Hint { outcomes } => outcomes,
+                other => return Err(unexpected("Hint", &other)),
+            }
+        };
+        let unmatched = || CallError::Internal("the manager did not answer every action".into());
+        unanswered.answered(outcomes).ok_or_else(unmatched)
+    }
+
+    /// The sessions heard of last, and how many there are in all.
+    pub(super) async fn session_list(
+        &self,
+        sessions_max: usize,
+    ) -> Result<(Vec<SessionStatus>, usize), CallError> {
+        match self.ask(self.own, Command::Sessions { sessions_max }).await? {
+            Reply::Sessions { sessions, sessions_total } => Ok((sessions, sessions_total)),
+            other => Err(unexpected("Sessions", &other)),
+        }
+    }
+
+    pub(super) async fn inspect(&self, key: Key) -> Result<Box<BlockStatus>, CallError> {
+        match self.ask(self.own, Command::Inspect { key }).await? {
+            Reply::Inspect(block) => Ok(block),
+            other => Err(unexpected("Inspect", &other)),
         }
     }
 

@@ -5,12 +5,14 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::domain::block::Key;
+use crate::domain::retention::Directives;
 use crate::domain::units::Time;
 use crate::manager::api::{
     ClientId, Command, Completion, Event, LeaseId, NamespaceId, OpId, OpKind, PoolId, Refusal,
     Reply, RequestId,
 };
 
+use super::asks;
 use super::checker::Asked;
 use super::machine::{Checked, NamespaceFacts};
 use super::world::{Core, Subject};
@@ -67,7 +69,7 @@ impl Actor {
             return joined.err(core);
         }
         match &joined.job {
-            Some(job) if !job.pending.is_empty() => Ok(()),
+            Some(job) if !job.pending.is_empty() => joined.hint(core),
             Some(_) => joined.finish(core),
             None => {
                 self.requests += 1;
@@ -120,7 +122,9 @@ impl Joined {
     /// Looks a chain up, loads what is found and stores the rest, for every rank.
     fn begin<S: Subject>(&mut self, core: &mut Core<S>, request: RequestId) -> Checked {
         let keys = core.scenario.chain(self.namespace, &mut core.draw);
-        let lookup = Command::Lookup { request, keys: keys.clone() };
+        let session = asks::session(&mut core.draw);
+        let ask_shared = Duration::ZERO;
+        let lookup = Command::Lookup { request, session, keys: keys.clone(), ask_shared };
         let (hits, lease) = match core.ask(self.id, lookup)? {
             Reply::Lookup { runs, lease, lease_expires } => {
                 let hits: usize = runs.iter().map(|run| run.blocks as usize).sum();
@@ -195,8 +199,12 @@ impl Joined {
         for (key, slot) in keys.iter().zip(&slots) {
             core.machine.write_slot(pool, *slot, *key)?;
         }
+        let may_forget = may_forget(core);
+        let directives = asks::directives(&mut core.draw, core.scenario.chain_max, may_forget);
         let command = Command::Store {
             request: job.request,
+            session: None,
+            directives,
             parent,
             keys: keys.to_vec(),
             pool,
@@ -204,7 +212,7 @@ impl Joined {
         };
         let mut asked = self.asked(OpKind::Store, keys, shard, slots, false);
         match core.ask(self.id, command)? {
-            Reply::Store { op, taken, present, dropped } => {
+            Reply::Store { op, taken, present, dropped, .. } => {
                 if (taken + present + dropped) as usize != keys.len() {
                     let what = (taken, present, dropped);
                     return Err(format!("{what:?} blocks of {} were stored", keys.len()));
@@ -240,6 +248,20 @@ impl Joined {
         }
     }
 
+    /// Says something beside its requests.
+    fn hint<S: Subject>(&self, core: &mut Core<S>) -> Checked {
+        let keys = core.scenario.chain(self.namespace, &mut core.draw);
+        let may_forget = may_forget(core);
+        let actions: Vec<_> = (0..core.draw.below(4))
+            .map(|_| asks::action(&mut core.draw, &keys, may_forget))
+            .collect();
+        let asked = actions.len();
+        match core.ask(self.id, Command::Hint { actions })? {
+            Reply::Hint { outcomes } if outcomes.len() == asked => Ok(()),
+            other => Err(format!("{asked} hints were answered by {other:?}")),
+        }
+    }
+
     /// The request is over: its lease is given back, or left to run out.
     fn finish<S: Subject>(&mut self, core: &mut Core<S>) -> Checked {
         let Some(job) = self.job.take() else { return Ok(()) };
@@ -253,9 +275,12 @@ impl Joined {
                 }
                 reply
             }
-            _ => core.ask(self.id, Command::EndRequest { request: job.request })?,
+            _ => {
+                let (request, stop) = (job.request, asks::stop(&mut core.draw));
+                core.ask(self.id, Command::EndRequest { request, stop, output_tokens: 0 })?
+            }
         };
-        if reply == Reply::Ok {
+        if matches!(reply, Reply::Ok | Reply::EndRequest { .. }) {
             return Ok(());
         }
         Err(format!("the end of {:?} was answered by {reply:?}", job.request))
@@ -273,7 +298,15 @@ impl Joined {
             0 => Command::Hello { namespace },
             1 => Command::RegisterPool { shard: 99, slots: 1 },
             2 => Command::UnregisterPool { pool: PoolId(u64::MAX) },
-            3 => Command::Store { request, parent: None, keys, pool, slots },
+            3 => Command::Store {
+                request,
+                session: None,
+                directives: Directives::default(),
+                parent: None,
+                keys,
+                pool,
+                slots,
+            },
             4 => Command::Load { request, keys, pool, slots, timeout },
             5 => Command::Load { request, keys, pool, slots: Vec::new(), timeout },
             6 => Command::ReleaseLease { lease: LeaseId(u64::MAX) },
@@ -298,6 +331,11 @@ impl Joined {
         let shard_count = core.scenario.namespaces[self.namespace].shard_count;
         (0..shard_count).try_for_each(|shard| self.add_pool(core, shard))
     }
+}
+
+/// Whether clients may ask for what lets blocks go that a faultless run must find.
+fn may_forget<S: Subject>(core: &Core<S>) -> bool {
+    !core.scenario.is_faultless
 }
 
 fn accept<S: Subject>(core: &mut Core<S>, job: &mut Job, op: OpId, asked: Asked) -> Checked {

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use crate::manager::api::{End, FailureKind, Transfer, TransferItem};
+use crate::manager::api::{End, FailureKind, RestampEnd, Transfer, TransferItem};
 use crate::workload::draw::Draw;
 
 use super::machine::Fate;
@@ -20,6 +20,8 @@ pub struct FaultRates {
     pub lost: u32,
     /// Erases that fail.
     pub erase_fails: u32,
+    /// Records that can't be written into a header, in either of the ways.
+    pub restamp_fails: u32,
     /// Steps of a client at which it dies, whatever it is doing.
     pub client_dies: u32,
     /// Steps of a client at which it asks for nonsense.
@@ -83,6 +85,14 @@ impl Faults {
 
     pub(super) fn erase_succeeds(&mut self) -> bool {
         !self.draw.per_mille(self.rates.erase_fails)
+    }
+
+    /// How the write of a record ends, as far as the store decides that.
+    pub(super) fn restamp(&mut self) -> RestampEnd {
+        if !self.draw.per_mille(self.rates.restamp_fails) {
+            return RestampEnd::Written;
+        }
+        if self.draw.percent(20) { RestampEnd::Lost } else { RestampEnd::Failed }
     }
 
     pub(super) fn client_dies(&mut self) -> bool {

@@ -7,11 +7,13 @@
 mod ends;
 mod locks;
 mod pools;
+mod stamps;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::domain::block::Key;
 use crate::domain::namespace::NamespaceDigest;
+use crate::domain::retention::RetentionRecord;
 use crate::domain::tier::Tier;
 use crate::manager::api::{End, FailureKind, NamespaceId, PoolId, Transfer, TransferItem};
 use crate::tiers::frame::FrameHeader;
@@ -19,7 +21,7 @@ use crate::tiers::store::{FoundFrame, FrameMeta, Place};
 use crate::workload::content::mix;
 
 use ends::{address, erased_address, length, tier_of};
-use locks::{Locks, WHOLE};
+use locks::{Address, Locks, WHOLE};
 use pools::PoolMemory;
 
 /// Stands for one shard's bytes.
@@ -76,6 +78,8 @@ pub(super) struct Machine {
     pools: BTreeMap<PoolId, PoolMemory>,
     namespaces: BTreeMap<NamespaceId, NamespaceFacts>,
     locks: Locks,
+    /// Records that are being written.
+    restamps: BTreeMap<Address, RetentionRecord>,
 }
 
 /// A violation, in a sentence.
@@ -187,7 +191,10 @@ impl Machine {
         let Some((parts, header)) = self.read(item)? else {
             return Ok(Fate::Fails(FailureKind::SourceLost));
         };
-        let header = if item.seal { Some(self.header(namespace, item.meta)?) } else { header };
+        let mut header = if item.seal { Some(self.header(namespace, item.meta)?) } else { header };
+        if let Some(header) = header.as_mut().filter(|_| item.restamp) {
+            header.meta.record = item.meta.record;
+        }
         self.write(item, &parts, header)?;
         Ok(Fate::Lands)
     }
@@ -301,7 +308,8 @@ impl Machine {
     }
 
     pub(super) fn begin_erase(&mut self, tier: Tier, place: Option<Place>, key: Key) -> Checked {
-        self.locks.write(erased_address(tier, place, key), 1, WHOLE)
+        let bytes = place.map_or(1, |place| u64::from(place.slot_bytes));
+        self.locks.write(erased_address(tier, place, key), bytes, WHOLE)
     }
 
     /// The erase is over; a failed one leaves what was there.
@@ -338,6 +346,16 @@ impl Machine {
                     (frame.damaged, frame.slot_bytes) = (true, slot_bytes);
                 }
                 _ => {}
+            }
+        }
+        for (address, record) in std::mem::take(&mut self.restamps) {
+            let Address::Place(tier, offset) = address else { continue };
+            // A record that is being written is the one before, or the new one.
+            if let Some(header) =
+                self.places.get_mut(&(tier, offset)).and_then(|frame| frame.header.as_mut())
+                && survives().is_multiple_of(2)
+            {
+                header.meta.record = record;
             }
         }
         self.locks = Locks::default();

@@ -13,6 +13,7 @@ pub mod oracle;
 pub mod replay;
 
 mod actors;
+mod asks;
 mod checker;
 mod digest;
 mod faults;

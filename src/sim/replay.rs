@@ -4,7 +4,9 @@
 //! what blocks hold: `world` does that, for fewer requests.
 
 mod engine;
+pub mod hints;
 mod links;
+pub mod opt;
 
 use crate::domain::namespace::{KvShape, Namespace};
 use crate::domain::tier::Tier;
@@ -14,6 +16,8 @@ use crate::movement::{Link, LinkLimits};
 use crate::workload::Request;
 
 use engine::Engine;
+pub use hints::{Foresight, Hints, Told};
+pub use opt::Opt;
 
 /// The most blocks a simulated tier can hold: what its addresses reach.
 pub const CAPACITY_BLOCKS_MAX: u64 =
@@ -91,10 +95,18 @@ pub struct Replay {
 }
 
 impl Replay {
+    /// A replay in which nobody says anything ahead of time.
     #[must_use]
     pub fn new(config: &ReplayConfig) -> Self {
+        let (hints, foresight) = (Hints::None, Foresight::default());
+        Self::told(config, Told { hints, sigma: hints::SIGMA, foresight, seed: config.seed })
+    }
+
+    /// A replay whose agents say what `told` says of each request, in the requests' order.
+    #[must_use]
+    pub fn told(config: &ReplayConfig, told: Told) -> Self {
         Self {
-            engine: Engine::new(manager_config(config), namespace(), config.seed, config.pace),
+            engine: Engine::new(manager_config(config), config, told),
             outcome: ReplayOutcome::default(),
             block_tokens: u64::from(config.block_tokens),
         }
@@ -136,6 +148,7 @@ fn manager_config(config: &ReplayConfig) -> ManagerConfig {
         links: [LinkLimits { in_flight_max: 8, queued_max: many }; Link::COUNT],
         policy: config.policy,
         leases_max: many,
+        leases_per_client_max: many,
         ops_per_client_max: many,
         waiting_blocks_max: many,
         ..ManagerConfig::with_tiers(tiers)

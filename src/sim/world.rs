@@ -54,6 +54,8 @@ pub struct RunReport {
     pub digest: String,
     pub steps: u64,
     pub transfers: u64,
+    /// Records written into the headers of stored frames.
+    pub restamps: u64,
     /// Blocks that loads delivered, and blocks that loads and stores reported as failed.
     pub loaded_blocks: u64,
     pub failed_blocks: u64,

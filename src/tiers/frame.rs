@@ -10,8 +10,11 @@ mod layout;
 #[cfg(test)]
 mod tests;
 
+use std::ops::Range;
+
 use crate::domain::block::Key;
 use crate::domain::namespace::NamespaceDigest;
+use crate::domain::retention::RetentionRecord;
 use crate::domain::units::page_align;
 
 use super::store::{FrameMeta, StoreError};
@@ -22,6 +25,10 @@ pub const HEADER_BYTES: usize = crate::domain::units::PAGE_BYTES;
 /// [`HEADER_BYTES`], as spans count.
 pub const HEADER_SPAN_BYTES: u32 = 4096;
 const _: () = assert!(HEADER_SPAN_BYTES as usize == HEADER_BYTES);
+
+/// The bytes of the header page in which its two records stand, apart from the rest: one of them
+/// may be damaged while the frame is whole.
+pub const RECORDS: Range<usize> = layout::RECORDS;
 
 /// The format that this program writes, and the only one that it reads.
 pub const FORMAT_VERSION: u32 = 1;
@@ -187,6 +194,22 @@ pub fn verify(frame: &[u8], key: Key) -> Result<FrameHeader, StoreError> {
     // A header that decodes was read from a whole page, so the frame has one.
     header.verify_payload(key, frame.get(HEADER_BYTES..).unwrap_or_default())?;
     Ok(header)
+}
+
+/// Puts `record` into the header page of `key`'s frame, so that it counts from now on; nothing else
+/// changes. Gives the bytes of the page that changed: the record that counted so far stands
+/// elsewhere, so a write of them that is torn loses neither the block nor that record.
+///
+/// # Errors
+/// `Missing` for a page that holds no frame, `Corrupt` for one that is not this block's header.
+pub fn restamp(
+    frame: &mut [u8],
+    key: Key,
+    record: &RetentionRecord,
+) -> Result<Range<usize>, StoreError> {
+    FrameHeader::decode(frame)?.verify_key(key)?;
+    let page = frame.first_chunk_mut::<HEADER_BYTES>().expect("a header that decodes has a page");
+    Ok(layout::restamp(page, record)?)
 }
 
 /// The page that a store writes over a frame's header to erase the frame: it reads back as

@@ -9,8 +9,8 @@ use crate::domain::block::Key;
 use crate::domain::tier::Tier;
 
 use super::dram::Arena;
-use super::frame;
-use super::store::{Done, FrameSpan, Place, StoreError, StoreOp, TierStore};
+use super::frame::{self, FrameHeader};
+use super::store::{Done, FrameSpan, Peeked, Place, StoreError, StoreOp, TierStore};
 
 /// Where the map keeps a frame: by place, or by key as an object store does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -61,6 +61,11 @@ impl MemoryStore {
                 self.frames.lock().unwrap_or_else(PoisonError::into_inner).remove(&address);
                 Ok(())
             }
+            StoreOp::Restamp { key, place, record } => {
+                let mut frames = self.frames.lock().unwrap_or_else(PoisonError::into_inner);
+                let stored = frames.get_mut(&self.address(key, place)).ok_or_else(never_written)?;
+                frame::restamp(stored, key, &record).map(drop)
+            }
         }
     }
 
@@ -73,9 +78,7 @@ impl MemoryStore {
 
     fn read(&self, key: Key, place: Place, span: FrameSpan) -> Result<(), StoreError> {
         let frames = self.frames.lock().unwrap_or_else(PoisonError::into_inner);
-        let stored = frames
-            .get(&self.address(key, place))
-            .ok_or_else(|| StoreError::Missing("no frame was ever written here".into()))?;
+        let stored = frames.get(&self.address(key, place)).ok_or_else(never_written)?;
         // SAFETY: the operation owns the span, alone, until `done`; see `FrameSpan`.
         let into = unsafe { self.arena.bytes_mut(span) };
         let copied = stored.len().min(into.len());
@@ -92,6 +95,19 @@ impl TierStore for MemoryStore {
     fn submit(&self, op: StoreOp, done: Done) {
         done(self.run(op));
     }
+
+    fn peek(&self, key: Key, told: Peeked) {
+        let frames = self.frames.lock().unwrap_or_else(PoisonError::into_inner);
+        let stored = frames.get(&Address::Key(key.0)).ok_or_else(never_written);
+        let found = stored.and_then(|frame| FrameHeader::decode(frame));
+        let found = found.and_then(|header| header.verify_key(key).map(|()| header));
+        drop(frames);
+        told(found);
+    }
+}
+
+fn never_written() -> StoreError {
+    StoreError::Missing("no frame was ever written here".into())
 }
 
 #[cfg(test)]

@@ -113,6 +113,25 @@ pub(crate) fn write(
     run(store, StoreOp::Write { key: sample.key(), place, frame })
 }
 
+/// Gives the block's stored frame a record with this priority.
+pub(crate) fn restamp(
+    store: &dyn TierStore,
+    sample: Sample,
+    place: Place,
+    priority: u8,
+) -> Result<(), StoreError> {
+    let record = RetentionRecord { priority, ..RetentionRecord::default() };
+    run(store, StoreOp::Restamp { key: sample.key(), place, record })
+}
+
+/// The priority in the record of the block's stored header.
+pub(crate) fn peek(store: &dyn TierStore, sample: Sample) -> Result<u8, StoreError> {
+    let (tell, told) = sync_channel(1);
+    store.peek(sample.key(), Box::new(move |found| tell.send(found).unwrap_or_default()));
+    let found = told.recv_timeout(PATIENCE).expect("whoever peeks is told");
+    found.map(|header| header.meta.record.priority)
+}
+
 /// Reads the block back; what ends well has the right bytes.
 pub(crate) fn read(
     store: &dyn TierStore,

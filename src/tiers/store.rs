@@ -3,6 +3,7 @@
 use std::io;
 
 use crate::domain::block::Key;
+use crate::domain::retention::RetentionRecord;
 use crate::domain::tier::Tier;
 use crate::domain::units::Time;
 
@@ -37,6 +38,9 @@ pub enum StoreOp {
     Read { key: Key, place: Place, frame: FrameSpan },
     /// Makes the frame at `place` unreadable, for good and across restarts.
     Erase { key: Key, place: Place },
+    /// Makes `record` the one in the frame's header. Whatever happens meanwhile, the header then has
+    /// this record or the one before it, and the payload is untouched.
+    Restamp { key: Key, place: Place, record: RetentionRecord },
 }
 
 /// Why an operation failed, named by what the caller does next.
@@ -62,6 +66,9 @@ pub enum StoreError {
 /// Told once, from any thread, how an operation ended. Must not block.
 pub type Done = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
 
+/// Told once, from any thread, what a frame's header says. Must not block.
+pub type Peeked = Box<dyn FnOnce(Result<FrameHeader, StoreError>) + Send>;
+
 /// A frame found by a scan after a restart.
 #[derive(Clone, Debug)]
 pub struct FoundFrame {
@@ -76,6 +83,10 @@ pub struct FoundFrame {
 /// - a read after a write's `done` gives the bytes written, header and payload;
 /// - a read of a place or key never written, or erased, is `Missing`; altered bytes, or those of
 ///   another key, are `Corrupt`; neither ever ends as `Ok`;
+/// - after a restamp's `done` reads, scans and peeks give the new record, and a write's record
+///   replaces it; what a restamp does not find, or finds to be another block's, is `Missing` or
+///   `Corrupt` as for a read, and stays as it is. Reads may run beside one restamp of the same
+///   frame; who submits two sees to it that no read lasts from the first into the second;
 /// - operations on different places may end in any order.
 pub trait TierStore: Send + Sync + 'static {
     /// Which tier this is.
@@ -83,6 +94,12 @@ pub trait TierStore: Send + Sync + 'static {
 
     /// Starts `op`; `done` hears how it ended.
     fn submit(&self, op: StoreOp, done: Done);
+
+    /// Asks what the header of `key`'s frame says, without its payload: only of stores that address
+    /// by key.
+    fn peek(&self, key: Key, told: Peeked) {
+        told(Err(StoreError::Missing(format!("{key}: this store is not asked by key"))));
+    }
 
     /// Reports every whole frame found from before a restart, by reading headers only. Stores that
     /// forget find nothing.
@@ -102,5 +119,5 @@ pub struct FrameMeta {
     /// The block's index in its chain: the root block is 0.
     pub position: u32,
     pub created_at: Time,
-    pub record: crate::domain::retention::RetentionRecord,
+    pub record: RetentionRecord,
 }

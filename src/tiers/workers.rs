@@ -63,31 +63,32 @@ impl Drop for Workers {
     }
 }
 
-/// A bounded queue of operations and the threads that serve it: for stores whose work blocks.
-pub struct Pool {
+/// A bounded queue of work and the threads that serve it: for stores whose work blocks. What is
+/// queued answers itself when it is dropped.
+pub struct Pool<T = Ticket> {
     // Dropped in this order: the threads end once the sending end is gone.
-    sender: Sender<Ticket>,
+    sender: Sender<T>,
     workers: Workers,
 }
 
-impl Pool {
-    /// Starts `threads` threads that carry out operations with `serve`. The queue holds `ops_max`,
-    /// as many as the gate before it lets in.
+impl<T: Send + 'static> Pool<T> {
+    /// Starts `threads` threads that do the work with `serve`. The queue holds `queued_max`: of
+    /// operations as many as the gate before it lets in.
     ///
     /// # Errors
     /// The machine refused a thread.
-    pub fn start<S>(name: &str, threads: usize, ops_max: usize, serve: S) -> io::Result<Self>
+    pub fn start<S>(name: &str, threads: usize, queued_max: usize, serve: S) -> io::Result<Self>
     where
-        S: Fn(Ticket) + Clone + Send + 'static,
+        S: Fn(T) + Clone + Send + 'static,
     {
-        let (sender, tickets) = crossbeam_channel::bounded::<Ticket>(ops_max);
+        let (sender, queue) = crossbeam_channel::bounded::<T>(queued_max);
         let mut pool = Self { sender, workers: Workers::default() };
-        pool.workers.start(name, threads.max(1), move || tickets.iter().for_each(&serve))?;
+        pool.workers.start(name, threads.max(1), move || queue.iter().for_each(&serve))?;
         Ok(pool)
     }
 
-    /// Hands the operation over; one that can't be is dropped, which answers it.
-    pub fn push(&self, ticket: Ticket) {
-        drop(self.sender.try_send(ticket));
+    /// Hands the work over; what can't be is dropped, which answers it.
+    pub fn push(&self, work: T) {
+        drop(self.sender.try_send(work));
     }
 }

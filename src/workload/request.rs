@@ -1,5 +1,6 @@
 //! One request of a workload, whatever it came from.
 
+pub use crate::domain::session::Stop;
 use crate::domain::units::Time;
 
 /// Blocks a request may name: 64 Mi tokens at 64 tokens a block, beyond any model's context. The
@@ -22,17 +23,6 @@ impl IdRun {
     pub fn ids(self) -> std::ops::Range<u64> {
         self.first_id..self.first_id + u64::from(self.count)
     }
-}
-
-/// The session's state after a response.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Stop {
-    /// The model called a tool: the session goes on when the tool returns.
-    ToolUse,
-    /// The model ended its turn: the session goes on when a person writes.
-    EndTurn,
-    #[default]
-    Unknown,
 }
 
 /// What caused a request.

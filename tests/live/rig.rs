@@ -9,7 +9,7 @@ use std::time::Duration;
 use terrace::cli::daemon::{Daemon, DaemonSpec, TierSize};
 use terrace::client::{
     Client, ClientConfig, ClientError, Completion, DaemonStatus, HostPool, Lookup, Op, PoolHandle,
-    PoolOrder, RequestId,
+    PoolOrder, Request, RequestId, Stored,
 };
 use terrace::domain::namespace::{KvShape, Namespace};
 use terrace::domain::tier::Tier;
@@ -76,22 +76,26 @@ impl Engine {
         Ok(Self { client, pool, handle, content: Content::new(7) })
     }
 
-    fn hashes(&self, ids: &[u64]) -> Vec<u8> {
+    pub fn hashes(&self, ids: &[u64]) -> Vec<u8> {
         ids.iter().flat_map(|id| self.content.engine_hash(*id)).collect()
     }
 
     /// Offers a chain from its root in the pool's first slots.
     pub async fn start_store(&self, ids: &[u64]) -> Op {
+        let stored = self.store_as(REQUEST.into(), ids).await;
+        assert_eq!(stored.dropped, 0, "{stored:?}");
+        stored.op
+    }
+
+    pub async fn store_as(&self, request: Request, ids: &[u64]) -> Stored {
         let slots: Vec<u32> = (0..SLOTS).take(ids.len()).collect();
         let mut block = vec![0; BLOCK_BYTES];
         for (slot, id) in slots.iter().zip(ids) {
             self.content.fill(*id, 0, &mut block);
             self.pool.write_block(*slot, &block).unwrap();
         }
-        let stored = self.client.store(REQUEST, None, self.hashes(ids), self.handle, &slots);
-        let stored = stored.await.unwrap();
-        assert_eq!(stored.dropped, 0, "{stored:?}");
-        stored.op
+        let stored = self.client.store(request, None, self.hashes(ids), self.handle, &slots);
+        stored.await.unwrap()
     }
 
     pub async fn store(&self, ids: &[u64]) {
@@ -102,6 +106,11 @@ impl Engine {
 
     pub async fn lookup(&self, ids: &[u64]) -> Lookup {
         self.client.lookup(REQUEST, self.hashes(ids)).await.unwrap()
+    }
+
+    /// As `lookup`; the shared store may be asked for what follows.
+    pub async fn lookup_shared(&self, ids: &[u64]) -> Lookup {
+        self.client.lookup_shared(REQUEST, self.hashes(ids), PATIENCE / 4).await.unwrap()
     }
 
     pub async fn start_load(&self, ids: &[u64]) -> Op {

@@ -150,7 +150,12 @@ async fn raw_calls_in_the_wrong_order() {
     assert_eq!(raw.hello(nameless).await.unwrap_err().code(), Code::InvalidArgument);
 
     let token = raw.hello(hello).await.unwrap().into_inner().token;
-    let lookup = |token| pb::LookupRequest { token, request_id: 1, hashes: hashes(0, 1).into() };
+    let lookup = |token| pb::LookupRequest {
+        token,
+        request_id: 1,
+        hashes: hashes(0, 1).into(),
+        ..pb::LookupRequest::default()
+    };
     let error = raw.lookup(lookup(token.clone())).await.unwrap_err();
     assert_eq!(error.code(), Code::FailedPrecondition);
     assert_eq!(error.metadata().get("terrace-reason").unwrap(), "not_attached");

@@ -10,11 +10,14 @@ use std::time::Duration;
 
 use rustix::fs::MemfdFlags;
 use terrace::domain::block::Key;
+use terrace::domain::hint::{Action, Outcome};
+use terrace::domain::retention::Directives;
+use terrace::domain::session::{SessionName, Stop};
 use terrace::domain::tier::Tier;
 use terrace::domain::units::Time;
 use terrace::manager::api::{
     ClientId, Command, Completion, LeaseId, NamespaceId, OpId, OpKind, PoolId, Refusal, Reply,
-    RequestId, Run, Status,
+    RequestId, Run, Status, Usage,
 };
 use terrace::service::Backend;
 use terrace::tiers::hbm::ClaimedPool;
@@ -38,6 +41,14 @@ pub struct State {
     pub helloed: Vec<ClientId>,
     pub gone: Vec<ClientId>,
     pub ended_requests: Vec<RequestId>,
+    /// Why they ended, and how many tokens they made.
+    pub stops: Vec<(Stop, u32)>,
+    /// Actions that hints brought, and what they are answered with; all are accepted without.
+    pub hinted: Vec<Action>,
+    pub outcomes: Option<Vec<Outcome>>,
+    /// Sessions and directives that lookups and stores named.
+    pub sessions: Vec<Option<SessionName>>,
+    pub directives: Vec<Directives>,
     pub released: Vec<LeaseId>,
     pub load_timeouts: Vec<Duration>,
     /// First bytes of the pages that stores named.
@@ -109,19 +120,22 @@ impl State {
                 self.helloed.push(client);
                 Reply::Hello { namespace: NamespaceId(0), frame_bytes: namespace.frame_bytes() }
             }
-            Command::Lookup { keys, .. } => {
+            Command::Lookup { keys, session, .. } => {
+                self.sessions.push(session);
                 let hits = keys.iter().take_while(|key| self.stored.contains(key)).count();
                 let blocks = u32::try_from(hits).unwrap();
                 let lease = (hits > 0).then(|| LeaseId(self.number()));
                 let runs = if hits > 0 { vec![Run { tier: Tier::Dram, blocks }] } else { vec![] };
                 Reply::Lookup { runs, lease, lease_expires: Time::from_millis(77) }
             }
-            Command::Store { request, keys, pool, slots, .. } => {
+            Command::Store { request, session, directives, keys, pool, slots, .. } => {
+                self.sessions.push(session);
+                self.directives.push(directives);
                 let blocks = u32::try_from(keys.len()).unwrap();
                 let (op, taken) = self.store(&keys, pool, &slots);
                 let kind = OpKind::Store;
                 self.complete(client, Completion { op, request, kind, blocks, failed: vec![] });
-                Reply::Store { op, taken, present: blocks - taken, dropped: 0 }
+                Reply::Store { op, taken, present: blocks - taken, dropped: 0, clipped: 2 }
             }
             Command::Load { request, keys, pool, slots, timeout } => {
                 self.load_timeouts.push(timeout);
@@ -139,10 +153,19 @@ impl State {
                 self.released.push(lease);
                 Reply::Ok
             }
-            Command::EndRequest { request } => {
+            Command::EndRequest { request, stop, output_tokens } => {
                 self.ended_requests.push(request);
-                Reply::Ok
+                self.stops.push((stop, output_tokens));
+                Reply::EndRequest { usage: Usage::default() }
             }
+            Command::Hint { actions } => {
+                let accepted = || actions.iter().map(|_| Outcome::Accepted { blocks: 0 }).collect();
+                let outcomes = self.outcomes.take().unwrap_or_else(accepted);
+                self.hinted.extend(actions);
+                Reply::Hint { outcomes }
+            }
+            Command::Sessions { .. } => Reply::Sessions { sessions: Vec::new(), sessions_total: 0 },
+            Command::Inspect { .. } => Reply::Refused(Refusal::NotFound("no such block".into())),
             Command::Status => Reply::Status(Box::new(self.status())),
             Command::RegisterPool { .. } => panic!("pools come by register_pool"),
         }

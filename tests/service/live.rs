@@ -1,50 +1,15 @@
 //! The service and the client over the real manager: real copies between two pools and DRAM.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use terrace::client::{Client, ClientConfig, ClientError, HostPool, PoolOrder, RequestId};
-use terrace::domain::tier::Tier;
+use terrace::client::{ClientError, HostPool, PoolOrder, RequestId};
 use terrace::domain::units::CHUNK_BYTES;
-use terrace::env::SystemClock;
-use terrace::manager::shell::{Shell, ShellParts};
-use terrace::manager::{ManagerConfig, TierConfig};
-use terrace::service::{Server, ServiceConfig};
-use terrace::tiers::dram::{Arena, ArenaConfig};
-use terrace::tiers::hbm::{HostDevice, HostDeviceConfig};
 
-use super::{SHAPE, hashes, namespace};
+use super::node::Node;
+use super::{SHAPE, hashes};
 
 const R: RequestId = RequestId(1);
 const LONG: Duration = Duration::from_mins(1);
-
-/// A node with a DRAM tier and nothing else.
-fn shell() -> Shell {
-    let arena = Arc::new(
-        Arena::new(ArenaConfig {
-            tier_bytes: CHUNK_BYTES,
-            staging_bytes: 1 << 20,
-            pretouch_threads: 1,
-        })
-        .unwrap(),
-    );
-    let device = HostDeviceConfig { tier_bytes: 0, pretouch_threads: 1 };
-    let mut tiers = [None; Tier::COUNT];
-    tiers[Tier::Dram.index()] =
-        Some(TierConfig { capacity_bytes: CHUNK_BYTES, slots_max: u64::MAX, recovers: false });
-    Shell::start(ShellParts {
-        config: ManagerConfig::with_tiers(tiers),
-        clock: Arc::new(SystemClock::start()),
-        runtime: tokio::runtime::Handle::current(),
-        staging: CHUNK_BYTES..arena.len_bytes(),
-        device: Arc::new(HostDevice::new(Arc::clone(&arena), device).unwrap()),
-        arena,
-        nvme: None,
-        object: None,
-        node_id: [7; 16],
-    })
-    .unwrap()
-}
 
 fn payload(block: u8) -> Vec<u8> {
     let bytes = usize::try_from(SHAPE.shard_bytes()).unwrap();
@@ -53,21 +18,8 @@ fn payload(block: u8) -> Vec<u8> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bytes_stored_by_one_client_are_loaded_by_another() {
-    let folder = tempfile::tempdir().unwrap();
-    let socket = folder.path().join("t.sock");
-    let shell = shell();
-    let server = Server::bind(ServiceConfig::new(&socket), shell.handle()).unwrap();
-    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let running = tokio::spawn(server.run(async {
-        let _ = stopped.await;
-    }));
-    let mut namespace = namespace();
-    namespace.shard_count = 1;
-    let config = |name: &str| ClientConfig::new(name, namespace.clone());
-
-    let writer = Client::connect(&socket, config("writer")).await.unwrap();
-    let pool = HostPool::create(PoolOrder::LayerMajor.layout(SHAPE, 8)).unwrap();
-    let handle = writer.register_pool(&pool, 0).await.unwrap();
+    let node = Node::start();
+    let (writer, pool, handle) = node.client_with_pool("writer", 8).await;
     for slot in 0..8 {
         pool.write_block(slot.into(), &payload(slot)).unwrap();
     }
@@ -78,7 +30,7 @@ async fn bytes_stored_by_one_client_are_loaded_by_another() {
     drop(writer);
 
     // The writer and its pool are gone; the blocks are not.
-    let reader = Client::connect(&socket, config("reader")).await.unwrap();
+    let reader = node.client("reader").await;
     let pool = HostPool::create(PoolOrder::BlockMajor.layout(SHAPE, 16)).unwrap();
     let handle = reader.register_pool(&pool, 0).await.unwrap();
     let found = reader.lookup(R, hashes(0, 10)).await.unwrap();
@@ -96,7 +48,7 @@ async fn bytes_stored_by_one_client_are_loaded_by_another() {
     let again = reader.release(found.lease.unwrap()).await.unwrap_err();
     assert!(matches!(again, ClientError::NotFound(_)), "{again:?}");
     let status = reader.status().await.unwrap();
-    assert_eq!((status.blocks, status.policy.as_str()), (8, "lru"));
+    assert_eq!((status.blocks, status.policy.as_str()), (8, "value"));
     assert!(reader.arena().await.unwrap().len_bytes() > CHUNK_BYTES);
 
     let small = pool.memory();
@@ -104,7 +56,5 @@ async fn bytes_stored_by_one_client_are_loaded_by_another() {
     let error = reader.register_memory(small, &claim, 0).await.unwrap_err();
     assert!(matches!(error, ClientError::Invalid(_)), "{error:?}");
 
-    stop.send(()).unwrap();
-    running.await.unwrap().unwrap();
-    tokio::task::spawn_blocking(|| shell.stop(Duration::from_secs(2))).await.unwrap();
+    node.stop().await;
 }

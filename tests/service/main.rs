@@ -6,8 +6,11 @@ mod bounds;
 mod calls;
 mod descriptors;
 mod fake;
+mod hints;
 mod life;
 mod live;
+mod node;
+mod retention;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -10,8 +10,9 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("tiers", &["domain", "env"]),
     ("movement", &["domain", "env", "tiers"]),
     ("manager", &["domain", "env", "tiers", "movement"]),
+    ("hints", &["domain"]),
     ("wire", &[]),
-    ("service", &["domain", "env", "tiers", "movement", "manager", "wire"]),
+    ("service", &["domain", "env", "tiers", "movement", "manager", "hints", "wire"]),
     ("client", &["domain", "env", "tiers", "wire"]),
     ("workload", &["domain", "env"]),
     ("sim", &["domain", "env", "tiers", "movement", "manager", "workload"]),
@@ -21,7 +22,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "domain", "env", "tiers", "movement", "manager", "wire", "service", "client",
+            "domain", "env", "tiers", "movement", "manager", "hints", "wire", "service", "client",
             "workload", "sim", "observe", "config",
         ],
     ),

@@ -1,12 +1,12 @@
 //! The arguments of `replay`, parsed once into values that need no second look.
 
-use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use crate::domain::tier::Tier;
 use crate::manager::PolicyName;
-use crate::sim::replay::CAPACITY_BLOCKS_MAX;
+use crate::sim::replay::hints::SIGMA;
+use crate::sim::replay::{CAPACITY_BLOCKS_MAX, Hints};
 
 use super::ReplayError;
 
@@ -36,12 +36,17 @@ pub struct ReplayArgs {
     /// Capacity of the object tier
     #[arg(long, value_name = "CAPACITY")]
     pub object: Option<Capacity>,
-    /// What decides which blocks go: lru
+    /// What decides which blocks go: lru, s3fifo or value; or opt, which knows the future: the
+    /// upper bound for one tier, with --simulate --instant only
     #[arg(long, default_value = "lru", value_parser = policy)]
-    pub policy: PolicyName,
-    /// What the agents say ahead of time: none
+    pub policy: ReplayPolicy,
+    /// What the agents say ahead of time: none, engine (sessions, why the model stopped, sub-agents),
+    /// lifecycle (and ends and resets) or timing (and when tools are expected back); with --simulate
     #[arg(long, default_value = "none", value_parser = hints)]
     pub hints: Hints,
+    /// How far announced times are off: the standard deviation of their logarithm
+    #[arg(long, value_name = "SIGMA", default_value_t = SIGMA, value_parser = sigma)]
+    pub hint_sigma: f64,
     /// Stop after so many requests; capacities still refer to the whole trace
     #[arg(long, value_name = "REQUESTS", value_parser = clap::value_parser!(u64).range(1..))]
     pub limit: Option<u64>,
@@ -139,31 +144,50 @@ impl FromStr for Capacity {
     }
 }
 
-/// What the agents say ahead of time.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Hints {
-    #[default]
-    None,
+/// What decides which blocks go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReplayPolicy {
+    /// One that a daemon can have.
+    Online(PolicyName),
+    /// Furthest next use, with bypass.
+    Opt,
 }
 
-impl fmt::Display for Hints {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("none")
+impl ReplayPolicy {
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Online(policy) => policy.name(),
+            Self::Opt => "opt",
+        }
     }
 }
 
 fn hints(name: &str) -> Result<Hints, String> {
-    match name {
-        "none" => Ok(Hints::None),
-        _ => Err(format!("hints `{name}` are not known: use none")),
-    }
+    Hints::ALL.into_iter().find(|hints| hints.name() == name).ok_or_else(|| {
+        let known = Hints::ALL.map(Hints::name).join(", ");
+        format!("hints `{name}` are not known: use one of {known}")
+    })
 }
 
-fn policy(name: &str) -> Result<PolicyName, String> {
-    PolicyName::ALL.into_iter().find(|policy| policy.name() == name).ok_or_else(|| {
-        let known: Vec<_> = PolicyName::ALL.iter().map(|policy| policy.name()).collect();
-        format!("policy `{name}` is not known: use {}", known.join(" or "))
+fn policy(name: &str) -> Result<ReplayPolicy, String> {
+    let online = PolicyName::ALL.map(ReplayPolicy::Online);
+    let all = [online[0], online[1], online[2], ReplayPolicy::Opt];
+    all.into_iter().find(|policy| policy.name() == name).ok_or_else(|| {
+        let known = all.map(ReplayPolicy::name).join(", ");
+        format!("policy `{name}` is not known: use one of {known}")
     })
+}
+
+/// A hundred is beyond every estimate: e to the hundred is more than the age of the universe.
+const SIGMA_MAX: f64 = 100.0;
+
+fn sigma(text: &str) -> Result<f64, String> {
+    let sigma: f64 = text.parse().map_err(|_| format!("`{text}` is no number"))?;
+    if (0.0..=SIGMA_MAX).contains(&sigma) {
+        return Ok(sigma);
+    }
+    Err(format!("{text} is out of range: give 0 to {SIGMA_MAX}"))
 }
 
 pub(crate) fn block_bytes(text: &str) -> Result<u64, String> {
@@ -222,8 +246,14 @@ mod tests {
     fn everything_else() {
         check("", "<--simulate|--live>");
         check("--simulate --live", "cannot be used with");
-        check("--simulate --policy fifo", "policy `fifo` is not known: use lru");
-        check("--simulate --hints full", "hints `full` are not known: use none");
+        check(
+            "--simulate --policy fifo",
+            "policy `fifo` is not known: use one of lru, s3fifo, value, opt",
+        );
+        check("--simulate --hints full", "hints `full` are not known: use one of none, engine, ");
+        check("--simulate --hint-sigma=-1", "-1 is out of range: give 0 to 100");
+        check("--simulate --hint-sigma much", "`much` is no number");
+        check("--simulate --policy opt --hints timing --hint-sigma 3 --hbm 1%", "[10, 0");
         check("--simulate --limit 0", "0 is not in 1..");
         check("--simulate --block-bytes 1000", "give a multiple of 4096 up to 67104768");
         check("--simulate --block-bytes 65536 --limit 3 --seed 9 --instant --json", "[10,");

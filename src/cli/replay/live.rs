@@ -18,8 +18,10 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::cli::Outcome;
 use crate::cli::daemon::DaemonError;
 use crate::client::ClientError;
+use crate::sim::replay::Hints;
 use crate::workload::trace::{Trace, TraceError};
 
+use super::args::ReplayPolicy;
 use super::report::{LiveReport, Mode, ReplayReport, ReportHead};
 use super::{ReplayArgs, ReplayError};
 
@@ -49,6 +51,18 @@ pub enum LiveError {
 /// The trace or the arguments can't be had, or the daemon failed the run. Blocks that it could not
 /// keep or load are no error, and corrupt ones stand in the report.
 pub(super) fn live(args: &ReplayArgs) -> Result<ReplayReport, ReplayError> {
+    let (policy, Hints::None) = (args.policy, args.hints) else {
+        return Err(ReplayError::Usage(format!(
+            "--hints {} needs --simulate: a live replay does not wait for the trace's time, and \
+             hints speak of it",
+            args.hints
+        )));
+    };
+    let ReplayPolicy::Online(policy) = policy else {
+        return Err(ReplayError::Usage(
+            "--policy opt needs --simulate: no daemon knows the future".into(),
+        ));
+    };
     let trace = Trace::open(&args.trace)?;
     let info = *trace.info();
     let plan = LivePlan {
@@ -56,6 +70,7 @@ pub(super) fn live(args: &ReplayArgs) -> Result<ReplayReport, ReplayError> {
         block_bytes: args.block_bytes.unwrap_or(BLOCK_BYTES_DEFAULT),
         block_tokens: info.block_tokens,
         seed: args.seed,
+        policy,
     };
     let limit = args.limit.unwrap_or(u64::MAX);
     let progress = progress_bar(info.requests.min(limit));

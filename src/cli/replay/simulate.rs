@@ -4,9 +4,10 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::domain::tier::Tier;
 use crate::env::Stopwatch;
-use crate::sim::replay::{Pace, Replay, ReplayConfig};
-use crate::workload::trace::Trace;
+use crate::sim::replay::{Foresight, Hints, Opt, Pace, Replay, ReplayConfig, ReplayOutcome, Told};
+use crate::workload::trace::{Format, Trace};
 
+use super::args::ReplayPolicy;
 use super::report::{Mode, ReplayReport, ReportCounts, ReportHead};
 use super::{ReplayArgs, ReplayError};
 
@@ -21,14 +22,23 @@ pub(super) fn simulate(args: &ReplayArgs) -> Result<ReplayReport, ReplayError> {
     let capacity_blocks = args.capacity_blocks(info.unique_blocks)?;
     let timed_bytes = args.block_bytes.unwrap_or(TOKEN_BYTES * u64::from(info.block_tokens));
     let pace = if args.instant { Pace::Instant } else { Pace::Timed { block_bytes: timed_bytes } };
-    let config = ReplayConfig {
-        capacity_blocks,
-        policy: args.policy,
-        block_tokens: info.block_tokens,
-        seed: args.seed,
-        pace,
+    let limit = usize::try_from(args.limit.unwrap_or(u64::MAX)).unwrap_or(usize::MAX);
+    let outcome = match args.policy {
+        ReplayPolicy::Opt => upper_bound(args, &trace, capacity_blocks, limit)?,
+        ReplayPolicy::Online(policy) => {
+            let (block_tokens, seed) = (info.block_tokens, args.seed);
+            let config = ReplayConfig { capacity_blocks, policy, block_tokens, seed, pace };
+            run(Replay::told(&config, told(args, &trace, limit)?), &trace, limit)?
+        }
     };
-    let counts = run(&config, &trace, args.limit.unwrap_or(u64::MAX))?;
+    let counts = ReportCounts {
+        requests: outcome.requests,
+        input_tokens: outcome.input_tokens,
+        capacity_blocks,
+        hit_tokens: outcome.hit_tokens,
+        evicted_blocks: outcome.evicted_blocks,
+        traffic: [None; Tier::COUNT],
+    };
     let head = ReportHead {
         trace: args.trace.display().to_string(),
         info,
@@ -40,24 +50,51 @@ pub(super) fn simulate(args: &ReplayArgs) -> Result<ReplayReport, ReplayError> {
     Ok(ReplayReport::new(head, &counts, elapsed.elapsed().as_secs_f64(), None))
 }
 
-fn run(config: &ReplayConfig, trace: &Trace, limit: u64) -> Result<ReportCounts, ReplayError> {
-    let progress = progress_bar(trace.info().requests.min(limit));
-    let mut replay = Replay::new(config);
-    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+fn run(mut replay: Replay, trace: &Trace, limit: usize) -> Result<ReplayOutcome, ReplayError> {
+    let requests = u64::try_from(limit).unwrap_or(u64::MAX).min(trace.info().requests);
+    let progress = progress_bar(requests);
     for request in trace.requests()?.take(limit) {
         replay.request(&request?);
         progress.inc(1);
     }
     let outcome = replay.finish();
     progress.finish_and_clear();
-    Ok(ReportCounts {
-        requests: outcome.requests,
-        input_tokens: outcome.input_tokens,
-        capacity_blocks: config.capacity_blocks,
-        hit_tokens: outcome.hit_tokens,
-        evicted_blocks: outcome.evicted_blocks,
-        traffic: [None; Tier::COUNT],
-    })
+    Ok(outcome)
+}
+
+/// What the agents of the trace say. A trace without sessions has nobody who could say anything.
+fn told(args: &ReplayArgs, trace: &Trace, limit: usize) -> Result<Told, ReplayError> {
+    let has_sessions = trace.info().format != Format::Mooncake;
+    let hints = if has_sessions { args.hints } else { Hints::None };
+    let mut foresight = Foresight::default();
+    if hints > Hints::None {
+        for request in trace.requests()?.take(limit) {
+            foresight.learn(&request?);
+        }
+    }
+    Ok(Told { hints, sigma: args.hint_sigma, foresight, seed: args.seed })
+}
+
+/// Who knows the future needs no hints, no links and no tier below.
+fn upper_bound(
+    args: &ReplayArgs,
+    trace: &Trace,
+    capacity_blocks: [u64; Tier::COUNT],
+    limit: usize,
+) -> Result<ReplayOutcome, ReplayError> {
+    let mut present = Tier::ALL.into_iter().filter(|tier| capacity_blocks[tier.index()] > 0);
+    let (Some(tier), None, true) = (present.next(), present.next(), args.instant) else {
+        return Err(ReplayError::Usage(
+            "--policy opt is the upper bound of one tier in which copies take no time: give one \
+             of --hbm --dram --nvme --object, and --instant"
+                .into(),
+        ));
+    };
+    let mut opt = Opt::default();
+    for request in trace.requests()?.take(limit) {
+        opt.request(request?);
+    }
+    Ok(opt.finish(tier.index(), capacity_blocks[tier.index()], trace.info().block_tokens))
 }
 
 /// A bar on stderr; nothing where stderr is no terminal.

@@ -9,11 +9,12 @@ use std::sync::Arc;
 use tokio::runtime;
 
 use crate::config::Config;
+use crate::domain::session::SessionLimits;
 use crate::domain::tier::Tier;
 use crate::domain::units::Bytes;
 use crate::env::{self, SystemClock};
 use crate::manager::shell::{Shell, ShellParts};
-use crate::manager::{ManagerConfig, TierConfig};
+use crate::manager::{ManagerConfig, ShieldShares, TierConfig};
 use crate::movement::{Link, LinkLimits};
 use crate::tiers::decorators::Metered;
 use crate::tiers::dram::{Arena, ArenaConfig};
@@ -148,11 +149,21 @@ fn bounds(config: &Config) -> ManagerConfig {
     }
     ManagerConfig {
         links,
+        policy: config.policy,
         lease_ttl: config.lease_ttl,
         store_timeout: config.store_timeout,
         clients_max: config.clients_max,
         leases_max: config.leases_max,
         ops_per_client_max: config.ops_per_client_max,
+        shields: ShieldShares {
+            namespace_percent: config.shields.namespace_percent,
+            tenant_percent: config.shields.tenant_percent,
+        },
+        sessions: SessionLimits {
+            idle_timeout: config.sessions.idle_timeout,
+            sessions_max: config.sessions.sessions_max,
+            ..SessionLimits::default()
+        },
         ..ManagerConfig::with_tiers(tiers)
     }
 }

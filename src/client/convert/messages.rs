@@ -115,6 +115,9 @@ pub(super) fn status(message: pb::StatusResponse) -> Result<DaemonStatus, Client
         lookup_blocks: message.lookup_blocks,
         stores_dropped_blocks: message.stores_dropped_blocks,
         corrupt_copies: message.corrupt_copies,
+        sessions: message.sessions,
+        forgotten_blocks: message.forgotten_blocks,
+        broken_shields: message.broken_shields,
         facts: message.facts,
     })
 }
@@ -131,10 +134,11 @@ fn tier_status(figures: &pb::TierStatus) -> TierStatus {
         bytes_in: figures.in_bytes,
         bytes_out: figures.out_bytes,
         failures: figures.failures,
+        shielded_bytes: figures.shielded_bytes,
     }
 }
 
-fn tier(message: pb::Tier) -> Result<Tier, ClientError> {
+pub(super) fn tier(message: pb::Tier) -> Result<Tier, ClientError> {
     match message {
         pb::Tier::Hbm => Ok(Tier::Hbm),
         pb::Tier::Dram => Ok(Tier::Dram),

@@ -4,6 +4,7 @@
 //! nothing.
 
 mod errors;
+mod hints;
 mod messages;
 
 use std::path::{Path, PathBuf};
@@ -11,15 +12,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tonic::transport::Channel;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Request as Call, Response, Status, Streaming};
 
+use crate::domain::block::Key;
+use crate::domain::session::SessionName;
 use crate::tiers::hbm::PagedLayout;
 use crate::wire::pb;
 use crate::wire::pb::terrace_client::TerraceClient;
 
 use super::{
-    ClientConfig, ClientError, Completion, DaemonStatus, LeaseId, Lookup, OpId, PoolId, RequestId,
-    Welcome,
+    Action, ClientConfig, ClientError, Completion, DaemonBlock, DaemonSessions, DaemonStatus,
+    EndedRequest, LeaseId, Lookup, OpId, Outcome, PoolId, Request, RequestId, Usage, Welcome,
 };
 
 /// The longest deadline sent; the transport panics on those its header cannot hold.
@@ -35,17 +38,18 @@ pub(super) struct Remote {
     call_timeout: Duration,
 }
 
-/// What a Store answers: the operation, and blocks taken, present and dropped.
+/// What a Store answers: the operation, blocks taken, present and dropped, and what was clipped.
 pub(super) struct StoreAnswer {
     pub op: OpId,
     pub taken: u32,
     pub present: u32,
     pub dropped: u32,
+    pub clipped_blocks: u32,
+    pub clipped_directives: u32,
 }
 
 /// Blocks and the slots they are to be copied from or to.
 pub(super) struct Blocks<'a> {
-    pub request: RequestId,
     pub hashes: Bytes,
     pub pool: PoolId,
     pub slots: &'a [u32],
@@ -102,23 +106,32 @@ impl Remote {
 
     pub(super) async fn lookup(
         &self,
-        request: RequestId,
+        request: Request,
         hashes: Bytes,
+        ask_shared: Duration,
     ) -> Result<Lookup, ClientError> {
-        let token = self.token.clone();
-        let message = pb::LookupRequest { token, request_id: request.0, hashes };
+        let message = pb::LookupRequest {
+            token: self.token.clone(),
+            request_id: request.id.0,
+            hashes,
+            session: name(request.session),
+            ask_shared_ms: u32::try_from(ask_shared.as_millis()).unwrap_or(u32::MAX),
+        };
         let answer = self.stub.clone().lookup(self.bounded(message)).await;
         messages::lookup(&self.answered(answer)?)
     }
 
     pub(super) async fn store(
         &self,
+        request: Request,
         parent: Option<&[u8]>,
         blocks: Blocks<'_>,
     ) -> Result<StoreAnswer, ClientError> {
         let message = pb::StoreRequest {
             token: self.token.clone(),
-            request_id: blocks.request.0,
+            request_id: request.id.0,
+            session: name(request.session),
+            directives: request.directives.iter().map(hints::directive).collect(),
             parent_hash: parent.map(Bytes::copy_from_slice),
             hashes: blocks.hashes,
             pool_id: blocks.pool.0,
@@ -131,17 +144,20 @@ impl Remote {
             taken: answer.taken_blocks,
             present: answer.present_blocks,
             dropped: answer.dropped_blocks,
+            clipped_blocks: answer.clipped_blocks,
+            clipped_directives: answer.clipped_directives,
         })
     }
 
     pub(super) async fn load(
         &self,
+        id: RequestId,
         blocks: Blocks<'_>,
         timeout: Duration,
     ) -> Result<OpId, ClientError> {
-        let mut request = Request::new(pb::LoadRequest {
+        let mut request = Call::new(pb::LoadRequest {
             token: self.token.clone(),
-            request_id: blocks.request.0,
+            request_id: id.0,
             hashes: blocks.hashes,
             pool_id: blocks.pool.0,
             slots: blocks.slots.to_vec(),
@@ -158,10 +174,40 @@ impl Remote {
         self.answered(answer).map(drop)
     }
 
-    pub(super) async fn end_request(&self, request: RequestId) -> Result<(), ClientError> {
-        let message = pb::EndRequestRequest { token: self.token.clone(), request_id: request.0 };
+    pub(super) async fn end_request(&self, ended: EndedRequest) -> Result<Usage, ClientError> {
+        let message = pb::EndRequestRequest {
+            token: self.token.clone(),
+            request_id: ended.id.0,
+            stop: hints::stop(ended.stop).into(),
+            output_tokens: ended.output_tokens,
+        };
         let answer = self.stub.clone().end_request(self.bounded(message)).await;
-        self.answered(answer).map(drop)
+        hints::usage(self.answered(answer)?)
+    }
+
+    pub(super) async fn hint(&self, actions: Vec<Action>) -> Result<Vec<Outcome>, ClientError> {
+        let token = self.token.clone();
+        let message = pb::HintRequest { token, actions: hints::actions(actions) };
+        let answer = self.stub.clone().hint(self.bounded(message)).await;
+        hints::outcomes(self.answered(answer)?.outcomes)
+    }
+
+    pub(super) async fn hint_envelope(&self, json: Bytes) -> Result<Vec<Outcome>, ClientError> {
+        let message = pb::HintEnvelopeRequest { token: self.token.clone(), json };
+        let answer = self.stub.clone().hint_envelope(self.bounded(message)).await;
+        hints::outcomes(self.answered(answer)?.outcomes)
+    }
+
+    pub(super) async fn sessions(&self, sessions_max: u32) -> Result<DaemonSessions, ClientError> {
+        let request = self.bounded(pb::SessionsRequest { sessions_max });
+        let answer = self.stub.clone().sessions(request).await;
+        hints::sessions(self.answered(answer)?)
+    }
+
+    pub(super) async fn inspect(&self, key: Key) -> Result<DaemonBlock, ClientError> {
+        let request = self.bounded(pb::InspectRequest { key: key.0.to_vec().into() });
+        let answer = self.stub.clone().inspect(request).await;
+        hints::block(self.answered(answer)?)
     }
 
     pub(super) async fn status(&self) -> Result<DaemonStatus, ClientError> {
@@ -169,8 +215,8 @@ impl Remote {
         messages::status(self.answered(answer)?)
     }
 
-    fn bounded<T>(&self, message: T) -> Request<T> {
-        let mut request = Request::new(message);
+    fn bounded<T>(&self, message: T) -> Call<T> {
+        let mut request = Call::new(message);
         request.set_timeout(self.call_timeout.min(DEADLINE_MAX));
         request
     }
@@ -178,6 +224,10 @@ impl Remote {
     fn answered<T>(&self, answer: Result<Response<T>, Status>) -> Result<T, ClientError> {
         answer.map(Response::into_inner).map_err(|status| errors::error(&status, &self.socket))
     }
+}
+
+fn name(session: Option<SessionName>) -> String {
+    session.map(|session| session.to_string()).unwrap_or_default()
 }
 
 /// The stream of a session's completions.

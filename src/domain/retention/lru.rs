@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-use super::policy::Policy;
+use super::banded::Order;
 use crate::domain::directory::BlockIndex;
 
 /// A leaf and the tick of its last use, older first.
@@ -33,12 +33,10 @@ impl Lru {
     }
 }
 
-impl Policy for Lru {
-    fn name(&self) -> &'static str {
-        "lru"
-    }
+impl Order for Lru {
+    const NAME: &'static str = "lru";
 
-    fn list(&mut self, block: BlockIndex, tick: u64) {
+    fn list(&mut self, block: BlockIndex, tick: u64, _key_bits: u64) {
         self.push(Reverse((tick, block)));
     }
 
@@ -52,38 +50,25 @@ impl Policy for Lru {
         }
         None
     }
+
+    fn is_empty(&self) -> bool {
+        self.oldest.is_none() && self.leaves.is_empty()
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::block::Key;
-    use crate::domain::directory::{Directory, NewBlock};
-    use crate::domain::retention::RetentionRecord;
-    use crate::domain::units::Time;
+    use crate::domain::directory::test_rows;
     use proptest::prelude::*;
     use std::collections::BTreeMap;
-
-    fn rows(count: u8) -> Vec<BlockIndex> {
-        let mut directory = Directory::default();
-        let row = |n: u8| {
-            directory.insert(NewBlock {
-                key: Key([n; 16]),
-                namespace: 0,
-                parent: None,
-                created_at: Time::ZERO,
-                record: RetentionRecord::default(),
-            })
-        };
-        (0..count).map(row).collect()
-    }
 
     proptest! {
         /// Whatever is listed, used again or taken back, the least recently used of what may go
         /// goes first.
         #[test]
         fn agrees_with_a_sorted_list(ops in prop::collection::vec((0u8..4, 0u8..12), 1..300)) {
-            let rows = rows(12);
+            let rows = test_rows(12);
             let mut lru = Lru::default();
             let mut used: BTreeMap<BlockIndex, u64> = BTreeMap::new();
             for (tick, (op, n)) in (1_u64..).zip(ops) {
@@ -93,7 +78,7 @@ mod tests {
                         // A parent inherits its child's tick, so old ticks are listed too.
                         let tick = if n % 2 == 0 { tick } else { tick / 2 };
                         used.insert(row, tick);
-                        lru.list(row, tick);
+                        lru.list(row, tick, 0);
                     }
                     1 => { used.entry(row).and_modify(|at| *at = tick); }
                     2 => { used.remove(&row); }

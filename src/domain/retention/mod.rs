@@ -2,9 +2,23 @@
 
 pub mod record;
 
+mod words;
+
+pub mod directive;
+
+pub mod merge;
+
 pub mod policy;
+
+pub mod banded;
 
 pub mod lru;
 
-pub use policy::Policy;
+pub mod s3fifo;
+
+pub mod value;
+
+pub use directive::{Directive, Directives, Shield, TokenRange, Wish};
+pub use merge::Ownership;
+pub use policy::{Policy, PolicyName, Standing, Verdict};
 pub use record::{Kind, RetentionRecord, Scope};

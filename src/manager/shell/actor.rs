@@ -8,19 +8,46 @@ use crossbeam_channel::Receiver;
 use tokio::sync::{mpsc, oneshot};
 
 use super::perform::Performer;
+use crate::domain::block::Key;
+use crate::domain::tier::Tier;
 use crate::domain::units::Time;
 use crate::env::Clock;
 use crate::manager::Manager;
 use crate::manager::api::{ClientId, Command, Completion, Effect, Event, PoolId, Reply, ReplyTag};
 use crate::tiers::hbm::EnginePool;
+use crate::tiers::store::FoundFrame;
 
 /// What the manager's thread is told by others than the movers of bytes.
 pub(super) enum Message {
-    Joined { client: ClientId, completions: mpsc::Sender<Completion> },
-    Command { client: ClientId, command: Command, reply: oneshot::Sender<Reply> },
-    RegisterPool { client: ClientId, pool: Arc<EnginePool>, reply: oneshot::Sender<Reply> },
-    ClientGone { client: ClientId },
-    Stop { patience: Duration },
+    Joined {
+        client: ClientId,
+        completions: mpsc::Sender<Completion>,
+    },
+    Command {
+        client: ClientId,
+        command: Command,
+        reply: oneshot::Sender<Reply>,
+    },
+    RegisterPool {
+        client: ClientId,
+        pool: Arc<EnginePool>,
+        reply: oneshot::Sender<Reply>,
+    },
+    ClientGone {
+        client: ClientId,
+    },
+    /// How much of a chain is here, before the shared store is asked for the rest.
+    Known {
+        keys: Vec<Key>,
+        known: oneshot::Sender<Option<usize>>,
+    },
+    /// Objects of one chain that the shared store has, in order.
+    FoundShared {
+        frames: Vec<FoundFrame>,
+    },
+    Stop {
+        patience: Duration,
+    },
 }
 
 /// How often time passes for leases and timeouts.
@@ -42,7 +69,8 @@ pub(super) struct Actor {
     pools: HashMap<PoolId, Arc<EnginePool>>,
     /// Clients that left too many completions unread.
     given_up: Vec<ClientId>,
-    transfers_under_way: usize,
+    /// What the performer will tell the end of.
+    under_way: usize,
     stop_by: Option<Time>,
 }
 
@@ -57,7 +85,7 @@ impl Actor {
             completions: HashMap::new(),
             pools: HashMap::new(),
             given_up: Vec::new(),
-            transfers_under_way: 0,
+            under_way: 0,
             stop_by: None,
         }
     }
@@ -73,15 +101,15 @@ impl Actor {
                 },
                 recv(events) -> event => {
                     let event = event.expect("the performer holds a sender");
-                    if matches!(event, Event::TransferDone { .. } | Event::Erased { .. }) {
-                        self.transfers_under_way -= 1;
+                    if ends_something(&event) {
+                        self.under_way -= 1;
                     }
                     self.step(event);
                 }
                 recv(ticks) -> _ => self.step(Event::Tick),
             }
             if let Some(by) = self.stop_by
-                && (self.transfers_under_way == 0 || self.clock.now() >= by)
+                && (self.under_way == 0 || self.clock.now() >= by)
             {
                 return;
             }
@@ -106,6 +134,15 @@ impl Actor {
                 self.completions.remove(&client);
                 self.step(Event::ClientGone { client });
             }
+            Message::Known { keys, known } => {
+                // Whoever asked may have given up waiting.
+                let _ = known.send(self.manager.known_prefix(&keys));
+            }
+            Message::FoundShared { frames } => {
+                for frame in frames {
+                    self.step(Event::Found { tier: Tier::Object, frame: Box::new(frame) });
+                }
+            }
             Message::Stop { patience } => self.stop(patience),
         }
     }
@@ -119,6 +156,7 @@ impl Actor {
     fn stop(&mut self, patience: Duration) {
         let by = self.clock.now() + patience;
         self.stop_by = Some(self.stop_by.map_or(by, |earlier| earlier.min(by)));
+        self.step(Event::Stopping);
     }
 
     fn step(&mut self, event: Event) {
@@ -138,15 +176,19 @@ impl Actor {
             Effect::Reply { reply, .. } => self.reply(reply),
             Effect::Complete { client, completion } => self.complete(client, completion),
             Effect::Start(transfer) => {
-                self.transfers_under_way += 1;
+                self.under_way += 1;
                 let namespace = self.manager.namespace(transfer.namespace).clone();
                 let pools = &self.pools;
                 let pool = |id: PoolId| Arc::clone(&pools[&id]);
                 Performer::start(&self.performer, transfer, &namespace, pool);
             }
-            Effect::Erase { tier, place, key, .. } => {
-                self.transfers_under_way += 1;
-                Performer::erase(&self.performer, tier, place, key);
+            Effect::Erase { tier, place, key, only_own } => {
+                self.under_way += 1;
+                Performer::erase(&self.performer, (tier, place), key, only_own);
+            }
+            Effect::Restamp { tier, place, key, record } => {
+                self.under_way += 1;
+                Performer::restamp(&self.performer, (tier, place), key, record);
             }
             Effect::PoolFreed { pool, .. } => {
                 if let Some(memory) = self.pools.remove(&pool) {
@@ -174,4 +216,9 @@ impl Actor {
             self.given_up.push(client);
         }
     }
+}
+
+/// Whether the event tells the end of something that was performed.
+fn ends_something(event: &Event) -> bool {
+    matches!(event, Event::TransferDone { .. } | Event::Erased { .. } | Event::Restamped { .. })
 }

@@ -2,11 +2,15 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use crossbeam_channel::{Sender, TrySendError};
 use tokio::sync::{mpsc, oneshot};
 
 use super::actor::Message;
+use super::shared::Shared;
+use crate::domain::block::Key;
+use crate::env;
 use crate::manager::api::{ClientId, Command, Completion, PoolId, Refusal, Reply};
 use crate::manager::clients::RETRY_AFTER;
 use crate::tiers::dram::Arena;
@@ -21,11 +25,18 @@ pub struct Handle {
     commands: Sender<Message>,
     arena: Arc<Arena>,
     clients: Arc<AtomicU64>,
+    /// What other nodes may have left.
+    shared: Option<Arc<Shared>>,
 }
 
 impl Handle {
-    pub(super) fn new(commands: Sender<Message>, arena: Arc<Arena>) -> Self {
-        Self { commands, arena, clients: Arc::new(AtomicU64::new(0)) }
+    pub(super) fn new(
+        commands: Sender<Message>,
+        arena: Arc<Arena>,
+        shared: Option<Shared>,
+    ) -> Self {
+        let (clients, shared) = (Arc::new(AtomicU64::new(0)), shared.map(Arc::new));
+        Self { commands, arena, clients, shared }
     }
 
     /// A new client's number, and the stream on which its completions come. A client that leaves
@@ -39,12 +50,35 @@ impl Handle {
     }
 
     /// Asks the manager. A full queue is `Refusal::Busy`, a manager that has stopped is
-    /// `Refusal::Precondition`.
+    /// `Refusal::Precondition`. A lookup that asks for it first looks into the shared store.
     ///
     /// # Errors
     /// Whatever the manager refused.
     pub async fn call(&self, client: ClientId, command: Command) -> Result<Reply, Refusal> {
+        if let Command::Lookup { keys, ask_shared, .. } = &command
+            && !ask_shared.is_zero()
+        {
+            self.look_further(keys, *ask_shared).await;
+        }
         self.ask(|reply| Message::Command { client, command, reply }).await
+    }
+
+    /// Tells the manager of blocks of this chain that the shared store has and that are not here.
+    /// Comes to nothing when there is no such store, or too much else to do.
+    async fn look_further(&self, keys: &[Key], within: Duration) {
+        let Some(shared) = &self.shared else { return };
+        let Ok(_turn) = shared.lookups.try_acquire() else { return };
+        let (known, answer) = oneshot::channel();
+        let question = Message::Known { keys: keys.to_vec(), known };
+        if self.commands.try_send(question).is_err() {
+            return;
+        }
+        let Ok(Some(known)) = answer.await else { return };
+        let frames = shared.follow(keys, known, within).await;
+        if !frames.is_empty() {
+            // Before the lookup in the same queue. A full one: the lookup finds less.
+            drop(self.commands.try_send(Message::FoundShared { frames }));
+        }
     }
 
     /// Registers `pool` (already checked and mapped) for the client.
@@ -81,9 +115,17 @@ impl Handle {
         }
     }
 
-    /// The client went. Never lost; waits only while the command queue is full.
+    /// The client went. Never lost, and never waited for: while the command queue is full, a
+    /// thread of its own waits for room.
     pub fn client_gone(&self, client: ClientId) {
-        self.send(Message::ClientGone { client });
+        let gone = Message::ClientGone { client };
+        if let Err(TrySendError::Full(gone)) = self.commands.try_send(gone) {
+            let handle = self.clone();
+            let waits = env::spawn_thread("client-gone", move || handle.send(gone));
+            if let Err(error) = waits {
+                tracing::error!(client = client.0, %error, "could not be told as gone");
+            }
+        }
     }
 
     pub(super) fn send(&self, message: Message) {

@@ -11,6 +11,10 @@ mod handle;
 
 mod perform;
 
+mod upkeep;
+
+mod shared;
+
 mod staging;
 
 use std::io;
@@ -33,6 +37,7 @@ use actor::{Actor, Message};
 use complaints::Complaints;
 pub use handle::Handle;
 use perform::Performer;
+use shared::Shared;
 use staging::Staging;
 
 /// What a daemon is made of.
@@ -72,6 +77,7 @@ impl Shell {
         let (commands, command_queue) = crossbeam_channel::bounded(COMMANDS_QUEUED_MAX);
         let (events, event_queue) = crossbeam_channel::bounded(EVENTS_QUEUED_MAX);
         let recovers = parts.config.tiers[Tier::Nvme.index()].is_some_and(|tier| tier.recovers);
+        let shared = parts.object.clone().map(Shared::new);
         let scanned = parts.nvme.clone().filter(|_| recovers);
         let performer = Arc::new(Performer {
             staging: Staging::new(parts.staging),
@@ -85,14 +91,14 @@ impl Shell {
             complaints: Complaints::start(),
             runtime: parts.runtime,
         });
-        let manager = Manager::new(parts.config);
+        let manager = Manager::new(ManagerConfig { node_id: parts.node_id, ..parts.config });
         let actor = Actor::new(manager, parts.clock, performer);
         let thread =
             env::spawn_thread("terrace-manager", move || actor.run(&command_queue, &event_queue))?;
         if let Some(store) = scanned {
             env::spawn_thread("terrace-scan", move || scan(store.as_ref(), &events))?;
         }
-        Ok(Self { handle: Handle::new(commands, parts.arena), thread })
+        Ok(Self { handle: Handle::new(commands, parts.arena, shared), thread })
     }
 
     #[must_use]

@@ -10,7 +10,6 @@ use tokio::sync::{Semaphore, oneshot};
 
 use super::complaints::Complaints;
 use super::staging::Staging;
-use crate::domain::block::Key;
 use crate::domain::namespace::NamespaceDigest;
 use crate::domain::tier::Tier;
 use crate::env;
@@ -18,11 +17,14 @@ use crate::manager::NamespaceEntry;
 use crate::manager::api::{End, Event, FailureKind, ItemFailure, PoolId, Transfer, TransferItem};
 use crate::movement::Link;
 use crate::tiers::dram::Arena;
-use crate::tiers::frame::{self, HeaderDraft};
+use crate::tiers::frame::{self, FrameHeader, HEADER_SPAN_BYTES, HeaderDraft};
 use crate::tiers::hbm::{
     BlockCopy, BlockGeometry, CopyEnd, Device, EnginePool, FailedCopy, Stream,
 };
 use crate::tiers::store::{Done, FrameMeta, FrameSpan, Place, StoreError, StoreOp, TierStore};
+
+/// Objects are addressed by key.
+pub(super) const NO_PLACE: Place = Place { offset: 0, slot_bytes: 0 };
 
 /// Everything that moves bytes.
 pub(super) struct Performer {
@@ -165,11 +167,32 @@ impl Performer {
     /// frame itself are none.
     async fn store_legs(&self, work: &Work, pieces: &[Piece], spans: Vec<FrameSpan>) -> Outcomes {
         let mut outcomes = self.read_leg(work, pieces, &spans).await;
+        for ((outcome, piece), span) in outcomes.iter_mut().zip(pieces).zip(&spans) {
+            if piece.item.restamp && outcome.is_ok() {
+                *outcome = self.restamp_frame(*span, &piece.item.meta);
+            }
+        }
         let written = self.write_leg(work, pieces, &spans, &outcomes).await;
         for (outcome, written) in outcomes.iter_mut().zip(written) {
             *outcome = outcome.and(written);
         }
         outcomes
+    }
+
+    /// Brings the record in a frame's header in memory up to date.
+    fn restamp_frame(&self, frame: FrameSpan, meta: &FrameMeta) -> Result<(), FailureKind> {
+        let header = FrameSpan { bytes: HEADER_SPAN_BYTES, ..frame };
+        // SAFETY: a frame is on its way down at most once at a time, and nothing else touches its
+        // header meanwhile: the manager keeps it so.
+        let page = unsafe { self.arena.bytes_mut(header) };
+        let current = FrameHeader::decode(page).is_ok_and(|now| now.meta.record == meta.record);
+        if current {
+            return Ok(());
+        }
+        frame::restamp(page, meta.key, &meta.record).map(drop).map_err(|error| {
+            self.complaints.note(&format!("a frame in memory: {error}"));
+            read_failure(&error)
+        })
     }
 
     async fn read_leg(&self, work: &Work, pieces: &[Piece], spans: &[FrameSpan]) -> Outcomes {
@@ -287,31 +310,7 @@ impl Performer {
         env::spawn_blocking_on(&self.runtime, sealing).await
     }
 
-    /// Erases what is there, a bounded number at a time; the manager hears of the end.
-    pub fn erase(performer: &Arc<Self>, tier: Tier, place: Option<Place>, key: Key) {
-        let this = Arc::clone(performer);
-        env::spawn_task_on(&performer.runtime, async move {
-            let place = place.unwrap_or(Place { offset: 0, slot_bytes: 0 });
-            let _turn = this.erasing.acquire().await;
-            let (done, ended) = on_end();
-            this.store(tier).submit(StoreOp::Erase { key, place }, done);
-            if let Ok(Err(error)) = ended.await {
-                this.complaints.note(&format!("{tier}: could not erase {key}: {error}"));
-            }
-            // A manager that has stopped needs no answer.
-            let _ = this.events.send(Event::Erased { tier, place: None, key });
-        });
-    }
-
-    /// Lets go of a pool's memory, which takes a while when it is large.
-    pub fn unmap(&self, memory: Arc<EnginePool>) {
-        let runtime = self.runtime.clone();
-        env::spawn_task_on(&self.runtime, async move {
-            let _ = env::spawn_blocking_on(&runtime, move || drop(memory)).await;
-        });
-    }
-
-    fn store(&self, tier: Tier) -> &Arc<dyn TierStore> {
+    pub(super) fn store(&self, tier: Tier) -> &Arc<dyn TierStore> {
         let store = match tier {
             Tier::Nvme => &self.nvme,
             _ => &self.object,
@@ -320,7 +319,7 @@ impl Performer {
     }
 }
 
-fn on_end() -> (Done, oneshot::Receiver<Result<(), StoreError>>) {
+pub(super) fn on_end() -> (Done, oneshot::Receiver<Result<(), StoreError>>) {
     let (ended, end) = oneshot::channel();
     // The receiver is gone only when the runtime stops.
     (Box::new(move |result| drop(ended.send(result))), end)
@@ -349,12 +348,12 @@ fn dram_span(end: End) -> Option<FrameSpan> {
 fn stored(end: End) -> Option<(Tier, Place)> {
     match end {
         End::Nvme(place) => Some((Tier::Nvme, place)),
-        End::Object => Some((Tier::Object, Place { offset: 0, slot_bytes: 0 })),
+        End::Object => Some((Tier::Object, NO_PLACE)),
         _ => None,
     }
 }
 
-fn read_failure(error: &StoreError) -> FailureKind {
+pub(super) fn read_failure(error: &StoreError) -> FailureKind {
     match error {
         StoreError::Missing(_) | StoreError::Corrupt(_) => FailureKind::SourceLost,
         StoreError::Busy => FailureKind::NotDone,

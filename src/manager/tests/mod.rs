@@ -4,16 +4,27 @@ mod rules;
 
 mod shards;
 
+mod retention;
+
+mod sessions;
+
+mod travel;
+
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::domain::block::Key;
+use crate::domain::hint::{Action, Outcome};
 use crate::domain::namespace::{KvShape, Namespace};
+use crate::domain::retention::{Directive, Directives, RetentionRecord};
+use crate::domain::session::{SessionName, Stop};
 use crate::domain::tier::Tier;
 use crate::domain::units::{CHUNK_BYTES, Time};
 
+use crate::tiers::store::Place;
+
 use super::api::*;
-use super::{Manager, ManagerConfig, TierConfig};
+use super::{Manager, ManagerConfig, PolicyName, TierConfig};
 
 /// A manager and a world that performs its effects when told to.
 struct Bench {
@@ -23,6 +34,8 @@ struct Bench {
     transfers: VecDeque<Transfer>,
     completions: Vec<Completion>,
     freed: Vec<PoolId>,
+    erases: VecDeque<(Tier, Option<Place>, Key)>,
+    restamps: VecDeque<(Tier, Key, RetentionRecord)>,
     client: ClientId,
     pool: PoolId,
     tag: u64,
@@ -53,6 +66,15 @@ fn keys(blocks: &[u64]) -> Vec<Key> {
     blocks.iter().map(|n| key(*n)).collect()
 }
 
+fn name(text: &str) -> SessionName {
+    SessionName::new(text).expect("the test's names are sound")
+}
+
+struct Turn {
+    clipped: u32,
+    usage: Usage,
+}
+
 impl Bench {
     /// A node whose tiers hold so many blocks each; zero is an absent tier.
     fn new(blocks: [u64; 4]) -> Self {
@@ -65,6 +87,8 @@ impl Bench {
             (slots_max > 0).then_some(TierConfig { capacity_bytes, slots_max, recovers: false })
         };
         let mut config = ManagerConfig::with_tiers(blocks.map(tier));
+        // Its order is plain to see: what is tested here is what happens to the copies it names.
+        config.policy = PolicyName::Lru;
         adjust(&mut config);
         let mut bench = Self {
             manager: Manager::new(config),
@@ -73,6 +97,8 @@ impl Bench {
             transfers: VecDeque::new(),
             completions: Vec::new(),
             freed: Vec::new(),
+            erases: VecDeque::new(),
+            restamps: VecDeque::new(),
             client: ClientId(1),
             pool: PoolId(0),
             tag: 0,
@@ -105,7 +131,10 @@ impl Bench {
                 Effect::Start(transfer) => self.transfers.push_back(transfer),
                 Effect::Complete { completion, .. } => self.completions.push(completion),
                 Effect::PoolFreed { pool, .. } => self.freed.push(pool),
-                Effect::Erase { .. } => {}
+                Effect::Erase { tier, place, key, .. } => self.erases.push_back((tier, place, key)),
+                Effect::Restamp { tier, key, record, .. } => {
+                    self.restamps.push_back((tier, key, record));
+                }
             }
         }
         self.effects = effects;
@@ -121,7 +150,10 @@ impl Bench {
 
     /// Ends every transfer, and those that follow from them; `fail` says how items end.
     fn run_with(&mut self, mut fail: impl FnMut(&TransferItem) -> Option<FailureKind>) {
-        while let Some(transfer) = self.transfers.pop_front() {
+        while !self.transfers.is_empty() || self.erases.iter().any(|(_, place, _)| place.is_some())
+        {
+            self.end_slot_erases();
+            let Some(transfer) = self.transfers.pop_front() else { continue };
             let failed = (0..)
                 .zip(&transfer.items)
                 .filter_map(|(item, copy)| fail(copy).map(|kind| ItemFailure { item, kind }))
@@ -130,14 +162,42 @@ impl Bench {
         }
     }
 
+    /// Slots whose frames were to be erased come free; objects stay as they are.
+    fn end_slot_erases(&mut self) {
+        let (objects, slots): (Vec<_>, Vec<_>) =
+            self.erases.drain(..).partition(|(_, place, _)| place.is_none());
+        self.erases = objects.into();
+        for (tier, place, key) in slots {
+            self.event(Event::Erased { tier, place, key });
+        }
+    }
+
     fn run(&mut self) {
         self.run_with(|_| None);
     }
 
     fn start_store(&mut self, parent: Option<u64>, blocks: &[u64]) -> Reply {
+        self.start_store_of(None, Directives::default(), parent, blocks)
+    }
+
+    fn start_store_of(
+        &mut self,
+        session: Option<&str>,
+        directives: Directives,
+        parent: Option<u64>,
+        blocks: &[u64],
+    ) -> Reply {
         let (pool, slots) = (self.pool, (0..).take(blocks.len()).collect());
         let parent = parent.map(key);
-        self.ask(Command::Store { request: RequestId(1), parent, keys: keys(blocks), pool, slots })
+        self.ask(Command::Store {
+            request: RequestId(1),
+            session: session.map(name),
+            directives,
+            parent,
+            keys: keys(blocks),
+            pool,
+            slots,
+        })
     }
 
     fn store(&mut self, parent: Option<u64>, blocks: &[u64]) -> Completion {
@@ -145,6 +205,48 @@ impl Bench {
         assert!(matches!(reply, Reply::Store { .. }), "{reply:?}");
         self.run();
         self.completions.pop().expect("a store completes")
+    }
+
+    /// One request of a session: looks the chain up and stores what is missing, with directives.
+    /// Gives what was found and what was used.
+    fn turn(&mut self, session: Option<&str>, claims: &[Directive], blocks: &[u64]) -> Turn {
+        let request = RequestId(1);
+        let (session_name, ask_shared) = (session.map(name), Duration::ZERO);
+        let lookup =
+            Command::Lookup { request, session: session_name, keys: keys(blocks), ask_shared };
+        let Reply::Lookup { runs, .. } = self.ask(lookup) else { panic!("a lookup is answered") };
+        let hits: usize = runs.iter().map(|run| run.blocks as usize).sum();
+        let parent = hits.checked_sub(1).map(|last| blocks[last]);
+        let directives = Directives::admit(claims.to_vec()).expect("the test's claims are sound");
+        let reply = self.start_store_of(session, directives, parent, &blocks[hits..]);
+        let Reply::Store { clipped, .. } = reply else { panic!("{reply:?}") };
+        self.run();
+        self.completions.clear();
+        let end = Command::EndRequest { request, stop: Stop::EndTurn, output_tokens: 0 };
+        let Reply::EndRequest { usage } = self.ask(end) else { panic!("an end is answered") };
+        self.run();
+        Turn { clipped, usage }
+    }
+
+    fn hint(&mut self, action: Action) -> Outcome {
+        let Reply::Hint { mut outcomes } = self.ask(Command::Hint { actions: vec![action] }) else {
+            panic!("hints are answered");
+        };
+        self.run();
+        outcomes.pop().expect("one outcome an action")
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.now = self.now + time;
+        self.event(Event::Tick);
+        self.run();
+    }
+
+    fn block(&mut self, n: u64) -> Option<BlockStatus> {
+        match self.ask(Command::Inspect { key: key(n) }) {
+            Reply::Inspect(status) => Some(*status),
+            _ => None,
+        }
     }
 
     fn start_load(&mut self, blocks: &[u64]) -> Reply {
@@ -162,8 +264,17 @@ impl Bench {
 
     /// Looks a chain up and lets go of it at once: `hbm:2 dram:1`.
     fn found(&mut self, blocks: &[u64]) -> String {
-        let reply = self.ask(Command::Lookup { request: RequestId(9), keys: keys(blocks) });
-        self.ask(Command::EndRequest { request: RequestId(9) });
+        let reply = self.ask(Command::Lookup {
+            request: RequestId(9),
+            session: None,
+            keys: keys(blocks),
+            ask_shared: Duration::ZERO,
+        });
+        self.ask(Command::EndRequest {
+            request: RequestId(9),
+            stop: Stop::Unknown,
+            output_tokens: 0,
+        });
         self.run();
         let Reply::Lookup { runs, .. } = reply else { panic!("{reply:?}") };
         let shown: Vec<_> = runs.iter().map(|run| format!("{}:{}", run.tier, run.blocks)).collect();
@@ -171,7 +282,12 @@ impl Bench {
     }
 
     fn lease(&mut self, blocks: &[u64]) -> LeaseId {
-        match self.ask(Command::Lookup { request: RequestId(7), keys: keys(blocks) }) {
+        match self.ask(Command::Lookup {
+            request: RequestId(7),
+            session: None,
+            keys: keys(blocks),
+            ask_shared: Duration::ZERO,
+        }) {
             Reply::Lookup { lease: Some(lease), .. } => lease,
             other => panic!("{other:?}"),
         }

@@ -15,7 +15,12 @@ fn what_was_stored_is_found_and_loaded() {
 fn a_block_is_invisible_until_it_has_landed() {
     let mut bench = Bench::new([0, 10, 0, 0]);
     bench.start_store(None, &[1, 2]);
-    let reply = bench.ask(Command::Lookup { request: RequestId(1), keys: keys(&[1, 2]) });
+    let reply = bench.ask(Command::Lookup {
+        request: RequestId(1),
+        session: None,
+        keys: keys(&[1, 2]),
+        ask_shared: Duration::ZERO,
+    });
     assert!(matches!(reply, Reply::Lookup { lease: None, .. }), "{reply:?}");
     // A load of it waits for it to land, and is then served.
     bench.start_load(&[1, 2]);
@@ -204,6 +209,8 @@ fn bad_commands_are_refused_with_the_remedy() {
     let (pool, request, client) = (bench.pool, RequestId(1), bench.client);
     let store = |slots: Vec<u32>, pool| Command::Store {
         request,
+        session: None,
+        directives: Directives::default(),
         parent: None,
         keys: keys(&[1]),
         pool,
@@ -220,7 +227,12 @@ fn bad_commands_are_refused_with_the_remedy() {
     says(Command::RegisterPool { shard: 1, slots: 1 }, "shards count from 0");
     says(Command::Hello { namespace: namespace(1) }, "said Hello already");
     bench.client = ClientId(5);
-    let reply = bench.ask(Command::Lookup { request, keys: keys(&[1]) });
+    let reply = bench.ask(Command::Lookup {
+        request,
+        session: None,
+        keys: keys(&[1]),
+        ask_shared: Duration::ZERO,
+    });
     assert!(matches!(reply, Reply::Refused(Refusal::Precondition(_))), "{reply:?}");
     bench.client = client;
     assert_eq!(bench.found(&[1]), "");
@@ -263,4 +275,42 @@ fn copies_of_one_transfer_take_the_same_way() {
     }
     bench.run();
     assert!(bench.completions.pop().expect("it completes").failed.is_empty());
+}
+
+#[test]
+fn a_namespace_that_nobody_uses_gives_its_number_back() {
+    let mut bench = Bench::with_config([0, 4, 0, 0], 1, |config| config.namespaces_max = 2);
+    let hello = |bench: &mut Bench, client: u64, salt: u8| {
+        bench.client = ClientId(client);
+        let namespace = Namespace { tenant_salt: vec![salt], ..namespace(1) };
+        bench.ask(Command::Hello { namespace })
+    };
+    let refused = |reply: &Reply| matches!(reply, Reply::Refused(Refusal::Precondition(_)));
+    assert!(!refused(&hello(&mut bench, 2, 2)));
+    assert!(refused(&hello(&mut bench, 3, 3)), "two clients speak in two namespaces");
+    bench.event(Event::ClientGone { client: ClientId(2) });
+    let reply = hello(&mut bench, 3, 3);
+    let Reply::Hello { namespace: third, .. } = reply else { panic!("{reply:?}") };
+    bench.pool = bench.register(0);
+    bench.store(None, &[1, 2]);
+    bench.event(Event::ClientGone { client: ClientId(3) });
+    assert!(refused(&hello(&mut bench, 4, 4)), "it has blocks");
+    let reply = hello(&mut bench, 5, 3);
+    assert!(matches!(reply, Reply::Hello { namespace, .. } if namespace == third), "{reply:?}");
+    assert_eq!(bench.found(&[1, 2]), "dram:2");
+}
+
+#[test]
+fn one_client_leaves_leases_for_the_others() {
+    let mut bench = Bench::with_config([0, 4, 0, 0], 1, |config| config.leases_per_client_max = 2);
+    bench.store(None, &[1]);
+    let leases = [bench.lease(&[1]), bench.lease(&[1])];
+    let (request, ask_shared) = (RequestId(8), Duration::ZERO);
+    let look = Command::Lookup { request, session: None, keys: keys(&[1]), ask_shared };
+    assert!(matches!(bench.ask(look), Reply::Refused(Refusal::Busy { .. })));
+    bench.join(ClientId(2), 1);
+    bench.lease(&[1]);
+    bench.client = ClientId(1);
+    assert_eq!(bench.ask(Command::ReleaseLease { lease: leases[0] }), Reply::Ok);
+    bench.lease(&[1]);
 }

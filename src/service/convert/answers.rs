@@ -9,6 +9,8 @@ use crate::service::calls::{Welcome, unexpected};
 use crate::service::error::CallError;
 use crate::wire::{PROTOCOL_VERSION, pb};
 
+use super::shown;
+
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 pub(super) fn hello(welcome: &Welcome, config: &ServiceConfig) -> pb::HelloResponse {
@@ -48,8 +50,11 @@ pub(super) fn lookup(reply: &Reply) -> Result<pb::LookupResponse, CallError> {
     })
 }
 
-pub(super) fn store(reply: &Reply) -> Result<pb::StoreResponse, CallError> {
-    let Reply::Store { op, taken, present, dropped } = *reply else {
+pub(super) fn store(
+    reply: &Reply,
+    clipped_directives: u32,
+) -> Result<pb::StoreResponse, CallError> {
+    let Reply::Store { op, taken, present, dropped, clipped } = *reply else {
         return Err(unexpected("Store", reply));
     };
     Ok(pb::StoreResponse {
@@ -57,6 +62,8 @@ pub(super) fn store(reply: &Reply) -> Result<pb::StoreResponse, CallError> {
         taken_blocks: taken,
         present_blocks: present,
         dropped_blocks: dropped,
+        clipped_blocks: clipped,
+        clipped_directives,
     })
 }
 
@@ -64,6 +71,15 @@ pub(super) fn load(reply: &Reply) -> Result<pb::LoadResponse, CallError> {
     match reply {
         Reply::Load { op } => Ok(pb::LoadResponse { op_id: op.0 }),
         other => Err(unexpected("Load", other)),
+    }
+}
+
+pub(super) fn end_request(reply: &Reply) -> Result<pb::EndRequestResponse, CallError> {
+    match reply {
+        Reply::EndRequest { usage } => {
+            Ok(pb::EndRequestResponse { usage: Some(shown::usage(usage)) })
+        }
+        other => Err(unexpected("EndRequest", other)),
     }
 }
 
@@ -115,6 +131,9 @@ pub(super) fn status(
         stores_dropped_blocks: status.stores_dropped_blocks,
         corrupt_copies: status.corrupt_copies,
         facts: config.facts.clone(),
+        sessions: status.sessions,
+        forgotten_blocks: status.forgotten_blocks,
+        broken_shields: status.broken_shields,
     }
 }
 
@@ -131,10 +150,11 @@ fn tier_status(tier: Tier, status: &TierStatus) -> pb::TierStatus {
         in_bytes: status.bytes_in,
         out_bytes: status.bytes_out,
         failures: status.failures,
+        shielded_bytes: status.shielded_bytes,
     }
 }
 
-fn tier(tier: Tier) -> pb::Tier {
+pub(super) fn tier(tier: Tier) -> pb::Tier {
     match tier {
         Tier::Hbm => pb::Tier::Hbm,
         Tier::Dram => pb::Tier::Dram,

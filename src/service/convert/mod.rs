@@ -6,16 +6,19 @@
 mod answers;
 mod completions;
 mod deadline;
+mod hints;
 mod refusals;
 mod requests;
+mod retention;
 mod router;
+mod shown;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tonic::{Request, Response, Status};
 
-use crate::manager::api::{Command, LeaseId, PoolId, Refusal, RequestId};
+use crate::manager::api::{Command, LeaseId, PoolId, Refusal};
 use crate::wire::pb;
 use crate::wire::pb::terrace_server::Terrace;
 
@@ -129,7 +132,8 @@ impl<B: Backend> Terrace for Edge<B> {
                 .bounded(bound, async {
                     let session = calls.attached(&message.token)?;
                     let command = requests::store(&session, message, &calls.config.limits)?;
-                    answers::store(&calls.ask(session.client, command).await?)
+                    let clipped = requests::clipped_directives(&command);
+                    answers::store(&calls.ask(session.client, command).await?, clipped)
                 })
                 .await,
         )
@@ -178,9 +182,8 @@ impl<B: Backend> Terrace for Edge<B> {
             calls
                 .bounded(bound, async {
                     let session = calls.attached(&message.token)?;
-                    let command = Command::EndRequest { request: RequestId(message.request_id) };
-                    let reply = calls.ask(session.client, command).await?;
-                    answers::done("EndRequest", &reply, pb::EndRequestResponse {})
+                    let command = requests::end_request(&message)?;
+                    answers::end_request(&calls.ask(session.client, command).await?)
                 })
                 .await,
         )
@@ -195,6 +198,42 @@ impl<B: Backend> Terrace for Edge<B> {
         close(CompletionStream::open(session))
     }
 
+    async fn hint(
+        &self,
+        request: Request<pb::HintRequest>,
+    ) -> Result<Response<pb::HintResponse>, Status> {
+        let (calls, message, bound) = self.open(request);
+        close(
+            calls
+                .bounded(bound, async {
+                    let session = calls.attached(&message.token)?;
+                    let limits = &calls.config.limits;
+                    let batch = hints::batch(&session, message.actions, limits)?;
+                    let answered = calls.hint(&session, batch).await?;
+                    Ok(pb::HintResponse { outcomes: hints::outcomes(answered) })
+                })
+                .await,
+        )
+    }
+
+    async fn hint_envelope(
+        &self,
+        request: Request<pb::HintEnvelopeRequest>,
+    ) -> Result<Response<pb::HintEnvelopeResponse>, Status> {
+        let (calls, message, bound) = self.open(request);
+        close(
+            calls
+                .bounded(bound, async {
+                    let session = calls.attached(&message.token)?;
+                    let limits = &calls.config.limits;
+                    let (message_id, batch) = hints::envelope(&session, &message.json, limits)?;
+                    let outcomes = hints::outcomes(calls.hint(&session, batch).await?);
+                    Ok(pb::HintEnvelopeResponse { message_id, outcomes })
+                })
+                .await,
+        )
+    }
+
     async fn status(
         &self,
         request: Request<pb::StatusRequest>,
@@ -205,6 +244,40 @@ impl<B: Backend> Terrace for Edge<B> {
                 .bounded(bound, async {
                     let status = calls.status().await?;
                     Ok(answers::status(&status, &calls.config, calls.uptime()))
+                })
+                .await,
+        )
+    }
+
+    async fn sessions(
+        &self,
+        request: Request<pb::SessionsRequest>,
+    ) -> Result<Response<pb::SessionsResponse>, Status> {
+        let (calls, message, bound) = self.open(request);
+        close(
+            calls
+                .bounded(bound, async {
+                    let max = shown::sessions_max(message.sessions_max)?;
+                    let (sessions, total) = calls.session_list(max).await?;
+                    Ok(pb::SessionsResponse {
+                        sessions: sessions.iter().map(shown::session).collect(),
+                        sessions_total: total as u64,
+                    })
+                })
+                .await,
+        )
+    }
+
+    async fn inspect(
+        &self,
+        request: Request<pb::InspectRequest>,
+    ) -> Result<Response<pb::InspectResponse>, Status> {
+        let (calls, message, bound) = self.open(request);
+        close(
+            calls
+                .bounded(bound, async {
+                    let block = calls.inspect(shown::key(&message.key)?).await?;
+                    Ok(shown::block(&block))
                 })
                 .await,
         )

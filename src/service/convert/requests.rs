@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::domain::block::Key;
 use crate::domain::namespace::{KvShape, Namespace};
+use crate::hints::Hashes;
 use crate::manager::api::{Command, PoolId, RequestId};
 use crate::service::calls::Hello;
 use crate::service::error::CallError;
@@ -12,6 +13,8 @@ use crate::service::limits::Limits;
 use crate::service::session::Session;
 use crate::tiers::hbm::{ClaimedPool, PagedLayout};
 use crate::wire::pb;
+
+use super::retention;
 
 pub(super) fn hello(message: pb::HelloRequest) -> Result<Hello, CallError> {
     let namespace = match message.namespace {
@@ -86,8 +89,14 @@ pub(super) fn lookup(
     message: &pb::LookupRequest,
     limits: &Limits,
 ) -> Result<Command, CallError> {
+    let named = retention::session(&message.session)?;
     let keys = keys(session, &message.hashes, limits.lookup_blocks_max)?;
-    Ok(Command::Lookup { request: RequestId(message.request_id), keys })
+    Ok(Command::Lookup {
+        request: RequestId(message.request_id),
+        session: named,
+        keys,
+        ask_shared: Duration::from_millis(message.ask_shared_ms.into()),
+    })
 }
 
 pub(super) fn store(
@@ -95,12 +104,30 @@ pub(super) fn store(
     message: pb::StoreRequest,
     limits: &Limits,
 ) -> Result<Command, CallError> {
+    let named = retention::session(&message.session)?;
+    let directives = retention::directives(message.directives)?;
     let pool = PoolId(message.pool_id);
     let keys = keys(session, &message.hashes, limits.transfer_blocks_max)?;
     check_slots(session, pool, &message.slots, keys.len())?;
     let parent = message.parent_hash.map(|hash| parent_key(session, &hash)).transpose()?;
     let request = RequestId(message.request_id);
-    Ok(Command::Store { request, parent, keys, pool, slots: message.slots })
+    Ok(Command::Store {
+        request,
+        session: named,
+        directives,
+        parent,
+        keys,
+        pool,
+        slots: message.slots,
+    })
+}
+
+/// How many directives of a store asked for more time than is granted.
+pub(super) fn clipped_directives(command: &Command) -> u32 {
+    match command {
+        Command::Store { directives, .. } => directives.clipped,
+        _ => 0,
+    }
 }
 
 pub(super) fn load(
@@ -116,28 +143,18 @@ pub(super) fn load(
     Ok(Command::Load { request, keys, pool, slots: message.slots, timeout })
 }
 
+pub(super) fn end_request(message: &pb::EndRequestRequest) -> Result<Command, CallError> {
+    Ok(Command::EndRequest {
+        request: RequestId(message.request_id),
+        stop: retention::stop(message.stop)?,
+        output_tokens: message.output_tokens,
+    })
+}
+
 /// The keys of a list of engine hashes.
 fn keys(session: &Session, hashes: &[u8], blocks_max: u32) -> Result<Vec<Key>, CallError> {
-    let width = session.namespace.hash_bytes as usize;
-    if hashes.is_empty() {
-        return Err(CallError::invalid(format!(
-            "hashes is empty: send at least one hash of {width} bytes"
-        )));
-    }
-    if !hashes.len().is_multiple_of(width) {
-        return Err(CallError::invalid(format!(
-            "hashes is {} bytes long: this namespace declared hash_bytes {width}, so the length \
-             must be a multiple of {width}",
-            hashes.len()
-        )));
-    }
-    let blocks = hashes.len() / width;
-    if blocks > blocks_max as usize {
-        return Err(CallError::invalid(format!(
-            "hashes names {blocks} blocks: one call takes at most {blocks_max}; send several"
-        )));
-    }
-    Ok(hashes.chunks_exact(width).map(|hash| session.digest.key(hash)).collect())
+    let mut reader = Hashes::new(session.digest, session.namespace.hash_bytes, blocks_max);
+    reader.run(hashes).map_err(CallError::invalid)
 }
 
 fn parent_key(session: &Session, hash: &[u8]) -> Result<Key, CallError> {

@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::domain::block::Key;
+use crate::domain::retention::RetentionRecord;
 use crate::domain::tier::Tier;
 use crate::domain::units::Time;
 use crate::manager::ManagerConfig;
 use crate::manager::api::{
-    ClientId, Command, Completion, Effect, Event, FailureKind, ItemFailure, Reply, ReplyTag,
-    Status, Transfer, TransferId,
+    ClientId, Command, Completion, Effect, End, Event, FailureKind, ItemFailure, Reply, ReplyTag,
+    RestampEnd, Status, Transfer, TransferId,
 };
 use crate::sim::checker::Checker;
 use crate::sim::digest::Digest;
@@ -32,8 +34,15 @@ pub(in crate::sim) enum Due {
     Erased {
         tier: Tier,
         place: Option<Place>,
-        key: crate::domain::block::Key,
+        key: Key,
         done: bool,
+    },
+    Restamped {
+        tier: Tier,
+        place: Option<Place>,
+        key: Key,
+        record: RetentionRecord,
+        end: RestampEnd,
     },
     Tick,
     Found(Box<FoundFrame>),
@@ -68,6 +77,7 @@ pub(in crate::sim) struct Core<S> {
     tags: u64,
     pub(super) steps: u64,
     pub(super) transfers: u64,
+    pub(super) restamps: u64,
     pub(super) crashes: u64,
     pub(super) found_frames: u64,
     pub(in crate::sim) clients: u64,
@@ -92,6 +102,7 @@ impl<S: Subject> Core<S> {
             tags: 0,
             steps: 0,
             transfers: 0,
+            restamps: 0,
             crashes: 0,
             found_frames: 0,
             clients: 0,
@@ -168,6 +179,15 @@ impl<S: Subject> Core<S> {
                 self.timeline.add(self.now + after, Due::Erased { tier, place, key, done });
                 Ok(())
             }
+            Effect::Restamp { tier, place, key, record } => {
+                self.restamps += 1;
+                self.machine.begin_restamp(tier, place, key, record)?;
+                let end = self.faults.restamp();
+                let after = Duration::from_micros(u64::from(self.faults.any() % 30_000));
+                let due = Due::Restamped { tier, place, key, record, end };
+                self.timeline.add(self.now + after, due);
+                Ok(())
+            }
             Effect::PoolFreed { pool, .. } => self.machine.free_pool(pool),
         }
     }
@@ -175,6 +195,10 @@ impl<S: Subject> Core<S> {
     fn start(&mut self, transfer: Transfer) -> Checked {
         self.transfers += 1;
         self.machine.begin(&transfer)?;
+        let mut served = transfer.items.iter().filter(|item| matches!(item.to, End::Pool { .. }));
+        if let Some(late) = served.find(|item| item.meta.record.is_due(self.now)) {
+            return Err(format!("{:?} is served after it was to be forgotten", late.meta));
+        }
         let (id, plan) = (transfer.id, self.faults.plan(&transfer));
         self.timeline.add(self.now + plan.lands_after, Due::Land(id));
         if plan.lost {
@@ -184,6 +208,17 @@ impl<S: Subject> Core<S> {
             None => Ok(()),
             Some(_) => Err(format!("{id:?} was started twice")),
         }
+    }
+
+    pub(super) fn restamped(
+        &mut self,
+        (tier, place): (Tier, Option<Place>),
+        key: Key,
+        record: RetentionRecord,
+        end: RestampEnd,
+    ) -> Checked {
+        let end = self.machine.end_restamp((tier, place), key, record, end)?;
+        self.tell(Event::Restamped { tier, key, end })
     }
 
     pub(super) fn land(&mut self, id: TransferId) -> Checked {

@@ -59,6 +59,7 @@ pub fn run<S: Subject>(
         digest: core.digest(),
         steps: core.steps,
         transfers: core.transfers,
+        restamps: core.restamps,
         loaded_blocks: core.checker.loaded_blocks,
         failed_blocks: core.checker.failed_blocks,
         crashes: core.crashes,
@@ -91,6 +92,9 @@ impl<S: Subject> World<S> {
             Due::Erased { tier, place, key, done } => {
                 self.core.machine.end_erase(tier, place, key, done);
                 self.core.tell(Event::Erased { tier, place, key })
+            }
+            Due::Restamped { tier, place, key, record, end } => {
+                self.core.restamped((tier, place), key, record, end)
             }
             Due::Found(frame) => {
                 self.core.tell(Event::Found { tier: crate::domain::tier::Tier::Nvme, frame })

@@ -3,7 +3,7 @@
 use crate::domain::tier::Tier;
 use crate::tiers::frame::HEADER_BYTES;
 
-use super::rig::{Block, Ended, Rig};
+use super::rig::{Block, Ended, Rig, WRITTEN};
 use super::{Fixture, PAYLOADS_BYTES};
 
 /// Blocks by number, slots of the first chunk by index.
@@ -11,6 +11,14 @@ use super::{Fixture, PAYLOADS_BYTES};
 enum Step {
     Write(u32, u32),
     Erase(u32, u32),
+    /// Gives the block in the slot another record; then the same where it is not found.
+    Restamp(u32, u32, u8),
+    RestampMissing(u32, u32),
+    RestampDisplaced(u32, u32),
+    /// Reads the block from the slot: its bytes come back, with the record that was put there.
+    Stamped(u32, u32, u8),
+    /// Asks for the block's header alone, where the store is asked by key.
+    Peek(u32, Option<u8>),
     /// Reads the block from the slot: its bytes come back.
     Whole(u32, u32),
     Missing(u32, u32),
@@ -21,8 +29,8 @@ enum Step {
     /// Flips a bit of the stored frame, then reads it.
     CorruptAfterFlip(u32, u32, At),
     Restart,
-    /// A scan finds exactly these blocks in these slots.
-    Scan(&'static [(u32, u32)]),
+    /// A scan finds exactly these blocks in these slots, with these records.
+    Scan(&'static [(u32, u32, u8)]),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -33,7 +41,10 @@ enum At {
     PayloadEnd,
 }
 
-use Step::{CorruptAfterFlip, Displaced, Erase, Missing, NotThisKey, Restart, Scan, Whole, Write};
+use Step::{
+    CorruptAfterFlip, Displaced, Erase, Missing, NotThisKey, Peek, Restamp, RestampDisplaced,
+    RestampMissing, Restart, Scan, Stamped, Whole, Write,
+};
 
 /// Cases run with every payload length.
 const AT_EVERY_LENGTH: &[(&str, &[Step])] = &[
@@ -57,6 +68,79 @@ const AT_EVERY_LENGTH: &[(&str, &[Step])] = &[
             CorruptAfterFlip(1, 0, At::PayloadStart),
             Write(2, 1),
             CorruptAfterFlip(2, 1, At::PayloadEnd),
+        ],
+    ),
+];
+
+/// Cases of changed records, run with every payload length.
+const RECORDS: &[(&str, &[Step])] = &[
+    (
+        "the record written last counts and the payload stays",
+        &[
+            Write(1, 0),
+            Write(2, 1),
+            Restamp(1, 0, 10),
+            Stamped(1, 0, 10),
+            Restamp(1, 0, 20),
+            Restamp(1, 0, 30),
+            Stamped(1, 0, 30),
+            Whole(2, 1),
+        ],
+    ),
+    (
+        "a write brings its own record",
+        &[
+            Write(1, 0),
+            Restamp(1, 0, 10),
+            Write(1, 0),
+            Whole(1, 0),
+            Restamp(1, 0, 20),
+            Stamped(1, 0, 20),
+        ],
+    ),
+    (
+        "what is not there takes no record",
+        &[
+            RestampMissing(1, 0),
+            Missing(1, 0),
+            Write(1, 0),
+            RestampDisplaced(2, 0),
+            Whole(1, 0),
+            Erase(1, 0),
+            RestampMissing(1, 0),
+            Missing(1, 0),
+        ],
+    ),
+    (
+        "a flipped bit of a payload is seen beside a new record",
+        &[Write(1, 0), Restamp(1, 0, 10), CorruptAfterFlip(1, 0, At::PayloadEnd)],
+    ),
+    (
+        "headers are looked at alone",
+        &[
+            Peek(1, None),
+            Write(1, 0),
+            Peek(1, Some(WRITTEN)),
+            Restamp(1, 0, 10),
+            Peek(1, Some(10)),
+            Peek(2, None),
+            Erase(1, 0),
+            Peek(1, None),
+        ],
+    ),
+    (
+        "a record outlives a restart and a scan tells it",
+        &[
+            Write(1, 0),
+            Write(2, 1),
+            Restamp(1, 0, 10),
+            Restart,
+            Scan(&[(1, 0, 10), (2, 1, WRITTEN)]),
+            Restamp(1, 0, 20),
+            Restamp(2, 1, 30),
+            Restart,
+            Stamped(1, 0, 20),
+            Scan(&[(1, 0, 20), (2, 1, 30)]),
         ],
     ),
 ];
@@ -113,10 +197,10 @@ const CASES: &[(&str, &[Step])] = &[
             Write(3, 5),
             Erase(2, 1),
             Restart,
-            Scan(&[(1, 0), (3, 5)]),
+            Scan(&[(1, 0, WRITTEN), (3, 5, WRITTEN)]),
             Erase(1, 0),
             Restart,
-            Scan(&[(3, 5)]),
+            Scan(&[(3, 5, WRITTEN)]),
         ],
     ),
     ("a scan of nothing finds nothing", &[Restart, Scan(&[])]),
@@ -124,7 +208,7 @@ const CASES: &[(&str, &[Step])] = &[
 
 pub(super) fn check(make: &dyn Fn() -> Fixture) {
     for payload_bytes in PAYLOADS_BYTES {
-        for (name, steps) in AT_EVERY_LENGTH {
+        for (name, steps) in AT_EVERY_LENGTH.iter().chain(RECORDS) {
             run(Rig::new(make()), name, payload_bytes, steps);
         }
     }
@@ -165,7 +249,24 @@ fn take(rig: &mut Rig, payload_bytes: u32, step: Step) -> Taken {
             let (block, place) = at(number, slot);
             (rig.erase(block, place), Ended::Ok)
         }
-        Whole(number, slot) => (read(rig, at(number, slot)), Ended::Ok),
+        Whole(number, slot) => return stamped(rig.read_at(at(number, slot)), Some(WRITTEN)),
+        Stamped(number, slot, priority) => {
+            return stamped(rig.read_at(at(number, slot)), Some(priority));
+        }
+        Peek(number, priority) if by_key => return stamped(rig.peek(at(number, 0).0), priority),
+        Restamp(number, slot, priority) => {
+            let (block, place) = at(number, slot);
+            (rig.restamp(block, place, priority), Ended::Ok)
+        }
+        RestampMissing(number, slot) => {
+            let (block, place) = at(number, slot);
+            (rig.restamp(block, place, 1), Ended::Missing)
+        }
+        RestampDisplaced(number, slot) => {
+            let (block, place) = at(number, slot);
+            let wanted = if by_key { Ended::Missing } else { Ended::Corrupt };
+            (rig.restamp(block, place, 1), wanted)
+        }
         Missing(number, slot) => (read(rig, at(number, slot)), Ended::Missing),
         Displaced(number, slot) => {
             (read(rig, at(number, slot)), if by_key { Ended::Ok } else { Ended::Corrupt })
@@ -177,17 +278,23 @@ fn take(rig: &mut Rig, payload_bytes: u32, step: Step) -> Taken {
             let (block, place) = at(number, slot);
             let Some(corrupt) = &rig.fixture.corrupt else { return Taken::NotForThisStore };
             corrupt(block.key(), place, byte_of(byte, payload_bytes));
-            (rig.read(block, place), Ended::Corrupt)
+            (rig.read(block, place).0, Ended::Corrupt)
         }
         Restart if rig.restart() => return Taken::AsWanted,
-        Restart => return Taken::NotForThisStore,
+        Peek(..) | Restart => return Taken::NotForThisStore,
         Scan(wanted) => return scan(rig, payload_bytes, wanted),
     };
     if found == wanted { Taken::AsWanted } else { Taken::Otherwise(format!("{found:?}")) }
 }
 
-fn read(rig: &Rig, (block, place): (Block, crate::tiers::store::Place)) -> Ended {
-    rig.read(block, place)
+fn read(rig: &Rig, at: (Block, crate::tiers::store::Place)) -> Ended {
+    rig.read_at(at).0
+}
+
+/// A block with this record, or none.
+fn stamped(found: (Ended, Option<u8>), priority: Option<u8>) -> Taken {
+    let wanted = (priority.map_or(Ended::Missing, |_| Ended::Ok), priority);
+    if found == wanted { Taken::AsWanted } else { Taken::Otherwise(format!("{found:?}")) }
 }
 
 fn byte_of(at: At, payload_bytes: u32) -> usize {
@@ -199,13 +306,13 @@ fn byte_of(at: At, payload_bytes: u32) -> usize {
     }
 }
 
-fn scan(rig: &Rig, payload_bytes: u32, wanted: &[(u32, u32)]) -> Taken {
+fn scan(rig: &Rig, payload_bytes: u32, wanted: &[(u32, u32, u8)]) -> Taken {
     let by_key = rig.tier() == Tier::Object;
     let mut wanted: Vec<_> = wanted
         .iter()
-        .map(|(number, slot)| {
+        .map(|(number, slot, priority)| {
             let key = Block { number: *number, payload_bytes }.key();
-            (key, (!by_key).then(|| rig.place(0, *slot, payload_bytes)))
+            (key, (!by_key).then(|| rig.place(0, *slot, payload_bytes)), *priority)
         })
         .collect();
     wanted.sort_unstable();

@@ -24,6 +24,10 @@ enum Lie {
     WritesTooFar,
     /// Changes a byte of the header on its way.
     ChangesTheHeader,
+    /// Says that it wrote the record.
+    NeverRestamps,
+    /// Says that it wrote the record of what is not there.
+    RestampsAnything,
 }
 
 struct Liar {
@@ -47,6 +51,13 @@ impl TierStore for Liar {
         match (lie, op) {
             (Lie::Silent, StoreOp::Erase { .. }) => drop(done),
             (Lie::NeverErases, StoreOp::Erase { .. }) => done(Ok(())),
+            (Lie::NeverRestamps, StoreOp::Restamp { key, place, .. }) => {
+                let record = super::rig::Block::record(super::rig::WRITTEN);
+                self.truth.submit(StoreOp::Restamp { key, place, record }, done);
+            }
+            (Lie::RestampsAnything, StoreOp::Restamp { .. }) => {
+                self.truth.submit(op, Box::new(move |_| done(Ok(()))));
+            }
             (Lie::NeverVerifies, StoreOp::Read { .. }) => self.truth.submit(
                 op,
                 Box::new(move |result| match result {
@@ -84,6 +95,8 @@ fn every_liar_is_caught() {
         (Lie::NeverErases, "ended as Ok"),
         (Lie::WritesTooFar, "came back with other bytes"),
         (Lie::ChangesTheHeader, "came back with other bytes"),
+        (Lie::NeverRestamps, "ended as (Ok, Some(70))"),
+        (Lie::RestampsAnything, "ended as Ok"),
     ];
     for (lie, want) in lies {
         let check = || {

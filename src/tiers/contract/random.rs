@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use rand::Rng;
 
+use crate::domain::tier::Tier;
 use crate::env::{SeededRng, random_bytes, seeded_rng};
 use crate::tiers::memory::MemoryStore;
 
@@ -21,6 +22,8 @@ enum Op {
     Write,
     Read,
     Erase,
+    Restamp(u8),
+    Peek,
     Restart,
 }
 
@@ -64,19 +67,25 @@ fn run(make: &dyn Fn() -> Fixture, seed: u64) {
 
 fn any_op(rng: &mut SeededRng) -> Op {
     match rng.random_range(0..100) {
-        0..40 => Op::Write,
-        40..80 => Op::Read,
-        80..97 => Op::Erase,
+        0..35 => Op::Write,
+        35..70 => Op::Read,
+        70..83 => Op::Erase,
+        83..93 => Op::Restamp(rng.random_range(0..=100)),
+        93..97 => Op::Peek,
         _ => Op::Restart,
     }
 }
 
-fn perform(rig: &Rig, op: Op, block: Block, chunk: u32, slot: u32) -> Ended {
+/// How it ended, and the priority in the record of what was found.
+fn perform(rig: &Rig, op: Op, block: Block, chunk: u32, slot: u32) -> (Ended, Option<u8>) {
     let place = rig.place(chunk.into(), slot, block.payload_bytes);
     match op {
-        Op::Write => rig.write(block, place),
+        Op::Write => (rig.write(block, place), None),
         Op::Read => rig.read(block, place),
-        Op::Erase => rig.erase(block, place),
+        Op::Erase => (rig.erase(block, place), None),
+        Op::Restamp(priority) => (rig.restamp(block, place, priority), None),
+        Op::Peek if rig.tier() == Tier::Object => rig.peek(block),
+        Op::Peek => (Ended::Ok, None),
         Op::Restart => unreachable!("the model does not restart"),
     }
 }

@@ -8,7 +8,9 @@ use crate::domain::block::Key;
 use crate::domain::retention::RetentionRecord;
 use crate::domain::tier::Tier;
 use crate::domain::units::{CHUNK_BYTES, Time};
-use crate::tiers::frame::{self, HEADER_BYTES, HEADER_SPAN_BYTES, HeaderDraft};
+use crate::tiers::frame::{
+    self, FrameHeader, HEADER_BYTES, HEADER_SPAN_BYTES, HeaderDraft, RECORDS,
+};
 use crate::tiers::store::{FrameMeta, FrameSpan, Place, StoreError, StoreOp, TierStore};
 
 use super::{Fixture, STAGING_FRAME_BYTES, STAGING_FRAMES};
@@ -18,6 +20,9 @@ const PATIENCE: Duration = Duration::from_mins(1);
 
 /// What untouched staging memory holds.
 const GUARD: u8 = 0xee;
+
+/// The priority in the record of every frame that the suite writes.
+pub(super) const WRITTEN: u8 = 70;
 
 /// A block of the suite: its number decides its key and its bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,11 +37,15 @@ impl Block {
         super::namespace(self.payload_bytes).digest().key(&name)
     }
 
+    pub(super) fn record(priority: u8) -> RetentionRecord {
+        RetentionRecord { priority, ..RetentionRecord::default() }
+    }
+
     fn draft(self) -> HeaderDraft {
         let namespace = super::namespace(self.payload_bytes).digest();
         let parent = (self.number % 2 == 1).then(|| namespace.key(b"parent"));
         let created_at = Time { micros: 1_700_000_000_000_000 + u64::from(self.number) };
-        let record = RetentionRecord { priority: 70, ..RetentionRecord::default() };
+        let record = Self::record(WRITTEN);
         let position = self.number;
         let meta = FrameMeta { key: self.key(), parent, position, created_at, record };
         HeaderDraft { namespace, meta, payload_bytes: self.payload_bytes.into(), node_id: [5; 16] }
@@ -155,9 +164,14 @@ impl Rig {
         span
     }
 
-    /// Whether staging frame `index` holds the block, header and payload, and nothing behind it was
-    /// touched.
+    /// Whether staging frame `index` holds the block as it was written.
     pub(super) fn holds(&self, index: u32, block: Block) -> bool {
+        self.holds_with(index, block) == Some(WRITTEN)
+    }
+
+    /// The priority in the record of the block that staging frame `index` holds, if that is the
+    /// block, header and payload, and nothing behind it was touched.
+    fn holds_with(&self, index: u32, block: Block) -> Option<u8> {
         let span = self.span(index, block);
         // SAFETY: as in `fill`; no operation is under way on this frame.
         let found = unsafe { self.fixture.arena.bytes(guarded(span)) };
@@ -165,8 +179,11 @@ impl Rig {
         // SAFETY: as above; the last frame is used only here.
         let wanted = unsafe { self.fixture.arena.bytes(spare) };
         let used = HEADER_BYTES + block.payload_bytes as usize;
-        found[..used] == wanted[..used]
-            && found[span.bytes as usize..].iter().all(|byte| *byte == GUARD)
+        let whole = found[..RECORDS.start] == wanted[..RECORDS.start]
+            && found[RECORDS.end..used] == wanted[RECORDS.end..used]
+            && found[span.bytes as usize..].iter().all(|byte| *byte == GUARD);
+        let record = FrameHeader::parse(found).ok()?.meta.record;
+        (whole && record == Block::record(record.priority)).then_some(record.priority)
     }
 
     pub(super) fn write(&self, block: Block, place: Place) -> Ended {
@@ -174,12 +191,36 @@ impl Rig {
         self.run(|| StoreOp::Write { key: block.key(), place, frame })
     }
 
-    /// Reads, and checks the bytes of what ends as `Ok`.
-    pub(super) fn read(&self, block: Block, place: Place) -> Ended {
+    /// Reads, and checks the bytes of what ends as `Ok`; gives the record's priority.
+    pub(super) fn read(&self, block: Block, place: Place) -> (Ended, Option<u8>) {
         let frame = self.blank(1, block);
         let ended = self.run(|| StoreOp::Read { key: block.key(), place, frame });
-        assert!(ended != Ended::Ok || self.holds(1, block), "{block:?} came back with other bytes");
-        ended
+        if ended != Ended::Ok {
+            return (ended, None);
+        }
+        let found = self.holds_with(1, block);
+        assert!(found.is_some(), "{block:?} came back with other bytes");
+        (ended, found)
+    }
+
+    pub(super) fn read_at(&self, (block, place): (Block, Place)) -> (Ended, Option<u8>) {
+        self.read(block, place)
+    }
+
+    pub(super) fn restamp(&self, block: Block, place: Place, priority: u8) -> Ended {
+        let record = Block::record(priority);
+        self.run(|| StoreOp::Restamp { key: block.key(), place, record })
+    }
+
+    /// What the header says when it is asked for alone: of stores that are asked by key.
+    pub(super) fn peek(&self, block: Block) -> (Ended, Option<u8>) {
+        let (tell, told) = sync_channel(1);
+        let heard = Box::new(move |found| tell.send(found).unwrap_or_default());
+        self.fixture.store.peek(block.key(), heard);
+        let found = told.recv_timeout(PATIENCE).expect("whoever peeks is told");
+        let meta = found.as_ref().ok().map(|header| header.meta);
+        assert!(meta.is_none_or(|meta| meta.key == block.key()), "{block:?} is another one");
+        ((&found.map(drop)).into(), meta.map(|meta| meta.record.priority))
     }
 
     pub(super) fn erase(&self, block: Block, place: Place) -> Ended {
@@ -201,15 +242,16 @@ impl Rig {
         true
     }
 
-    /// The keys that a scan finds, sorted, each with its place unless the tier has none.
-    pub(super) fn scan(&self) -> Vec<(Key, Option<Place>)> {
+    /// The keys that a scan finds, sorted, each with its place unless the tier has none, and the
+    /// record's priority.
+    pub(super) fn scan(&self) -> Vec<(Key, Option<Place>, u8)> {
         let mut found = Vec::new();
         let by_key = self.tier() == Tier::Object;
         self.fixture
             .store
             .scan(&mut |frame| {
                 let place = (!by_key).then_some(frame.place);
-                found.push((frame.header.meta.key, place));
+                found.push((frame.header.meta.key, place, frame.header.meta.record.priority));
             })
             .expect("a store that was just opened can be scanned");
         found.sort_unstable();

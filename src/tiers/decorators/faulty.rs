@@ -15,7 +15,7 @@ use crate::domain::tier::Tier;
 use crate::env::{SeededRng, seeded_rng};
 use crate::tiers::dram::Arena;
 use crate::tiers::frame::{self, FrameHeader, HEADER_BYTES};
-use crate::tiers::store::{Done, FoundFrame, FrameSpan, StoreError, StoreOp, TierStore};
+use crate::tiers::store::{Done, FoundFrame, FrameSpan, Peeked, StoreError, StoreOp, TierStore};
 use crate::tiers::ticket::{Gate, OPS_MAX_DEFAULT};
 
 /// What goes wrong how often: rates from 0 (never, the default) to 1 (always). At most one fault
@@ -29,7 +29,7 @@ pub struct FaultPlan {
     pub lost: f64,
     /// Carried out, and then answered `Io`: nobody can tell that it was.
     pub io_after: f64,
-    /// Reads only: answered `Missing`; or a bit of what was read is flipped.
+    /// Reads and peeks only: answered `Missing`; or a bit of what was read is flipped.
     pub missing: f64,
     pub corrupt: f64,
     /// Answered later, by up to `delay_max`.
@@ -72,12 +72,11 @@ impl Faulty {
 
     /// What happens to this operation. The same seed and the same operations in the same order
     /// give the same.
-    fn draw(&self, op: &StoreOp) -> (Fault, Duration) {
+    fn draw(&self, reads: bool) -> (Fault, Duration) {
         let plan = &self.plan;
         let mut rng = self.rng.lock().unwrap_or_else(PoisonError::into_inner);
         // Always as many numbers, so that one operation's kind does not shift the next one's fate.
         let (mut fate, bit, late, delay): (f64, u64, f64, f64) = rng.random();
-        let reads = matches!(op, StoreOp::Read { .. });
         let only_reads = |rate: f64| if reads { rate } else { 0.0 };
         let faults = [
             (Fault::Busy, plan.busy),
@@ -108,7 +107,7 @@ impl TierStore for Faulty {
 
     fn submit(&self, op: StoreOp, done: Done) {
         let Some(ticket) = self.gate.admit(op, done) else { return };
-        let (fault, delay) = self.draw(&op);
+        let (fault, delay) = self.draw(matches!(op, StoreOp::Read { .. }));
         let later = Arc::clone(&self.later);
         let answer = move |result: Result<(), StoreError>| {
             let due = later.now() + delay;
@@ -140,6 +139,18 @@ impl TierStore for Faulty {
         }
     }
 
+    fn peek(&self, key: Key, told: Peeked) {
+        let fault = match self.draw(true).0 {
+            Fault::None => return self.store.peek(key, told),
+            Fault::Busy => StoreError::Busy,
+            Fault::Lost => StoreError::TierLost("as planned".into()),
+            Fault::Missing => StoreError::Missing("as planned".into()),
+            Fault::Corrupt(_) => StoreError::Corrupt("as planned".into()),
+            Fault::Io | Fault::IoAfter => planned_io(),
+        };
+        told(Err(fault));
+    }
+
     fn scan(&self, found: &mut dyn FnMut(FoundFrame)) -> Result<(), StoreError> {
         self.store.scan(found)
     }
@@ -154,8 +165,11 @@ fn flip_bit(arena: &Arena, key: Key, frame: FrameSpan, bit: u64) -> Result<(), S
     // SAFETY: the read is over but not answered: this still owns its span.
     let bytes = unsafe { arena.bytes_mut(frame) };
     let payload_bytes = FrameHeader::decode(bytes)?.payload_bytes;
-    let bit = bit % ((HEADER_BYTES as u64 + payload_bytes) * 8);
-    if let Some(byte) = usize::try_from(bit / 8).ok().and_then(|at| bytes.get_mut(at)) {
+    // Not of the two records: a header without one of them is whole.
+    let bit = bit % ((HEADER_BYTES as u64 - frame::RECORDS.len() as u64 + payload_bytes) * 8);
+    let at = usize::try_from(bit / 8).unwrap_or(usize::MAX);
+    let at = if at < frame::RECORDS.start { at } else { at.saturating_add(frame::RECORDS.len()) };
+    if let Some(byte) = bytes.get_mut(at) {
         *byte ^= 1 << (bit % 8);
     }
     frame::verify(bytes, key).map(|_| ())

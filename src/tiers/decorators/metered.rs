@@ -6,9 +6,11 @@ use std::sync::Arc;
 
 use metrics::{Counter, Histogram, counter, histogram};
 
+use crate::domain::block::Key;
 use crate::domain::tier::Tier;
 use crate::env::Stopwatch;
-use crate::tiers::store::{Done, FoundFrame, StoreError, StoreOp, TierStore};
+use crate::tiers::frame::FrameHeader;
+use crate::tiers::store::{Done, FoundFrame, Peeked, StoreError, StoreOp, TierStore};
 
 /// How long operations took, in seconds, by tier and op.
 pub const OP_SECONDS: &str = "terrace_tier_op_seconds";
@@ -24,6 +26,8 @@ pub struct Metered {
     writes: Arc<Meter>,
     reads: Arc<Meter>,
     erases: Arc<Meter>,
+    restamps: Arc<Meter>,
+    peeks: Arc<Meter>,
 }
 
 struct Meter {
@@ -43,7 +47,14 @@ impl Metered {
                 errors: counter!(ERRORS_TOTAL, "tier" => tier, "op" => op),
             })
         };
-        Self { store, writes: meter("write"), reads: meter("read"), erases: meter("erase") }
+        Self {
+            store,
+            writes: meter("write"),
+            reads: meter("read"),
+            erases: meter("erase"),
+            restamps: meter("restamp"),
+            peeks: meter("peek"),
+        }
     }
 }
 
@@ -57,6 +68,7 @@ impl TierStore for Metered {
             StoreOp::Write { frame, .. } => (&self.writes, frame.bytes),
             StoreOp::Read { frame, .. } => (&self.reads, frame.bytes),
             StoreOp::Erase { .. } => (&self.erases, 0),
+            StoreOp::Restamp { .. } => (&self.restamps, 0),
         };
         let (meter, watch) = (Arc::clone(meter), Stopwatch::start());
         let measured = move |result: Result<(), StoreError>| {
@@ -68,6 +80,19 @@ impl TierStore for Metered {
             done(result);
         };
         self.store.submit(op, Box::new(measured));
+    }
+
+    fn peek(&self, key: Key, told: Peeked) {
+        let (meter, watch) = (Arc::clone(&self.peeks), Stopwatch::start());
+        let measured = move |found: Result<FrameHeader, StoreError>| {
+            meter.seconds.record(watch.elapsed().as_secs_f64());
+            // Not being there is what most of them are asked for.
+            if !matches!(found, Ok(_) | Err(StoreError::Missing(_))) {
+                meter.errors.increment(1);
+            }
+            told(found);
+        };
+        self.store.peek(key, Box::new(measured));
     }
 
     fn scan(&self, found: &mut dyn FnMut(FoundFrame)) -> Result<(), StoreError> {

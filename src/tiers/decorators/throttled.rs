@@ -9,9 +9,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::later::Later;
+use crate::domain::block::Key;
 use crate::domain::tier::Tier;
 use crate::domain::units::Time;
-use crate::tiers::store::{Done, FoundFrame, StoreError, StoreOp, TierStore};
+use crate::tiers::frame::FrameHeader;
+use crate::tiers::store::{Done, FoundFrame, Peeked, StoreError, StoreOp, TierStore};
 use crate::tiers::ticket::{Gate, OPS_MAX_DEFAULT};
 
 /// How slow. The default is no limit at all.
@@ -58,7 +60,7 @@ impl Throttled {
             StoreOp::Write { frame, .. } => {
                 (&mut lanes.writes_end, frame.bytes, self.limits.write_bytes_per_s)
             }
-            StoreOp::Erase { .. } => (&mut lanes.writes_end, 0, None),
+            StoreOp::Erase { .. } | StoreOp::Restamp { .. } => (&mut lanes.writes_end, 0, None),
         };
         let now = self.later.now();
         let taken = rate.map_or(Duration::ZERO, |rate| {
@@ -81,6 +83,14 @@ impl TierStore for Throttled {
             later.at(due, Box::new(move || ticket.finish(result)));
         };
         self.store.submit(op, Box::new(done));
+    }
+
+    fn peek(&self, key: Key, told: Peeked) {
+        let (due, later) = (self.later.now() + self.limits.latency, Arc::clone(&self.later));
+        let told = move |found: Result<FrameHeader, StoreError>| {
+            later.at(due, Box::new(move || told(found)));
+        };
+        self.store.peek(key, Box::new(told));
     }
 
     fn scan(&self, found: &mut dyn FnMut(FoundFrame)) -> Result<(), StoreError> {

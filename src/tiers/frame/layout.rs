@@ -32,20 +32,32 @@ pub(super) const AT_PAYLOAD_BYTES: usize = 96;
 const AT_PAYLOAD_CHECKSUM: usize = 104;
 const AT_CREATED: usize = 112;
 const AT_NODE: usize = 120;
-// 136..160 is reserved.
-pub(super) const AT_RECORD: usize = 160;
-// 192..224 is reserved for the retention record, 224..256 for the header.
+// 136..256 is reserved.
 
-/// Bytes of the page that this version gives a meaning to or holds back.
+/// Bytes of the page, from its start, that this version gives a meaning to or holds back; the two
+/// records stand behind them.
 pub(super) const USED_BYTES: u32 = 256;
+
+/// What a device writes whole or not at all, at the least.
+const SECTOR_BYTES: usize = 512;
+/// Where the two records stand: a sector each, so that a torn write of the page costs one of them.
+pub(super) const RECORDS_AT: [usize; 2] = [SECTOR_BYTES, 2 * SECTOR_BYTES];
+/// What stands between the header's fields and the rest of the page, outside the header's checksum.
+pub(super) const RECORDS: std::ops::Range<usize> = RECORDS_AT[0]..RECORDS_AT[1] + SECTOR_BYTES;
+
+// Inside a record's sector.
+pub(super) const IN_CHECKSUM: usize = 0;
+pub(super) const IN_SEQUENCE: usize = 8;
+pub(super) const IN_RECORD: usize = 16;
+// 48..80 is reserved for the record, 80..512 for what stands beside it.
 
 pub(super) const FLAG_HAS_PARENT: u32 = 1;
 pub(super) const FLAG_ERASED: u32 = 1 << 1;
 /// Flags that a reader must know to read the frame; it may pass over the others.
 pub(super) const FLAGS_CRITICAL: u32 = 0xffff;
 
-const _: () = assert!(AT_RECORD + 64 + 32 == USED_BYTES as usize);
-const _: () = assert!(AT_NODE + 16 <= AT_RECORD && HEADER_BYTES == 4096);
+const _: () = assert!(AT_NODE + 16 <= USED_BYTES as usize && HEADER_BYTES == 4096);
+const _: () = assert!(USED_BYTES as usize <= RECORDS.start && RECORDS.end < HEADER_BYTES);
 
 pub(super) fn encode(header: &FrameHeader, page: &mut Page) {
     let meta = &header.meta;
@@ -58,8 +70,20 @@ pub(super) fn encode(header: &FrameHeader, page: &mut Page) {
     put(page, AT_PAYLOAD_CHECKSUM, header.payload_checksum.to_le_bytes());
     put(page, AT_CREATED, meta.created_at.micros.to_le_bytes());
     put(page, AT_NODE, header.node_id);
-    put_record(page, &meta.record);
     finish(page, if meta.parent.is_some() { FLAG_HAS_PARENT } else { 0 });
+    put_record(page, RECORDS_AT[0], 1, &meta.record);
+}
+
+/// Writes `record` beside the one that counts, so that it counts from now on. Gives the bytes of
+/// the page that changed. The page decodes.
+pub(super) fn restamp(
+    page: &mut Page,
+    record: &RetentionRecord,
+) -> Result<std::ops::Range<usize>, FrameError> {
+    let (at, sequence) = newest_record(page)?;
+    let spare = if at == RECORDS_AT[0] { RECORDS_AT[1] } else { RECORDS_AT[0] };
+    put_record(page, spare, sequence.saturating_add(1), record);
+    Ok(spare..spare + SECTOR_BYTES)
 }
 
 pub(super) fn erased() -> Page {
@@ -83,7 +107,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<FrameHeader, FrameError> {
             parent: get_parent(page, flags)?,
             position: get_u32(page, AT_POSITION),
             created_at: Time { micros: get_u64(page, AT_CREATED) },
-            record: get_record(page)?,
+            record: get_record(page, newest_record(page)?.0 + IN_RECORD)?,
         },
         payload_bytes,
         payload_checksum: get_u64(page, AT_PAYLOAD_CHECKSUM),
@@ -134,16 +158,39 @@ fn finish(page: &mut Page, flags: u32) {
     put(page, AT_CHECKSUM, header_checksum(page).to_le_bytes());
 }
 
-/// CRC-64/NVME over the page without the checksum's own field.
+/// CRC-64/NVME over the page without the checksum's own field and without the records.
 pub(super) fn header_checksum(page: &Page) -> u64 {
     let mut digest = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc64Nvme);
     digest.update(&page[..AT_CHECKSUM]);
-    digest.update(&page[AT_FLAGS..]);
+    digest.update(&page[AT_FLAGS..RECORDS.start]);
+    digest.update(&page[RECORDS.end..]);
     digest.finalize()
 }
 
-fn put_record(page: &mut Page, record: &RetentionRecord) {
-    let at = AT_RECORD;
+/// CRC-64/NVME over the header's checksum and the record's sector behind its own: so a record that
+/// another frame left in the slot is none of this one's.
+pub(super) fn record_checksum(page: &Page, at: usize) -> u64 {
+    let mut digest = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc64Nvme);
+    digest.update(&page[AT_CHECKSUM..AT_FLAGS]);
+    digest.update(&page[at + IN_SEQUENCE..at + SECTOR_BYTES]);
+    digest.finalize()
+}
+
+/// Where the record that counts stands, and its number: the whole one written last.
+fn newest_record(page: &Page) -> Result<(usize, u64), FrameError> {
+    let whole = |at: &usize| get_u64(page, *at) == record_checksum(page, *at);
+    let number = |at: usize| (at, get_u64(page, at + IN_SEQUENCE));
+    let found = RECORDS_AT.into_iter().filter(whole).map(number);
+    // Of two with one number the first counts, whoever reads.
+    let newest = found.rev().max_by_key(|(_, sequence)| *sequence);
+    newest.ok_or_else(|| corrupt("neither of the header's two records is whole".into()))
+}
+
+fn put_record(page: &mut Page, at: usize, sequence: u64, record: &RetentionRecord) {
+    let sector = at;
+    page[sector..sector + SECTOR_BYTES].fill(0);
+    put(page, sector + IN_SEQUENCE, sequence.to_le_bytes());
+    let at = sector + IN_RECORD;
     page[at] = record.priority.min(PRIORITY_MAX);
     page[at + 1] = record.kind as u8;
     page[at + 2] = record.floor as u8;
@@ -152,10 +199,10 @@ fn put_record(page: &mut Page, record: &RetentionRecord) {
     put(page, at + 8, record.priority_until.micros.to_le_bytes());
     put(page, at + 16, record.shield_until.micros.to_le_bytes());
     put(page, at + 24, record.delete_after.micros.to_le_bytes());
+    put(page, sector + IN_CHECKSUM, record_checksum(page, sector).to_le_bytes());
 }
 
-fn get_record(page: &Page) -> Result<RetentionRecord, FrameError> {
-    let at = AT_RECORD;
+fn get_record(page: &Page, at: usize) -> Result<RetentionRecord, FrameError> {
     let number = |offset: usize| usize::from(page[at + offset]);
     let unknown = |what: &str, value: usize| corrupt(format!("the record's {what} is {value}"));
     let priority = page[at];

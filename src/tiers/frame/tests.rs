@@ -3,7 +3,8 @@
 use proptest::prelude::*;
 
 use super::layout::{
-    self, AT_CHECKSUM, AT_FLAGS, AT_PAYLOAD_BYTES, AT_RECORD, AT_USED, AT_VERSION,
+    self, AT_CHECKSUM, AT_FLAGS, AT_PAYLOAD_BYTES, AT_USED, AT_VERSION, IN_RECORD, IN_SEQUENCE,
+    RECORDS_AT,
 };
 use super::*;
 use crate::domain::namespace::PAYLOAD_BYTES_MAX;
@@ -33,14 +34,27 @@ fn page_of(header: &FrameHeader) -> [u8; HEADER_BYTES] {
     page
 }
 
-/// Writes `bytes` at `at` of a good page and makes its checksum right again.
+/// Writes `bytes` at `at` of a good page and makes its checksums right again.
 fn resealed(at: usize, bytes: &[u8]) -> [u8; HEADER_BYTES] {
     let mut page = page_of(&header());
     page[at..at + bytes.len()].copy_from_slice(bytes);
-    let sum = layout::header_checksum(&page);
-    page[AT_CHECKSUM..AT_FLAGS].copy_from_slice(&sum.to_le_bytes());
+    resum(&mut page);
     page
 }
+
+fn resum(page: &mut [u8; HEADER_BYTES]) {
+    let sum = layout::header_checksum(page);
+    page[AT_CHECKSUM..AT_FLAGS].copy_from_slice(&sum.to_le_bytes());
+    for at in RECORDS_AT {
+        if page[at + IN_SEQUENCE] > 0 {
+            let sum = layout::record_checksum(page, at);
+            page[at..at + 8].copy_from_slice(&sum.to_le_bytes());
+        }
+    }
+}
+
+/// The first record's bytes.
+const AT_RECORD: usize = RECORDS_AT[0] + IN_RECORD;
 
 fn said(page: &[u8]) -> String {
     match FrameHeader::parse(page) {
@@ -102,8 +116,13 @@ fn the_drawing_holds() {
     assert_eq!(page[104..112], 0x1234_5678_9abc_def0_u64.to_le_bytes());
     assert_eq!(page[112..120], 99_u64.to_le_bytes());
     assert_eq!(page[120..136], [9; 16]);
-    assert_eq!(page[160..168], [35, 0, 3, 0, 0, 0, 0, 0]);
-    assert!(page[136..160].iter().chain(&page[168..]).all(|byte| *byte == 0));
+    assert_eq!(page[520..528], 1_u64.to_le_bytes());
+    assert_eq!(page[528..536], [35, 0, 3, 0, 0, 0, 0, 0]);
+    assert!(page[136..512].iter().chain(&page[536..]).all(|byte| *byte == 0));
+    let [header, record] = [16, 512].map(|at| page[at..at + 8].to_vec());
+    let summed = [&page[..16], &page[24..512], &page[1536..]].concat();
+    assert_eq!(header, checksum(&summed).to_le_bytes());
+    assert_eq!(record, checksum(&[&header, &page[520..1024]].concat()).to_le_bytes());
 }
 
 #[test]
@@ -197,7 +216,74 @@ prop_compose! {
     }
 }
 
+fn record(priority: u8) -> RetentionRecord {
+    RetentionRecord { priority, ..RetentionRecord::default() }
+}
+
+fn priority_of(page: &[u8]) -> Option<u8> {
+    FrameHeader::parse(page).ok().map(|header| header.meta.record.priority)
+}
+
+#[test]
+fn the_record_written_last_counts_and_each_takes_the_others_place() {
+    let mut frame = sealed(&[5; 5000]);
+    let before = frame.clone();
+    for (priority, wanted) in [(1, 1024..1536), (2, 512..1024), (3, 1024..1536)] {
+        assert_eq!(restamp(&mut frame, Key([1; 16]), &record(priority)).unwrap(), wanted);
+        let found = verify(&frame, Key([1; 16])).unwrap();
+        assert_eq!(found.meta.record, record(priority));
+    }
+    assert_eq!((&frame[..512], &frame[1536..]), (&before[..512], &before[1536..]));
+    assert_eq!(frame[520], 3, "the one before the last is still there");
+}
+
+#[test]
+fn another_block_s_page_and_no_page_take_no_record() {
+    let missing = |result| matches!(result, Err(StoreError::Missing(_)));
+    let corrupt = |result| matches!(result, Err(StoreError::Corrupt(_)));
+    let mut frame = page_of(&header()).to_vec();
+    let before = frame.clone();
+    assert!(corrupt(restamp(&mut frame, Key([8; 16]), &record(1))));
+    assert_eq!(frame, before);
+    assert!(corrupt(restamp(&mut frame[..4000], Key([1; 16]), &record(1))));
+    assert!(missing(restamp(&mut vec![0; HEADER_BYTES], Key([1; 16]), &record(1))));
+    assert!(missing(restamp(&mut erased_page(), Key([1; 16]), &record(1))));
+}
+
+#[test]
+fn a_record_that_another_frame_left_behind_does_not_count() {
+    let mut other = page_of(&FrameHeader { payload_checksum: 77, ..header() });
+    restamp(&mut other, Key([1; 16]), &record(90)).unwrap();
+    let mut page = page_of(&header());
+    page[1024..1536].copy_from_slice(&other[1024..1536]);
+    assert_eq!(priority_of(&page), Some(35));
+}
+
 proptest! {
+    #[test]
+    fn a_torn_restamp_leaves_the_old_record_or_the_new_one(
+        header in any_header(),
+        records in prop::collection::vec(any_record(), 1..4),
+        torn in 0..=HEADER_BYTES,
+        backwards in any::<bool>(),
+    ) {
+        let mut page = page_of(&header);
+        for (index, record) in records.iter().enumerate() {
+            let old = page;
+            restamp(&mut page, header.meta.key, record).unwrap();
+            let wanted = FrameHeader { meta: FrameMeta { record: *record, ..header.meta }, ..header };
+            prop_assert_eq!(FrameHeader::parse(&page), Ok(wanted));
+            // Half of the page is the new one's, wherever the cut lies.
+            let (mut mixed, range) = (old, if backwards { torn..HEADER_BYTES } else { 0..torn });
+            mixed[range.clone()].copy_from_slice(&page[range]);
+            let before = if index == 0 { header.meta.record } else { records[index - 1] };
+            let found = FrameHeader::parse(&mixed).unwrap();
+            prop_assert!([before, *record].contains(&found.meta.record));
+            let rest = FrameHeader { meta: FrameMeta { record: *record, ..found.meta }, ..found };
+            prop_assert_eq!(rest, wanted);
+        }
+    }
+
     #[test]
     fn any_bytes_are_answered(bytes in prop::collection::vec(any::<u8>(), 0..2 * HEADER_BYTES)) {
         let _ = FrameHeader::parse(&bytes);
@@ -206,12 +292,19 @@ proptest! {
 
     #[test]
     fn any_fields_behind_a_right_checksum_are_answered(
-        bytes in prop::collection::vec(any::<u8>(), 232),
+        fields in prop::collection::vec(any::<u8>(), 232),
+        records in prop::collection::vec(any::<u8>(), 1024),
     ) {
-        // Random pages never pass the checksum; these do, and what decodes says the same again.
-        let page = resealed(AT_FLAGS, &bytes);
+        // Random pages never pass the checksums; these do, and what decodes says the same again.
+        let mut page = resealed(AT_FLAGS, &fields);
+        page[RECORDS_AT[0]..RECORDS_AT[0] + 1024].copy_from_slice(&records);
+        resum(&mut page);
         if let Ok(header) = FrameHeader::parse(&page) {
             prop_assert_eq!(FrameHeader::parse(&page_of(&header)), Ok(header));
+            let mut again = page;
+            restamp(&mut again, header.meta.key, &record(1)).unwrap();
+            let tied = page[RECORDS_AT[0] + IN_SEQUENCE..][..8] == [255; 8];
+            prop_assert!(tied || priority_of(&again) == Some(1));
         }
     }
 
@@ -224,6 +317,11 @@ proptest! {
     fn a_flipped_bit_is_seen(header in any_header(), bit in 0..HEADER_BYTES * 8) {
         let mut page = page_of(&header);
         page[bit / 8] ^= 1 << (bit % 8);
-        prop_assert!(matches!(FrameHeader::parse(&page), Err(FrameError::Corrupt(_))));
+        let found = FrameHeader::parse(&page);
+        // Nothing was written to the second record yet, and nothing there can count.
+        let spare = (RECORDS_AT[1]..RECORDS_AT[1] + 512).contains(&(bit / 8));
+        let corrupt = matches!(found, Err(FrameError::Corrupt(_)));
+        let as_wanted = if spare { found == Ok(header) } else { corrupt };
+        prop_assert!(as_wanted);
     }
 }

@@ -93,6 +93,17 @@ impl TierStore for HbmStore {
                 self.table.headers().remove(&place.offset);
                 done(Ok(()));
             }
+            StoreOp::Restamp { key, place, record } => {
+                let mut headers = self.table.headers();
+                let header = headers.get_mut(&place.offset).ok_or_else(never_written);
+                let ended = header.and_then(|header| {
+                    header.verify_key(key)?;
+                    header.meta.record = record;
+                    Ok(())
+                });
+                drop(headers);
+                done(ended);
+            }
         }
     }
 }
@@ -123,8 +134,7 @@ impl Table {
         frame: FrameSpan,
     ) -> Result<(FrameHeader, BlockGeometry), StoreError> {
         let header = self.headers().get(&place.offset).copied();
-        let header =
-            header.ok_or_else(|| StoreError::Missing("no block was written here".into()))?;
+        let header = header.ok_or_else(never_written)?;
         header.verify_key(key)?;
         if u64::from(frame.bytes) < header.frame_bytes() {
             return Err(StoreError::Corrupt(format!("the block here does not fit {frame:?}")));
@@ -170,6 +180,10 @@ impl HbmStore {
     pub(super) fn corrupt_header(&self, place: Place) {
         self.table.corrupt_header(place);
     }
+}
+
+fn never_written() -> StoreError {
+    StoreError::Missing("no block was written here".into())
 }
 
 /// The result of a batch of one copy.

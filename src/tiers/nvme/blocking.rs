@@ -59,5 +59,6 @@ fn perform(slots: &File, arena: &Arena, erased: &Page, op: StoreOp) -> Result<()
         StoreOp::Erase { place, .. } => {
             slots.write_all_at(erased.bytes(), place.offset).map_err(failed("erase", place))
         }
+        StoreOp::Restamp { .. } => unreachable!("the stampers serve restamps"),
     }
 }

@@ -217,6 +217,7 @@ fn whole(op: &StoreOp) -> Io {
         StoreOp::Write { place, frame, .. } => (IoKind::Write, place, frame.offset, frame.bytes),
         StoreOp::Read { place, frame, .. } => (IoKind::Read, place, frame.offset, frame.bytes),
         StoreOp::Erase { place, .. } => (IoKind::Erase, place, 0, HEADER_SPAN_BYTES),
+        StoreOp::Restamp { .. } => unreachable!("the stampers serve restamps"),
     };
     Io { kind, file_offset: place.offset, memory_offset, bytes }
 }

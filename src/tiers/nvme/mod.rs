@@ -4,6 +4,7 @@
 //!   submit --+-------------------> engine (ring or blocking threads) --> verifiers --> done
 //!            |                        ^
 //!            +--> clerk (new cut) ----+
+//!            +--> stampers (a record in a header) -----------------------------> done
 //! ```
 //! The address space is the file: a place's offset is the file's. Never chooses places, never
 //! evicts, and never truncates what it finds.
@@ -14,6 +15,7 @@ mod home;
 mod page;
 mod queue;
 mod recovery;
+mod stamp;
 mod store;
 mod superblock;
 mod table;

@@ -10,7 +10,7 @@ use super::home::Home;
 use super::queue::{Bell, Queue};
 use super::table::{ChunkTable, Clerk};
 use super::uring::{self, Parts};
-use super::{Engine, EngineChoice, NvmeConfig, NvmeFacts, blocking, recovery};
+use super::{Engine, EngineChoice, NvmeConfig, NvmeFacts, blocking, recovery, stamp};
 use crate::domain::block::Key;
 use crate::domain::tier::Tier;
 use crate::domain::units::PAGE_BYTES;
@@ -37,6 +37,7 @@ pub struct NvmeStore {
     /// Dropped in this order: the clerk sends to the engine until it ends.
     clerk: Line,
     engine: Line,
+    stampers: Line,
     /// Holds the folder's lock until the last thread is gone.
     _lock: File,
 }
@@ -77,6 +78,9 @@ impl NvmeStore {
         };
         let mut clerk = Line { queue, workers: Workers::default() };
         clerk.workers.start_one("nvme-clerk", move || desk.run()).map_err(no_thread)?;
+        let (queue, waiting) = Queue::new(config.ops_max, None);
+        let mut stampers = Line { queue, workers: Workers::default() };
+        stamp::start(&mut stampers.workers, &slots, &waiting).map_err(no_thread)?;
         let store = Self {
             gate: Gate::new(config.ops_max),
             table,
@@ -84,6 +88,7 @@ impl NvmeStore {
             slots,
             clerk,
             engine,
+            stampers,
             _lock: home.lock,
         };
         Ok((store, facts))
@@ -99,11 +104,11 @@ impl NvmeStore {
             }
             StoreOp::Read { place, frame, .. } => {
                 self.check(place, Some(frame))?;
-                if self.table.is_cut_for(place) {
-                    return Ok(Route::Engine);
-                }
-                let said = format!("nothing was ever written in slots of {}", place.slot_bytes);
-                Err(StoreError::Missing(said))
+                self.check_cut(place).map(|()| Route::Engine)
+            }
+            StoreOp::Restamp { place, .. } => {
+                self.check(place, None)?;
+                self.check_cut(place).map(|()| Route::Stampers)
             }
             StoreOp::Erase { place, .. } => {
                 self.check(place, None)?;
@@ -111,6 +116,14 @@ impl NvmeStore {
                 Ok(if self.table.is_cut_for(place) { Route::Engine } else { Route::Nowhere })
             }
         }
+    }
+
+    fn check_cut(&self, place: Place) -> Result<(), StoreError> {
+        if self.table.is_cut_for(place) {
+            return Ok(());
+        }
+        let said = format!("nothing was ever written in slots of {}", place.slot_bytes);
+        Err(StoreError::Missing(said))
     }
 
     fn check(&self, place: Place, frame: Option<FrameSpan>) -> Result<(), StoreError> {
@@ -145,6 +158,7 @@ impl NvmeStore {
 enum Route {
     Engine,
     Clerk,
+    Stampers,
     Nowhere,
 }
 
@@ -158,6 +172,7 @@ impl TierStore for NvmeStore {
         match self.route(&ticket.op) {
             Ok(Route::Engine) => self.engine.queue.push(ticket),
             Ok(Route::Clerk) => self.clerk.queue.push(ticket),
+            Ok(Route::Stampers) => self.stampers.queue.push(ticket),
             Ok(Route::Nowhere) => ticket.finish(Ok(())),
             Err(error) => ticket.finish(Err(error)),
         }

@@ -162,6 +162,6 @@ impl Clerk {
 fn place_of(ticket: &Ticket) -> Option<Place> {
     match ticket.op {
         StoreOp::Write { place, .. } => Some(place),
-        StoreOp::Read { .. } | StoreOp::Erase { .. } => None,
+        StoreOp::Read { .. } | StoreOp::Erase { .. } | StoreOp::Restamp { .. } => None,
     }
 }

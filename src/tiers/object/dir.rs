@@ -10,15 +10,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::question::Question;
 use super::{FORMAT_PREFIX, ObjectOptions, object_name};
 use crate::domain::block::Key;
+use crate::domain::retention::RetentionRecord;
 use crate::domain::tier::Tier;
 use crate::env;
 use crate::tiers::dram::Arena;
 use crate::tiers::frame::{self, FrameHeader, HEADER_BYTES};
 use crate::tiers::open::OpenError;
-use crate::tiers::store::{Done, FrameSpan, StoreError, StoreOp, TierStore};
-use crate::tiers::ticket::Gate;
+use crate::tiers::store::{Done, FrameSpan, Peeked, StoreError, StoreOp, TierStore};
+use crate::tiers::ticket::{Gate, Ticket};
 use crate::tiers::workers::Pool;
 
 /// More threads than this only wait for the same disk.
@@ -32,6 +34,8 @@ pub struct DirStore {
     gate: Arc<Gate>,
     folder: Arc<Folder>,
     pool: Pool,
+    /// Headers are asked for while somebody waits: not behind whole frames.
+    questions: Pool<Question>,
 }
 
 impl DirStore {
@@ -49,12 +53,19 @@ impl DirStore {
         folder.prepare()?;
         let (at_work, arena) = (Arc::clone(&folder), Arc::clone(arena));
         let threads = options.concurrency.min(THREADS_MAX);
-        let pool = Pool::start("object-dir", threads, options.ops_max, move |ticket| {
+        let pool = Pool::start("object-dir", threads, options.ops_max, move |ticket: Ticket| {
             let result = at_work.perform(&arena, ticket.op);
             ticket.finish(result);
         })
-        .map_err(|source| OpenError::Io { what: "can't start the object tier".into(), source })?;
-        Ok(Self { gate: Gate::new(options.ops_max), folder, pool })
+        .map_err(no_thread)?;
+        let asked = Arc::clone(&folder);
+        let questions =
+            Pool::start("object-peek", threads, options.ops_max, move |one: Question| {
+                let found = asked.peek(one.key);
+                one.answer(found);
+            })
+            .map_err(no_thread)?;
+        Ok(Self { gate: Gate::new(options.ops_max), folder, pool, questions })
     }
 
     /// Whether an object of this name is there; says nothing of its bytes. Blocks.
@@ -74,6 +85,14 @@ impl TierStore for DirStore {
             self.pool.push(ticket);
         }
     }
+
+    fn peek(&self, key: Key, told: Peeked) {
+        self.questions.push(Question::new(key, told));
+    }
+}
+
+fn no_thread(source: io::Error) -> OpenError {
+    OpenError::Io { what: "can't start the object tier".into(), source }
 }
 
 struct Folder {
@@ -132,14 +151,18 @@ impl Folder {
             }
             StoreOp::Read { key, frame, .. } => self.read(key, arena, frame),
             StoreOp::Erase { key, .. } => self.erase(key),
+            StoreOp::Restamp { key, record, .. } => self.restamp(key, &record),
         }
     }
 
     fn write(&self, key: Key, bytes: &[u8]) -> Result<(), StoreError> {
-        FrameHeader::decode(bytes)?.verify_key(key)?;
+        let header = FrameHeader::decode(bytes)?;
+        header.verify_key(key)?;
         let path = self.object(key);
-        if holds(&path, key, bytes.len()) {
-            return Ok(());
+        match there_already(&path, key, bytes.len()) {
+            Some(there) if there.meta.record == header.meta.record => return Ok(()),
+            Some(_) => return self.restamp(key, &header.meta.record),
+            None => {}
         }
         let fresh = self.fresh_path();
         self.write_fresh(&fresh, &path, bytes).map_err(|source| {
@@ -169,29 +192,69 @@ impl Folder {
     fn read(&self, key: Key, arena: &Arena, frame: FrameSpan) -> Result<(), StoreError> {
         let path = self.object(key);
         let failed = |error: io::Error| self.failed("read", &path)(error);
-        let foreign = |what: &str| StoreError::Corrupt(format!("{} {what}", path.display()));
-        let file = match open_object(&path) {
-            Err(error) if error.raw_os_error() == Some(libc::ELOOP) => {
-                return Err(foreign("is a link"));
-            }
-            result => result.map_err(failed)?,
-        };
-        let found = file.metadata().map_err(failed)?;
-        if !found.is_file() {
-            return Err(foreign("is not a plain file"));
-        }
-        let bytes = match u32::try_from(found.len()) {
+        let foreign = |what: &str| foreign(&path, what);
+        let (file, found_bytes) = self.open_plain(Way::Read, &path)?;
+        let bytes = match u32::try_from(found_bytes) {
             Ok(bytes) if bytes <= frame.bytes => bytes,
-            _ => return Err(foreign(&format!("has {} bytes, not {}", found.len(), frame.bytes))),
+            _ => return Err(foreign(&format!("has {found_bytes} bytes, not {}", frame.bytes))),
         };
         // SAFETY: the operation owns the span until it is done.
         let into = unsafe { arena.bytes_mut(FrameSpan { bytes, ..frame }) };
         file.read_exact_at(into, 0).map_err(failed)?;
         match frame::verify(into, key) {
-            // Something is there, so it is not a block's object that is missing.
-            Err(StoreError::Missing(why)) => Err(foreign(&format!("is no frame: {why}"))),
-            result => result.map(|_| ()),
+            Err(error) => Err(no_frame(&path, error)),
+            Ok(_) => Ok(()),
         }
+    }
+
+    /// What the object's header says.
+    fn peek(&self, key: Key) -> Result<FrameHeader, StoreError> {
+        let path = self.object(key);
+        let (_, page) = self.open_header(Way::Read, &path)?;
+        let header = FrameHeader::decode(&*page).map_err(|error| no_frame(&path, error))?;
+        header.verify_key(key).map(|()| header)
+    }
+
+    /// Writes the record's sector in place: the header keeps the other one, and so the block.
+    fn restamp(&self, key: Key, record: &RetentionRecord) -> Result<(), StoreError> {
+        let path = self.object(key);
+        let (file, mut page) = self.open_header(Way::ReadWrite, &path)?;
+        let changed =
+            frame::restamp(&mut *page, key, record).map_err(|error| no_frame(&path, error))?;
+        let written = file.write_all_at(&page[changed.clone()], changed.start as u64);
+        let synced = written.and_then(|()| if self.fsync { file.sync_data() } else { Ok(()) });
+        synced.map_err(self.failed(Way::ReadWrite.verb(), &path))
+    }
+
+    /// The object, if it is a plain file and not a link, and how long it is.
+    fn open_plain(&self, way: Way, path: &Path) -> Result<(File, u64), StoreError> {
+        let verb = way.verb();
+        let file = match open_object(path, way) {
+            Err(error) if error.raw_os_error() == Some(libc::ELOOP) => {
+                return Err(foreign(path, "is a link"));
+            }
+            result => result.map_err(self.failed(verb, path))?,
+        };
+        let found = file.metadata().map_err(self.failed(verb, path))?;
+        if !found.is_file() {
+            return Err(foreign(path, "is not a plain file"));
+        }
+        Ok((file, found.len()))
+    }
+
+    /// The object and its header page.
+    fn open_header(
+        &self,
+        way: Way,
+        path: &Path,
+    ) -> Result<(File, Box<[u8; HEADER_BYTES]>), StoreError> {
+        let (file, bytes) = self.open_plain(way, path)?;
+        if bytes <= HEADER_BYTES as u64 {
+            return Err(foreign(path, &format!("has {bytes} bytes: too few for a frame")));
+        }
+        let mut page = Box::new([0; HEADER_BYTES]);
+        file.read_exact_at(&mut *page, 0).map_err(self.failed(way.verb(), path))?;
+        Ok((file, page))
     }
 
     fn erase(&self, key: Key) -> Result<(), StoreError> {
@@ -217,25 +280,54 @@ impl Folder {
     }
 }
 
+/// What an object is opened for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Read,
+    /// To change the record in its header.
+    ReadWrite,
+}
+
+impl Way {
+    const fn verb(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::ReadWrite => "write a record to",
+        }
+    }
+}
+
 fn fresh_file(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
 }
 
 /// Without following a link, and without waiting for the other end of a pipe.
-fn open_object(path: &Path) -> io::Result<File> {
+fn open_object(path: &Path, way: Way) -> io::Result<File> {
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
-    OpenOptions::new().read(true).custom_flags(flags).open(path)
+    OpenOptions::new().read(true).write(way == Way::ReadWrite).custom_flags(flags).open(path)
 }
 
-/// Whether the object is there already, as far as its header tells.
-fn holds(path: &Path, key: Key, bytes: usize) -> bool {
-    let Ok(file) = open_object(path) else { return false };
+/// The header of the object, if it is there already as far as that tells.
+fn there_already(path: &Path, key: Key, bytes: usize) -> Option<FrameHeader> {
+    let file = open_object(path, Way::Read).ok()?;
     if !file.metadata().is_ok_and(|found| found.is_file() && found.len() == bytes as u64) {
-        return false;
+        return None;
     }
     let mut page = [0; HEADER_BYTES];
-    file.read_exact_at(&mut page, 0).is_ok()
-        && FrameHeader::decode(&page).is_ok_and(|header| header.verify_key(key).is_ok())
+    file.read_exact_at(&mut page, 0).ok()?;
+    FrameHeader::decode(&page).ok().filter(|header| header.verify_key(key).is_ok())
+}
+
+fn foreign(path: &Path, what: &str) -> StoreError {
+    StoreError::Corrupt(format!("{} {what}", path.display()))
+}
+
+/// Something is there, so it is not a block's object that is missing.
+fn no_frame(path: &Path, error: StoreError) -> StoreError {
+    match error {
+        StoreError::Missing(why) => foreign(path, &format!("is no frame: {why}")),
+        error => error,
+    }
 }
 
 #[cfg(test)]

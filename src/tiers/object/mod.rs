@@ -2,10 +2,12 @@
 //! it.
 //!
 //! A block's object is called `v1/<first two digits of the key>/<key in hex>`; the key is keyed by
-//! its namespace, so blocks of two namespaces never meet. An object is written once: who finds it
-//! there is done. Addresses by key alone: never looks at places, and a scan finds nothing.
+//! its namespace, so blocks of two namespaces never meet. A payload is written once: who finds it
+//! there writes at most its record. Of two nodes that write records the last one wins. Addresses by
+//! key alone: never looks at places, and a scan finds nothing.
 
 mod dir;
+mod question;
 mod s3;
 mod target;
 

@@ -10,6 +10,7 @@ use tokio::time::sleep;
 use crate::cli::daemon::{Daemon, DaemonSpec};
 use crate::cli::replay::report::{LiveReport, ReportCounts, TierTraffic};
 use crate::client::{Client, DaemonStatus};
+use crate::domain::retention::PolicyName;
 use crate::domain::tier::Tier;
 use crate::domain::units::Bytes;
 use crate::env::Stopwatch;
@@ -36,6 +37,7 @@ pub(crate) struct LivePlan {
     pub(crate) block_bytes: u64,
     pub(crate) block_tokens: u32,
     pub(crate) seed: u64,
+    pub(crate) policy: PolicyName,
 }
 
 /// What came of it.
@@ -108,7 +110,9 @@ async fn run(
     let namespace = namespace_of(plan.block_bytes, plan.block_tokens);
     progress.set_message("starting a daemon");
     let size = |tier: Tier| size_of(tier, plan.capacity_blocks[tier.index()], &namespace);
-    let daemon = Daemon::start(DaemonSpec::of_this_binary(Tier::ALL.map(size))?).await?;
+    let mut spec = DaemonSpec::of_this_binary(Tier::ALL.map(size))?;
+    spec.flags.push(("retention-policy".into(), plan.policy.name().into()));
+    let daemon = Daemon::start(spec).await?;
     let mut engine = Engine::join(&daemon.socket(), namespace, Content::new(plan.seed)).await?;
     let sampler = Sampler::start(engine.client().clone());
     let elapsed = Stopwatch::start();

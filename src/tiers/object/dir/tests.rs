@@ -176,3 +176,48 @@ fn frames_outside_the_arena_are_refused() {
         assert!(matches!(sample::run(&store, op), Err(StoreError::Io { .. })));
     }
 }
+
+#[test]
+fn a_record_is_written_in_place_and_through_no_link() {
+    let (dir, arena, store) = opened();
+    sample::write(&store, &arena, BLOCK, ANYWHERE).unwrap();
+    let path = path(dir.path(), BLOCK);
+    let before = fs::metadata(&path).unwrap().ino();
+    sample::restamp(&store, BLOCK, ANYWHERE, 80).unwrap();
+    assert_eq!(sample::peek(&store, BLOCK).unwrap(), 80);
+    assert_eq!(fs::metadata(&path).unwrap().ino(), before);
+    let (found, written) = (fs::read(&path).unwrap(), BLOCK.bytes());
+    assert_eq!((&found[..1024], &found[1536..]), (&written[..1024], &written[1536..]));
+    // A node that stores the block as well brings what it was asked for.
+    sample::write(&store, &arena, BLOCK, ANYWHERE).unwrap();
+    assert_eq!(sample::peek(&store, BLOCK).unwrap(), 35);
+    assert_eq!(fs::metadata(&path).unwrap().ino(), before);
+
+    let elsewhere = dir.path().join("elsewhere");
+    fs::rename(&path, &elsewhere).unwrap();
+    std::os::unix::fs::symlink(&elsewhere, &path).unwrap();
+    let linked = sample::restamp(&store, BLOCK, ANYWHERE, 90).unwrap_err();
+    assert!(matches!(linked, StoreError::Corrupt(_)), "{linked}");
+    let linked = sample::peek(&store, BLOCK).unwrap_err();
+    assert!(matches!(linked, StoreError::Corrupt(_)), "{linked}");
+}
+
+#[test]
+fn what_is_no_object_is_corrupt_to_a_look_at_its_header_and_stays_as_it_is() {
+    let (dir, arena, store) = opened();
+    sample::write(&store, &arena, BLOCK, ANYWHERE).unwrap();
+    let path = path(dir.path(), BLOCK);
+    let other = Sample { number: 2, ..BLOCK }.bytes();
+    for bad in
+        [&[][..], b"a note", &vec![0; 24_576], &vec![7; 100_000], &BLOCK.bytes()[..4096], &other]
+    {
+        fs::write(&path, bad).unwrap();
+        for error in [
+            sample::peek(&store, BLOCK).unwrap_err(),
+            sample::restamp(&store, BLOCK, ANYWHERE, 80).unwrap_err(),
+        ] {
+            assert!(matches!(error, StoreError::Corrupt(_)), "{} bytes: {error}", bad.len());
+        }
+        assert_eq!(fs::read(&path).unwrap(), bad);
+    }
+}

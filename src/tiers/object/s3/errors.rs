@@ -39,6 +39,8 @@ pub fn failed<E: Coded>(verb: &str, name: &str, error: &Failure<E>) -> StoreErro
         }
         (code, _) if BUSY.contains(&code) => StoreError::Busy,
         (_, Some(429 | 503)) => StoreError::Busy,
+        // Its header page lies outside of it.
+        (_, Some(416)) => StoreError::Corrupt(format!("{name} is too short for a frame")),
         (_, Some(404)) => StoreError::Missing(format!("{name} is not in the bucket")),
         _ => {
             let kind = match error {

@@ -222,10 +222,12 @@ fn a_store_that_knows_no_conditions_is_written_without() {
 #[test]
 fn a_write_whose_answer_is_lost_counts_when_the_object_is_there() {
     let check = |bytes_there: usize, wanted: fn(&Result<(), StoreError>) -> bool| {
-        let server = Canned::start(move |head| match head.starts_with("head ") {
-            true => format!("HTTP/1.1 200 OK\r\ncontent-length: {bytes_there}\r\n\r\n"),
+        let server = Canned::start(move |head| {
+            if head.starts_with("head ") {
+                return format!("HTTP/1.1 200 OK\r\ncontent-length: {bytes_there}\r\n\r\n");
+            }
             // Closes without a word, as a connection does that is reset while the body is sent.
-            false => String::new(),
+            String::new()
         });
         let (runtime, arena) = (runtime(), sample::arena());
         let result = sample::write(&server.store(&arena, &runtime), &arena, BLOCK, ANYWHERE);
@@ -273,4 +275,47 @@ fn a_runtime_that_stops_answers_what_was_under_way() {
     store.submit(StoreOp::Read { key: BLOCK.key(), place: ANYWHERE, frame }, done);
     drop(runtime);
     assert!(matches!(told.recv().unwrap(), Err(StoreError::TierLost(_))));
+}
+
+#[test]
+fn what_is_no_object_is_corrupt_to_a_look_at_its_header_and_stays_as_it_is() {
+    let (server, arena) = (Server::start(), sample::arena());
+    let store = server.store("p", &arena);
+    sample::write(&store, &arena, BLOCK, ANYWHERE).unwrap();
+    let path = server.file("p", BLOCK.key());
+    let other = Sample { number: 2, ..BLOCK }.bytes();
+    for bad in [&[][..], b"a note", &vec![0; 24_576], &vec![7; 100_000], &other] {
+        fs::write(&path, bad).unwrap();
+        for error in [
+            sample::peek(&store, BLOCK).unwrap_err(),
+            sample::restamp(&store, BLOCK, ANYWHERE, 80).unwrap_err(),
+        ] {
+            assert!(matches!(error, StoreError::Corrupt(_)), "{} bytes: {error}", bad.len());
+        }
+        assert_eq!(fs::read(&path).unwrap(), bad);
+    }
+}
+
+#[test]
+fn an_object_of_another_node_gets_the_record_of_who_stores_it_last() {
+    let (server, arena) = (Server::start(), sample::arena());
+    let (one, two) = (server.store("p", &arena), server.store("p", &arena));
+    sample::write(&one, &arena, BLOCK, ANYWHERE).unwrap();
+    sample::restamp(&one, BLOCK, ANYWHERE, 80).unwrap();
+    assert_eq!(sample::peek(&two, BLOCK).unwrap(), 80);
+    sample::write(&two, &arena, BLOCK, ANYWHERE).unwrap();
+    assert_eq!(sample::peek(&one, BLOCK).unwrap(), 35);
+    let (key, frame) = (BLOCK.key(), BLOCK.span(1));
+    sample::run(&one, StoreOp::Read { key, place: ANYWHERE, frame }).unwrap();
+}
+
+#[test]
+fn a_server_that_knows_no_ranges_is_not_listened_to_for_longer_than_a_header() {
+    let server = Canned::start(|head| {
+        assert!(head.contains("range: bytes=0-4095"), "{head}");
+        format!("HTTP/1.1 200 OK\r\ncontent-length: 9000000\r\n\r\n{}", "\0".repeat(8192))
+    });
+    let (runtime, arena) = (runtime(), sample::arena());
+    let error = sample::peek(&server.store(&arena, &runtime), BLOCK).unwrap_err();
+    assert!(matches!(error, StoreError::Corrupt(_)), "{error}");
 }

@@ -1,0 +1,31 @@
+//! Which blocks' records are to be written again where their copies outlive the daemon.
+
+use super::{BlockIndex, Directory};
+
+/// How the records in the headers of a block's copies on NVMe and in objects stand against the
+/// block's own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Stamp {
+    /// Nothing is to be written.
+    #[default]
+    Current,
+    /// To be written, and in line for it.
+    Queued,
+    /// To be written, but the line was full.
+    Missed,
+}
+
+impl Directory {
+    /// How many rows there are, with and without a block.
+    #[must_use]
+    pub fn rows(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// The block in the row of this number, if it holds one.
+    #[must_use]
+    pub fn at_row(&self, row: usize) -> Option<BlockIndex> {
+        let index = u32::try_from(row).ok().map(BlockIndex)?;
+        (row < self.rows.len() && self.is_here(index)).then_some(index)
+    }
+}

@@ -1,0 +1,105 @@
+//! What the manager says of itself: figures, sessions, single blocks.
+
+use crate::domain::block::Key;
+use crate::domain::namespace::NamespaceDigest;
+use crate::domain::residency::CopyState;
+use crate::domain::retention::RetentionRecord;
+use crate::domain::session::{SessionName, SessionState};
+use crate::domain::tier::Tier;
+use crate::domain::units::Time;
+
+/// What the manager can say of itself.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Status {
+    pub tiers: [TierStatus; Tier::COUNT],
+    pub blocks: u64,
+    pub clients: u64,
+    pub pools: u64,
+    pub leases: u64,
+    pub ops_in_flight: u64,
+    pub transfers_in_flight: u64,
+    pub transfers_queued: u64,
+    pub lookups: u64,
+    /// Blocks that lookups asked for.
+    pub lookup_blocks: u64,
+    pub stores_dropped_blocks: u64,
+    pub corrupt_copies: u64,
+    pub sessions: u64,
+    /// Blocks deleted because their owners had asked for that.
+    pub forgotten_blocks: u64,
+    /// Shields that gave way because nothing else was left to evict.
+    pub broken_shields: u64,
+    pub policy: &'static str,
+}
+
+/// One tier's figures. Counts are since the daemon's start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TierStatus {
+    pub present: bool,
+    pub capacity_bytes: u64,
+    pub used_bytes: u64,
+    pub blocks: u64,
+    /// Blocks that a lookup found with this as their fastest tier.
+    pub hit_blocks: u64,
+    /// Copies that went because room was needed, and those of them that were a block's last.
+    pub evicted_copies: u64,
+    pub evicted_blocks: u64,
+    /// Payload bytes that came in and that were read from here.
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+    /// Transfers to or from this tier that failed.
+    pub failures: u64,
+    /// What shields hold of it, by the slots that are taken.
+    pub shielded_bytes: u64,
+}
+
+/// What one request used, in tokens; whole blocks count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Found at lookup, by the fastest tier that had them.
+    pub read_tokens: [u64; Tier::COUNT],
+    /// Newly stored under a shield of up to five minutes, and under a longer one.
+    pub created_5m_tokens: u64,
+    pub created_1h_tokens: u64,
+    /// Asked for, neither found nor stored under a shield.
+    pub uncached_tokens: u64,
+}
+
+/// The namespace that something belongs to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Home {
+    pub digest: NamespaceDigest,
+    /// Empty while no client has named the namespace since the daemon's start.
+    pub model: String,
+}
+
+/// One session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionStatus {
+    pub home: Home,
+    pub session: SessionName,
+    pub parent: Option<SessionName>,
+    pub state: SessionState,
+    pub last_seen: Time,
+    /// Blocks of the chain that its last request reached, and those of them no other session
+    /// reaches.
+    pub blocks: u32,
+    pub own_blocks: u32,
+}
+
+/// One block.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BlockStatus {
+    pub home: Home,
+    pub key: Key,
+    pub parent: Option<Key>,
+    pub position: u32,
+    pub created_at: Time,
+    pub record: RetentionRecord,
+    pub copies: [CopyState; Tier::COUNT],
+    /// Sessions that reach it.
+    pub claims: u32,
+    /// Whether the sessions that reached it ended or were reset.
+    pub dead: bool,
+    pub leases: u32,
+}

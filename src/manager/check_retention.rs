@@ -1,0 +1,70 @@
+//! The invariants of sessions and records, by counting everything anew.
+
+use std::collections::BTreeMap;
+
+use crate::domain::directory::BlockIndex;
+use crate::domain::tier::Tier;
+use crate::domain::units::Time;
+
+use super::Manager;
+use super::api::NamespaceId;
+
+impl Manager {
+    /// Every block is claimed by exactly the sessions whose tip it is or lies above.
+    pub(super) fn check_claims(&self) -> Result<(), String> {
+        let mut claims: BTreeMap<BlockIndex, u32> = BTreeMap::new();
+        let namespaces = (0..u32::try_from(self.namespaces.len()).unwrap_or(0)).map(NamespaceId);
+        for session in namespaces.flat_map(|namespace| self.sessions.iter(namespace)) {
+            let tip = self.sessions.get(session).tip;
+            let chain = std::iter::successors(tip, |at| self.directory.get(*at).parent());
+            for block in chain {
+                *claims.entry(block).or_default() += 1;
+            }
+        }
+        for (index, block) in self.directory.iter() {
+            let counted = claims.get(&index).copied().unwrap_or(0);
+            if block.claims != counted {
+                let (key, claims) = (block.key, block.claims);
+                return Err(format!("{key} has {claims} claims, {counted} sessions reach it"));
+            }
+            if block.dead && counted > 0 {
+                return Err(format!("{} is dead though a session reaches it", block.key));
+            }
+        }
+        Ok(())
+    }
+
+    /// Shields are counted right, floors follow the chain, and whatever a record asks for is
+    /// waited for.
+    pub(super) fn check_shields(&self) -> Result<(), String> {
+        let mut shields: BTreeMap<u32, (u64, [u64; Tier::COUNT])> = BTreeMap::new();
+        for (_, block) in self.directory.iter() {
+            let (blocks, copies) = shields.entry(block.namespace).or_default();
+            *blocks += u64::from(block.shielded);
+            for tier in Tier::ALL {
+                let copy = block.copy(tier);
+                let counts = block.shielded && copy.state.stays() && !copy.waived;
+                copies[tier.index()] += u64::from(counts);
+            }
+            let above = block.parent().map_or(Tier::Object, |at| self.directory.get(at).floor);
+            if block.floor != above.min(block.record.floor) {
+                return Err(format!("{} has floor {}", block.key, block.floor));
+            }
+            let record = &block.record;
+            let asks = [record.delete_after, record.priority_until];
+            let asks = asks.iter().any(|time| *time > Time::ZERO) || block.shielded;
+            if asks && block.wake == Time::ZERO && !block.doomed {
+                return Err(format!("{} is not woken for its record", block.key));
+            }
+        }
+        for (namespace, (blocks, copies)) in shields {
+            let counted = Tier::ALL.map(|tier| self.directory.shielded_copies(namespace, tier));
+            if self.directory.shielded_blocks(namespace) != blocks || counted != copies {
+                return Err(format!(
+                    "namespace {namespace} has {copies:?} shields, not {counted:?}"
+                ));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,59 @@
+//! Hints: each action is carried out by itself, and has an outcome of its own.
+
+use crate::domain::hint::{ACTIONS_MAX, Action, Outcome};
+use crate::domain::retention::directive::TTL_MAX;
+use crate::domain::session::{SessionEvent, SessionName};
+
+use super::api::{ClientId, NamespaceId, Refusal, Reply};
+use super::sessions::missing_session;
+use super::{Answer, Manager};
+
+impl Manager {
+    pub(super) fn hint(&mut self, client: ClientId, actions: Vec<Action>) -> Answer {
+        let namespace = self.client(client)?.namespace;
+        if actions.len() > ACTIONS_MAX {
+            return Err(Refusal::Invalid(format!(
+                "{} actions in one call: send at most {ACTIONS_MAX}",
+                actions.len()
+            )));
+        }
+        let outcomes = actions.into_iter().map(|action| self.act(namespace, action)).collect();
+        Ok(Reply::Hint { outcomes })
+    }
+
+    fn act(&mut self, namespace: NamespaceId, action: Action) -> Outcome {
+        match action {
+            Action::SessionStart { session, parent } => {
+                self.session_start(namespace, &session, parent.as_ref())
+            }
+            Action::SessionEnd { session, tree } => self.session_end(namespace, &session, tree),
+            Action::SessionReset { session } => {
+                self.happened(namespace, &session, SessionEvent::Reset)
+            }
+            Action::ToolStart { session, expected } => {
+                // Nobody waits longer for a tool than a shield may last.
+                let expected = expected.map(|after| self.now + after.min(TTL_MAX));
+                self.happened(namespace, &session, SessionEvent::ToolStart { expected })
+            }
+            Action::ToolReturn { session } => {
+                self.happened(namespace, &session, SessionEvent::ToolReturn)
+            }
+            Action::Retain { target, wish } => self.retain(namespace, &target, &wish),
+            Action::Release { target } => self.release(namespace, &target),
+            Action::Demote { target, to } => self.demote(namespace, &target, to),
+        }
+    }
+
+    fn happened(
+        &mut self,
+        namespace: NamespaceId,
+        name: &SessionName,
+        event: SessionEvent,
+    ) -> Outcome {
+        let Some(index) = self.sessions.find(namespace, name) else {
+            return missing_session(name);
+        };
+        self.session_happened(index, event);
+        Outcome::Accepted { blocks: 0 }
+    }
+}

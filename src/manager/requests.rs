@@ -1,0 +1,177 @@
+//! Requests: whose session each belongs to, and what it used.
+//!
+//! A request is known from its first lookup or store to its end. Engines that never end theirs lose
+//! sight of the oldest, never of a block.
+
+use std::collections::BTreeMap;
+
+use crate::domain::directory::BlockIndex;
+use crate::domain::retention::value::TipId;
+use crate::domain::session::{SessionEvent, SessionIndex, SessionName, Stop};
+use crate::domain::tier::Tier;
+
+use super::api::{ClientId, NamespaceId, Reply, RequestId, Run, Usage};
+use super::{Answer, Manager};
+
+/// Open requests that are remembered; the oldest gives way.
+const REQUESTS_MAX: usize = 65_536;
+
+/// A request under way.
+struct OpenRequest {
+    /// Counts requests in the order they were opened.
+    number: u64,
+    session: Option<SessionIndex>,
+    /// Of its chain, once that was seen.
+    tip: Option<TipId>,
+    read_blocks: [u64; Tier::COUNT],
+    created_5m_blocks: u64,
+    created_1h_blocks: u64,
+    /// The longest chain it named.
+    asked_blocks: u64,
+}
+
+/// All requests under way, by name and by age.
+#[derive(Default)]
+pub(super) struct Requests {
+    open: BTreeMap<(ClientId, RequestId), OpenRequest>,
+    by_age: BTreeMap<u64, (ClientId, RequestId)>,
+    opened: u64,
+}
+
+impl Requests {
+    fn open(&mut self, client: ClientId, request: RequestId) -> &mut OpenRequest {
+        let name = (client, request);
+        if !self.open.contains_key(&name) {
+            if self.open.len() >= REQUESTS_MAX
+                && let Some((_, oldest)) = self.by_age.pop_first()
+            {
+                self.open.remove(&oldest);
+            }
+            self.opened += 1;
+            self.by_age.insert(self.opened, name);
+        }
+        let number = self.opened;
+        self.open.entry(name).or_insert_with(|| OpenRequest {
+            number,
+            session: None,
+            tip: None,
+            read_blocks: [0; Tier::COUNT],
+            created_5m_blocks: 0,
+            created_1h_blocks: 0,
+            asked_blocks: 0,
+        })
+    }
+
+    fn close(&mut self, client: ClientId, request: RequestId) -> Option<OpenRequest> {
+        let closed = self.open.remove(&(client, request))?;
+        self.by_age.remove(&closed.number);
+        Some(closed)
+    }
+
+    /// The tip of the request's chain.
+    pub(super) fn tip(&self, client: ClientId, request: RequestId) -> Option<TipId> {
+        self.open.get(&(client, request))?.tip
+    }
+
+    pub(super) fn set_tip(&mut self, (client, request): (ClientId, RequestId), tip: TipId) {
+        self.open(client, request).tip = Some(tip);
+    }
+
+    /// The client went, and its requests with it.
+    pub(super) fn close_all(&mut self, client: ClientId) {
+        let range = (client, RequestId(0))..=(client, RequestId(u64::MAX));
+        let names: Vec<_> = self.open.range(range).map(|((_, request), _)| *request).collect();
+        for request in names {
+            self.close(client, request);
+        }
+    }
+
+    /// The session's number is about to mean another one.
+    pub(super) fn forget_session(&mut self, session: SessionIndex) {
+        for request in self.open.values_mut() {
+            request.session = request.session.filter(|own| *own != session);
+        }
+    }
+}
+
+impl Manager {
+    /// The session that the request belongs to: the one it names now, or named before.
+    pub(super) fn session_of(
+        &mut self,
+        (client, request): (ClientId, RequestId),
+        namespace: NamespaceId,
+        named: Option<&SessionName>,
+    ) -> Option<SessionIndex> {
+        let named = named.map(|name| self.session(namespace, name));
+        let open = self.requests.open(client, request);
+        open.session = named.or(open.session);
+        open.session
+    }
+
+    /// A lookup under the request was answered with `runs`.
+    pub(super) fn request_read(
+        &mut self,
+        (client, request): (ClientId, RequestId),
+        asked: usize,
+        runs: &[Run],
+    ) {
+        let open = self.requests.open(client, request);
+        open.asked_blocks = open.asked_blocks.max(asked as u64);
+        // Engines ask again while they wait: the last answer counts.
+        open.read_blocks = [0; Tier::COUNT];
+        for run in runs {
+            open.read_blocks[run.tier.index()] += u64::from(run.blocks);
+        }
+        if let Some(session) = open.session {
+            self.session_happened(session, SessionEvent::Request);
+        }
+    }
+
+    /// A store under the request reached down to `tip`, and created so many blocks under a shield of
+    /// up to five minutes, and under a longer one.
+    pub(super) fn request_created(
+        &mut self,
+        (client, request): (ClientId, RequestId),
+        tip: BlockIndex,
+        [short, long]: [u64; 2],
+    ) {
+        let asked = u64::from(self.directory.get(tip).position) + 1;
+        let open = self.requests.open(client, request);
+        open.asked_blocks = open.asked_blocks.max(asked);
+        open.created_5m_blocks += short;
+        open.created_1h_blocks += long;
+    }
+
+    pub(super) fn end_request(
+        &mut self,
+        client: ClientId,
+        request: RequestId,
+        stop: Stop,
+        output_tokens: u32,
+    ) -> Answer {
+        let namespace = self.client(client)?.namespace;
+        self.end_leases(client, request);
+        let Some(closed) = self.requests.close(client, request) else {
+            return Ok(Reply::EndRequest { usage: Usage::default() });
+        };
+        self.heed_answer(closed.tip, stop, output_tokens);
+        if let Some(session) = closed.session {
+            self.session_happened(session, SessionEvent::Answered(stop));
+        }
+        let usage = closed.usage(self.namespace(namespace).block_tokens().into());
+        Ok(Reply::EndRequest { usage })
+    }
+}
+
+impl OpenRequest {
+    fn usage(&self, block_tokens: u64) -> Usage {
+        let read: u64 = self.read_blocks.iter().sum();
+        let created = self.created_5m_blocks + self.created_1h_blocks;
+        Usage {
+            read_tokens: self.read_blocks.map(|blocks| blocks * block_tokens),
+            created_5m_tokens: self.created_5m_blocks * block_tokens,
+            created_1h_tokens: self.created_1h_blocks * block_tokens,
+            uncached_tokens: self.asked_blocks.saturating_sub(read + created) * block_tokens,
+        }
+    }
+}

@@ -1,0 +1,416 @@
+//! Sessions: which chain each one reaches, and what becomes of a chain that none reaches any more.
+//!
+//! A session claims the blocks from the root to the deepest block its last request named. Claims are
+//! counted a block, so moving a session's tip costs what changed. Never drops a copy: what nobody
+//! claims after an end or a reset is dead, which makes it the first to go.
+
+use std::collections::BTreeMap;
+
+use crate::domain::directory::BlockIndex;
+use crate::domain::hint::Outcome;
+use crate::domain::retention::Kind;
+use crate::domain::session::{
+    SessionEvent, SessionIndex, SessionName, SessionNumber, SessionState,
+};
+use crate::domain::units::Time;
+
+use super::Manager;
+use super::api::{NamespaceId, Reply, SessionStatus};
+
+/// A session the manager knows.
+pub(super) struct Session {
+    pub namespace: NamespaceId,
+    pub number: SessionNumber,
+    pub name: SessionName,
+    pub parent: Option<SessionIndex>,
+    /// It was started below another one; that may have ended since.
+    pub is_subagent: bool,
+    pub children: u32,
+    pub depth: u32,
+    pub state: SessionState,
+    pub last_seen: Time,
+    /// The deepest block its last request reached that is still here.
+    pub tip: Option<BlockIndex>,
+    /// The history was replaced: the next request shows what is left of it.
+    pub reset: bool,
+    /// Neighbours in the list of sessions with the same tip.
+    next: Option<SessionIndex>,
+    prev: Option<SessionIndex>,
+}
+
+/// All sessions, by number and by name, and in the order in which they were last heard of.
+#[derive(Default)]
+pub(super) struct Sessions {
+    rows: Vec<Option<Session>>,
+    vacant: Vec<SessionIndex>,
+    started: u32,
+    by_name: BTreeMap<NamespaceId, BTreeMap<SessionName, SessionIndex>>,
+    by_last_seen: std::collections::BTreeSet<(Time, SessionIndex)>,
+}
+
+impl Sessions {
+    pub fn len(&self) -> usize {
+        self.by_last_seen.len()
+    }
+
+    pub fn get(&self, index: SessionIndex) -> &Session {
+        self.rows[index.0 as usize].as_ref().expect("a session's number dies with it")
+    }
+
+    pub fn get_mut(&mut self, index: SessionIndex) -> &mut Session {
+        self.rows[index.0 as usize].as_mut().expect("a session's number dies with it")
+    }
+
+    pub fn find(&self, namespace: NamespaceId, name: &SessionName) -> Option<SessionIndex> {
+        self.by_name.get(&namespace)?.get(name).copied()
+    }
+
+    pub fn iter(&self, namespace: NamespaceId) -> impl Iterator<Item = SessionIndex> + '_ {
+        self.by_name.get(&namespace).into_iter().flat_map(BTreeMap::values).copied()
+    }
+
+    /// All sessions; the one heard of last comes first.
+    fn latest(&self) -> impl Iterator<Item = SessionIndex> + '_ {
+        self.by_last_seen.iter().rev().map(|(_, index)| *index)
+    }
+
+    /// The session not heard of for longest.
+    fn oldest(&self) -> Option<(Time, SessionIndex)> {
+        self.by_last_seen.first().copied()
+    }
+
+    fn insert(&mut self, mut session: Session) -> SessionIndex {
+        self.started = self.started.wrapping_add(1);
+        session.number = SessionNumber(self.started);
+        let index = self.vacant.pop().unwrap_or_else(|| {
+            self.rows.push(None);
+            SessionIndex(u32::try_from(self.rows.len() - 1).expect("sessions are bounded"))
+        });
+        let home = self.by_name.entry(session.namespace).or_default();
+        home.insert(session.name.clone(), index);
+        self.by_last_seen.insert((session.last_seen, index));
+        self.rows[index.0 as usize] = Some(session);
+        index
+    }
+
+    fn touch(&mut self, index: SessionIndex, now: Time) {
+        let session = self.rows[index.0 as usize].as_mut().expect("the caller knows it");
+        self.by_last_seen.remove(&(session.last_seen, index));
+        session.last_seen = now;
+        self.by_last_seen.insert((now, index));
+    }
+
+    fn remove(&mut self, index: SessionIndex) {
+        let session = self.rows[index.0 as usize].take().expect("the caller knows it");
+        if let Some(home) = self.by_name.get_mut(&session.namespace) {
+            home.remove(&session.name);
+        }
+        self.by_last_seen.remove(&(session.last_seen, index));
+        self.vacant.push(index);
+    }
+}
+
+impl Manager {
+    /// The session of this name, started if it is new: the one silent for longest makes room.
+    pub(super) fn session(&mut self, namespace: NamespaceId, name: &SessionName) -> SessionIndex {
+        let known = self.sessions.find(namespace, name);
+        let index = known.unwrap_or_else(|| self.start_session(namespace, name.clone()));
+        self.sessions.touch(index, self.now);
+        index
+    }
+
+    fn start_session(&mut self, namespace: NamespaceId, name: SessionName) -> SessionIndex {
+        if self.sessions.len() >= self.config.sessions.sessions_max
+            && let Some((_, oldest)) = self.sessions.oldest()
+        {
+            self.forget_session(oldest, Fate::LivesOn);
+        }
+        self.sessions.insert(Session {
+            namespace,
+            number: SessionNumber::default(),
+            name,
+            parent: None,
+            is_subagent: false,
+            children: 0,
+            depth: 0,
+            state: SessionState::Idle,
+            last_seen: self.now,
+            tip: None,
+            reset: false,
+            next: None,
+            prev: None,
+        })
+    }
+
+    /// `session.start`: what is known already gets its parent, if it had none.
+    pub(super) fn session_start(
+        &mut self,
+        namespace: NamespaceId,
+        name: &SessionName,
+        parent: Option<&SessionName>,
+    ) -> Outcome {
+        let Some(parent_name) = parent else {
+            self.session(namespace, name);
+            return Outcome::Accepted { blocks: 0 };
+        };
+        if parent_name == name {
+            return Outcome::Rejected(format!("session {name} can't be its own parent"));
+        }
+        // A parent nobody spoke of yet is started: hints may overtake requests.
+        self.session(namespace, parent_name);
+        let child = self.session(namespace, name);
+        // Where sessions are at their bound, starting one may have cost the other its place.
+        let Some(parent) = self.sessions.find(namespace, parent_name) else {
+            return Outcome::Rejected(format!(
+                "session {name} can't go below {parent_name}: there is no room for both, raise \
+                 sessions.max"
+            ));
+        };
+        let depth = self.sessions.get(parent).depth + 1;
+        let depth_max = self.config.sessions.depth_max;
+        if self.sessions.get(child).parent == Some(parent) {
+            return Outcome::Accepted { blocks: 0 };
+        }
+        if self.sessions.get(child).parent.is_some() {
+            return Outcome::Rejected(format!("session {name} has another parent already"));
+        }
+        if depth > depth_max || self.sessions.get(child).children > 0 {
+            return Outcome::Rejected(format!(
+                "session {name} can't go below {parent_name}: name parents before children, at \
+                 most {depth_max} generations"
+            ));
+        }
+        self.sessions.get_mut(parent).children += 1;
+        let row = self.sessions.get_mut(child);
+        (row.parent, row.is_subagent, row.depth) = (Some(parent), true, depth);
+        Outcome::Accepted { blocks: 0 }
+    }
+
+    pub(super) fn session_happened(&mut self, index: SessionIndex, event: SessionEvent) {
+        self.sessions.touch(index, self.now);
+        let session = self.sessions.get_mut(index);
+        session.state = session.state.after(event);
+        session.reset |= event == SessionEvent::Reset;
+        self.heed_session(index, event);
+    }
+
+    /// `session.end`: what only this session reached is dead.
+    pub(super) fn session_end(
+        &mut self,
+        namespace: NamespaceId,
+        name: &SessionName,
+        tree: bool,
+    ) -> Outcome {
+        let Some(index) = self.sessions.find(namespace, name) else {
+            return missing_session(name);
+        };
+        let ended = if tree { self.session_tree(index) } else { vec![index] };
+        let blocks = ended.into_iter().map(|index| self.forget_session(index, Fate::Dies)).sum();
+        Outcome::Accepted { blocks }
+    }
+
+    /// The session and all below it.
+    pub(super) fn session_tree(&self, root: SessionIndex) -> Vec<SessionIndex> {
+        let mut tree = vec![root];
+        let mut next = 0;
+        while let Some(parent) = tree.get(next).copied() {
+            next += 1;
+            if self.sessions.get(parent).children > 0 {
+                let home = self.sessions.get(parent).namespace;
+                let below = self.sessions.iter(home);
+                tree.extend(below.filter(|i| self.sessions.get(*i).parent == Some(parent)));
+            }
+        }
+        tree
+    }
+
+    /// The session is known no longer. Children live on without a parent. Gives how many blocks
+    /// nobody claims any more.
+    pub(super) fn forget_session(&mut self, index: SessionIndex, fate: Fate) -> u32 {
+        let freed = self.move_tip(index, None, fate);
+        self.requests.forget_session(index);
+        self.heed_session_gone(index, fate == Fate::Dies);
+        let session = self.sessions.get(index);
+        if let Some(parent) = session.parent {
+            self.sessions.get_mut(parent).children -= 1;
+        }
+        if session_has_children(&self.sessions, index) {
+            let home = self.sessions.get(index).namespace;
+            let all: Vec<_> = self.sessions.iter(home).collect();
+            for child in all {
+                let row = self.sessions.get_mut(child);
+                if row.parent == Some(index) {
+                    (row.parent, row.depth) = (None, 0);
+                }
+            }
+        }
+        self.sessions.remove(index);
+        freed
+    }
+
+    /// Sessions that said nothing for too long are forgotten; their blocks live on by themselves.
+    pub(super) fn expire_sessions(&mut self) {
+        while let Some((last_seen, index)) = self.sessions.oldest()
+            && last_seen + self.config.sessions.idle_timeout <= self.now
+        {
+            self.forget_session(index, Fate::LivesOn);
+        }
+    }
+
+    /// A request of the session reached down to `tip`.
+    pub(super) fn session_reached(&mut self, index: SessionIndex, tip: Option<BlockIndex>) {
+        let reset = std::mem::take(&mut self.sessions.get_mut(index).reset);
+        // A policy that learns knows better what a reset leaves behind: some of it comes back.
+        let fate = if reset && !self.learned.is_on() { Fate::Dies } else { Fate::LivesOn };
+        self.move_tip(index, tip, fate);
+    }
+
+    /// A store of the session reached down to `tip`. Storing less than what it reaches already says
+    /// nothing new.
+    pub(super) fn session_stored(&mut self, index: SessionIndex, tip: BlockIndex) {
+        let position = self.directory.get(tip).position;
+        let current = self.sessions.get(index).tip;
+        let mut above = std::iter::successors(current, |at| self.directory.get(*at).parent())
+            .skip_while(|at| self.directory.get(*at).position > position);
+        if above.next() != Some(tip) {
+            self.session_reached(index, Some(tip));
+        }
+    }
+
+    /// Moves the session's claim from the chain it had to the chain that ends in `to`. Gives how
+    /// many blocks nobody claims any more; they are dead if that is their `fate`.
+    fn move_tip(&mut self, index: SessionIndex, to: Option<BlockIndex>, fate: Fate) -> u32 {
+        let from = self.sessions.get(index).tip;
+        if from == to {
+            return 0;
+        }
+        self.unlink_tip(index);
+        let (mut old, mut new, mut freed) = (from, to, 0);
+        while old != new {
+            let depth = |at: Option<BlockIndex>| at.map(|at| self.directory.get(at).position);
+            if depth(old) >= depth(new) {
+                let at = old.expect("the deeper end of two that differ");
+                freed += u32::from(self.unclaim(at, fate));
+                old = self.directory.get(at).parent();
+            } else {
+                let at = new.expect("the deeper end of two that differ");
+                self.claim(at, index);
+                new = self.directory.get(at).parent();
+            }
+        }
+        if let Some(tip) = to {
+            self.link_tip(index, tip);
+        }
+        freed
+    }
+
+    fn claim(&mut self, at: BlockIndex, by: SessionIndex) {
+        let is_subagent = self.sessions.get(by).is_subagent;
+        let block = self.directory.get_mut(at);
+        block.claims += 1;
+        // What the main agent reads is no sub-agent's scratch any more.
+        let mut record = block.record;
+        if block.scratch && !is_subagent {
+            block.scratch = false;
+            if record.kind == Kind::Subagent {
+                record.kind = Kind::Conversation;
+            }
+            record.floor = record.floor.max(record.kind.floor());
+            self.set_record(at, record);
+        }
+        self.revive(at);
+    }
+
+    /// True if nobody claims the block any more.
+    fn unclaim(&mut self, at: BlockIndex, fate: Fate) -> bool {
+        let block = self.directory.get_mut(at);
+        block.claims -= 1;
+        if block.claims > 0 {
+            return false;
+        }
+        if fate == Fate::Dies && !block.dead {
+            block.dead = true;
+            self.rank_changed(at);
+        }
+        true
+    }
+
+    /// Someone wants the block: it is dead no longer.
+    pub(super) fn revive(&mut self, at: BlockIndex) {
+        let block = self.directory.get_mut(at);
+        if block.dead || block.cold_above.is_some() {
+            (block.dead, block.cold_above) = (false, None);
+            self.rank_changed(at);
+        }
+    }
+
+    fn link_tip(&mut self, index: SessionIndex, tip: BlockIndex) {
+        let block = self.directory.get_mut(tip);
+        let next = block.tip_of.replace(index);
+        if let Some(next) = next {
+            self.sessions.get_mut(next).prev = Some(index);
+        }
+        let session = self.sessions.get_mut(index);
+        (session.tip, session.next, session.prev) = (Some(tip), next, None);
+    }
+
+    fn unlink_tip(&mut self, index: SessionIndex) {
+        let session = self.sessions.get_mut(index);
+        let Some(tip) = session.tip.take() else { return };
+        let (next, prev) = (session.next.take(), session.prev.take());
+        if let Some(next) = next {
+            self.sessions.get_mut(next).prev = prev;
+        }
+        match prev {
+            Some(prev) => self.sessions.get_mut(prev).next = next,
+            None => self.directory.get_mut(tip).tip_of = next,
+        }
+    }
+
+    /// A block leaves the directory: the sessions whose tip it was reach down to its parent, which
+    /// they claim already.
+    pub(super) fn tips_rise(&mut self, from: BlockIndex) {
+        let parent = self.directory.get(from).parent();
+        while let Some(index) = self.directory.get(from).tip_of {
+            self.unlink_tip(index);
+            if let Some(parent) = parent {
+                self.link_tip(index, parent);
+            }
+        }
+    }
+
+    pub(super) fn session_list(&self, sessions_max: usize) -> Reply {
+        let status = |index: SessionIndex| {
+            let session = self.sessions.get(index);
+            let chain = std::iter::successors(session.tip, |at| self.directory.get(*at).parent());
+            let own = chain.take_while(|at| self.directory.get(*at).claims == 1).count();
+            SessionStatus {
+                home: self.home(session.namespace),
+                session: session.name.clone(),
+                parent: session.parent.map(|parent| self.sessions.get(parent).name.clone()),
+                state: session.state,
+                last_seen: session.last_seen,
+                blocks: session.tip.map_or(0, |tip| self.directory.get(tip).position + 1),
+                own_blocks: u32::try_from(own).unwrap_or(u32::MAX),
+            }
+        };
+        let sessions = self.sessions.latest().take(sessions_max).map(status).collect();
+        Reply::Sessions { sessions, sessions_total: self.sessions.len() }
+    }
+}
+
+/// What becomes of blocks that nobody claims any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// They are ordinary blocks, as if no session had been named.
+    LivesOn,
+    Dies,
+}
+
+fn session_has_children(sessions: &Sessions, index: SessionIndex) -> bool {
+    sessions.get(index).children > 0
+}
+
+pub(super) fn missing_session(name: &SessionName) -> Outcome {
+    Outcome::Missing(format!("session {name} is not known: it never started, or it has ended"))
+}

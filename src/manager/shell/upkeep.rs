@@ -1,0 +1,98 @@
+//! Upkeep of what is stored: erasing frames, writing their records again, letting pools go.
+//!
+//! Moves no block.
+
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+
+use super::perform::{NO_PLACE, Performer, on_end, read_failure};
+use crate::domain::block::Key;
+use crate::domain::retention::RetentionRecord;
+use crate::domain::tier::Tier;
+use crate::env;
+use crate::manager::api::{Event, FailureKind, RestampEnd};
+use crate::tiers::hbm::EnginePool;
+use crate::tiers::store::{Place, StoreError, StoreOp};
+
+/// An erase that fails is tried again at once: what it leaves, a restart would find.
+const ERASE_TRIES: usize = 3;
+
+impl Performer {
+    /// Erases what is there, a bounded number at a time; the manager hears of the end.
+    pub fn erase(
+        performer: &Arc<Self>,
+        (tier, place): (Tier, Option<Place>),
+        key: Key,
+        only_own: bool,
+    ) {
+        let this = Arc::clone(performer);
+        env::spawn_task_on(&performer.runtime, async move {
+            let _turn = this.erasing.acquire().await;
+            let at = place.unwrap_or(NO_PLACE);
+            let tries = if only_own && this.is_others(tier, key).await { 0 } else { ERASE_TRIES };
+            for _ in 0..tries {
+                let erase = StoreOp::Erase { key, place: at };
+                let Err(error) = this.on_store(tier, erase).await else { break };
+                this.complaints.note(&format!("{tier}: could not erase {key}: {error}"));
+            }
+            // A manager that has stopped needs no answer.
+            let _ = this.events.send(Event::Erased { tier, place, key });
+        });
+    }
+
+    /// Whether another node wrote the object: whoever finds one there already does not write it.
+    async fn is_others(&self, tier: Tier, key: Key) -> bool {
+        let (told, answer) = oneshot::channel();
+        // The receiver is gone only when the runtime stops.
+        self.store(tier).peek(key, Box::new(move |found| drop(told.send(found))));
+        match answer.await {
+            Ok(Ok(header)) => header.node_id != self.node_id,
+            // Nothing to erase, or nothing that serves anybody.
+            Ok(Err(StoreError::Missing(_) | StoreError::Corrupt(_))) => false,
+            // Nobody can tell: an object too many is better than one too few.
+            Ok(Err(_)) | Err(_) => true,
+        }
+    }
+
+    /// Writes a record into a stored frame's header; the manager hears of the end. It bounds how
+    /// many there are.
+    pub fn restamp(
+        performer: &Arc<Self>,
+        (tier, place): (Tier, Option<Place>),
+        key: Key,
+        record: RetentionRecord,
+    ) {
+        let this = Arc::clone(performer);
+        env::spawn_task_on(&performer.runtime, async move {
+            let place = place.unwrap_or(NO_PLACE);
+            let end = match this.on_store(tier, StoreOp::Restamp { key, place, record }).await {
+                Ok(()) => RestampEnd::Written,
+                Err(error) => {
+                    this.complaints.note(&format!("{tier}: the record of {key}: {error}"));
+                    match read_failure(&error) {
+                        FailureKind::SourceLost => RestampEnd::Lost,
+                        _ => RestampEnd::Failed,
+                    }
+                }
+            };
+            // A manager that has stopped needs no answer.
+            let _ = this.events.send(Event::Restamped { tier, key, end });
+        });
+    }
+
+    /// Runs one operation to its end.
+    async fn on_store(&self, tier: Tier, op: StoreOp) -> Result<(), StoreError> {
+        let (done, ended) = on_end();
+        self.store(tier).submit(op, done);
+        ended.await.unwrap_or_else(|_| Err(StoreError::TierLost("it stopped".into())))
+    }
+
+    /// Lets go of a pool's memory, which takes a while when it is large.
+    pub fn unmap(&self, memory: Arc<EnginePool>) {
+        let runtime = self.runtime.clone();
+        env::spawn_task_on(&self.runtime, async move {
+            let _ = env::spawn_blocking_on(&runtime, move || drop(memory)).await;
+        });
+    }
+}

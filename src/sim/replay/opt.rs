@@ -1,0 +1,187 @@
+//! The upper bound: what a cache finds that knows the future.
+//!
+//! Furthest next use with bypass. Of one chain the deepest block is used again last, so evicting it
+//! first keeps prefixes whole, and the bound can be reached. Offline: it needs all requests at once.
+
+use std::collections::BTreeMap;
+
+use crate::workload::Request;
+
+use super::ReplayOutcome;
+
+/// A request's number; [`NEVER`] for none.
+type Use = u32;
+const NEVER: Use = Use::MAX;
+
+/// Blocks in a row that are used again by the same request.
+#[derive(Clone, Copy)]
+struct Stretch {
+    next: Use,
+    blocks: u32,
+}
+
+/// Takes requests in time order, then says what the best cache of one tier would have found.
+#[derive(Default)]
+pub struct Opt {
+    requests: Vec<Request>,
+}
+
+impl Opt {
+    pub fn request(&mut self, request: Request) {
+        self.requests.push(request);
+    }
+
+    /// What a tier of `capacity_blocks`, the one at `tier`, would have found.
+    #[must_use]
+    pub fn finish(self, tier: usize, capacity_blocks: u64, block_tokens: u32) -> ReplayOutcome {
+        let stretches = next_uses(&self.requests);
+        let mut cache = Cache { kept: BTreeMap::new(), held: 0, capacity_blocks };
+        let mut outcome = ReplayOutcome::default();
+        for (now, (request, stretches)) in (0_u32..).zip(self.requests.iter().zip(stretches)) {
+            let found = cache.ask(now, &stretches);
+            outcome.evicted_blocks[tier] += cache.trim();
+            let input = u64::from(request.input_tokens);
+            outcome.requests += 1;
+            outcome.input_tokens += input;
+            outcome.hit_tokens[tier] += (found * u64::from(block_tokens)).min(input);
+        }
+        outcome
+    }
+}
+
+/// For each request its blocks' next uses, root first: the deeper, the later.
+fn next_uses(requests: &[Request]) -> Vec<Vec<Stretch>> {
+    let mut next: BTreeMap<u64, Use> = BTreeMap::new();
+    let mut dense: Vec<Use> = Vec::new();
+    let mut all = vec![Vec::new(); requests.len()];
+    for (index, request) in requests.iter().enumerate().rev() {
+        let now = Use::try_from(index).expect("fewer than 2^32 requests");
+        let stretches: &mut Vec<Stretch> = &mut all[index];
+        for id in request.block_ids() {
+            let slot = slot_of(&mut dense, &mut next, id);
+            let used = std::mem::replace(slot, now);
+            match stretches.last_mut() {
+                Some(last) if last.next == used => last.blocks += 1,
+                _ => stretches.push(Stretch { next: used, blocks: 1 }),
+            }
+        }
+    }
+    all
+}
+
+/// Ids are dense in most traces: those live in a list, and others in a map.
+fn slot_of<'a>(
+    dense: &'a mut Vec<Use>,
+    sparse: &'a mut BTreeMap<u64, Use>,
+    id: u64,
+) -> &'a mut Use {
+    const DENSE_MAX: usize = 1 << 26;
+    match usize::try_from(id) {
+        Ok(at) if at < DENSE_MAX => {
+            if dense.len() <= at {
+                dense.resize(at + 1, NEVER);
+            }
+            &mut dense[at]
+        }
+        _ => sparse.entry(id).or_insert(NEVER),
+    }
+}
+
+/// What is kept: by the request that uses it next, and the position in that request's chain, so
+/// many blocks from there on.
+struct Cache {
+    kept: BTreeMap<(Use, u64), u64>,
+    held: u64,
+    capacity_blocks: u64,
+}
+
+impl Cache {
+    /// How many of the request's blocks are here; those that are used again are kept from now on.
+    fn ask(&mut self, now: Use, stretches: &[Stretch]) -> u64 {
+        let here: Vec<_> =
+            self.kept.range((now, 0)..=(now, u64::MAX)).map(|(k, n)| (*k, *n)).collect();
+        for (key, _) in &here {
+            self.kept.remove(key);
+        }
+        // All of the request's blocks that are here are used next by it, and their ancestors too.
+        let found = here.iter().map(|(_, blocks)| blocks).sum();
+        self.held -= found;
+        let mut position = 0;
+        for Stretch { next, blocks } in stretches {
+            if *next != NEVER {
+                self.kept.insert((*next, position), u64::from(*blocks));
+                self.held += u64::from(*blocks);
+            }
+            position += u64::from(*blocks);
+        }
+        found
+    }
+
+    /// Lets go what is used last, deepest first, until the rest fits; gives how many blocks went.
+    fn trim(&mut self) -> u64 {
+        let mut gone = 0;
+        while self.held > self.capacity_blocks {
+            let Some(mut last) = self.kept.last_entry() else { break };
+            let over = self.held - self.capacity_blocks;
+            let take = over.min(*last.get());
+            *last.get_mut() -= take;
+            if *last.get() == 0 {
+                last.remove();
+            }
+            self.held -= take;
+            gone += take;
+        }
+        gone
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::workload::request::IdRun;
+
+    fn found(chains: &[&[u64]], capacity_blocks: u64) -> u64 {
+        let mut opt = Opt::default();
+        for chain in chains {
+            let runs = chain.iter().map(|id| IdRun { first_id: *id, count: 1 });
+            let input_tokens = u32::try_from(chain.len()).unwrap();
+            opt.request(Request { input_tokens, blocks: runs.collect(), ..Request::default() });
+        }
+        opt.finish(0, capacity_blocks, 1).hit_tokens[0]
+    }
+
+    #[test]
+    fn what_is_used_again_soonest_is_kept() {
+        let (a, b): (&[u64], &[u64]) = (&[0, 1, 2], &[10, 11, 12]);
+        assert_eq!(found(&[a, b, a, b], 6), 6);
+        assert_eq!(found(&[a, b, a, b], 3), 3, "a whole, or b: never parts of both");
+        assert_eq!(found(&[a, b, b, b, a], 3), 6, "b twice");
+        assert_eq!(found(&[a, b, b, b, a], 4), 7, "and a's root");
+        assert_eq!(found(&[a, b, a, b], 0), 0);
+        assert_eq!(found(&[&[0, 1, 2], &[0, 5], &[0, 1, 2]], 2), 1 + 2, "5 is not used again");
+    }
+
+    /// Against every way of keeping prefixes, tried one by one.
+    #[test]
+    fn nothing_finds_more() {
+        let chains: [&[u64]; 7] = [&[0, 1], &[0, 2], &[3, 4], &[0, 1, 5], &[3], &[0, 2], &[3, 4]];
+        for capacity in 0..5 {
+            let best = best_from(&chains, 0, &[], capacity);
+            assert_eq!(found(&chains, capacity as u64), best as u64, "capacity {capacity}");
+        }
+    }
+
+    fn best_from(chains: &[&[u64]], at: usize, kept: &[u64], capacity: usize) -> usize {
+        let Some(chain) = chains.get(at) else { return 0 };
+        let hits = chain.iter().take_while(|id| kept.contains(id)).count();
+        let mut all: Vec<u64> = kept.iter().chain(*chain).copied().collect();
+        all.sort_unstable();
+        all.dedup();
+        let subsets = (0_u32..1 << all.len()).filter(|set| set.count_ones() as usize <= capacity);
+        let pick = |set: u32| -> Vec<u64> {
+            let chosen = all.iter().enumerate().filter(|(bit, _)| set >> bit & 1 == 1);
+            chosen.map(|(_, id)| *id).collect()
+        };
+        hits + subsets.map(|set| best_from(chains, at + 1, &pick(set), capacity)).max().unwrap_or(0)
+    }
+}

@@ -1,0 +1,95 @@
+//! A service over the real manager, with a DRAM tier and nothing else.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use terrace::client::{Client, ClientConfig, HostPool, PoolHandle, PoolOrder};
+use terrace::domain::namespace::Namespace;
+use terrace::domain::tier::Tier;
+use terrace::domain::units::CHUNK_BYTES;
+use terrace::env::SystemClock;
+use terrace::manager::shell::{Shell, ShellParts};
+use terrace::manager::{ManagerConfig, TierConfig};
+use terrace::service::{Server, ServiceConfig};
+use terrace::tiers::dram::{Arena, ArenaConfig};
+use terrace::tiers::hbm::{HostDevice, HostDeviceConfig};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use super::{SHAPE, namespace};
+
+pub struct Node {
+    pub socket: PathBuf,
+    _folder: tempfile::TempDir,
+    shell: Shell,
+    stop: oneshot::Sender<()>,
+    running: JoinHandle<std::io::Result<()>>,
+}
+
+impl Node {
+    pub fn start() -> Self {
+        Self::with(|_| ())
+    }
+
+    pub fn with(adjust: impl FnOnce(&mut ManagerConfig)) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("t.sock");
+        let shell = shell(adjust);
+        let server = Server::bind(ServiceConfig::new(&socket), shell.handle()).unwrap();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let running = tokio::spawn(server.run(async {
+            let _ = stopped.await;
+        }));
+        Self { socket, _folder: folder, shell, stop, running }
+    }
+
+    /// A client of a namespace with one shard a block.
+    pub async fn client(&self, name: &str) -> Client {
+        let namespace = Namespace { shard_count: 1, ..namespace() };
+        Client::connect(&self.socket, ClientConfig::new(name, namespace)).await.unwrap()
+    }
+
+    pub async fn client_with_pool(&self, name: &str, slots: u32) -> (Client, HostPool, PoolHandle) {
+        let client = self.client(name).await;
+        let pool = HostPool::create(PoolOrder::LayerMajor.layout(SHAPE, slots)).unwrap();
+        let handle = client.register_pool(&pool, 0).await.unwrap();
+        (client, pool, handle)
+    }
+
+    pub async fn stop(self) {
+        self.stop.send(()).unwrap();
+        self.running.await.unwrap().unwrap();
+        let shell = self.shell;
+        tokio::task::spawn_blocking(|| shell.stop(Duration::from_secs(2))).await.unwrap();
+    }
+}
+
+fn shell(adjust: impl FnOnce(&mut ManagerConfig)) -> Shell {
+    let arena = Arc::new(
+        Arena::new(ArenaConfig {
+            tier_bytes: CHUNK_BYTES,
+            staging_bytes: 1 << 20,
+            pretouch_threads: 1,
+        })
+        .unwrap(),
+    );
+    let device = HostDeviceConfig { tier_bytes: 0, pretouch_threads: 1 };
+    let mut tiers = [None; Tier::COUNT];
+    tiers[Tier::Dram.index()] =
+        Some(TierConfig { capacity_bytes: CHUNK_BYTES, slots_max: u64::MAX, recovers: false });
+    let mut config = ManagerConfig::with_tiers(tiers);
+    adjust(&mut config);
+    Shell::start(ShellParts {
+        config,
+        clock: Arc::new(SystemClock::start()),
+        runtime: tokio::runtime::Handle::current(),
+        staging: CHUNK_BYTES..arena.len_bytes(),
+        device: Arc::new(HostDevice::new(Arc::clone(&arena), device).unwrap()),
+        arena,
+        nvme: None,
+        object: None,
+        node_id: [7; 16],
+    })
+    .unwrap()
+}
