@@ -160,13 +160,14 @@ fn beyond_its_bound_the_store_is_busy_and_answers_everything() {
         let (dir, arena) = (tempfile::tempdir().unwrap(), sample::arena());
         let config = NvmeConfig { ops_max: 2, ..config(dir.path(), engine) };
         let (store, _) = opened(&config, &arena);
+        let block = |lane| Sample { number: lane, payload_bytes: 1 << 20 };
+        // Made before the first is submitted: a fast disk would write one while the next is made.
+        let frames: Vec<_> = (0..LANES).map(|lane| block(lane).fill(&arena, lane)).collect();
         let mut waiting = Vec::new();
-        for lane in 0..LANES {
-            let block = Sample { number: lane, payload_bytes: 1 << 20 };
-            let frame = block.fill(&arena, lane);
+        for (lane, frame) in (0..LANES).zip(frames) {
             let (done, told) = sample::heard();
-            let op = StoreOp::Write { key: block.key(), place: block.place(0, lane), frame };
-            store.submit(op, done);
+            let (key, place) = (block(lane).key(), block(lane).place(0, lane));
+            store.submit(StoreOp::Write { key, place, frame }, done);
             waiting.push(told);
         }
         drop(store);
