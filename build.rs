@@ -5,8 +5,12 @@ use std::error::Error;
 use std::path::PathBuf;
 use std::{env, fs};
 
-const PROTOS: [&str; 3] =
-    ["terrace/v1/terrace.proto", "terrace/v1/types.proto", "terrace/v1/retention.proto"];
+const PROTOS: [&str; 4] = [
+    "terrace/v1/terrace.proto",
+    "terrace/v1/types.proto",
+    "terrace/v1/movement.proto",
+    "terrace/v1/retention.proto",
+];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=proto");

@@ -55,7 +55,7 @@ impl Rig {
             effects: Vec::new(),
             done: Vec::new(),
         };
-        rig.ask(Command::Hello { namespace: namespace() });
+        rig.ask(Command::Hello { namespace: namespace(), prefill_tokens_per_s: None });
         let slots = u32::try_from(CHAIN_BLOCKS).unwrap();
         let Reply::Pool { pool } = rig.ask(Command::RegisterPool { shard: 0, slots }) else {
             unreachable!("a pool can be had");
@@ -95,7 +95,7 @@ impl Rig {
         self.requests += 1;
         let (request, keys) = (RequestId(self.requests), keys.to_vec());
         let ask_shared = Duration::ZERO;
-        let look = Command::Lookup { request, session: None, keys, ask_shared };
+        let look = Command::Lookup { request, session: None, keys, ask_shared, queued: false };
         let Reply::Lookup { runs, .. } = self.ask(look) else {
             unreachable!("lookups are answered");
         };
@@ -120,7 +120,7 @@ impl Rig {
 
     fn end(&mut self, stop: Stop, output_tokens: u32) {
         let request = RequestId(self.requests);
-        self.ask(Command::EndRequest { request, stop, output_tokens });
+        self.ask(Command::EndRequest { request, stop, output_tokens, prefill: None });
     }
 }
 

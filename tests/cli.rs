@@ -56,7 +56,7 @@ fn cli_help_of_demo() {
           --seed <SEED>          Fixes what the agents do [default: 1]
           --block-bytes <BYTES>  Bytes of a block: fewer are quicker, more are nearer to a large model
                                  [default: 262144]
-          --json                 Print one JSON object, the same as that of replay, instead of a table
+          --json                 Print one JSON object instead of tables: that of replay, and `pauses`
       -h, --help                 Print help
 
     It takes about half a GiB of memory, and one of disk in a folder of its own in $TMPDIR that goes
@@ -67,7 +67,9 @@ fn cli_help_of_demo() {
 /// The flags of a command, in order; what they mean stands at the code that parses them.
 fn flags(line: &str) -> Vec<String> {
     let text = help(line);
-    let lines = text.lines().map(str::trim_start).filter(|line| line.starts_with("--"));
+    // Deeper in stands what they mean, which may name other flags.
+    let lines = text.lines().filter_map(|line| line.strip_prefix("      "));
+    let lines = lines.filter(|line| line.starts_with("--"));
     lines.map(|line| line.split_whitespace().next().unwrap().to_owned()).collect()
 }
 
@@ -75,7 +77,7 @@ fn flags(line: &str) -> Vec<String> {
 fn cli_flags_of_replay() {
     insta::assert_snapshot!(
         flags("replay --help").join(" "),
-        @"--simulate --live --hbm --dram --nvme --object --policy --hints --hint-sigma --limit --seed --instant --block-bytes --json"
+        @"--simulate --live --hbm --dram --nvme --object --policy --hints --hint-sigma --limit --seed --instant --block-bytes --link --prefill-tokens-per-s --prefetch --json"
     );
 }
 
@@ -105,6 +107,9 @@ fn cli_refuses_bad_lines() {
     refused("replay x", "<--simulate|--live>");
     refused("replay x --live --hbm lots", "`lots` is no capacity");
     refused("replay x --live --block-bytes 65000", "give a multiple of 4096");
+    refused("replay x --simulate --link device_up=fast", "`fast` can't be read: give a number");
+    refused("replay x --simulate --prefill-tokens-per-s 0", "`0` is no prefill rate: give 1 to");
+    refused("replay x --simulate --prefetch yes", "`yes` is neither on nor off");
     refused("replay x --live --policy best", "policy `best` is not known: use one of lru, ");
     refused("demo --block-bytes 0", "give a multiple of 4096");
     refused("inspect", "<HASH>");

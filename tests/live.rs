@@ -3,6 +3,12 @@
 //! Every test starts a daemon of its own in a folder of its own, and both go with the test.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+#[path = "live/burst.rs"]
+mod burst;
+#[path = "live/lifts.rs"]
+mod lifts;
+#[path = "live/lifts_refused.rs"]
+mod lifts_refused;
 #[path = "live/rig.rs"]
 mod rig;
 
@@ -411,4 +417,12 @@ fn the_demo_uses_every_tier_and_corrupts_nothing() {
     assert_eq!(report["format"], "generated");
     assert_eq!(tiers_with(&report, "bytes_out").len(), 4, "{report}");
     assert_eq!(tiers_with(&report, "evicted_blocks").len(), 4, "{report}");
+    let [off, on] = [&report["pauses"][0], &report["pauses"][1]];
+    assert_eq!((&off["prefetch"], &off["lifted_bytes"]), (&false.into(), &0.into()), "{off}");
+    assert_eq!(on["prefetch"], true);
+    for side in [off, on] {
+        assert!(side["load_wait_us"]["mean"].as_f64().unwrap() > 0.0, "{side}");
+        assert_eq!(side["corrupt_blocks"], 0);
+    }
+    assert!(on["timely_bytes"].as_u64().unwrap() > 0, "{on}");
 }

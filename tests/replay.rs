@@ -2,6 +2,9 @@
 //! are present.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+#[path = "replay/timed.rs"]
+mod timed;
+
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -11,7 +14,7 @@ use terrace::manager::PolicyName;
 use terrace::sim::oracle::LruOracle;
 use terrace::sim::replay::hints::SIGMA;
 use terrace::sim::replay::{
-    Foresight, Hints, Opt, Pace, Replay, ReplayConfig, ReplayOutcome, Told,
+    Foresight, Hints, Opt, Pace, Replay, ReplayConfig, ReplayOutcome, Timing, Told,
 };
 use terrace::workload::generator::{Agentic, AgenticParams};
 use terrace::workload::trace::Trace;
@@ -86,7 +89,9 @@ fn time_costs_hits() {
     let unique = unique_blocks(&requests);
     let capacity_blocks = [unique / 20, unique / 10, unique / 2, 0];
     let instant = replay(&requests, capacity_blocks, Pace::Instant);
-    let timed = |block_bytes| replay(&requests, capacity_blocks, Pace::Timed { block_bytes });
+    let timed = |block_bytes| {
+        replay(&requests, capacity_blocks, Pace::Timed(Timing::of_blocks(block_bytes)))
+    };
     let (fast, slow) = (timed(64 << 10), timed(64 << 20));
     assert_eq!(fast, timed(64 << 10), "the same run twice");
     assert!(fast.hit_ratio() < instant.hit_ratio(), "{fast:?} {instant:?}");

@@ -202,6 +202,9 @@ fn cli_metrics_are_served_where_asked_and_nowhere_else() {
         "# TYPE terrace_tier_capacity_bytes gauge",
         "terrace_tier_capacity_bytes{tier=\"nvme\"} 67108864",
         "terrace_corrupt_copies_total 0",
+        "terrace_link_bytes_total{link=\"nvme_read\",class=\"prefetch\"} 0",
+        "terrace_link_bytes_per_second{link=\"device_up\"} 0",
+        "terrace_lift_wasted_bytes_total 0",
     ] {
         assert!(page.lines().any(|found| found == line), "no `{line}` in\n{page}");
     }

@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use terrace::domain::hint::{ACTIONS_MAX, Outcome};
+use terrace::domain::hint::{ACTIONS_MAX, Action, Outcome};
 use terrace::domain::namespace::NamespaceDigest;
 use terrace::domain::retention::directive::DIRECTIVES_MAX;
 use terrace::hints::{Hashes, Part, Place, envelope, lower};
@@ -12,6 +12,7 @@ fuzz_target!(|bytes: &[u8]| {
     let mut hashes = Hashes::new(NamespaceDigest([7; 32]), 8, 1024);
     if let Ok(read) = envelope::read(bytes, &mut hashes) {
         let (actions, unanswered) = read.batch.split();
+        actions.iter().for_each(check_lift);
         let outcomes = actions.iter().map(|_| Outcome::Accepted { blocks: 0 }).collect();
         let answered = unanswered.answered(outcomes).expect("as many outcomes as actions");
         assert!(answered.len() <= ACTIONS_MAX);
@@ -35,5 +36,13 @@ fuzz_target!(|bytes: &[u8]| {
         .collect();
     if let Ok(lowered) = lower(&body, &parts) {
         assert!(lowered.directives.iter().count() <= DIRECTIVES_MAX);
+        lowered.after.iter().for_each(check_lift);
     }
 });
+
+/// What is read as a lift is one that can be carried out.
+fn check_lift(action: &Action) {
+    if let Action::Prefetch { wish, .. } | Action::SpeculativePrefill { wish, .. } = action {
+        wish.admit().expect("a deadline to come and a priority of 0 to 100");
+    }
+}

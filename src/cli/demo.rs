@@ -2,10 +2,14 @@
 //!
 //! A daemon of its own whose four tiers are too small for what a group of agents asks of it, so
 //! that blocks sink through all of them and come back. Nothing is mocked: the daemon is the real
-//! binary, the bytes go through shared memory, and each one that comes back is compared.
+//! binary, the bytes go through shared memory, and each one that comes back is compared. Then a few
+//! agents wait for tools, once with lifts ahead of need and once without.
 
 mod agents;
+mod pauses;
 mod table;
+
+use serde::Serialize;
 
 use super::{Outcome, output};
 use crate::cli::replay::live::{self, LiveError, LiveOutcome, LivePlan, drive, progress_bar};
@@ -13,6 +17,8 @@ use crate::cli::replay::report::{Mode, ReplayReport, ReportHead};
 use crate::domain::retention::PolicyName;
 use crate::domain::tier::Tier;
 use crate::workload::trace::TraceInfo;
+
+use pauses::Pauses;
 
 /// Run the whole system on this machine: a daemon, agents, and every byte checked
 #[derive(clap::Args, Clone, Debug)]
@@ -30,7 +36,7 @@ pub struct DemoArgs {
         value_parser = crate::cli::replay::args::block_bytes
     )]
     pub block_bytes: u64,
-    /// Print one JSON object, the same as that of replay, instead of a table
+    /// Print one JSON object instead of tables: that of replay, and `pauses`
     #[arg(long)]
     pub json: bool,
 }
@@ -60,16 +66,26 @@ pub fn run(args: &DemoArgs) -> Result<Outcome, LiveError> {
     let outcome = drive(&plan, workload.requests.into_iter().map(Ok), &progress)?;
     progress.finish_and_clear();
     outcome.note_failures();
+    let pauses = pauses::compare(args.seed, args.block_bytes)?;
     let report = report(args, info, &outcome);
+    let shown = Shown { report, pauses };
     if args.json {
-        output::print_json(&report);
+        output::print_json(&shown);
     } else {
-        output::print(&table::show(&report, &outcome, workload.agents));
+        output::print(&table::show(&shown.report, &shown.pauses, &outcome, workload.agents));
     }
+    let is_right = shown.pauses.iter().all(|side| side.corrupt_blocks == 0);
     Ok(match live::judge(&outcome.live) {
-        Outcome::Good => judge_tiers(&report),
-        Outcome::Bad => Outcome::Bad,
+        Outcome::Good if is_right => judge_tiers(&shown.report),
+        _ => Outcome::Bad,
     })
+}
+
+#[derive(Serialize)]
+struct Shown {
+    #[serde(flatten)]
+    report: ReplayReport,
+    pauses: [Pauses; 2],
 }
 
 fn report(args: &DemoArgs, info: TraceInfo, outcome: &LiveOutcome) -> ReplayReport {

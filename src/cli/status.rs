@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::output::{self, Table};
 use super::{DaemonArgs, Failure, PATIENCE};
-use crate::client::{self, DaemonStatus};
+use crate::client::{self, DaemonStatus, LiftCounts, Link};
 use crate::domain::tier::Tier;
 use crate::domain::units::Bytes;
 
@@ -57,6 +57,8 @@ struct Shown<'a> {
     sessions: u64,
     forgotten_blocks: u64,
     broken_shields: u64,
+    links: Vec<ShownLink>,
+    lifts: ShownLifts,
     facts: &'a std::collections::BTreeMap<String, String>,
 }
 
@@ -73,6 +75,43 @@ struct ShownTier {
     bytes_out: u64,
     failures: u64,
     shielded_bytes: u64,
+}
+
+#[derive(Serialize)]
+struct ShownLink {
+    link: &'static str,
+    bytes_per_s: u64,
+    latency_us: u64,
+    demand_bytes: u64,
+    prefetch_bytes: u64,
+    background_bytes: u64,
+    queued_transfers: u64,
+    in_flight_bytes: u64,
+}
+
+#[derive(Serialize)]
+struct ShownLifts {
+    begun: u64,
+    cancelled: u64,
+    clipped_blocks: u64,
+    bytes: u64,
+    timely_bytes: u64,
+    late_bytes: u64,
+    wasted_bytes: u64,
+}
+
+impl From<&LiftCounts> for ShownLifts {
+    fn from(counts: &LiftCounts) -> Self {
+        Self {
+            begun: counts.begun,
+            cancelled: counts.cancelled,
+            clipped_blocks: counts.clipped_blocks,
+            bytes: counts.bytes,
+            timely_bytes: counts.timely_bytes,
+            late_bytes: counts.late_bytes,
+            wasted_bytes: counts.wasted_bytes,
+        }
+    }
 }
 
 impl<'a> Shown<'a> {
@@ -99,6 +138,8 @@ impl<'a> Shown<'a> {
             sessions: status.sessions,
             forgotten_blocks: status.forgotten_blocks,
             broken_shields: status.broken_shields,
+            links: links(status),
+            lifts: (&status.lifts).into(),
             facts: &status.facts,
         }
     }
@@ -125,7 +166,72 @@ fn tiers(status: &DaemonStatus) -> Vec<ShownTier> {
         .collect()
 }
 
+/// All links, in the order of their numbers.
+fn links(status: &DaemonStatus) -> Vec<ShownLink> {
+    let shown = |link: Link| {
+        let figures = &status.links[link.index()];
+        ShownLink {
+            link: link.name(),
+            bytes_per_s: figures.bytes_per_s,
+            latency_us: figures.latency_us,
+            demand_bytes: figures.demand_bytes,
+            prefetch_bytes: figures.prefetch_bytes,
+            background_bytes: figures.background_bytes,
+            queued_transfers: figures.queued_transfers,
+            in_flight_bytes: figures.in_flight_bytes,
+        }
+    };
+    Link::ALL.into_iter().map(shown).collect()
+}
+
+/// The links that have had anything to do; a table with nothing but its heading where there are none.
+fn link_table(status: &DaemonStatus) -> Table {
+    let mut table = Table::new(
+        1,
+        ["link", "learned", "latency", "demand", "prefetch", "background", "moving", "waiting"],
+    );
+    for link in links(status) {
+        let moved_bytes = link.demand_bytes + link.prefetch_bytes + link.background_bytes;
+        if moved_bytes + link.in_flight_bytes + link.queued_transfers == 0 {
+            continue;
+        }
+        let bytes = |bytes: u64| Bytes(bytes).to_string();
+        let (rate, latency) = match link.bytes_per_s {
+            0 => ("-".into(), "-".into()),
+            rate => (format!("{}/s", bytes(rate)), format!("{} us", link.latency_us)),
+        };
+        table.row([
+            link.link.into(),
+            rate,
+            latency,
+            bytes(link.demand_bytes),
+            bytes(link.prefetch_bytes),
+            bytes(link.background_bytes),
+            bytes(link.in_flight_bytes),
+            link.queued_transfers.to_string(),
+        ]);
+    }
+    table
+}
+
+fn lift_line(lifts: &LiftCounts) -> String {
+    let bytes = |bytes: u64| Bytes(bytes).to_string();
+    format!(
+        "{} lifts begun, {} cancelled; {} lifted: {} in time, {} late, {} in vain; {} blocks found \
+         no room",
+        lifts.begun,
+        lifts.cancelled,
+        bytes(lifts.bytes),
+        bytes(lifts.timely_bytes),
+        bytes(lifts.late_bytes),
+        bytes(lifts.wasted_bytes),
+        lifts.clipped_blocks,
+    )
+}
+
 fn text(status: &DaemonStatus) -> String {
+    let links = link_table(status);
+    let lifts = lift_line(&status.lifts);
     let mut table = Table::new(
         1,
         [
@@ -163,12 +269,12 @@ fn text(status: &DaemonStatus) -> String {
         facts.row([what.clone(), how.clone()]);
     }
     format!(
-        "terrace {} (pid {}) up {} s, node {}, policy {}\n\n{table}\n\
+        "terrace {} (pid {}) up {} s, node {}, policy {}\n\n{table}\n{links}\n\
          {} blocks; {} clients, {} pools, {} leases, {} sessions\n\
          {} lookups for {} blocks; {} stores and loads under way; {} transfers under way, {} \
          waiting\n\
          {} offered blocks found no room; {} corrupt copies dropped; {} blocks forgotten as asked; \
-         {} shields broken\n\n{facts}",
+         {} shields broken\n{lifts}\n\n{facts}",
         status.daemon_version,
         status.pid,
         status.uptime.as_secs(),
@@ -217,6 +323,20 @@ mod tests {
         (dram.present, dram.capacity_bytes, dram.used_bytes) = (true, 3 << 30, 7 << 20);
         (dram.blocks, dram.hit_blocks, dram.bytes_in) = (7, 5, 7 << 20);
         dram.shielded_bytes = 2 << 20;
+        let link = &mut status.links[Link::NvmeRead.index()];
+        (link.demand_bytes, link.prefetch_bytes) = (3 << 20, 5 << 20);
+        (link.bytes_per_s, link.latency_us) = (3 << 30, 85);
+        (link.in_flight_bytes, link.queued_transfers) = (1 << 20, 4);
+        status.links[Link::DeviceUp.index()].queued_transfers = 1;
+        status.lifts = LiftCounts {
+            begun: 6,
+            cancelled: 1,
+            clipped_blocks: 2,
+            bytes: 5 << 20,
+            timely_bytes: 3 << 20,
+            late_bytes: 1 << 20,
+            wasted_bytes: 1 << 20,
+        };
         status
     }
 

@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::domain::planner::Plan;
 use crate::domain::tier::Tier;
 use crate::domain::units::Time;
 
 use super::completions::Op;
+use super::movement::{LiftCounts, Link, LinkStatus};
 
 /// The engine's name for one of its requests; leases taken under it end with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -20,7 +22,7 @@ pub struct LeaseId(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PoolId(pub u64);
 
-/// A store's or load's number at the daemon.
+/// A store's, load's or lift's number at the daemon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct OpId(pub u64);
 
@@ -28,12 +30,15 @@ pub struct OpId(pub u64);
 pub enum OpKind {
     Store,
     Load,
+    /// A prefetch or speculative prefill.
+    Prefetch,
 }
 
-/// A store or load ended. Blocks not listed as failed landed.
+/// A store, load or lift ended. Blocks not listed as failed landed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Completion {
     pub op: OpId,
+    /// Zero for a lift, which belongs to no request.
     pub request: RequestId,
     pub kind: OpKind,
     /// Blocks asked for, and those that failed, by index into the call's hashes.
@@ -65,6 +70,8 @@ pub struct Lookup {
     /// The hold on them; none if there are none.
     pub lease: Option<LeaseId>,
     pub lease_expires: Time,
+    /// When each run can be in HBM, and how much of the prefix is worth loading.
+    pub plan: Plan,
 }
 
 /// What became of the blocks offered: `taken` are being copied, `present` were there already,
@@ -127,6 +134,8 @@ pub struct DaemonStatus {
     pub forgotten_blocks: u64,
     /// Shields that gave way because nothing else was left to evict.
     pub broken_shields: u64,
+    pub links: [LinkStatus; Link::COUNT],
+    pub lifts: LiftCounts,
     pub facts: BTreeMap<String, String>,
 }
 

@@ -9,13 +9,14 @@ use tokio::task::JoinHandle;
 use crate::env;
 
 use super::convert::CompletionSource;
-use super::{Completion, OpId};
+use super::{Completion, OpId, OpKind};
 
 /// Completions kept that came before the answer naming their operation; the oldest go first, those
-/// of calls that were given up.
+/// of calls that were given up. As many ends of lifts are kept beside them: most lifts are never
+/// waited for, and must not push out the ends of stores and loads.
 const EARLY_MAX: usize = 1024;
 
-/// A store or load under way; [`super::Client::wait`] says how it ended. Dropping it forgets it.
+/// A store, load or lift under way; [`super::Client::wait`] says how it ended. Dropping it forgets it.
 #[derive(Debug)]
 pub struct Op {
     id: OpId,
@@ -39,6 +40,7 @@ pub(super) struct Completions {
 struct State {
     waiting: HashMap<OpId, oneshot::Sender<Completion>>,
     early: VecDeque<Completion>,
+    early_lifts: VecDeque<Completion>,
     /// Nothing will come any more.
     over: bool,
 }
@@ -48,8 +50,8 @@ impl Completions {
     pub(super) fn expect(&self, op: OpId) -> Op {
         let (waiting, ended) = oneshot::channel();
         let mut state = self.state();
-        let early = state.early.iter().position(|completion| completion.op == op);
-        if let Some(completion) = early.and_then(|place| state.early.remove(place)) {
+        let early = state.take_early(op);
+        if let Some(completion) = early {
             let delivered = waiting.send(completion);
             debug_assert!(delivered.is_ok(), "the receiver is in this function");
         } else if !state.over {
@@ -65,10 +67,14 @@ impl Completions {
             let _ = waiting.send(completion);
             return;
         }
-        if state.early.len() >= EARLY_MAX {
-            state.early.pop_front();
+        let early = match completion.kind {
+            OpKind::Store | OpKind::Load => &mut state.early,
+            OpKind::Prefetch => &mut state.early_lifts,
+        };
+        if early.len() >= EARLY_MAX {
+            early.pop_front();
         }
-        state.early.push_back(completion);
+        early.push_back(completion);
     }
 
     /// The stream ended: whoever waits hears it.
@@ -80,6 +86,15 @@ impl Completions {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn take_early(&mut self, op: OpId) -> Option<Completion> {
+        [&mut self.early, &mut self.early_lifts].into_iter().find_map(|early| {
+            let place = early.iter().position(|completion| completion.op == op)?;
+            early.remove(place)
+        })
     }
 }
 
@@ -108,7 +123,7 @@ impl Drop for Listener {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::client::{OpKind, RequestId};
+    use crate::client::RequestId;
 
     fn completion(op: u64) -> Completion {
         let (op, request) = (OpId(op), RequestId(1));
@@ -146,5 +161,20 @@ mod tests {
         let state = completions.state();
         assert_eq!(state.early.len(), EARLY_MAX);
         assert_eq!(state.early.front().map(|completion| completion.op), Some(OpId(1)));
+    }
+
+    #[tokio::test]
+    async fn ends_of_lifts_push_out_only_one_another() {
+        let completions = Completions::default();
+        completions.arrived(completion(1));
+        let lift = |op| Completion { kind: OpKind::Prefetch, ..completion(op) };
+        for op in 10..=10 + EARLY_MAX as u64 {
+            completions.arrived(lift(op));
+        }
+        assert_eq!(completions.expect(OpId(11)).ended.await.unwrap(), lift(11));
+        assert_eq!(completions.expect(OpId(1)).ended.await.unwrap(), completion(1));
+        assert_eq!(completions.state().early_lifts.len(), EARLY_MAX - 1);
+        let _oldest = completions.expect(OpId(10));
+        assert!(completions.state().waiting.contains_key(&OpId(10)), "its end went first");
     }
 }

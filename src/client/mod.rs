@@ -11,6 +11,7 @@ mod completions;
 mod connect;
 mod convert;
 mod error;
+mod movement;
 mod pool;
 mod retention;
 
@@ -34,6 +35,7 @@ pub use arena::ArenaView;
 pub use completions::Op;
 pub use connect::{daemon_block, daemon_sessions, daemon_status};
 pub use error::ClientError;
+pub use movement::{LiftCounts, LiftState, Link, LinkStatus, LookupOptions, Operation, Prefill};
 pub use pool::{HostPool, PoolOrder};
 pub use retention::{
     Action, DaemonBlock, DaemonSession, DaemonSessions, EndedRequest, Outcome, OutcomeStatus,
@@ -52,6 +54,9 @@ pub struct ClientConfig {
     /// For people reading logs: the engine and its version.
     pub client_name: String,
     pub namespace: Namespace,
+    /// How many tokens' KV the engine computes in a second, where that is known. Not zero; see
+    /// [`EndedRequest::prefill`] for what it measures later.
+    pub prefill_tokens_per_s: Option<u32>,
     /// Bounds connecting, and each call.
     pub call_timeout: Duration,
     /// Bounds [`Client::wait`].
@@ -66,9 +71,16 @@ impl ClientConfig {
             client_id: client_id.into(),
             client_name: concat!("terrace-rust/", env!("CARGO_PKG_VERSION")).into(),
             namespace,
+            prefill_tokens_per_s: None,
             call_timeout: Duration::from_secs(10),
             wait_timeout: Duration::from_mins(2),
         }
+    }
+
+    /// The same of an engine that computes so many tokens' KV in a second.
+    #[must_use]
+    pub fn with_prefill_rate(self, tokens_per_s: u32) -> Self {
+        Self { prefill_tokens_per_s: Some(tokens_per_s), ..self }
     }
 }
 
@@ -166,7 +178,7 @@ impl Client {
         request: impl Into<Request>,
         hashes: impl Into<Bytes>,
     ) -> Result<Lookup, ClientError> {
-        self.lookup_shared(request, hashes, Duration::ZERO).await
+        self.lookup_with(request, hashes, LookupOptions::default()).await
     }
 
     /// As [`Client::lookup`]; where the prefix that the daemon has ends early, it asks the shared
@@ -180,7 +192,21 @@ impl Client {
         hashes: impl Into<Bytes>,
         ask_shared: Duration,
     ) -> Result<Lookup, ClientError> {
-        self.session.remote.lookup(request.into(), hashes.into(), ask_shared).await
+        let options = LookupOptions { ask_shared, ..LookupOptions::default() };
+        self.lookup_with(request, hashes, options).await
+    }
+
+    /// As [`Client::lookup`], with all that a lookup can ask for.
+    ///
+    /// # Errors
+    /// As [`Client::lookup`].
+    pub async fn lookup_with(
+        &self,
+        request: impl Into<Request>,
+        hashes: impl Into<Bytes>,
+        options: LookupOptions,
+    ) -> Result<Lookup, ClientError> {
+        self.session.remote.lookup(request.into(), hashes.into(), options).await
     }
 
     /// Offers the blocks in `slots`, a run of one chain; `parent` is the hash of the block before
@@ -280,6 +306,23 @@ impl Client {
     /// [`ClientError::Busy`], [`ClientError::Invalid`] when it is no such envelope.
     pub async fn hint_envelope(&self, json: impl Into<Bytes>) -> Result<Vec<Outcome>, ClientError> {
         self.session.remote.hint_envelope(json.into()).await
+    }
+
+    /// How a lift of this client stands; its outcome named `operation`.
+    ///
+    /// # Errors
+    /// [`ClientError::Busy`], [`ClientError::NotFound`] when the daemon knows of no such lift, or it
+    /// is another client's.
+    pub async fn operation(&self, operation: OpId) -> Result<Operation, ClientError> {
+        self.session.remote.operation(operation).await
+    }
+
+    /// The lift that an outcome named, to [`Client::wait`] for: it ends when nothing of it moves any
+    /// more. Its end is told once, to the last who asked for it, and of ends that nobody asks for
+    /// the oldest are forgotten; [`Client::operation`] tells more, and at any time.
+    #[must_use]
+    pub fn lift(&self, operation: OpId) -> Op {
+        self.session.completions.expect(operation)
     }
 
     /// The daemon's sessions, of all namespaces: so many of those heard of last (0: 100).

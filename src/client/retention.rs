@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{OpId, RequestId};
+use super::{OpId, Prefill, RequestId};
 use crate::domain::block::Key;
 use crate::domain::hint;
 use crate::domain::namespace::NamespaceDigest;
@@ -49,11 +49,13 @@ pub struct EndedRequest {
     pub stop: Stop,
     /// Zero where nobody counted.
     pub output_tokens: u32,
+    /// What the engine computed of the request's input, where it measured that.
+    pub prefill: Option<Prefill>,
 }
 
 impl From<RequestId> for EndedRequest {
     fn from(id: RequestId) -> Self {
-        Self { id, stop: Stop::Unknown, output_tokens: 0 }
+        Self { id, stop: Stop::Unknown, output_tokens: 0, prefill: None }
     }
 }
 
@@ -74,7 +76,7 @@ pub enum OutcomeStatus {
     Accepted,
     /// Done in part.
     Clipped,
-    /// Begun: the outcome names the operation to watch.
+    /// Nothing moves yet: the lift waits for its time, or for others to end.
     Deferred,
     Rejected,
     Missing,
@@ -90,6 +92,7 @@ pub struct Outcome {
     pub clipped: u32,
     /// Of rejected and missing: why, and what to do.
     pub message: String,
+    /// Of lifts: what [`super::Client::operation`] watches, and [`Action::CancelPrefetch`] ends.
     pub operation: Option<OpId>,
 }
 

@@ -246,6 +246,20 @@ pub const KEYS: &[Key] = &[
         "Sessions that are known at once; for one beyond it the one silent for longest is \
          forgotten.",
     ),
+    key(
+        "prefetch.lifts_max",
+        count(0, 1 << 16),
+        "1024",
+        "Lifts under way or held at once, whoever asked for them; 0: nothing is lifted ahead of \
+         need. One beyond it is refused.",
+    ),
+    key(
+        "prefetch.tier_percent",
+        count(1, 100),
+        "25",
+        "How much of each tier lifts may hold, in hundredths. What of a lift is over it is answered \
+         as clipped.",
+    ),
     key("clients.max", count(1, 4096), "256", "Engines and commands connected at once."),
     key(
         "ops.per_client_max",

@@ -51,6 +51,7 @@ pub struct Config {
     pub store_timeout: Duration,
     pub shields: Shields,
     pub sessions: Sessions,
+    pub prefetch: Prefetch,
     /// Where the Prometheus endpoint listens, if it does.
     pub metrics: Option<SocketAddr>,
     pub log: Log,
@@ -108,6 +109,15 @@ pub struct Shields {
 pub struct Sessions {
     pub idle_timeout: Duration,
     pub sessions_max: usize,
+}
+
+/// What bounds lifts ahead of need.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Prefetch {
+    /// Zero: there are none.
+    pub lifts_max: usize,
+    /// How much of each tier they may hold, in hundredths; at least one.
+    pub tier_percent: u8,
 }
 
 /// What is logged, and how.
@@ -177,6 +187,7 @@ impl Config {
             store_timeout: limits.store_timeout,
             shields: rest::shields(&reader)?,
             sessions: rest::sessions(&reader)?,
+            prefetch: rest::prefetch(&reader)?,
             metrics: rest::metrics(&reader)?,
             log: rest::log(&reader)?,
             notes,

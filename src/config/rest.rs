@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::error::{ConfigError, Problem};
 use super::nearest::nearest;
 use super::reader::Reader;
-use super::{Level, Log, Sessions, Shields};
+use super::{Level, Log, Prefetch, Sessions, Shields};
 use crate::domain::retention::PolicyName;
 
 const WAIT_MIN: Duration = Duration::from_millis(100);
@@ -21,6 +21,8 @@ const IDLE_MIN: Duration = Duration::from_secs(1);
 const IDLE_MAX: Duration = Duration::from_hours(168);
 const IDLE_DEFAULT: Duration = Duration::from_hours(4);
 const SESSIONS_DEFAULT: usize = 65_536;
+const LIFTS_DEFAULT: usize = 1024;
+const LIFT_PERCENT_DEFAULT: u8 = 25;
 
 pub(super) struct Limits {
     pub(super) lease_ttl: Duration,
@@ -54,11 +56,7 @@ pub(super) fn policy(reader: &Reader<'_>) -> Result<PolicyName, ConfigError> {
 pub(super) fn shields(reader: &Reader<'_>) -> Result<Shields, ConfigError> {
     const OF_NAMESPACE: &str = "retention.namespace_shield_percent";
     const OF_TENANT: &str = "retention.tenant_shield_percent";
-    let percent = |name| -> Result<Option<u8>, ConfigError> {
-        let count = reader.count(name)?;
-        Ok(count.map(|count| u8::try_from(count).expect("the table bounds it to 100")))
-    };
-    let (namespace, tenant) = (percent(OF_NAMESPACE)?, percent(OF_TENANT)?);
+    let (namespace, tenant) = (percent(reader, OF_NAMESPACE)?, percent(reader, OF_TENANT)?);
     // Who sets only one of the two means it.
     let namespace_percent = namespace.unwrap_or(SHIELD_NAMESPACE.min(tenant.unwrap_or(100)));
     let tenant_percent = tenant.unwrap_or(SHIELD_TENANT.max(namespace_percent));
@@ -68,6 +66,18 @@ pub(super) fn shields(reader: &Reader<'_>) -> Result<Shields, ConfigError> {
         return Err(reader.wrong(OF_TENANT, Problem::new(problem, remedy)));
     }
     Ok(Shields { namespace_percent, tenant_percent })
+}
+
+fn percent(reader: &Reader<'_>, name: &str) -> Result<Option<u8>, ConfigError> {
+    let count = reader.count(name)?;
+    Ok(count.map(|count| u8::try_from(count).expect("the table bounds it to 100")))
+}
+
+pub(super) fn prefetch(reader: &Reader<'_>) -> Result<Prefetch, ConfigError> {
+    Ok(Prefetch {
+        lifts_max: reader.count("prefetch.lifts_max")?.unwrap_or(LIFTS_DEFAULT),
+        tier_percent: percent(reader, "prefetch.tier_percent")?.unwrap_or(LIFT_PERCENT_DEFAULT),
+    })
 }
 
 pub(super) fn sessions(reader: &Reader<'_>) -> Result<Sessions, ConfigError> {

@@ -169,6 +169,21 @@ fn one_share_of_shields_is_enough_to_say() {
 }
 
 #[test]
+fn lifts_are_bounded_or_switched_off() {
+    let lifts = |file: &str| {
+        let Prefetch { lifts_max, tier_percent } = load(file).prefetch;
+        (lifts_max, tier_percent)
+    };
+    assert_eq!(lifts(""), (1024, 25));
+    assert_eq!(lifts("prefetch.lifts_max = 0\n"), (0, 25));
+    assert_eq!(lifts("[prefetch]\nlifts_max = 9\ntier_percent = 100\n"), (9, 100));
+    let env = [("TERRACE_PREFETCH_LIFTS_MAX", "3"), ("TERRACE_PREFETCH_TIER_PERCENT", "4")];
+    let given = sources("", &env, &[("prefetch.tier_percent", "5")]);
+    let given = Config::load(&given, &FAKE).unwrap().prefetch;
+    assert_eq!(given, Prefetch { lifts_max: 3, tier_percent: 5 });
+}
+
+#[test]
 fn tiers_are_switched_off() {
     let config = load("object.url = \"off\"\nnvme.enabled = false\nnvme.capacity = \"1GiB\"\n");
     assert_eq!((config.nvme, config.object), (None, None));
@@ -221,6 +236,11 @@ const WRONG_FILES: &[&str] = &[
     "sessions.idle_timeout = \"14400000\"\n",
     "sessions.idle_timeout = \"100ms\"\n",
     "sessions.max = 0\n",
+    "prefetch.lifts_max = 70000\n",
+    "prefetch.lifts_max = \"all\"\n",
+    "prefetch.tier_percent = 0\n",
+    "[prefetch]\ntier_percent = \"25%\"\n",
+    "[prefetch]\nlift_max = 3\n",
     "metrics.listen = \"0.0.0.0:9464\"\n",
     "metrics.listen = \"9464\"\n",
     "log.level = \"loud\"\n",

@@ -86,6 +86,8 @@ pub struct Block {
     pub doomed: bool,
     /// Doomed by a promise to forget: gone from stores that others share, too.
     pub forgotten: bool,
+    /// A bit for each tier whose copy a lift made or keeps for a request that is still to come.
+    lifted: u8,
     /// How the records in the headers of its cold copies stand.
     pub stamp: Stamp,
     /// By how much the shields in those headers end before the block's own, if not queued.
@@ -135,10 +137,40 @@ impl Block {
             .any(|other| other != tier && self.copy(other).state == CopyState::Resident)
     }
 
+    /// Whether a committed copy exists in a tier faster than `tier`, and is there to stay.
+    #[must_use]
+    pub fn resident_above(&self, tier: Tier) -> bool {
+        let above = Tier::ALL.into_iter().take_while(|other| *other < tier);
+        above.into_iter().any(|other| self.copy(other).state == CopyState::Resident)
+    }
+
+    /// Whether the ranks of a slower tier than `tier` have a copy on their lists.
+    #[must_use]
+    pub fn has_listed_below(&self, tier: Tier) -> bool {
+        tier.below().iter().any(|below| self.copy(*below).listed)
+    }
+
     /// Whether a copy is on its way down.
     #[must_use]
     pub fn drains(&self) -> bool {
         self.copies.iter().any(|copy| copy.state == CopyState::Draining)
+    }
+
+    /// Whether a lift made or keeps the copy in `tier` for a request that is still to come.
+    #[must_use]
+    pub const fn is_lifted(&self, tier: Tier) -> bool {
+        self.lifted & (1 << tier.index()) != 0
+    }
+
+    pub const fn set_lifted(&mut self, tier: Tier, lifted: bool) {
+        let bit = 1 << tier.index();
+        self.lifted = if lifted { self.lifted | bit } else { self.lifted & !bit };
+    }
+
+    /// Whether a copy is on its way in.
+    #[must_use]
+    pub fn fills(&self) -> bool {
+        self.copies.iter().any(|copy| copy.state == CopyState::Filling)
     }
 
     /// Whether no tier has or expects a copy.
@@ -249,6 +281,7 @@ impl Directory {
             wake: Time::ZERO,
             doomed: false,
             forgotten: false,
+            lifted: 0,
             stamp: Stamp::Current,
             shield_lag_ms: 0,
             created_at: new.created_at,
@@ -318,6 +351,11 @@ impl Directory {
     #[must_use]
     pub fn is_here(&self, index: BlockIndex) -> bool {
         self.find(self.get(index).key) == Some(index)
+    }
+
+    /// The chain from a block up to its root.
+    pub fn chain_up(&self, from: Option<BlockIndex>) -> impl Iterator<Item = BlockIndex> + '_ {
+        std::iter::successors(from, |at| self.get(*at).parent())
     }
 
     /// Recomputes the block's floor from its record and its parent; true if it changed.

@@ -7,6 +7,7 @@ pub mod block;
 pub mod directory;
 pub mod hint;
 pub mod namespace;
+pub mod planner;
 pub mod residency;
 pub mod retention;
 pub mod session;

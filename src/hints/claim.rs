@@ -1,10 +1,13 @@
 //! What outside calls a wish, before anything is known to hold: numbers of any size.
 //!
-//! Upgrades a claim to a [`Wish`]; bounds of priorities and times are [`Wish::admit`]'s to check.
+//! Upgrades a claim to a [`Wish`] or a [`LiftWish`]; bounds of priorities and times are theirs to
+//! check, by `admit`.
 
 use std::time::Duration;
 
+use crate::domain::hint::{LiftWish, Target};
 use crate::domain::retention::{Kind, Scope, Shield, TokenRange, Wish};
+use crate::domain::session::SessionName;
 use crate::domain::tier::Tier;
 
 /// What a pin without a TTL asks for: what `cache_control` does.
@@ -91,6 +94,44 @@ impl ClaimedWish {
     }
 }
 
+/// How blocks are to be lifted, as it was written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClaimedLift {
+    pub to: Option<Tier>,
+    pub deadline_ms: Option<u64>,
+    pub priority: Option<u64>,
+}
+
+impl ClaimedLift {
+    /// The wish that is meant; what of it is too far off is clipped by whoever carries it out.
+    ///
+    /// # Errors
+    /// The deadline is over already, or the priority is no priority; with what to do.
+    pub fn lift(self) -> Result<LiftWish, String> {
+        // Everything over a byte is over the bound as well, which `admit` tells.
+        let priority = self.priority.map(|priority| {
+            u8::try_from(priority)
+                .map_err(|_| format!("priority {priority} is out of range: give 0 to 100"))
+        });
+        let wish = LiftWish {
+            to: self.to,
+            deadline: self.deadline_ms.map(Duration::from_millis),
+            priority: priority.transpose()?,
+        };
+        wish.admit().map(|_| wish)
+    }
+}
+
+/// All of the chain that the session's last request reached.
+#[must_use]
+pub const fn last_chain(session: SessionName) -> Target {
+    Target::Session { session, tokens: TokenRange::ALL }
+}
+
+/// What is said of a speculative prefill that names a target and a session.
+pub const TARGET_TWICE: &str =
+    "it names a target and a session: name the target, or the session whose last chain is meant";
+
 /// A range that runs forward.
 ///
 /// # Errors
@@ -108,6 +149,7 @@ pub fn forward(start: u64, end: Option<u64>) -> Result<TokenRange, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::hint::LIFT_DEADLINE_MAX;
 
     #[test]
     fn claims_become_wishes_or_say_what_is_missing() {
@@ -125,5 +167,20 @@ mod tests {
         assert_eq!(once.shield, Some(Shield { refresh_on_hit: false, ..PIN_DEFAULT }));
         let wish = ClaimedWish { ttl_ms: Some(u64::MAX), ..none }.wish().unwrap();
         assert!(wish.admit().unwrap().1, "a time without measure is clipped");
+    }
+
+    #[test]
+    fn lifts_have_a_time_to_come_and_a_priority() {
+        let none = ClaimedLift::default();
+        assert_eq!(none.lift(), Ok(LiftWish::default()));
+        let over = ClaimedLift { deadline_ms: Some(0), ..none }.lift().unwrap_err();
+        assert!(over.contains("0 ms from now, which is over already"), "{over}");
+        for priority in [101, 255, 256, u64::MAX] {
+            let said = ClaimedLift { priority: Some(priority), ..none }.lift().unwrap_err();
+            assert_eq!(said, format!("priority {priority} is out of range: give 0 to 100"));
+        }
+        let far = ClaimedLift { deadline_ms: Some(u64::MAX), ..none }.lift().unwrap();
+        let (admitted, clipped) = far.admit().unwrap();
+        assert_eq!((admitted.deadline, clipped), (Some(LIFT_DEADLINE_MAX), true));
     }
 }

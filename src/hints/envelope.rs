@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::batch::{Asked, Batch, check_count};
-use super::claim::{ClaimedWish, forward};
+use super::claim::{ClaimedLift, ClaimedWish, TARGET_TWICE, forward, last_chain};
 use super::hashes::Hashes;
 use crate::domain::hint::{Action, Target};
 use crate::domain::retention::TokenRange;
@@ -24,7 +24,7 @@ pub const PROTOCOL_VERSION: &str = "0.1";
 pub const ACTION_VERSIONS: [&str; 2] = ["1", "1.0"];
 
 /// The names of all actions.
-pub const ACTION_TYPES: [&str; 11] = [
+pub const ACTION_TYPES: [&str; 12] = [
     "retain",
     "pin",
     "release",
@@ -36,14 +36,11 @@ pub const ACTION_TYPES: [&str; 11] = [
     "tool.return",
     "prefetch",
     "speculative_prefill",
+    "prefetch.cancel",
 ];
 
 /// Bytes of a message's id.
 pub const MESSAGE_ID_BYTES_MAX: usize = 256;
-
-/// What is said of actions that would lift blocks.
-pub const NOT_LIFTED: &str =
-    "this daemon does not lift blocks ahead of need yet: have them loaded when they are needed";
 
 /// An envelope that was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -163,7 +160,13 @@ fn action(
             Ok(Action::ToolStart { session: SessionName::new(&session)?, expected })
         }
         "tool.return" => Ok(Action::ToolReturn { session: session_only(payload)? }),
-        _ => Err(NOT_LIFTED.into()),
+        "prefetch" => read_payload::<PrefetchPayload>(payload)?.action(hashes),
+        "speculative_prefill" => read_payload::<SpeculativePayload>(payload)?.action(hashes),
+        "prefetch.cancel" => {
+            let CancelPayload { operation_id } = read_payload(payload)?;
+            Ok(Action::CancelPrefetch { operation: operation_id })
+        }
+        _ => unreachable!("every name of ACTION_TYPES has its arm"),
     }
 }
 
@@ -217,6 +220,57 @@ struct TargetOnly {
 struct DemotePayload {
     target: ClaimedTarget,
     to: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, expecting = "an object")]
+struct PrefetchPayload {
+    target: ClaimedTarget,
+    to: Option<String>,
+    deadline_ms: Option<u64>,
+    priority: Option<u64>,
+}
+
+impl PrefetchPayload {
+    fn action(self, hashes: &mut Hashes) -> Result<Action, String> {
+        let to = self.to.as_deref().map(str::parse).transpose()?;
+        let (deadline_ms, priority) = (self.deadline_ms, self.priority);
+        let wish = ClaimedLift { to, deadline_ms, priority }.lift()?;
+        Ok(Action::Prefetch { target: self.target.target(hashes)?, wish })
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, expecting = "an object")]
+struct SpeculativePayload {
+    target: Option<ClaimedTarget>,
+    session: Option<String>,
+    deadline_ms: Option<u64>,
+    priority: Option<u64>,
+}
+
+impl SpeculativePayload {
+    fn action(self, hashes: &mut Hashes) -> Result<Action, String> {
+        let (deadline_ms, priority) = (self.deadline_ms, self.priority);
+        let wish = ClaimedLift { to: None, deadline_ms, priority }.lift()?;
+        let target = match (self.target, self.session) {
+            (Some(_), Some(_)) => return Err(TARGET_TWICE.into()),
+            (Some(target), None) => target.target(hashes)?,
+            (None, Some(session)) => last_chain(SessionName::new(&session)?),
+            (None, None) => return Err(NO_TARGET.into()),
+        };
+        Ok(Action::SpeculativePrefill { target, wish })
+    }
+}
+
+/// What is said of a speculative prefill of nothing.
+const NO_TARGET: &str =
+    "payload: name the target, or the session whose last chain the engine is about to prefill";
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, expecting = "an object")]
+struct CancelPayload {
+    operation_id: u64,
 }
 
 #[derive(Deserialize)]

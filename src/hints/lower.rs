@@ -17,10 +17,11 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::domain::hint::Action;
+use crate::domain::hint::{Action, LiftWish};
 use crate::domain::retention::{Directives, Shield};
 use crate::domain::session::{SessionName, Stop};
 
+use super::claim::last_chain;
 use nvext::Nvext;
 
 /// A part of a request body that tokens were made of.
@@ -98,14 +99,35 @@ pub fn lower(body: &Value, parts: &[Part]) -> Result<Lowered, String> {
         Some(session) => Some(session),
         None => text(body, "prompt_cache_key")?.map(SessionName::new).transpose()?,
     };
+    let mut after = nvext.after;
+    if nvext.speculative_prefill {
+        match next_turn(session.as_ref(), nvext.is_final) {
+            Ok(lift) => after.push(lift),
+            Err(why) => notes.push(format!("nvext.agent_hints.speculative_prefill: {why}")),
+        }
+    }
     Ok(Lowered {
         directives,
         session,
         before: nvext.before,
-        after: nvext.after,
+        after,
         output_tokens_expected: nvext.output_tokens_expected,
         notes,
     })
+}
+
+/// The lift of what the session's next turn begins with: the chain that this request reached, once it
+/// has ended. Only a session says which that is, since bodies name no blocks.
+fn next_turn(session: Option<&SessionName>, is_final: bool) -> Result<Action, &'static str> {
+    match session {
+        None => Err("nothing is lifted: name the session (nvext.agent_context.session_id, or \
+                     prompt_cache_key) whose next turn is meant"),
+        Some(_) if is_final => Err("nothing is lifted: the session ends with this request"),
+        Some(session) => Ok(Action::SpeculativePrefill {
+            target: last_chain(session.clone()),
+            wish: LiftWish::default(),
+        }),
+    }
 }
 
 /// Why the model stopped, by the word that the APIs have for it.

@@ -11,6 +11,6 @@ mod hashes;
 pub mod lower;
 
 pub use batch::{Asked, Batch, Unanswered};
-pub use claim::{ClaimedWish, forward};
+pub use claim::{ClaimedLift, ClaimedWish, forward};
 pub use hashes::Hashes;
 pub use lower::{Lowered, Part, Place, lower};

@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::domain::block::Key;
 use crate::domain::hint::{Action, Outcome};
 use crate::domain::namespace::Namespace;
+use crate::domain::planner::Plan;
 use crate::domain::retention::{Directives, RetentionRecord};
 use crate::domain::session::{SessionName, Stop};
 use crate::domain::tier::Tier;
@@ -13,7 +14,10 @@ use crate::tiers::store::{FoundFrame, FrameMeta, Place};
 
 mod status;
 
-pub use status::{BlockStatus, Home, SessionStatus, Status, TierStatus, Usage};
+pub use status::{
+    BlockStatus, Home, LiftCounts, LiftState, LiftStatus, LinkStatus, SessionStatus, Status,
+    TierStatus, Usage,
+};
 
 /// A connected client, by the daemon's numbering; never used again after it went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -110,6 +114,8 @@ pub enum Command {
     /// Binds the client to a namespace; first command of every client.
     Hello {
         namespace: Namespace,
+        /// How fast the engine computes KV, as far as it knows; corrected by its reports.
+        prefill_tokens_per_s: Option<u32>,
     },
     /// A pool of `slots` slots holding this client's rank `shard`.
     RegisterPool {
@@ -129,6 +135,8 @@ pub enum Command {
         /// How long the shared store may be asked for what follows the prefix that is here; zero:
         /// it is not asked. The shell's business: the manager answers from what it knows.
         ask_shared: Duration,
+        /// The request waits for its turn: what it will load is lifted meanwhile.
+        queued: bool,
     },
     /// Takes the blocks `keys` (a run of one chain; `parent` is the block before the first, or
     /// none if that is the root) from the pool's `slots`. A block becomes visible when all shards
@@ -161,6 +169,8 @@ pub enum Command {
         stop: Stop,
         /// Zero where that is not known.
         output_tokens: u32,
+        /// What the engine computed of the request's input, where it measured that.
+        prefill: Option<Prefill>,
     },
     /// At most [`crate::domain::hint::ACTIONS_MAX`]; each has an outcome of its own.
     Hint {
@@ -174,7 +184,18 @@ pub enum Command {
     Inspect {
         key: Key,
     },
+    /// How one of the client's own lifts stands.
+    Lift {
+        op: OpId,
+    },
     Status,
+}
+
+/// KV that an engine computed, and the time it took.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Prefill {
+    pub tokens: u32,
+    pub took: Duration,
 }
 
 /// A stretch of a chain whose blocks have the same fastest tier.
@@ -198,6 +219,7 @@ pub enum Reply {
         runs: Vec<Run>,
         lease: Option<LeaseId>,
         lease_expires: Time,
+        plan: Plan,
     },
     /// `taken` blocks are being copied, `present` were here already, `dropped` found no room (from
     /// the tail: a normal answer). The slots of taken blocks must not change before the completion.
@@ -225,6 +247,7 @@ pub enum Reply {
         sessions_total: usize,
     },
     Inspect(Box<BlockStatus>),
+    Lift(Box<LiftStatus>),
     /// Done; nothing to say.
     Ok,
     Status(Box<Status>),
@@ -248,7 +271,7 @@ pub enum Refusal {
     Precondition(String),
 }
 
-/// A store or load ended. Blocks not listed as failed landed.
+/// A store, load or lift ended. Blocks not listed as failed landed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Completion {
     pub op: OpId,
@@ -263,6 +286,9 @@ pub struct Completion {
 pub enum OpKind {
     Store,
     Load,
+    /// A lift that a client asked for. It ends when nothing of it moves any more; blocks that were
+    /// not lifted count as failed.
+    Prefetch,
 }
 
 /// Something to do.

@@ -19,10 +19,10 @@ pub(super) fn may_go(block: &Block, tier: Tier, sink: Option<Tier>) -> bool {
     let copy = block.copy(tier);
     let leaf = copy.children == 0;
     let idle = copy.state == CopyState::Resident && copy.busy == 0;
-    let held = block.leases > 0 || block.doomed;
-    // A copy that drains elsewhere may yet fail to land: until then this one is not spare, and
-    // moving it down as well would pass the other on the way.
-    let alone = !block.drains() && (sink.is_some() || !block.has_children());
+    let held = block.leases > 0 || block.doomed || block.is_lifted(tier);
+    // A copy that drains or fills elsewhere may yet fail to land: until then this one is not spare,
+    // and moving it down as well would pass the other on the way.
+    let alone = !block.drains() && !block.fills() && (sink.is_some() || !block.has_children());
     leaf && idle && !held && (block.resident_elsewhere(tier) || alone)
 }
 
@@ -68,12 +68,16 @@ pub(super) fn candidate_of(
     Candidate { group, standing, namespace: block.namespace }
 }
 
-/// What losing the copy costs, in eighths of an octave: a copy that is below already costs least,
-/// one that can still go below must be written there first, and the last one costs the model's work.
+/// What losing the copy costs, in eighths of an octave: one that is above as well costs nothing while
+/// that stays, one that is below already costs the way back, one that can still go below must be
+/// written there first, and the last one costs the model's work.
 fn cost_of(block: &Block, tier: Tier, sink: Option<Tier>) -> i16 {
+    const SPARE: i16 = -64;
     const WRITTEN: i16 = 4;
     const RECOMPUTED: i16 = 16;
-    if block.resident_elsewhere(tier) {
+    if block.resident_above(tier) {
+        SPARE
+    } else if block.resident_elsewhere(tier) {
         0
     } else if sink.is_some() {
         WRITTEN
@@ -194,6 +198,9 @@ impl Manager {
 
     fn leave(&mut self, index: BlockIndex, tier: Tier, event: CopyEvent, is_bad: bool) {
         self.inherit_tip(index);
+        if self.directory.get(index).is_lifted(tier) {
+            self.lift_lost(index, tier);
+        }
         let block = self.directory.get(index);
         let copy = block.copy(tier);
         let (page, key) = (copy.page, block.key);

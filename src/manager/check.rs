@@ -33,6 +33,7 @@ impl Manager {
         Tier::ALL.into_iter().try_for_each(|tier| self.check_space(tier))?;
         self.check_claims()?;
         self.check_shields()?;
+        self.check_lifts()?;
         self.check_ops()
     }
 

@@ -16,8 +16,7 @@ impl Manager {
         let namespaces = (0..u32::try_from(self.namespaces.len()).unwrap_or(0)).map(NamespaceId);
         for session in namespaces.flat_map(|namespace| self.sessions.iter(namespace)) {
             let tip = self.sessions.get(session).tip;
-            let chain = std::iter::successors(tip, |at| self.directory.get(*at).parent());
-            for block in chain {
+            for block in self.directory.chain_up(tip) {
                 *claims.entry(block).or_default() += 1;
             }
         }

@@ -2,14 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use crate::domain::block::Key;
 use crate::domain::namespace::Namespace;
 use crate::domain::tier::Tier;
 
-use super::api::{
-    BlockStatus, ClientId, Effect, Home, LeaseId, NamespaceId, PoolId, Refusal, Reply, RequestId,
-    Status, TierStatus,
-};
+use super::api::{ClientId, Effect, LeaseId, NamespaceId, PoolId, Refusal, Reply, RequestId};
+use super::plan::{CallCost, PrefillRate};
 use super::sessions::Fate;
 use super::state::{Client, Lease, NamespaceEntry, Pool};
 use super::{Answer, Manager};
@@ -18,8 +15,20 @@ use super::{Answer, Manager};
 pub(super) const RETRY_AFTER: std::time::Duration = std::time::Duration::from_millis(100);
 
 impl Manager {
-    pub(super) fn hello(&mut self, client: ClientId, namespace: Namespace) -> Answer {
+    pub(super) fn hello(
+        &mut self,
+        client: ClientId,
+        namespace: Namespace,
+        prefill_tokens_per_s: Option<u32>,
+    ) -> Answer {
         namespace.check().map_err(Refusal::Invalid)?;
+        if prefill_tokens_per_s == Some(0) {
+            return Err(Refusal::Invalid(
+                "prefill_tokens_per_s is 0: give the engine's prefill rate, or leave it out if \
+                 nobody knows it"
+                    .into(),
+            ));
+        }
         if self.clients.contains_key(&client) {
             return Err(Refusal::Precondition("this client has said Hello already".into()));
         }
@@ -35,7 +44,14 @@ impl Manager {
         }
         let frame_bytes = namespace.frame_bytes();
         let id = self.namespace_id(namespace)?;
-        let entry = Client { namespace: id, pools: Vec::new(), leases: BTreeSet::new(), ops: 0 };
+        let entry = Client {
+            namespace: id,
+            pools: Vec::new(),
+            leases: BTreeSet::new(),
+            ops: 0,
+            prefill: PrefillRate::declared(prefill_tokens_per_s),
+            call: CallCost::default(),
+        };
         self.clients.insert(client, entry);
         Ok(Reply::Hello { namespace: id, frame_bytes })
     }
@@ -141,6 +157,7 @@ impl Manager {
     pub(super) fn client_gone(&mut self, client: ClientId) {
         let Some(entry) = self.clients.remove(&client) else { return };
         self.requests.close_all(client);
+        self.end_lifts_of(client);
         for (_, lease) in entry.leases {
             self.end_lease(lease);
         }
@@ -213,74 +230,10 @@ impl Manager {
             let id = *id;
             self.end_lease(id);
         }
+        self.lifts.stirred = true;
         self.expire_ops();
         self.expire_sessions();
         self.expire_partials();
         self.rewrite_records();
-    }
-
-    pub(super) fn inspect(&self, key: Key) -> Answer {
-        let block = self.directory.find(key).map(|row| self.directory.get(row));
-        let block = block.filter(|block| !block.doomed).ok_or_else(|| {
-            Refusal::NotFound(format!("no block with key {key} is here: it may have been evicted"))
-        })?;
-        Ok(Reply::Inspect(Box::new(BlockStatus {
-            home: self.home(NamespaceId(block.namespace)),
-            key,
-            parent: block.parent().map(|parent| self.directory.get(parent).key),
-            position: block.position,
-            created_at: block.created_at,
-            record: block.record,
-            copies: Tier::ALL.map(|tier| block.copy(tier).state),
-            claims: block.claims,
-            dead: block.dead,
-            leases: block.leases,
-        })))
-    }
-
-    pub(super) fn home(&self, namespace: NamespaceId) -> Home {
-        let entry = self.namespace(namespace);
-        let model = entry.namespace.as_ref().map(|namespace| namespace.model.clone());
-        Home { digest: entry.digest, model: model.unwrap_or_default() }
-    }
-
-    /// What shields hold of a tier.
-    fn shielded_bytes_in(&self, tier: Tier) -> u64 {
-        let namespaces = (0_u32..).zip(&self.namespaces);
-        let bytes = namespaces.map(|(id, entry)| {
-            self.directory.shielded_copies(id, tier) * u64::from(entry.slot_bytes(tier))
-        });
-        bytes.sum()
-    }
-
-    pub(super) fn status(&self) -> Status {
-        let count = |n: usize| n as u64;
-        let (in_flight, queued) = self.links.counts();
-        Status {
-            tiers: Tier::ALL.map(|tier| {
-                let space = self.tiers[tier.index()].as_ref();
-                space.map_or_else(TierStatus::default, |space| TierStatus {
-                    used_bytes: space.slots.bytes_used(),
-                    blocks: space.slots.slots_used(),
-                    shielded_bytes: self.shielded_bytes_in(tier),
-                    ..space.stats
-                })
-            }),
-            blocks: count(self.directory.len()),
-            clients: count(self.clients.len()),
-            pools: count(self.pools.len()),
-            leases: count(self.leases.len()),
-            ops_in_flight: count(self.ops.len()),
-            transfers_in_flight: count(in_flight),
-            transfers_queued: count(queued),
-            lookups: self.counters.lookups,
-            lookup_blocks: self.counters.lookup_blocks,
-            stores_dropped_blocks: self.counters.dropped_blocks,
-            corrupt_copies: self.counters.corrupt_copies,
-            sessions: count(self.sessions.len()),
-            forgotten_blocks: self.counters.forgotten_blocks,
-            broken_shields: self.counters.shields_broken,
-            policy: self.config.policy.name(),
-        }
     }
 }

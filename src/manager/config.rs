@@ -60,6 +60,10 @@ pub struct ManagerConfig {
     pub ops_per_client_max: usize,
     /// Blocks that may wait for room, a tier and slot length.
     pub waiting_blocks_max: usize,
+    /// Lifts under way or held; zero lifts nothing ahead of need.
+    pub lifts_max: usize,
+    /// How much of a tier lifts may hold, in hundredths.
+    pub lift_percent: u8,
 }
 
 impl ManagerConfig {
@@ -86,6 +90,8 @@ impl ManagerConfig {
             node_id: [0; 16],
             ops_per_client_max: Self::OPS_PER_CLIENT_MAX,
             waiting_blocks_max: 65_536,
+            lifts_max: 1024,
+            lift_percent: 25,
         }
     }
 }

@@ -12,6 +12,7 @@ use crate::domain::tier::Tier;
 use super::Manager;
 use super::api::{ClientId, RequestId, Run};
 use super::config::PolicyName;
+use super::state::TierSpace;
 
 /// What is known of chains' reuse, if the policy learns it.
 pub(super) struct Learned(Option<Box<Knowledge>>);
@@ -94,15 +95,13 @@ impl Manager {
         }
         if self.requests.tip(request.0, request.1).is_none() {
             // It never looked anything up, so this is the first that is seen of its chain.
-            let chain = std::iter::successors(Some(tip), |at| self.directory.get(*at).parent());
-            let mut keys: Vec<Key> = chain.map(|at| self.directory.get(at).key).collect();
-            keys.reverse();
+            let mut chain: Vec<BlockIndex> = self.directory.chain_up(Some(tip)).collect();
+            chain.reverse();
+            let keys: Vec<Key> = chain.iter().map(|at| self.directory.get(*at).key).collect();
             self.heed_lookup(request, session, &keys, &[]);
             let claim = self.requests.tip(request.0, request.1);
-            for key in keys {
-                if let Some(at) = self.directory.find(key) {
-                    self.claim_for(at, claim);
-                }
+            for at in chain {
+                self.claim_for(at, claim);
             }
         }
         self.claim_for(tip, self.requests.tip(request.0, request.1));
@@ -162,11 +161,18 @@ impl Manager {
         let found = runs.iter().take_while(in_fastest).map(|run| run.blocks as usize).sum();
         let found_in_all = runs.iter().map(|run| run.blocks as usize).sum();
         let held = self.tiers[fastest].as_ref().map_or(0, |space| space.slots.slots_used());
+        // As long as the slowest tier has room, no order of going loses a block.
+        let loses_by_choice =
+            self.tiers.iter().flatten().last().is_some_and(TierSpace::is_all_but_full);
         let Some(knowledge) = self.learned.0.as_mut() else { return };
         let [top, all] = &mut knowledge.guards;
         let mut decides = [top.asked(keys, found, held); 2];
         if self.tiers.iter().flatten().count() > 1 {
             decides[1] = all.asked(keys, found_in_all, self.directory.len() as u64);
+            if !loses_by_choice {
+                all.forgive();
+                decides[1] = false;
+            }
         }
         // While LRU decides, classes of slots that are new hear of it too.
         if decides == knowledge.lru_decides && decides == [false; 2] {

@@ -1,10 +1,10 @@
 //! Hints: each action is carried out by itself, and has an outcome of its own.
 
-use crate::domain::hint::{ACTIONS_MAX, Action, Outcome};
+use crate::domain::hint::{ACTIONS_MAX, Action, LiftReason, Outcome};
 use crate::domain::retention::directive::TTL_MAX;
 use crate::domain::session::{SessionEvent, SessionName};
 
-use super::api::{ClientId, NamespaceId, Refusal, Reply};
+use super::api::{ClientId, NamespaceId, OpId, Refusal, Reply};
 use super::sessions::missing_session;
 use super::{Answer, Manager};
 
@@ -17,11 +17,12 @@ impl Manager {
                 actions.len()
             )));
         }
-        let outcomes = actions.into_iter().map(|action| self.act(namespace, action)).collect();
+        let outcomes =
+            actions.into_iter().map(|action| self.act((client, namespace), action)).collect();
         Ok(Reply::Hint { outcomes })
     }
 
-    fn act(&mut self, namespace: NamespaceId, action: Action) -> Outcome {
+    fn act(&mut self, (client, namespace): (ClientId, NamespaceId), action: Action) -> Outcome {
         match action {
             Action::SessionStart { session, parent } => {
                 self.session_start(namespace, &session, parent.as_ref())
@@ -41,6 +42,13 @@ impl Manager {
             Action::Retain { target, wish } => self.retain(namespace, &target, &wish),
             Action::Release { target } => self.release(namespace, &target),
             Action::Demote { target, to } => self.demote(namespace, &target, to),
+            Action::Prefetch { target, wish } => {
+                self.prefetch((client, namespace), &target, &wish, LiftReason::Asked)
+            }
+            Action::SpeculativePrefill { target, wish } => {
+                self.prefetch((client, namespace), &target, &wish, LiftReason::SpeculativePrefill)
+            }
+            Action::CancelPrefetch { operation } => self.cancel_lift(client, OpId(operation)),
         }
     }
 

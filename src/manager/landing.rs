@@ -42,6 +42,9 @@ impl Manager {
     /// The copy's bytes are down: it is visible from now on, and served to whoever waited.
     pub(super) fn commit(&mut self, block: BlockIndex, tier: Tier) {
         self.directory.apply(block, tier, CopyEvent::FillLanded);
+        if self.directory.get(block).is_lifted(tier) {
+            self.lift_landed(block, tier);
+        }
         let waiting = self.joined.remove(&(block, tier)).unwrap_or_default();
         let wanted = !waiting.is_empty();
         for part in waiting {
@@ -49,6 +52,10 @@ impl Manager {
         }
         if wanted {
             self.promote(block, tier);
+        }
+        if self.directory.get(block).has_listed_below(tier) {
+            // What is below is spare now.
+            self.rank_changed(block);
         }
         self.reconsider_all(block);
     }
@@ -66,9 +73,8 @@ impl Manager {
     }
 
     fn count_bytes(&mut self, block: BlockIndex, to: Option<Tier>, job: Job) {
-        let namespace = self.namespace(NamespaceId(self.directory.get(block).namespace));
-        let shards = if job.part().is_some() { u64::from(namespace.shard_count()) } else { 1 };
-        let bytes = namespace.payload_bytes / shards;
+        let namespace = NamespaceId(self.directory.get(block).namespace);
+        let bytes = self.copied_bytes(namespace, job);
         let from = match job {
             Job::Fill { from, .. } | Job::Demote { from } | Job::Deliver { from, .. } => Some(from),
             Job::Store(_) | Job::Seal => None,

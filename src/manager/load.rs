@@ -22,6 +22,7 @@ impl Manager {
         timeout: Duration,
     ) -> Answer {
         self.check_slots(client, keys.len(), (pool, slots))?;
+        self.load_called(client, request);
         let op = self.begin_op(client, request, OpKind::Load, keys.len(), Some(timeout))?;
         let shard = self.pools[&pool].shard;
         let claim = self.requests.tip(client, request);
@@ -46,6 +47,7 @@ impl Manager {
     }
 
     fn load_block(&mut self, block: BlockIndex, part: Part) {
+        self.lift_used(block);
         let row = self.directory.get(block);
         match row.fastest() {
             Some(from @ (Tier::Hbm | Tier::Dram)) => {

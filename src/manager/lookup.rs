@@ -16,6 +16,7 @@ impl Manager {
         (client, request): (ClientId, RequestId),
         session: Option<&SessionName>,
         keys: &[Key],
+        queued: bool,
     ) -> Answer {
         let entry = self.client(client)?;
         let namespace = entry.namespace;
@@ -53,7 +54,11 @@ impl Manager {
         let lease = deepest.map(|tip| self.grant_lease(client, request, tip));
         let lease_expires =
             if lease.is_some() { self.now + self.config.lease_ttl } else { Time::ZERO };
-        Ok(Reply::Lookup { runs, lease, lease_expires })
+        let plan = self.plan((client, request), keys.len(), &runs);
+        if let Some(deepest) = deepest.filter(|_| queued) {
+            self.lift_queued(client, session, deepest);
+        }
+        Ok(Reply::Lookup { runs, lease, lease_expires, plan })
     }
 
     /// How many of the chain's first blocks are in the directory, wherever; nothing if what follows

@@ -31,6 +31,10 @@ mod ops;
 
 mod lookup;
 
+mod plan;
+
+mod lifts;
+
 mod store;
 
 mod load;
@@ -44,6 +48,8 @@ mod landing;
 mod books;
 
 mod recovery;
+
+mod status;
 
 mod check;
 
@@ -69,6 +75,7 @@ use api::{
 };
 pub use config::{ManagerConfig, PolicyName, RewriteLimits, ShieldShares, TierConfig};
 use heed::Learned;
+use lifts::Lifts;
 use recovery::Recovery;
 use requests::Requests;
 use retain::Deadlines;
@@ -96,6 +103,7 @@ pub struct Manager {
     ops: BTreeMap<OpId, Op>,
     flights: BTreeMap<TransferId, Flight>,
     links: Links<Transfer>,
+    lifts: Lifts,
     /// Deliveries that wait for a copy to land.
     joined: BTreeMap<(BlockIndex, Tier), Vec<Part>>,
     partials: BTreeMap<BlockIndex, Partial>,
@@ -136,6 +144,7 @@ impl Manager {
             ops: BTreeMap::new(),
             flights: BTreeMap::new(),
             links: Links::new(config.links),
+            lifts: Lifts::default(),
             joined: BTreeMap::new(),
             partials: BTreeMap::new(),
             erasing: BTreeSet::new(),
@@ -171,6 +180,7 @@ impl Manager {
             Event::Tick => self.time_passed(),
             Event::Stopping => self.hurry_rewrites(),
         }
+        self.time_lifts();
         self.settle_all();
         self.rewrite_before_stop();
         self.complete_ops();
@@ -188,11 +198,13 @@ impl Manager {
 
     fn command(&mut self, tag: ReplyTag, client: ClientId, command: Command) {
         let answer = match command {
-            Command::Hello { namespace } => self.hello(client, namespace),
+            Command::Hello { namespace, prefill_tokens_per_s } => {
+                self.hello(client, namespace, prefill_tokens_per_s)
+            }
             Command::RegisterPool { shard, slots } => self.register_pool(client, shard, slots),
             Command::UnregisterPool { pool } => self.unregister_pool(client, pool),
-            Command::Lookup { request, session, keys, ask_shared: _ } => {
-                self.lookup((client, request), session.as_ref(), &keys)
+            Command::Lookup { request, session, keys, ask_shared: _, queued } => {
+                self.lookup((client, request), session.as_ref(), &keys, queued)
             }
             Command::Store { request, session, directives, parent, keys, pool, slots } => self
                 .store(
@@ -206,12 +218,13 @@ impl Manager {
                 self.load(client, request, &keys, (pool, &slots), timeout)
             }
             Command::ReleaseLease { lease } => self.release_lease(client, lease),
-            Command::EndRequest { request, stop, output_tokens } => {
-                self.end_request(client, request, stop, output_tokens)
+            Command::EndRequest { request, stop, output_tokens, prefill } => {
+                self.end_request((client, request), (stop, output_tokens), prefill)
             }
             Command::Hint { actions } => self.hint(client, actions),
             Command::Sessions { sessions_max } => Ok(self.session_list(sessions_max)),
             Command::Inspect { key } => self.inspect(key),
+            Command::Lift { op } => self.lift_status(client, op),
             Command::Status => Ok(Reply::Status(Box::new(self.status()))),
         };
         let reply = answer.unwrap_or_else(Reply::Refused);
@@ -230,6 +243,8 @@ impl Manager {
                 self.bounce(transfer);
             } else if !self.batches.is_empty() {
                 self.launch();
+            } else if self.lifts.stirred {
+                self.move_lifts();
             } else {
                 return;
             }

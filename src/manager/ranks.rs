@@ -28,6 +28,15 @@ pub(super) struct Candidate {
     pub namespace: u32,
 }
 
+/// Who goes to make room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pick {
+    Goes(BlockIndex),
+    /// Whoever the room is for is worth less than all that may go.
+    Newcomer,
+    Nobody,
+}
+
 /// Shielded copies, soonest expiry first.
 type ByExpiry = BinaryHeap<Reverse<(Time, BlockIndex)>>;
 
@@ -51,18 +60,17 @@ impl Ranks {
         }
     }
 
-    /// The next copy to go to make room for `newcomer`, and whether that breaks its shield; nothing
-    /// if none may go or the newcomer is worth less than all of them. `judge` knows how a listed
-    /// copy stands now; nothing if it may not go, and then it is listed no more.
+    /// The next copy to go to make room for `newcomer`, short of breaking a shield. `judge` knows how
+    /// a listed copy stands now; nothing if it may not go, and then it is listed no more.
     pub fn victim(
         &mut self,
         newcomer: Option<&Candidate>,
         judge: &mut dyn FnMut(BlockIndex) -> Option<Candidate>,
-    ) -> Option<(BlockIndex, bool)> {
+    ) -> Pick {
         let Self { policy, dead, shielded } = self;
         while let Some(block) = dead.pop_front() {
             match judge(block) {
-                Some(Candidate { group: Group::Dead, .. }) => return Some((block, false)),
+                Some(Candidate { group: Group::Dead, .. }) => return Pick::Goes(block),
                 Some(Candidate { group: Group::Ordinary, standing, .. }) => {
                     policy.list(block, &standing);
                 }
@@ -84,13 +92,14 @@ impl Ranks {
             Some(candidate.standing)
         });
         match verdict {
-            Verdict::Goes(block) => Some((block, false)),
-            Verdict::Newcomer => None,
-            Verdict::Nobody => self.shielded_victim(judge),
+            Verdict::Goes(block) => Pick::Goes(block),
+            Verdict::Newcomer => Pick::Newcomer,
+            Verdict::Nobody => Pick::Nobody,
         }
     }
 
-    fn shielded_victim(
+    /// Of the shielded copies the one that goes first, and whether it is shielded still.
+    pub fn shielded_victim(
         &mut self,
         judge: &mut dyn FnMut(BlockIndex) -> Option<Candidate>,
     ) -> Option<(BlockIndex, bool)> {

@@ -10,7 +10,7 @@ use crate::domain::retention::value::TipId;
 use crate::domain::session::{SessionEvent, SessionIndex, SessionName, Stop};
 use crate::domain::tier::Tier;
 
-use super::api::{ClientId, NamespaceId, Reply, RequestId, Run, Usage};
+use super::api::{ClientId, NamespaceId, Prefill, Reply, RequestId, Run, Usage};
 use super::{Answer, Manager};
 
 /// Open requests that are remembered; the oldest gives way.
@@ -144,12 +144,14 @@ impl Manager {
 
     pub(super) fn end_request(
         &mut self,
-        client: ClientId,
-        request: RequestId,
-        stop: Stop,
-        output_tokens: u32,
+        (client, request): (ClientId, RequestId),
+        (stop, output_tokens): (Stop, u32),
+        prefill: Option<Prefill>,
     ) -> Answer {
         let namespace = self.client(client)?.namespace;
+        if let Some(prefill) = prefill {
+            self.prefill_reported(client, prefill);
+        }
         self.end_leases(client, request);
         let Some(closed) = self.requests.close(client, request) else {
             return Ok(Reply::EndRequest { usage: Usage::default() });

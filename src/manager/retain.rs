@@ -110,7 +110,7 @@ impl Manager {
         let is_spoken_of = |(_, position): &(BlockIndex, u32)| {
             (u64::from(*position) + 1) * u64::from(block_tokens) > start
         };
-        let mut chain: Vec<_> = self.chain_up(tip).take_while(is_spoken_of).collect();
+        let mut chain: Vec<_> = self.chain_with_positions(tip).take_while(is_spoken_of).collect();
         chain.reverse();
         let mut covered = Vec::new();
         for (block, position) in chain {
@@ -122,9 +122,11 @@ impl Manager {
     }
 
     /// The chain from `tip` up to its root, with positions.
-    fn chain_up(&self, tip: BlockIndex) -> impl Iterator<Item = (BlockIndex, u32)> + '_ {
-        std::iter::successors(Some(tip), |at| self.directory.get(*at).parent())
-            .map(|at| (at, self.directory.get(at).position))
+    fn chain_with_positions(
+        &self,
+        tip: BlockIndex,
+    ) -> impl Iterator<Item = (BlockIndex, u32)> + '_ {
+        self.directory.chain_up(Some(tip)).map(|at| (at, self.directory.get(at).position))
     }
 
     fn ask(&mut self, at: BlockIndex, wish: &Wish, asker: Owner) -> Granted {
@@ -310,7 +312,7 @@ impl Manager {
     }
 
     /// The blocks that a target names, parents before children, and in whose name it speaks.
-    fn targets(
+    pub(super) fn targets(
         &self,
         namespace: NamespaceId,
         target: &Target,
@@ -335,7 +337,8 @@ impl Manager {
         let mut found = Vec::new();
         for session in sessions {
             let Some(tip) = self.sessions.get(session).tip else { continue };
-            let chain = self.chain_up(tip).filter(|(_, at)| tokens.covers(*at, block_tokens));
+            let chain =
+                self.chain_with_positions(tip).filter(|(_, at)| tokens.covers(*at, block_tokens));
             let from = found.len();
             let owner = self.owner(Some(session));
             found.extend(chain.map(|(block, _)| (block, owner)));

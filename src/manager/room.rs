@@ -12,6 +12,7 @@ use crate::movement::Class;
 use super::Manager;
 use super::api::FailureKind;
 use super::books::{candidate_of, judge, sink_of};
+use super::ranks::Pick;
 use super::state::{Job, Part, SizeClass, Want};
 
 /// Whether room was made.
@@ -54,8 +55,8 @@ impl Manager {
             } else if line.waiting.len() <= line.draining {
                 return;
             } else {
-                let last = line.waiting.back().expect("more wait than drain").block;
-                match self.make_room(tier, class, last) {
+                let last = *line.waiting.back().expect("more wait than drain");
+                match self.make_room(tier, class, &last) {
                     Room::Made => {}
                     Room::Coming => return,
                     Room::None => {
@@ -78,19 +79,49 @@ impl Manager {
         }
     }
 
-    /// Starts one copy of this class on its way out, for `newcomer`'s sake if it is known. False if
-    /// none may go.
-    pub(super) fn evict_one(
-        &mut self,
-        tier: Tier,
-        class: usize,
-        newcomer: Option<BlockIndex>,
-    ) -> bool {
-        let Some(block) = self.next_victim(tier, class, newcomer) else { return false };
+    /// Starts one copy of this class on its way out, for the sake of who waits if that is known. False if none may go.
+    pub(super) fn evict_one(&mut self, tier: Tier, class: usize, newcomer: Option<&Want>) -> bool {
+        // Nobody waits for what is copied ahead of need.
+        let job = newcomer.map(|want| want.job);
+        let is_needed = !matches!(job, Some(Job::Fill { class, .. }) if class != Class::Demand);
+        let newcomer = newcomer.map(|want| want.block);
+        loop {
+            match self.next_victim(tier, class, newcomer, false) {
+                Pick::Goes(victim) => {
+                    self.evict(victim, tier, class);
+                    return true;
+                }
+                Pick::Newcomer => return false,
+                Pick::Nobody if !is_needed => return false,
+                Pick::Nobody => {}
+            }
+            if !self.break_lift(tier) {
+                break;
+            }
+        }
+        let Pick::Goes(victim) = self.next_victim(tier, class, newcomer, true) else {
+            return false;
+        };
+        self.evict(victim, tier, class);
+        true
+    }
+
+    /// As [`Self::evict_one`], for a block that is copied ahead of need.
+    pub(super) fn evict_lesser(&mut self, tier: Tier, class: usize, newcomer: BlockIndex) -> bool {
+        let Pick::Goes(victim) = self.next_victim(tier, class, Some(newcomer), false) else {
+            return false;
+        };
+        self.evict(victim, tier, class);
+        true
+    }
+
+    fn evict(&mut self, block: BlockIndex, tier: Tier, class: usize) {
         self.space(tier).stats.evicted_copies += 1;
         let takers = self.taker_flags();
         let row = self.directory.get(block);
-        if row.resident_elsewhere(tier) {
+        let sinks_into_memory =
+            tier == Tier::Hbm && !row.drains() && sink_of(row, tier, takers) == Some(Tier::Dram);
+        if row.resident_elsewhere(tier) && !sinks_into_memory {
             self.release_copy(block, tier, CopyEvent::Dropped);
         } else if let Some(sink) = sink_of(row, tier, takers) {
             let tick = row.copy(tier).tick;
@@ -108,11 +139,10 @@ impl Manager {
         } else {
             self.evict_last(block, tier);
         }
-        true
     }
 
     /// Makes room in this class, or else by emptying a chunk that holds slots of another length.
-    fn make_room(&mut self, tier: Tier, class: usize, newcomer: BlockIndex) -> Room {
+    fn make_room(&mut self, tier: Tier, class: usize, newcomer: &Want) -> Room {
         if self.evict_one(tier, class, Some(newcomer)) {
             return Room::Made;
         }
@@ -139,12 +169,14 @@ impl Manager {
         coming
     }
 
+    /// The copy that goes next to make room for `newcomer`, shielded ones only if they may be broken.
     fn next_victim(
         &mut self,
         tier: Tier,
         class: usize,
         newcomer: Option<BlockIndex>,
-    ) -> Option<BlockIndex> {
+        may_break: bool,
+    ) -> Pick {
         self.waive_shields(tier, class);
         let takers = self.taker_flags();
         let newcomer = newcomer.filter(|_| self.learned.is_on()).map(|newcomer| {
@@ -155,12 +187,19 @@ impl Manager {
         let learned = &self.learned;
         let space = self.tiers[tier.index()].as_mut().expect("the caller settles a tier");
         let SizeClass { ranks, kind, .. } = &mut space.classes[class];
-        let (victim, broken) = ranks.victim(newcomer.as_ref(), &mut |at| {
-            judge(directory, namespaces, at, (tier, *kind, takers), learned)
-        })?;
-        directory.get_mut(victim).copy_mut(tier).listed = false;
-        self.counters.shields_broken += u64::from(broken);
-        Some(victim)
+        let mut judge = |at| judge(directory, namespaces, at, (tier, *kind, takers), learned);
+        let mut pick = ranks.victim(newcomer.as_ref(), &mut judge);
+        if may_break
+            && pick == Pick::Nobody
+            && let Some((victim, broken)) = ranks.shielded_victim(&mut judge)
+        {
+            self.counters.broken_shields += u64::from(broken);
+            pick = Pick::Goes(victim);
+        }
+        if let Pick::Goes(victim) = pick {
+            self.directory.get_mut(victim).copy_mut(tier).listed = false;
+        }
+        pick
     }
 
     /// The copy's way down ended, well or not: its reader is gone, its class counts one less.
@@ -210,7 +249,10 @@ impl Manager {
     /// A copy on its way down that finds no room in `tier` passes it by: dropping it would forget
     /// the block while a lower tier has room.
     fn demote_lower(&mut self, block: BlockIndex, tier: Tier, from: Tier) {
-        match sink_of(self.directory.get(block), tier, self.taker_flags()) {
+        let row = self.directory.get(block);
+        // What is in a colder tier already goes no further down for want of room in this one.
+        let sink = sink_of(row, tier, self.taker_flags());
+        match sink.filter(|_| !row.resident_elsewhere(from)) {
             Some(sink) => self.want_lower(block, (tier, sink), Job::Demote { from }),
             None => self.demote_failed(block, tier, from),
         }
@@ -244,8 +286,11 @@ impl Manager {
             self.evict_last(block, from);
             return;
         }
+        if idle && row.resident_elsewhere(from) && !row.is_lifted(from) {
+            self.release_copy(block, from, CopyEvent::Dropped);
+        }
         // Listing it for want of room alone would propose it again at once, for ever.
-        let spare = row.resident_elsewhere(from);
+        let spare = self.directory.get(block).resident_elsewhere(from);
         for tier in Tier::ALL.into_iter().filter(|tier| spare || *tier != from) {
             self.reconsider(block, tier);
         }

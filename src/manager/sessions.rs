@@ -15,7 +15,7 @@ use crate::domain::session::{
 use crate::domain::units::Time;
 
 use super::Manager;
-use super::api::{NamespaceId, Reply, SessionStatus};
+use super::api::{LiftState, NamespaceId, Reply, SessionStatus};
 
 /// A session the manager knows.
 pub(super) struct Session {
@@ -183,6 +183,7 @@ impl Manager {
         self.sessions.get_mut(parent).children += 1;
         let row = self.sessions.get_mut(child);
         (row.parent, row.is_subagent, row.depth) = (Some(parent), true, depth);
+        self.lift_for_child(child, parent);
         Outcome::Accepted { blocks: 0 }
     }
 
@@ -192,6 +193,15 @@ impl Manager {
         session.state = session.state.after(event);
         session.reset |= event == SessionEvent::Reset;
         self.heed_session(index, event);
+        match event {
+            SessionEvent::ToolStart { expected: Some(expected) } => {
+                self.lift_for_tool(index, expected.since(self.now));
+            }
+            SessionEvent::ToolReturn => self.lift_for_return(index),
+            SessionEvent::Request => self.stop_session_lift(index),
+            SessionEvent::Reset => self.end_session_lift(index, LiftState::Ended),
+            SessionEvent::ToolStart { expected: None } | SessionEvent::Answered(_) => {}
+        }
     }
 
     /// `session.end`: what only this session reached is dead.
@@ -229,6 +239,7 @@ impl Manager {
     pub(super) fn forget_session(&mut self, index: SessionIndex, fate: Fate) -> u32 {
         let freed = self.move_tip(index, None, fate);
         self.requests.forget_session(index);
+        self.end_session_lift(index, LiftState::Ended);
         self.heed_session_gone(index, fate == Fate::Dies);
         let session = self.sessions.get(index);
         if let Some(parent) = session.parent {
@@ -270,9 +281,9 @@ impl Manager {
     pub(super) fn session_stored(&mut self, index: SessionIndex, tip: BlockIndex) {
         let position = self.directory.get(tip).position;
         let current = self.sessions.get(index).tip;
-        let mut above = std::iter::successors(current, |at| self.directory.get(*at).parent())
-            .skip_while(|at| self.directory.get(*at).position > position);
-        if above.next() != Some(tip) {
+        let is_no_deeper = |at: &BlockIndex| self.directory.get(*at).position <= position;
+        let same_depth = self.directory.chain_up(current).find(is_no_deeper);
+        if same_depth != Some(tip) {
             self.session_reached(index, Some(tip));
         }
     }

@@ -7,13 +7,14 @@ use crate::domain::namespace::{Namespace, NamespaceDigest};
 use crate::domain::slots::{SlotKind, SlotMap};
 use crate::domain::tier::Tier;
 use crate::domain::units::{PAGE_BYTES, Time, page_align};
-use crate::movement::{Class, Link};
+use crate::movement::{Class, Link, Load};
 
 use super::api::{
     ClientId, EndKind, LeaseId, NamespaceId, OpId, OpKind, PoolId, RequestId, TierStatus,
     TransferItem,
 };
 use super::config::{PolicyName, TierConfig};
+use super::plan::{CallCost, PrefillRate};
 use super::ranks::Ranks;
 
 /// A namespace by its digest; blocks found after a restart bring only that and their size.
@@ -80,6 +81,13 @@ impl TierSpace {
         }
     }
 
+    /// Whether what comes in soon pushes out what is there.
+    pub fn is_all_but_full(&self) -> bool {
+        let used_bytes = self.slots.bytes_used();
+        let by_slots = self.slots.slots_used() >= self.config.slots_max / 100 * 95;
+        by_slots || used_bytes >= self.config.capacity_bytes / 100 * 95
+    }
+
     /// The class of slots of this kind, made when first asked for.
     pub fn class_index(&mut self, kind: SlotKind, policy: PolicyName) -> usize {
         let found = self.classes.iter().position(|class| class.kind == kind);
@@ -140,7 +148,7 @@ impl Job {
 
 /// A transfer under way or waiting in a link's queue.
 pub(super) struct Flight {
-    pub link: Link,
+    pub load: Load,
     pub items: Vec<FlightItem>,
 }
 
@@ -164,6 +172,9 @@ pub(super) struct Route {
 /// Copies of this step that are not yet a transfer.
 pub(super) struct Batch {
     pub route: Route,
+    /// What its copies move, and what they may.
+    pub bytes: u64,
+    pub bytes_max: u64,
     pub items: Vec<TransferItem>,
     pub flight: Vec<FlightItem>,
 }
@@ -186,6 +197,8 @@ pub(super) struct Client {
     pub pools: Vec<PoolId>,
     pub leases: BTreeSet<(RequestId, LeaseId)>,
     pub ops: usize,
+    pub prefill: PrefillRate,
+    pub call: CallCost,
 }
 
 pub(super) struct Pool {
@@ -226,5 +239,5 @@ pub(super) struct Counters {
     pub dropped_blocks: u64,
     pub corrupt_copies: u64,
     pub forgotten_blocks: u64,
-    pub shields_broken: u64,
+    pub broken_shields: u64,
 }

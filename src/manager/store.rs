@@ -27,7 +27,6 @@ impl Manager {
         let shard = self.pools[&pool].shard;
         let session = self.session_of((client, request), namespace, session);
         let claim = self.requests.tip(client, request);
-        let mut present = 0;
         let mut new = Vec::new();
         let mut previous = parent.map(|key| self.directory.find(key));
         let mut tip = previous.flatten();
@@ -41,9 +40,9 @@ impl Manager {
                     self.store_block(namespace, (parent.flatten(), asked), *key, part)
                 }
             };
-            present += u32::from(matches!(placed, Some((_, Placed::Present))));
             match placed {
                 Some((block, Placed::Taken)) => new.push(block),
+                Some((_, Placed::Again)) => {}
                 _ => self.op_block_done(op, index, placed.is_some()),
             }
             previous = Some(placed.map(|(block, _)| block));
@@ -57,6 +56,8 @@ impl Manager {
         let entry = &self.ops[&op];
         let (taken, dropped) = (entry.pending, entry.failed.len());
         let dropped = u32::try_from(dropped).expect("at most as many as were sent");
+        // The others are here, if not all where the engine's copy would have them.
+        let present = entry.blocks - taken - dropped;
         Ok(Reply::Store { op, taken, present, dropped, clipped })
     }
 
@@ -110,7 +111,7 @@ impl Manager {
         }
         if let Some(tier) = known.fastest() {
             self.directory.get_mut(block).copy_mut(tier).tick = self.tick;
-            return Some(Placed::Present);
+            return Some(self.store_above(block, tier, part));
         }
         let Some(partial) = self.partials.get_mut(&block) else {
             // Another client's store of the same block is under way.
@@ -133,6 +134,24 @@ impl Manager {
         Some(Placed::Taken)
     }
 
+    /// The block is here already. Where that is a cold tier only, the engine computed it anew: what
+    /// it has at hand need not be read from there the next time.
+    fn store_above(&mut self, block: BlockIndex, fastest: Tier, part: Part) -> Placed {
+        let row = self.directory.get(block);
+        let is_whole = self.namespace(NamespaceId(row.namespace)).shard_count() == 1;
+        let memory = [Tier::Hbm, Tier::Dram];
+        let none_comes = memory.iter().all(|tier| row.copy(*tier).state == CopyState::Absent);
+        let top = self.takers().next().filter(|top| *top < fastest && memory.contains(top));
+        match top.filter(|_| is_whole && none_comes) {
+            Some(top) => {
+                self.begin_fill(block, top, self.tick);
+                self.want(top, block, Job::Store(part));
+                Placed::Again
+            }
+            None => Placed::Present,
+        }
+    }
+
     /// Tiers that take copies now, fastest first.
     pub(super) fn takers(&self) -> impl Iterator<Item = Tier> + '_ {
         Tier::ALL
@@ -148,7 +167,9 @@ impl Manager {
 
     /// A store's copy will not land, for want of room or by a failure.
     pub(super) fn store_failed(&mut self, block: BlockIndex, tier: Tier, part: Part) {
-        self.op_block_done(part.op, part.index, false);
+        // What is in a cold tier is kept, whatever became of the copy above.
+        let kept = self.directory.get(block).fastest().is_some();
+        self.op_block_done(part.op, part.index, kept);
         if let Some(partial) = self.partials.get_mut(&block) {
             partial.started &= !(1 << part.shard);
             self.abandon_partial(block);
@@ -164,6 +185,9 @@ impl Manager {
             self.redeliver(block, part);
         }
         self.release_copy(block, tier, CopyEvent::FillFailed);
+        if !self.directory.get(block).is_absent() {
+            self.reconsider_all(block);
+        }
         self.let_go(block);
     }
 
@@ -235,4 +259,6 @@ type Asked<'a> = (Option<SessionIndex>, &'a Directives, Option<TipId>);
 enum Placed {
     Present,
     Taken,
+    /// Present in a cold tier, and taken into memory as well.
+    Again,
 }

@@ -2,27 +2,33 @@
 
 use crate::domain::directory::BlockIndex;
 use crate::domain::tier::Tier;
-use crate::movement::{Class, Link, Offer};
+use crate::movement::{Class, Link, Load, Offer};
 use crate::tiers::store::{FrameMeta, Place};
 
 use super::Manager;
 use super::api::{
-    Effect, End, FailureKind, ItemFailure, NamespaceId, Transfer, TransferId, TransferItem,
+    Effect, End, EndKind, FailureKind, ItemFailure, NamespaceId, Transfer, TransferId, TransferItem,
 };
 use super::state::{Batch, Flight, FlightItem, Job, Route};
 
 /// The link that a copy takes: its slowest stretch.
-fn link_of(from: &End, to: &End) -> Link {
-    use End::{Dram, Hbm, Nvme, Object, Pool};
+fn link_of(from: EndKind, to: EndKind) -> Link {
+    use EndKind::{Pool, Tier as In};
+    use Tier::{Dram, Nvme, Object};
     match (from, to) {
-        (Object, _) => Link::ObjectGet,
-        (_, Object) => Link::ObjectPut,
-        (Nvme(_), _) => Link::NvmeRead,
-        (_, Nvme(_)) => Link::NvmeWrite,
-        (Dram(_), Hbm(_) | Pool { .. }) => Link::DeviceUp,
-        (_, Dram(_)) => Link::DeviceDown,
-        (Hbm(_) | Pool { .. }, Hbm(_) | Pool { .. }) => Link::DeviceLocal,
+        (In(Object), _) => Link::ObjectGet,
+        (_, In(Object)) => Link::ObjectPut,
+        (In(Nvme), _) => Link::NvmeRead,
+        (_, In(Nvme)) => Link::NvmeWrite,
+        (In(Dram), In(Tier::Hbm) | Pool) => Link::DeviceUp,
+        (_, In(Dram)) => Link::DeviceDown,
+        (In(Tier::Hbm) | Pool, In(Tier::Hbm) | Pool) => Link::DeviceLocal,
     }
+}
+
+/// The link from one tier to another.
+pub(super) fn tier_link(from: Tier, to: Tier) -> Link {
+    link_of(EndKind::Tier(from), EndKind::Tier(to))
 }
 
 impl Manager {
@@ -42,21 +48,26 @@ impl Manager {
             Job::Fill { class, .. } => class,
             Job::Demote { .. } => Class::Background,
         };
-        let link = link_of(&from_end, &to_end);
+        let link = link_of(from_end.kind(), to_end.kind());
         let route = Route { namespace, link, class, ends: [from_end.kind(), to_end.kind()] };
-        let open = self
-            .batches
-            .iter_mut()
-            .find(|batch| batch.route == route && batch.items.len() < Transfer::ITEMS_MAX);
+        let bytes = self.copied_bytes(namespace, job);
+        let fits = |batch: &Batch| {
+            batch.route == route
+                && batch.items.len() < Transfer::ITEMS_MAX
+                && batch.bytes + bytes <= batch.bytes_max
+        };
         let flight = FlightItem { block, to, job };
-        match open {
-            Some(batch) => {
+        // The last one opened on the route is the only one that may have room.
+        match self.batches.iter_mut().rev().find(|batch| batch.route == route) {
+            Some(batch) if fits(batch) => {
+                batch.bytes += bytes;
                 batch.items.push(item);
                 batch.flight.push(flight);
             }
-            None => {
+            _ => {
                 let (items, flight) = (vec![item], vec![flight]);
-                self.batches.push(Batch { route, items, flight });
+                let bytes_max = self.links.cut_bytes(self.now, link, class);
+                self.batches.push(Batch { route, bytes, bytes_max, items, flight });
             }
         }
     }
@@ -70,6 +81,13 @@ impl Manager {
             (End::Pool { .. }, _) => framed && self.namespace(namespace).shard_count() == 1,
             _ => false,
         }
+    }
+
+    /// Payload bytes of one copy: a block's, or one rank's part of it.
+    pub(super) fn copied_bytes(&self, namespace: NamespaceId, job: Job) -> u64 {
+        let entry = self.namespace(namespace);
+        let shards = if job.part().is_some() { u64::from(entry.shard_count()) } else { 1 };
+        entry.payload_bytes / shards
     }
 
     fn ends_of(&self, to: Option<Tier>, block: BlockIndex, job: Job) -> (End, End) {
@@ -122,10 +140,12 @@ impl Manager {
         for batch in std::mem::take(&mut self.batches) {
             self.counters.transfers += 1;
             let id = TransferId(self.counters.transfers);
-            let Batch { route: Route { namespace, link, class, .. }, items, flight } = batch;
-            self.flights.insert(id, Flight { link, items: flight });
+            let Batch { route: Route { namespace, link, class, .. }, items, flight, bytes, .. } =
+                batch;
+            let load = Load { link, class, bytes };
+            self.flights.insert(id, Flight { load, items: flight });
             let transfer = Transfer { id, namespace, link, class, items };
-            match self.links.offer(link, class, transfer) {
+            match self.links.offer(self.now, load, transfer) {
                 Offer::Start(transfer) => self.out.push(Effect::Start(transfer)),
                 Offer::Queued => {}
                 Offer::Full(transfer) => self.bounced.push(transfer.id),
@@ -144,7 +164,9 @@ impl Manager {
     pub(super) fn transfer_done(&mut self, id: TransferId, failed: &[ItemFailure]) {
         // An unknown transfer can only be a shell's mistake; answering twice must not be fatal.
         let Some(flight) = self.flights.remove(&id) else { return };
-        self.start_next(flight.link);
+        self.links.ended(self.now, flight.load, !failed.is_empty());
+        self.lifts.stirred = true;
+        self.start_next(flight.load.link);
         let mut failed = failed.iter().peekable();
         for (index, item) in (0_u32..).zip(flight.items) {
             let failure = failed.next_if(|failure| failure.item == index);
@@ -154,20 +176,17 @@ impl Manager {
 
     /// Starts what waited for the link, without the deliveries of blocks forgotten meanwhile.
     fn start_next(&mut self, link: Link) {
-        while let Some(mut next) = self.links.finished(link) {
+        while let Some(mut next) = self.links.next(self.now, link) {
             let late = self.withdraw_forgotten(&mut next);
-            let starts = !next.items.is_empty();
-            if starts {
+            if next.items.is_empty() {
+                let flight = self.flights.remove(&next.id).expect("what starts is in flight");
+                self.links.ended(self.now, flight.load, true);
+            } else {
                 self.refresh_records(&mut next);
                 self.out.push(Effect::Start(next));
-            } else {
-                self.flights.remove(&next.id);
             }
             for item in late {
                 self.item_ended(item, Some(FailureKind::NotDone));
-            }
-            if starts {
-                return;
             }
         }
     }

@@ -4,7 +4,10 @@
 
 pub mod queue;
 
-pub use queue::{LinkLimits, Links, Offer};
+pub mod speed;
+
+pub use queue::{LinkLimits, Links, Load, Offer};
+pub use speed::Speed;
 
 /// The roads between the tiers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -36,6 +39,29 @@ pub enum Class {
 
 impl Link {
     pub const COUNT: usize = 7;
+    pub const ALL: [Self; Self::COUNT] = [
+        Self::DeviceUp,
+        Self::DeviceDown,
+        Self::DeviceLocal,
+        Self::NvmeRead,
+        Self::NvmeWrite,
+        Self::ObjectGet,
+        Self::ObjectPut,
+    ];
+
+    /// As people and metrics call it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::DeviceUp => "device_up",
+            Self::DeviceDown => "device_down",
+            Self::DeviceLocal => "device_local",
+            Self::NvmeRead => "nvme_read",
+            Self::NvmeWrite => "nvme_write",
+            Self::ObjectGet => "object_get",
+            Self::ObjectPut => "object_put",
+        }
+    }
 
     #[must_use]
     pub const fn index(self) -> usize {
@@ -45,6 +71,17 @@ impl Link {
 
 impl Class {
     pub const COUNT: usize = 3;
+    pub const ALL: [Self; Self::COUNT] = [Self::Demand, Self::Prefetch, Self::Background];
+
+    /// As people and metrics call it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Demand => "demand",
+            Self::Prefetch => "prefetch",
+            Self::Background => "background",
+        }
+    }
 
     #[must_use]
     pub const fn index(self) -> usize {

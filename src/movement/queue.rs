@@ -1,10 +1,15 @@
 //! The links' queues: what waits, what moves, and what is next.
 //!
-//! Never looks inside a transfer, and never holds more than its bounds.
+//! A transfer that a request waits for finds its link all but free, because the others have only so
+//! many bytes under way as the link moves in a moment. Never looks inside a transfer, and never holds
+//! more than its bounds.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
+use super::speed::{Gauge, Speed};
 use super::{Class, Link};
+use crate::domain::units::Time;
 
 /// One link's bounds, in transfers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,8 +18,22 @@ pub struct LinkLimits {
     pub queued_max: usize,
 }
 
-/// After this many more urgent transfers in a row, the longest-waiting less urgent one goes.
-const URGENT_STREAK_MAX: u32 = 8;
+/// Transfers nobody waits for leave so much of the link's time to one that comes: while requests
+/// use the link, and while none did for [`DEMAND_MEMORY`].
+const YIELD: Duration = Duration::from_millis(2);
+const OPEN: Duration = Duration::from_millis(20);
+const DEMAND_MEMORY: Duration = Duration::from_secs(1);
+
+/// A transfer is cut so that it moves within this time: what comes next need not wait for long, and
+/// the next link starts on what has landed.
+const CUT: Duration = Duration::from_millis(5);
+const CUT_YIELDING: Duration = Duration::from_millis(1);
+
+/// So much at a time is moved ahead of need over a link whose speed nobody has seen yet.
+const TRIAL_BYTES: u64 = 256 << 10;
+
+/// What waited for so long goes next, whatever its class: nothing starves.
+const PATIENCE: Duration = Duration::from_millis(200);
 
 /// What became of a transfer that was offered.
 #[derive(Debug, PartialEq, Eq)]
@@ -26,13 +45,32 @@ pub enum Offer<T> {
     Full(T),
 }
 
+/// What a transfer takes of its link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Load {
+    pub link: Link,
+    pub class: Class,
+    pub bytes: u64,
+}
+
+#[derive(Debug)]
+struct Waiting<T> {
+    transfer: T,
+    bytes: u64,
+    since: Time,
+}
+
 #[derive(Debug)]
 struct Lane<T> {
     limits: LinkLimits,
-    in_flight: usize,
-    queued: usize,
-    waiting: [VecDeque<T>; Class::COUNT],
-    urgent_streak: u32,
+    is_remote: bool,
+    in_flight: [usize; Class::COUNT],
+    in_flight_bytes: [u64; Class::COUNT],
+    waiting: [VecDeque<Waiting<T>>; Class::COUNT],
+    waiting_bytes: [u64; Class::COUNT],
+    moved_bytes: [u64; Class::COUNT],
+    gauge: Gauge,
+    demanded: Option<Time>,
 }
 
 /// All links of a node.
@@ -44,57 +82,72 @@ pub struct Links<T> {
 impl<T> Links<T> {
     #[must_use]
     pub fn new(limits: [LinkLimits; Link::COUNT]) -> Self {
-        Self {
-            lanes: limits.map(|limits| Lane {
-                limits,
-                in_flight: 0,
-                queued: 0,
-                waiting: Default::default(),
-                urgent_streak: 0,
-            }),
-        }
+        let lane = |link: Link| Lane {
+            limits: limits[link.index()],
+            is_remote: matches!(link, Link::ObjectGet | Link::ObjectPut),
+            in_flight: [0; Class::COUNT],
+            in_flight_bytes: [0; Class::COUNT],
+            waiting: Default::default(),
+            waiting_bytes: [0; Class::COUNT],
+            moved_bytes: [0; Class::COUNT],
+            gauge: Gauge::new(Speed::assumed(link)),
+            demanded: None,
+        };
+        Self { lanes: Link::ALL.map(lane) }
     }
 
     /// Starts or queues a transfer.
-    pub fn offer(&mut self, link: Link, class: Class, transfer: T) -> Offer<T> {
-        let lane = &mut self.lanes[link.index()];
-        if lane.in_flight < lane.limits.in_flight_max && lane.queued == 0 {
-            lane.in_flight += 1;
-            return Offer::Start(transfer);
+    pub fn offer(&mut self, now: Time, load: Load, transfer: T) -> Offer<T> {
+        let lane = &mut self.lanes[load.link.index()];
+        if load.class == Class::Demand {
+            lane.demanded = Some(now);
         }
-        if lane.queued >= lane.limits.queued_max {
-            return Offer::Full(transfer);
+        let waiting = Waiting { transfer, bytes: load.bytes, since: now };
+        let first = lane.waiting[..=load.class.index()].iter().all(VecDeque::is_empty);
+        if first && lane.may_start(now, load.class, &waiting) {
+            return Offer::Start(lane.start(now, load.class, waiting));
         }
-        lane.queued += 1;
-        lane.waiting[class.index()].push_back(transfer);
+        if lane.queued() >= lane.limits.queued_max {
+            return Offer::Full(waiting.transfer);
+        }
+        lane.waiting_bytes[load.class.index()] += load.bytes;
+        lane.waiting[load.class.index()].push_back(waiting);
         Offer::Queued
     }
 
-    /// A started transfer ended; the next one to start, if any waits.
+    /// A started transfer ended; `failed` if it did not land as a whole. [`Self::next`] says what
+    /// starts now.
     ///
     /// # Panics
-    /// Nothing was in flight on the link: a broken invariant of the caller.
-    pub fn finished(&mut self, link: Link) -> Option<T> {
-        let lane = &mut self.lanes[link.index()];
-        assert!(lane.in_flight > 0, "a transfer ended on {link:?} where none was in flight");
-        lane.in_flight -= 1;
-        let next = lane.next()?;
-        lane.in_flight += 1;
-        lane.queued -= 1;
-        Some(next)
+    /// Nothing of its class was in flight on the link: a broken invariant of the caller.
+    pub fn ended(&mut self, now: Time, load: Load, failed: bool) {
+        let lane = &mut self.lanes[load.link.index()];
+        let class = load.class.index();
+        assert!(lane.in_flight[class] > 0, "a transfer ended on {:?} where none was", load.link);
+        lane.in_flight[class] -= 1;
+        lane.in_flight_bytes[class] -= load.bytes;
+        if !failed {
+            lane.moved_bytes[class] += load.bytes;
+        }
+        lane.gauge.ended(now, load.bytes, failed);
+    }
+
+    /// The next transfer that waits for the link and may start: it counts as started.
+    pub fn next(&mut self, now: Time, link: Link) -> Option<T> {
+        self.lanes[link.index()].next(now)
     }
 
     /// Takes out every waiting transfer that `unwanted` names, most urgent first.
     pub fn cancel(&mut self, mut unwanted: impl FnMut(&T) -> bool) -> Vec<T> {
         let mut cancelled = Vec::new();
         for lane in &mut self.lanes {
-            for waiting in &mut lane.waiting {
-                for transfer in std::mem::take(waiting) {
-                    if unwanted(&transfer) {
-                        lane.queued -= 1;
-                        cancelled.push(transfer);
+            for (waiting, bytes) in lane.waiting.iter_mut().zip(&mut lane.waiting_bytes) {
+                for entry in std::mem::take(waiting) {
+                    if unwanted(&entry.transfer) {
+                        *bytes -= entry.bytes;
+                        cancelled.push(entry.transfer);
                     } else {
-                        waiting.push_back(transfer);
+                        waiting.push_back(entry);
                     }
                 }
             }
@@ -102,28 +155,145 @@ impl<T> Links<T> {
         cancelled
     }
 
+    /// The bytes that a transfer of this class should have at most.
+    #[must_use]
+    pub fn cut_bytes(&self, now: Time, link: Link, class: Class) -> u64 {
+        let lane = &self.lanes[link.index()];
+        if lane.is_tried_out(class) {
+            return TRIAL_BYTES;
+        }
+        if lane.is_remote {
+            return u64::MAX;
+        }
+        let yields = class != Class::Demand && lane.yields(now);
+        lane.gauge.speed().bytes_within(if yields { CUT_YIELDING } else { CUT })
+    }
+
+    /// Whether one more transfer ahead of need would start at once.
+    #[must_use]
+    pub fn takes_prefetch(&self, now: Time, link: Link) -> bool {
+        let lane = &self.lanes[link.index()];
+        let urgent = &lane.waiting[..=Class::Prefetch.index()];
+        urgent.iter().all(VecDeque::is_empty) && lane.has_room(now, Class::Prefetch)
+    }
+
+    #[must_use]
+    pub fn speed(&self, link: Link) -> Speed {
+        self.lanes[link.index()].gauge.speed()
+    }
+
+    /// Whether the link's speed was seen, not assumed.
+    #[must_use]
+    pub fn is_learned(&self, link: Link) -> bool {
+        self.lanes[link.index()].gauge.is_learned()
+    }
+
+    /// Bytes that go before a new transfer of this class: what moves, and what waits as urgently.
+    #[must_use]
+    pub fn bytes_ahead(&self, link: Link, class: Class) -> u64 {
+        let lane = &self.lanes[link.index()];
+        let waiting: u64 = lane.waiting_bytes[..=class.index()].iter().sum();
+        lane.in_flight_bytes.iter().sum::<u64>() + waiting
+    }
+
+    #[must_use]
+    pub fn in_flight_bytes(&self, link: Link) -> u64 {
+        self.lanes[link.index()].in_flight_bytes.iter().sum()
+    }
+
+    /// Bytes that landed so far, by class.
+    #[must_use]
+    pub fn moved_bytes(&self, link: Link) -> [u64; Class::COUNT] {
+        self.lanes[link.index()].moved_bytes
+    }
+
+    #[must_use]
+    pub fn queued(&self, link: Link) -> usize {
+        self.lanes[link.index()].queued()
+    }
+
     /// Transfers in flight and waiting, over all links.
     #[must_use]
     pub fn counts(&self) -> (usize, usize) {
         self.lanes
             .iter()
-            .fold((0, 0), |(flying, queued), lane| (flying + lane.in_flight, queued + lane.queued))
+            .fold((0, 0), |(flying, queued), lane| (flying + lane.flying(), queued + lane.queued()))
     }
 }
 
 impl<T> Lane<T> {
-    /// The most urgent transfer, unless less urgent ones have been passed over too often.
-    fn next(&mut self) -> Option<T> {
-        let first = self.waiting.iter().position(|waiting| !waiting.is_empty())?;
-        let last = self.waiting.iter().rposition(|waiting| !waiting.is_empty())?;
-        let class = if first < last && self.urgent_streak >= URGENT_STREAK_MAX {
-            self.urgent_streak = 0;
-            last
-        } else {
-            self.urgent_streak = if first < last { self.urgent_streak + 1 } else { 0 };
-            first
+    fn flying(&self) -> usize {
+        self.in_flight.iter().sum()
+    }
+
+    fn queued(&self) -> usize {
+        self.waiting.iter().map(VecDeque::len).sum()
+    }
+
+    /// Whether requests used the link lately.
+    fn yields(&self, now: Time) -> bool {
+        self.demanded.is_some_and(|last| now.since(last) < DEMAND_MEMORY)
+    }
+
+    /// What can be called back goes in small parts, one at a time, until the link's speed is known:
+    /// a link that is slower than assumed would hold seconds of it.
+    fn is_tried_out(&self, class: Class) -> bool {
+        class == Class::Prefetch && !self.gauge.is_learned()
+    }
+
+    /// Whether the link has room for one more transfer of this class.
+    fn has_room(&self, now: Time, class: Class) -> bool {
+        let flying = self.flying();
+        if class == Class::Demand || flying == 0 {
+            return flying < self.limits.in_flight_max;
+        }
+        if self.is_tried_out(class) {
+            return false;
+        }
+        // The last places are for requests.
+        let places = self.limits.in_flight_max.saturating_sub(self.limits.in_flight_max / 4);
+        let time = if self.yields(now) { YIELD } else { OPEN };
+        let budget_bytes = self.gauge.speed().bytes_within(time);
+        let is_within = self.in_flight_bytes.iter().sum::<u64>() < budget_bytes;
+        // What crosses a network is under way for long and takes little of it.
+        flying < places && (is_within || self.is_remote)
+    }
+
+    fn may_start(&self, now: Time, class: Class, first: &Waiting<T>) -> bool {
+        if self.has_room(now, class) {
+            return true;
+        }
+        // One at a time goes whatever the others do.
+        let is_late = now.since(first.since) >= PATIENCE;
+        is_late && self.in_flight[class.index()] == 0 && self.flying() < self.limits.in_flight_max
+    }
+
+    fn start(&mut self, now: Time, class: Class, waiting: Waiting<T>) -> T {
+        self.in_flight[class.index()] += 1;
+        self.in_flight_bytes[class.index()] += waiting.bytes;
+        self.gauge.started(now);
+        waiting.transfer
+    }
+
+    /// What waited too long, or else the most urgent.
+    fn next(&mut self, now: Time) -> Option<T> {
+        let first_of = |class: &Class| self.waiting[class.index()].front();
+        let may =
+            |class: &Class| first_of(class).is_some_and(|first| self.may_start(now, *class, first));
+        let is_late =
+            |class: &Class| first_of(class).is_some_and(|first| now.since(first.since) >= PATIENCE);
+        let late = Class::ALL
+            .into_iter()
+            .rev()
+            .find(|class| is_late(class) && may(class) && self.in_flight[class.index()] == 0);
+        let most_urgent = || {
+            let waits = Class::ALL.into_iter().find(|class| first_of(class).is_some());
+            waits.filter(may)
         };
-        self.waiting[class].pop_front()
+        let class = late.or_else(most_urgent)?;
+        let waiting = self.waiting[class.index()].pop_front()?;
+        self.waiting_bytes[class.index()] -= waiting.bytes;
+        Some(self.start(now, class, waiting))
     }
 }
 
@@ -131,45 +301,113 @@ impl<T> Lane<T> {
 mod tests {
     use super::*;
 
+    const MB: u64 = 1_000_000;
+
     fn links(in_flight_max: usize, queued_max: usize) -> Links<u32> {
         Links::new([LinkLimits { in_flight_max, queued_max }; Link::COUNT])
+    }
+
+    fn load(class: Class, bytes: u64) -> Load {
+        Load { link: Link::NvmeRead, class, bytes }
+    }
+
+    fn ms(millis: u64) -> Time {
+        Time::from_millis(millis)
     }
 
     #[test]
     fn bounds_hold_and_urgent_goes_first() {
         let mut links = links(1, 2);
-        assert_eq!(links.offer(Link::NvmeRead, Class::Background, 1), Offer::Start(1));
-        assert_eq!(links.offer(Link::NvmeRead, Class::Background, 2), Offer::Queued);
-        assert_eq!(links.offer(Link::NvmeRead, Class::Demand, 3), Offer::Queued);
-        assert_eq!(links.offer(Link::NvmeRead, Class::Demand, 4), Offer::Full(4));
-        assert_eq!(links.offer(Link::NvmeWrite, Class::Demand, 5), Offer::Start(5));
-        assert_eq!(links.finished(Link::NvmeRead), Some(3));
-        assert_eq!(links.finished(Link::NvmeRead), Some(2));
-        assert_eq!(links.finished(Link::NvmeRead), None);
-        assert_eq!(links.counts(), (1, 0));
+        let now = ms(1);
+        let demand = load(Class::Demand, MB);
+        assert_eq!(links.offer(now, load(Class::Background, MB), 1), Offer::Start(1));
+        assert_eq!(links.offer(now, load(Class::Background, MB), 2), Offer::Queued);
+        assert_eq!(links.offer(now, demand, 3), Offer::Queued);
+        assert_eq!(links.offer(now, demand, 4), Offer::Full(4));
+        let elsewhere = Load { link: Link::NvmeWrite, ..demand };
+        assert_eq!(links.offer(now, elsewhere, 5), Offer::Start(5));
+        assert_eq!(links.next(now, Link::NvmeRead), None);
+        links.ended(ms(2), load(Class::Background, MB), false);
+        assert_eq!(links.next(ms(2), Link::NvmeRead), Some(3));
+        assert_eq!(links.next(ms(2), Link::NvmeRead), None);
+        links.ended(ms(3), demand, true);
+        assert_eq!(links.next(ms(3), Link::NvmeRead), Some(2));
+        assert_eq!(links.counts(), (2, 0));
+        assert_eq!(links.moved_bytes(Link::NvmeRead), [0, 0, MB]);
+    }
+
+    #[test]
+    fn what_nobody_waits_for_leaves_the_link_all_but_free() {
+        let mut links = links(16, 100);
+        let (background, demand) = (load(Class::Background, 3 * MB), load(Class::Demand, 30 * MB));
+        // Assumed are 3 GB/s: 60 MB in 20 ms, 6 MB in 2 ms.
+        let started =
+            (0..30).filter(|n| matches!(links.offer(ms(1), background, *n), Offer::Start(_)));
+        assert_eq!(started.count(), 12, "the last places are kept");
+        assert_eq!(links.offer(ms(2), demand, 100), Offer::Start(100));
+        for _ in 0..12 {
+            links.ended(ms(3), background, false);
+        }
+        links.ended(ms(3), demand, false);
+        assert!(links.next(ms(4), Link::NvmeRead).is_some());
+        assert!(links.next(ms(4), Link::NvmeRead).is_some());
+        assert_eq!(links.next(ms(4), Link::NvmeRead), None, "requests came a moment ago");
+        assert_eq!(links.next(ms(1500), Link::NvmeRead), Some(14));
+        assert!(links.cut_bytes(ms(4), Link::NvmeRead, Class::Background) < 4 * MB);
+        assert_eq!(links.bytes_ahead(Link::NvmeRead, Class::Demand), 9 * MB);
+        assert!(!links.takes_prefetch(ms(4), Link::NvmeRead));
+    }
+
+    #[test]
+    fn an_unknown_link_is_tried_out_before_it_is_filled() {
+        let mut links = links(16, 100);
+        let lift = load(Class::Prefetch, MB / 100);
+        for turn in 0..3 {
+            assert_eq!(links.cut_bytes(ms(turn), Link::NvmeRead, Class::Prefetch), TRIAL_BYTES);
+            assert_eq!(links.offer(ms(turn * 10), lift, 0), Offer::Start(0));
+            assert!(!links.takes_prefetch(ms(turn * 10), Link::NvmeRead), "one at a time");
+            links.ended(ms(turn * 10 + 10), lift, false);
+        }
+        // It moves 1 MB a second: so much in flight is over within 20 ms.
+        assert_eq!(links.cut_bytes(ms(40), Link::NvmeRead, Class::Prefetch), 5 * MB / 1000);
+        let started = (0..9).filter(|_| links.offer(ms(40), lift, 0) == Offer::Start(0)).count();
+        assert_eq!(started, 2);
     }
 
     #[test]
     fn nobody_starves() {
         let mut links = links(1, 100);
-        links.offer(Link::ObjectPut, Class::Demand, 0);
-        links.offer(Link::ObjectPut, Class::Background, 1000);
+        let (background, demand) = (load(Class::Background, MB), load(Class::Demand, MB));
+        links.offer(ms(0), demand, 0);
+        links.offer(ms(0), background, 1000);
         for n in 1..50 {
-            links.offer(Link::ObjectPut, Class::Demand, n);
+            links.offer(ms(0), demand, n);
         }
-        let started: Vec<u32> =
-            std::iter::from_fn(|| links.finished(Link::ObjectPut)).take(12).collect();
-        assert!(started.contains(&1000), "{started:?}");
+        let started = (1..40).map(|turn| {
+            let class = if turn > 1 && links.lanes[Link::NvmeRead.index()].in_flight[2] > 0 {
+                background
+            } else {
+                demand
+            };
+            links.ended(ms(turn * 10), class, false);
+            links.next(ms(turn * 10), Link::NvmeRead).unwrap()
+        });
+        let started: Vec<u32> = started.collect();
+        assert_eq!(started.iter().position(|n| *n == 1000), Some(19), "{started:?}");
     }
 
     #[test]
     fn cancelled_transfers_leave_the_queue() {
         let mut links = links(1, 10);
+        let demand = load(Class::Demand, MB);
         for n in 0..5 {
-            links.offer(Link::DeviceUp, Class::Demand, n);
+            links.offer(ms(0), demand, n);
         }
         assert_eq!(links.cancel(|n| n % 2 == 0), [2, 4]);
-        assert_eq!(links.counts(), (1, 2));
-        assert_eq!(links.finished(Link::DeviceUp), Some(1));
+        assert_eq!((links.counts(), links.queued(Link::NvmeRead)), ((1, 2), 2));
+        links.ended(ms(1), demand, false);
+        assert_eq!(links.next(ms(1), Link::NvmeRead), Some(1));
+        assert_eq!(links.bytes_ahead(Link::NvmeRead, Class::Demand), 2 * MB);
+        assert_eq!(links.in_flight_bytes(Link::NvmeRead), MB);
     }
 }

@@ -30,6 +30,7 @@ pub enum Unit {
     Count,
     Bytes,
     Seconds,
+    BytesPerSecond,
 }
 
 impl Unit {
@@ -39,6 +40,7 @@ impl Unit {
             Self::Count => "count",
             Self::Bytes => "bytes",
             Self::Seconds => "seconds",
+            Self::BytesPerSecond => "bytes per second",
         }
     }
 }
@@ -93,6 +95,32 @@ metrics! {
     TIER_FAILURES: Counter Count "terrace_tier_failures_total" ["tier"]
         "Copies to or from a tier that failed.";
 
+    LINK_BYTES: Counter Bytes "terrace_link_bytes_total" ["link", "class"]
+        "Payload that a link moved, by how urgent it was.";
+    LINK_BYTES_PER_SECOND: Gauge BytesPerSecond "terrace_link_bytes_per_second" ["link"]
+        "How fast a link is, learned from what it moved; 0 until it moved something.";
+    LINK_LATENCY_SECONDS: Gauge Seconds "terrace_link_latency_seconds" ["link"]
+        "How long a link takes before bytes move, learned like its speed.";
+    LINK_QUEUED_TRANSFERS: Gauge Count "terrace_link_queued_transfers" ["link"]
+        "Batches of copies that wait for a link.";
+    LINK_IN_FLIGHT_BYTES: Gauge Bytes "terrace_link_in_flight_bytes" ["link"]
+        "Payload that a link is moving.";
+
+    LIFT_BEGUN: Counter Count "terrace_lift_begun_total" []
+        "Lifts of blocks ahead of need that were begun, asked for or not.";
+    LIFT_CANCELLED: Counter Count "terrace_lift_cancelled_total" []
+        "Those of them that were cancelled.";
+    LIFT_CLIPPED_BLOCKS: Counter Count "terrace_lift_clipped_blocks_total" []
+        "Blocks of lifts that found no room, or were not here any more.";
+    LIFT_BYTES: Counter Bytes "terrace_lift_bytes_total" []
+        "Payload of lifted blocks that started moving.";
+    LIFT_TIMELY_BYTES: Counter Bytes "terrace_lift_timely_bytes_total" []
+        "Payload of lifted blocks that were there before they were asked for.";
+    LIFT_LATE_BYTES: Counter Bytes "terrace_lift_late_bytes_total" []
+        "Payload of lifted blocks that were asked for while they moved.";
+    LIFT_WASTED_BYTES: Counter Bytes "terrace_lift_wasted_bytes_total" []
+        "Payload of lifted blocks that nobody asked for.";
+
     BLOCKS: Gauge Count "terrace_blocks" []
         "Blocks with a copy in any tier.";
     CLIENTS: Gauge Count "terrace_clients" []
@@ -146,6 +174,8 @@ mod tests {
             let stem = name.trim_end_matches("_total");
             assert_eq!(*unit == Unit::Bytes, stem.ends_with("_bytes"), "{name}");
             assert_eq!(*unit == Unit::Seconds, stem.ends_with("_seconds"), "{name}");
+            let is_rate = stem.ends_with("_bytes_per_second");
+            assert_eq!(*unit == Unit::BytesPerSecond, is_rate, "{name}");
             assert!(about.ends_with('.'), "{name}: {about}");
         }
     }

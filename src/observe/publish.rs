@@ -4,7 +4,21 @@ use metrics::{counter, gauge};
 
 use super::names;
 use crate::domain::tier::Tier;
-use crate::manager::api::{Status, TierStatus};
+use crate::manager::api::{LiftCounts, LinkStatus, Status, TierStatus};
+use crate::movement::{Class, Link};
+
+const LINKS: [(Link, &str); Link::COUNT] = [
+    (Link::DeviceUp, "device_up"),
+    (Link::DeviceDown, "device_down"),
+    (Link::DeviceLocal, "device_local"),
+    (Link::NvmeRead, "nvme_read"),
+    (Link::NvmeWrite, "nvme_write"),
+    (Link::ObjectGet, "object_get"),
+    (Link::ObjectPut, "object_put"),
+];
+
+const CLASSES: [(Class, &str); Class::COUNT] =
+    [(Class::Demand, "demand"), (Class::Prefetch, "prefetch"), (Class::Background, "background")];
 
 /// Sets every gauge and counter that the status knows. Called about once a second.
 pub fn publish(status: &Status) {
@@ -16,6 +30,10 @@ pub fn publish(status: &Status) {
             publish_tier(tier.name(), figures);
         }
     }
+    for (link, name) in LINKS {
+        publish_link(name, &status.links[link.index()]);
+    }
+    publish_lifts(&status.lifts);
     for (name, value) in [
         (names::BLOCKS, status.blocks),
         (names::CLIENTS, status.clients),
@@ -61,7 +79,53 @@ fn publish_tier(tier: &'static str, figures: &TierStatus) {
     }
 }
 
+fn publish_link(link: &'static str, figures: &LinkStatus) {
+    for (class, name) in CLASSES {
+        let moved = figures.moved_bytes[class.index()];
+        counter!(names::LINK_BYTES, "link" => link, "class" => name).absolute(moved);
+    }
+    for (name, value) in [
+        (names::LINK_BYTES_PER_SECOND, figures.bytes_per_s),
+        (names::LINK_QUEUED_TRANSFERS, figures.queued_transfers),
+        (names::LINK_IN_FLIGHT_BYTES, figures.in_flight_bytes),
+    ] {
+        gauge!(name, "link" => link).set(shown(value));
+    }
+    let latency_seconds = shown(figures.latency_us) / 1e6;
+    gauge!(names::LINK_LATENCY_SECONDS, "link" => link).set(latency_seconds);
+}
+
+fn publish_lifts(counts: &LiftCounts) {
+    for (name, value) in [
+        (names::LIFT_BEGUN, counts.begun),
+        (names::LIFT_CANCELLED, counts.cancelled),
+        (names::LIFT_CLIPPED_BLOCKS, counts.clipped_blocks),
+        (names::LIFT_BYTES, counts.bytes),
+        (names::LIFT_TIMELY_BYTES, counts.timely_bytes),
+        (names::LIFT_LATE_BYTES, counts.late_bytes),
+        (names::LIFT_WASTED_BYTES, counts.wasted_bytes),
+    ] {
+        counter!(name).absolute(value);
+    }
+}
+
 #[expect(clippy::cast_precision_loss, reason = "Prometheus has no other number")]
 fn shown(value: u64) -> f64 {
     value as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_link_and_class_has_a_label_of_its_own() {
+        assert!(LINKS.iter().map(|(link, _)| link.index()).eq(0..Link::COUNT));
+        assert!(CLASSES.iter().map(|(class, _)| class.index()).eq(0..Class::COUNT));
+        let labels = LINKS.iter().map(|(_, label)| label);
+        let labels: BTreeSet<_> = labels.chain(CLASSES.iter().map(|(_, label)| label)).collect();
+        assert_eq!(labels.len(), Link::COUNT + Class::COUNT);
+    }
 }

@@ -67,6 +67,8 @@ fn describe() {
             Unit::Count => metrics::Unit::Count,
             Unit::Bytes => metrics::Unit::Bytes,
             Unit::Seconds => metrics::Unit::Seconds,
+            // The closest that the library has.
+            Unit::BytesPerSecond => metrics::Unit::CountPerSecond,
         };
         match kind {
             Kind::Counter => metrics::describe_counter!(*name, unit, *about),

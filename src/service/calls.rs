@@ -43,6 +43,8 @@ pub struct Hello {
     pub client_id: String,
     pub client_name: String,
     pub namespace: Namespace,
+    /// How fast the engine computes KV, as far as it knows.
+    pub prefill_tokens_per_s: Option<u32>,
 }
 
 /// The answer to a Hello that went well.
@@ -97,7 +99,10 @@ impl<B: Backend> Calls<B> {
         let (client, completions) = self.backend.join();
         // From here on a call given up half-way must give back the name and the manager's client.
         let mut joining = Joining { calls: self, client, name: &hello.client_id, joined: false };
-        let command = Command::Hello { namespace: hello.namespace.clone() };
+        let command = Command::Hello {
+            namespace: hello.namespace.clone(),
+            prefill_tokens_per_s: hello.prefill_tokens_per_s,
+        };
         let frame_bytes = match self.ask(client, command).await? {
             Reply::Hello { frame_bytes, .. } => frame_bytes,
             other => return Err(unexpected("Hello", &other)),
@@ -254,6 +259,12 @@ fn check_hello(hello: &Hello) -> Result<(), CallError> {
                 text.len()
             )));
         }
+    }
+    if hello.prefill_tokens_per_s == Some(0) {
+        return Err(CallError::invalid(
+            "prefill_tokens_per_s is 0: give the tokens that the engine prefills in a second, or \
+             leave it out if nobody knows it",
+        ));
     }
     hello.namespace.check().map_err(CallError::invalid)
 }

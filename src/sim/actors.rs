@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::domain::block::Key;
+use crate::domain::hint::Outcome;
 use crate::domain::retention::Directives;
 use crate::domain::units::Time;
 use crate::manager::api::{
@@ -88,7 +89,7 @@ impl Actor {
             payload_bytes: namespace.payload_bytes(),
             shard_count: namespace.shard_count,
         };
-        let number = match core.ask(id, Command::Hello { namespace })? {
+        let number = match core.ask(id, Command::Hello { namespace, prefill_tokens_per_s: None })? {
             Reply::Hello { namespace, frame_bytes }
                 if frame_bytes > facts.payload_bytes && namespace < NamespaceId(1000) =>
             {
@@ -124,9 +125,15 @@ impl Joined {
         let keys = core.scenario.chain(self.namespace, &mut core.draw);
         let session = asks::session(&mut core.draw);
         let ask_shared = Duration::ZERO;
-        let lookup = Command::Lookup { request, session, keys: keys.clone(), ask_shared };
+        let lookup = Command::Lookup {
+            request,
+            session,
+            keys: keys.clone(),
+            ask_shared,
+            queued: core.draw.percent(20),
+        };
         let (hits, lease) = match core.ask(self.id, lookup)? {
-            Reply::Lookup { runs, lease, lease_expires } => {
+            Reply::Lookup { runs, lease, lease_expires, plan: _ } => {
                 let hits: usize = runs.iter().map(|run| run.blocks as usize).sum();
                 let sound = hits <= keys.len()
                     && runs.iter().all(|run| run.blocks > 0)
@@ -257,7 +264,17 @@ impl Joined {
             .collect();
         let asked = actions.len();
         match core.ask(self.id, Command::Hint { actions })? {
-            Reply::Hint { outcomes } if outcomes.len() == asked => Ok(()),
+            Reply::Hint { outcomes } if outcomes.len() == asked => {
+                let lifts = outcomes.iter().filter_map(|outcome| match outcome {
+                    Outcome::Lifting { operation, blocks, clipped, .. } => {
+                        Some((OpId(*operation), blocks + clipped))
+                    }
+                    _ => None,
+                });
+                lifts
+                    .into_iter()
+                    .try_for_each(|(op, blocks)| core.checker.lift_begun(op, self.id, blocks))
+            }
             other => Err(format!("{asked} hints were answered by {other:?}")),
         }
     }
@@ -277,7 +294,10 @@ impl Joined {
             }
             _ => {
                 let (request, stop) = (job.request, asks::stop(&mut core.draw));
-                core.ask(self.id, Command::EndRequest { request, stop, output_tokens: 0 })?
+                core.ask(
+                    self.id,
+                    Command::EndRequest { request, stop, output_tokens: 0, prefill: None },
+                )?
             }
         };
         if matches!(reply, Reply::Ok | Reply::EndRequest { .. }) {
@@ -295,7 +315,7 @@ impl Joined {
         let namespace = core.scenario.namespaces[self.namespace].clone();
         let (keys, slots) = (vec![key], vec![out_of_range]);
         let nonsense = match core.faults.any() % 8 {
-            0 => Command::Hello { namespace },
+            0 => Command::Hello { namespace, prefill_tokens_per_s: None },
             1 => Command::RegisterPool { shard: 99, slots: 1 },
             2 => Command::UnregisterPool { pool: PoolId(u64::MAX) },
             3 => Command::Store {

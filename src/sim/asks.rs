@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use crate::domain::block::Key;
-use crate::domain::hint::{Action, Target};
+use crate::domain::hint::{Action, LiftWish, Target};
 use crate::domain::retention::{Directive, Directives, Kind, Scope, Shield, TokenRange, Wish};
 use crate::domain::session::{SessionName, Stop};
 use crate::domain::tier::Tier;
@@ -68,7 +68,7 @@ pub(super) fn action(draw: &mut Draw, keys: &[Key], may_forget: bool) -> Action 
         1 => Target::SessionTree(session.clone()),
         _ => Target::Keys(keys.to_vec()),
     };
-    match draw.index(9) {
+    match draw.index(12) {
         0 => {
             let parent = draw.percent(60).then(|| name(draw.below(SESSIONS)));
             Action::SessionStart { session, parent }
@@ -82,7 +82,20 @@ pub(super) fn action(draw: &mut Draw, keys: &[Key], may_forget: bool) -> Action 
         }
         4 => Action::ToolReturn { session },
         5 => Action::Release { target },
-        6 => Action::Demote { target, to: Tier::ALL[draw.index(Tier::COUNT)] },
+        6 | 7 => {
+            let wish = LiftWish {
+                to: draw.percent(50).then(|| Tier::ALL[draw.index(Tier::COUNT)]),
+                deadline: Some(Duration::from_millis(draw.below(3_000).into())),
+                priority: Some(u8::try_from(draw.below(110)).expect("small")),
+            };
+            if draw.percent(50) {
+                Action::Prefetch { target, wish }
+            } else {
+                Action::SpeculativePrefill { target, wish }
+            }
+        }
+        8 => Action::CancelPrefetch { operation: draw.below(2_000).into() },
+        9 => Action::Demote { target, to: Tier::ALL[draw.index(Tier::COUNT)] },
         _ => Action::Retain { target, wish: wish(draw, may_forget) },
     }
 }

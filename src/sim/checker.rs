@@ -38,6 +38,8 @@ pub(super) struct Checker {
     ops: BTreeMap<OpId, Asked>,
     early: BTreeMap<OpId, (ClientId, Completion)>,
     ended: BTreeSet<OpId>,
+    /// Lifts that clients were told of, and the blocks that each names.
+    lifts: BTreeMap<OpId, (ClientId, u32)>,
     gone: BTreeSet<ClientId>,
     /// Shards of blocks that were stored, by bit, and since when all were.
     stored: BTreeMap<Key, (u64, Time)>,
@@ -51,6 +53,7 @@ impl Checker {
     pub(super) fn client_gone(&mut self, client: ClientId) {
         self.gone.insert(client);
         self.ops.retain(|_, asked| asked.client != client);
+        self.lifts.retain(|_, (owner, _)| *owner != client);
         self.early.retain(|_, (owner, _)| *owner != client);
     }
 
@@ -91,6 +94,27 @@ impl Checker {
         }
     }
 
+    /// A lift was begun; it may have ended in its first step.
+    pub(super) fn lift_begun(&mut self, op: OpId, client: ClientId, blocks: u32) -> Checked {
+        self.lifts.insert(op, (client, blocks));
+        match self.early.remove(&op) {
+            None => Ok(()),
+            Some((client, completion)) => self.lift_ended(client, &completion),
+        }
+    }
+
+    fn lift_ended(&mut self, client: ClientId, completion: &Completion) -> Checked {
+        let begun = self.lifts.remove(&completion.op);
+        self.ended.insert(completion.op);
+        let rising = completion.failed.is_sorted_by(|a, b| a < b);
+        let within = completion.failed.last().is_none_or(|last| *last < completion.blocks);
+        let answers = begun == Some((client, completion.blocks));
+        if answers && rising && within && completion.kind == OpKind::Prefetch {
+            return Ok(());
+        }
+        Err(format!("{completion:?} does not answer a lift of {begun:?}"))
+    }
+
     /// A completion arrived. False if its operation is not known yet.
     pub(super) fn hear(
         &mut self,
@@ -101,6 +125,9 @@ impl Checker {
     ) -> Checked<bool> {
         if self.gone.contains(&client) {
             return Err(format!("{client:?} is gone but was told of {:?}", completion.op));
+        }
+        if self.lifts.contains_key(&completion.op) {
+            return self.lift_ended(client, completion).map(|()| false);
         }
         if self.ops.contains_key(&completion.op) {
             return self.completed(client, completion, now, machine).map(|()| true);
@@ -164,7 +191,7 @@ impl Checker {
 
     /// Operations that their clients still wait for.
     pub(super) fn owed(&self) -> usize {
-        self.ops.len() + self.early.len()
+        self.ops.len() + self.early.len() + self.lifts.len()
     }
 
     /// Where nothing is evicted and nothing fails, what was stored is found, and nothing else is.

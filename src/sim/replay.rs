@@ -5,26 +5,33 @@
 
 mod engine;
 pub mod hints;
-mod links;
+pub mod links;
 pub mod opt;
+mod waits;
+
+use std::num::NonZeroU32;
+use std::time::Duration;
 
 use crate::domain::namespace::{KvShape, Namespace};
 use crate::domain::tier::Tier;
 use crate::domain::units::{CHUNK_BYTES, PAGE_BYTES};
+use crate::manager::api::LiftCounts;
 use crate::manager::{ManagerConfig, PolicyName, TierConfig};
 use crate::movement::{Link, LinkLimits};
 use crate::workload::Request;
 
 use engine::Engine;
 pub use hints::{Foresight, Hints, Told};
+pub use links::{LinkSpeed, LinkSpeeds, LinkUse};
 pub use opt::Opt;
+pub use waits::Spread;
 
 /// The most blocks a simulated tier can hold: what its addresses reach.
 pub const CAPACITY_BLOCKS_MAX: u64 =
     crate::domain::slots::TIER_BYTES_MAX / CHUNK_BYTES * slots_per_chunk(FRAME_BYTES);
 
 /// Simulated blocks are one page: their length matters only for how long copies take, and for that
-/// [`ReplayConfig::block_bytes`] counts.
+/// [`Timing::block_bytes`] counts.
 const PAYLOAD_BYTES: u32 = 4096;
 const FRAME_BYTES: u64 = 2 * PAGE_BYTES as u64;
 
@@ -49,11 +56,51 @@ pub struct ReplayConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pace {
     /// A request's blocks are there at its arrival and copies take no time, as in reference
-    /// simulators.
+    /// simulators. Nothing is lifted: there is no time to be ahead of.
     Instant,
-    /// Copies of blocks of so many bytes take their time on the links, and a request's blocks are
-    /// stored when it has been answered.
-    Timed { block_bytes: u64 },
+    /// Copies take their time on the links, and a request's blocks are stored when it has been
+    /// answered.
+    Timed(Timing),
+}
+
+/// How long things take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timing {
+    pub block_bytes: u64,
+    pub links: LinkSpeeds,
+    /// How fast an engine computes what it does not load.
+    pub prefill_tokens_per_s: NonZeroU32,
+    /// Whether blocks are lifted ahead of need.
+    pub prefetch: bool,
+}
+
+impl Timing {
+    /// Of an 8 billion parameter model on an H100: its prefill makes about 1.3 GB of KV a second,
+    /// which at 131,072 bytes a token is about 10,000 tokens.
+    pub const PREFILL_TOKENS_PER_S: NonZeroU32 = NonZeroU32::new(10_000).expect("not zero");
+
+    /// One H100 with blocks of so many bytes, which are lifted ahead of need.
+    #[must_use]
+    pub const fn of_blocks(block_bytes: u64) -> Self {
+        Self {
+            block_bytes,
+            links: LinkSpeeds::H100_NODE,
+            prefill_tokens_per_s: Self::PREFILL_TOKENS_PER_S,
+            prefetch: true,
+        }
+    }
+
+    fn prefetched(&self, lifts: &LiftCounts, tokens: waits::Tokens) -> Prefetched {
+        let scaled = |bytes: u64| bytes / u64::from(PAYLOAD_BYTES) * self.block_bytes;
+        Prefetched {
+            bytes: scaled(lifts.bytes),
+            timely_bytes: scaled(lifts.timely_bytes),
+            late_bytes: scaled(lifts.late_bytes),
+            wasted_bytes: scaled(lifts.wasted_bytes),
+            idle_promoted_tokens: tokens.idle_promoted,
+            idle_timely_tokens: tokens.idle_timely,
+        }
+    }
 }
 
 /// What came of it.
@@ -65,6 +112,38 @@ pub struct ReplayOutcome {
     pub hit_tokens: [u64; Tier::COUNT],
     /// Blocks that left each tier because room was needed.
     pub evicted_blocks: [u64; Tier::COUNT],
+    /// Only where things take time.
+    pub timed: Option<TimedOutcome>,
+}
+
+/// What the requests waited, and how the links were used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TimedOutcome {
+    /// From a request's arrival to the end of its prefill: its load, then the model for what was
+    /// not loaded. Engines never wait for one another.
+    pub ttft: Spread,
+    /// From a request's arrival until its load had ended.
+    pub load_stall: Spread,
+    /// Found, and computed all the same, since the manager held that to be faster.
+    pub declined_tokens: u64,
+    pub prefetched: Prefetched,
+    pub links: [LinkUse; Link::COUNT],
+    /// From the first request until everything had ended.
+    pub took: Duration,
+}
+
+/// What was lifted ahead of need, as if every block had its configured bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Prefetched {
+    pub bytes: u64,
+    /// There before they were asked for, asked for while they moved, and never asked for.
+    pub timely_bytes: u64,
+    pub late_bytes: u64,
+    pub wasted_bytes: u64,
+    /// Tokens that were needed from below DRAM by agents that had been idle for two seconds or more,
+    /// and those of them that had been lifted by then.
+    pub idle_promoted_tokens: u64,
+    pub idle_timely_tokens: u64,
 }
 
 impl ReplayOutcome {
@@ -129,7 +208,8 @@ impl Replay {
     /// Lets everything under way end, and says what came of it.
     #[must_use]
     pub fn finish(mut self) -> ReplayOutcome {
-        let status = self.engine.finish();
+        let (status, timed) = self.engine.finish();
+        self.outcome.timed = timed;
         self.outcome.evicted_blocks = status.tiers.map(|tier| tier.evicted_copies);
         self.outcome
     }
@@ -144,6 +224,8 @@ fn manager_config(config: &ReplayConfig) -> ManagerConfig {
     });
     // One engine does what in life many do, so its bounds are those of all of them.
     let many = 1 << 20;
+    let usual = ManagerConfig::with_tiers(tiers);
+    let lifts = matches!(config.pace, Pace::Timed(Timing { prefetch: true, .. }));
     ManagerConfig {
         links: [LinkLimits { in_flight_max: 8, queued_max: many }; Link::COUNT],
         policy: config.policy,
@@ -151,18 +233,19 @@ fn manager_config(config: &ReplayConfig) -> ManagerConfig {
         leases_per_client_max: many,
         ops_per_client_max: many,
         waiting_blocks_max: many,
-        ..ManagerConfig::with_tiers(tiers)
+        lifts_max: if lifts { usual.lifts_max } else { 0 },
+        ..usual
     }
 }
 
-fn namespace() -> Namespace {
+fn namespace(block_tokens: u32) -> Namespace {
     Namespace {
         model: "simulated".into(),
         revision: String::new(),
         dtype: "u8".into(),
         layout: "NHD".into(),
         shape: KvShape { layers: 1, planes: 1, page_bytes: PAYLOAD_BYTES },
-        block_tokens: 1,
+        block_tokens,
         shard_count: 1,
         hash_scheme: "id".into(),
         hash_bytes: 16,

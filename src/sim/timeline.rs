@@ -29,6 +29,11 @@ impl<T> Timeline<T> {
         self.added += 1;
     }
 
+    /// When the next thing happens.
+    pub(crate) fn next_at(&self) -> Option<Time> {
+        self.entries.peek().map(|entry| entry.at)
+    }
+
     /// The next thing that happens no later than `until`.
     pub(crate) fn pop_until(&mut self, until: Time) -> Option<(Time, T)> {
         if self.entries.peek()?.at > until {

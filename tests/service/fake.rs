@@ -11,13 +11,14 @@ use std::time::Duration;
 use rustix::fs::MemfdFlags;
 use terrace::domain::block::Key;
 use terrace::domain::hint::{Action, Outcome};
+use terrace::domain::planner::Plan;
 use terrace::domain::retention::Directives;
 use terrace::domain::session::{SessionName, Stop};
 use terrace::domain::tier::Tier;
 use terrace::domain::units::Time;
 use terrace::manager::api::{
-    ClientId, Command, Completion, LeaseId, NamespaceId, OpId, OpKind, PoolId, Refusal, Reply,
-    RequestId, Run, Status, Usage,
+    ClientId, Command, Completion, LeaseId, LiftCounts, LiftStatus, NamespaceId, OpId, OpKind,
+    PoolId, Prefill, Refusal, Reply, RequestId, Run, Status, Usage,
 };
 use terrace::service::Backend;
 use terrace::tiers::hbm::ClaimedPool;
@@ -40,6 +41,14 @@ pub struct State {
     /// Clients that said Hello and those that went, in order.
     pub helloed: Vec<ClientId>,
     pub gone: Vec<ClientId>,
+    /// What clients said of their speed, at Hello and at the ends of requests.
+    pub prefill_rates: Vec<Option<u32>>,
+    pub prefills: Vec<Option<Prefill>>,
+    /// Whether lookups were of requests that wait, and what they are advised.
+    pub queued: Vec<bool>,
+    pub plan: Plan,
+    /// Lifts, and whose they are.
+    pub lifts: BTreeMap<(ClientId, OpId), LiftStatus>,
     pub ended_requests: Vec<RequestId>,
     /// Why they ended, and how many tokens they made.
     pub stops: Vec<(Stop, u32)>,
@@ -108,7 +117,7 @@ impl State {
         (OpId(self.number()), failed)
     }
 
-    fn complete(&mut self, client: ClientId, completion: Completion) {
+    pub fn complete(&mut self, client: ClientId, completion: Completion) {
         if !self.silent {
             self.completions[&client].try_send(completion).unwrap();
         }
@@ -116,17 +125,20 @@ impl State {
 
     fn answer(&mut self, client: ClientId, command: Command) -> Reply {
         match command {
-            Command::Hello { namespace } => {
+            Command::Hello { namespace, prefill_tokens_per_s } => {
                 self.helloed.push(client);
+                self.prefill_rates.push(prefill_tokens_per_s);
                 Reply::Hello { namespace: NamespaceId(0), frame_bytes: namespace.frame_bytes() }
             }
-            Command::Lookup { keys, session, .. } => {
+            Command::Lookup { keys, session, queued, .. } => {
                 self.sessions.push(session);
+                self.queued.push(queued);
                 let hits = keys.iter().take_while(|key| self.stored.contains(key)).count();
                 let blocks = u32::try_from(hits).unwrap();
                 let lease = (hits > 0).then(|| LeaseId(self.number()));
                 let runs = if hits > 0 { vec![Run { tier: Tier::Dram, blocks }] } else { vec![] };
-                Reply::Lookup { runs, lease, lease_expires: Time::from_millis(77) }
+                let plan = self.plan.clone();
+                Reply::Lookup { runs, lease, lease_expires: Time::from_millis(77), plan }
             }
             Command::Store { request, session, directives, keys, pool, slots, .. } => {
                 self.sessions.push(session);
@@ -153,8 +165,9 @@ impl State {
                 self.released.push(lease);
                 Reply::Ok
             }
-            Command::EndRequest { request, stop, output_tokens } => {
+            Command::EndRequest { request, stop, output_tokens, prefill } => {
                 self.ended_requests.push(request);
+                self.prefills.push(prefill);
                 self.stops.push((stop, output_tokens));
                 Reply::EndRequest { usage: Usage::default() }
             }
@@ -166,6 +179,10 @@ impl State {
             }
             Command::Sessions { .. } => Reply::Sessions { sessions: Vec::new(), sessions_total: 0 },
             Command::Inspect { .. } => Reply::Refused(Refusal::NotFound("no such block".into())),
+            Command::Lift { op } => match self.lifts.get(&(client, op)) {
+                Some(lift) => Reply::Lift(Box::new(lift.clone())),
+                None => Reply::Refused(Refusal::NotFound(format!("no lift {} here", op.0))),
+            },
             Command::Status => Reply::Status(Box::new(self.status())),
             Command::RegisterPool { .. } => panic!("pools come by register_pool"),
         }
@@ -181,6 +198,21 @@ impl State {
         status.policy = "lru";
         status.tiers[Tier::Dram.index()].present = true;
         status.tiers[Tier::Dram.index()].hit_blocks = 5;
+        // Every figure of every link is another, so that none can stand in another's place.
+        for (link, figures) in (1..).zip(&mut status.links) {
+            figures.moved_bytes = [link * 100 + 1, link * 100 + 2, link * 100 + 3];
+            (figures.bytes_per_s, figures.latency_us) = (link * 100 + 4, link * 100 + 5);
+            (figures.queued_transfers, figures.in_flight_bytes) = (link * 100 + 6, link * 100 + 7);
+        }
+        status.lifts = LiftCounts {
+            begun: 1,
+            cancelled: 2,
+            clipped_blocks: 3,
+            bytes: 4,
+            timely_bytes: 5,
+            late_bytes: 6,
+            wasted_bytes: 7,
+        };
         status
     }
 }

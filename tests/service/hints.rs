@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde_json::json;
 use terrace::client::{Action, ClientError, EndedRequest, OutcomeStatus, RequestId, Target};
-use terrace::domain::hint;
+use terrace::domain::hint::{self, LiftWish};
 use terrace::domain::retention::{Directive, Kind, Scope, Shield, TokenRange, Wish};
 use terrace::domain::session::{SessionName, Stop};
 use terrace::domain::tier::Tier;
@@ -32,6 +32,13 @@ const WISH: Wish = Wish {
     scope: Some(Scope::Session),
 };
 
+/// Everything a lift can say.
+const LIFT: LiftWish = LiftWish {
+    to: Some(Tier::Dram),
+    deadline: Some(Duration::from_millis(1500)),
+    priority: Some(80),
+};
+
 #[tokio::test]
 async fn every_action_and_every_field_arrives_as_it_was_sent() {
     let world = World::start();
@@ -50,6 +57,10 @@ async fn every_action_and_every_field_arrives_as_it_was_sent() {
         Action::ToolStart { session: name("s"), expected: Some(Duration::from_millis(7)) },
         Action::ToolStart { session: name("s"), expected: None },
         Action::ToolReturn { session: name("s") },
+        Action::Prefetch { target: stretch(), wish: LIFT },
+        Action::Prefetch { target: stretch(), wish: LiftWish::default() },
+        Action::SpeculativePrefill { target: stretch(), wish: LiftWish { to: None, ..LIFT } },
+        Action::CancelPrefetch { operation: u64::MAX },
     ];
     let outcomes = client.hint(actions.clone()).await.unwrap();
     assert_eq!(outcomes.len(), actions.len());
@@ -114,8 +125,9 @@ async fn a_bad_action_of_an_envelope_fails_alone() {
             action("fetch", "kv.fetch", "1.0", json!({"source": "elsewhere"})),
             action("new", "session.end", "7", json!({"session": "s"})),
             action("odd", "retain", "1", json!({"target": {"session": "s"}, "priority": "high"})),
-            action("lift", "prefetch", "1", json!({"target": {"session": "s"}})),
+            action("lift", "prefetch", "1", json!({"target": {"session": "s"}, "deadline_ms": 0})),
             action("pin", "pin", "1", json!({"target": {"hashes": ["0000000000000000"]}})),
+            action("warm", "speculative_prefill", "1", json!({"session": "s"})),
         ],
     });
     let outcomes = client.hint_envelope(envelope.to_string()).await.unwrap();
@@ -129,18 +141,19 @@ async fn a_bad_action_of_an_envelope_fails_alone() {
             ("odd", OutcomeStatus::Rejected),
             ("lift", OutcomeStatus::Rejected),
             ("pin", OutcomeStatus::Accepted),
+            ("warm", OutcomeStatus::Accepted),
         ]
     );
     for (outcome, expected) in [
         (1, "there is no action `kv.fetch`: use retain, pin"),
         (2, "there is no version `7` of session.end: use the string 1 or 1.0"),
         (3, "payload: invalid type: string \"high\""),
-        (4, "does not lift blocks ahead of need yet"),
+        (4, "the deadline is 0 ms from now, which is over already"),
     ] {
         let said = &outcomes[outcome].message;
         assert!(said.contains(expected), "`{said}` lacks `{expected}`");
     }
-    assert_eq!(world.fake.state().hinted.len(), 2);
+    assert_eq!(world.fake.state().hinted.len(), 3);
 
     // Nothing that was understood: nobody is asked.
     world.fake.state().refuse = Some(terrace::manager::api::Refusal::Invalid("asked".into()));
@@ -207,7 +220,6 @@ async fn typed_actions_that_make_no_sense_fail_alone_or_say_why_the_call_does() 
             Some(Verb::SessionEnd(pb::action::SessionEnd { session: String::new(), tree: false })),
             "a session's name is empty",
         ),
-        (Some(Verb::Prefetch(pb::action::Prefetch { target: None })), "ahead of need yet"),
     ];
     let (verbs, expected): (Vec<_>, Vec<_>) = cases.into_iter().unzip();
     let mut actions: Vec<_> =
@@ -311,7 +323,7 @@ async fn claims_that_make_no_sense_refuse_the_call_and_say_why() {
 async fn the_reason_to_stop_arrives() {
     let world = World::start();
     let client = world.client("a").await;
-    let ended = EndedRequest { id: R, stop: Stop::ToolUse, output_tokens: 77 };
+    let ended = EndedRequest { stop: Stop::ToolUse, output_tokens: 77, ..R.into() };
     client.end_request(ended).await.unwrap();
     client.end_request(R).await.unwrap();
     let manager = terrace::manager::api::RequestId(R.0);

@@ -4,10 +4,12 @@
 mod bad_input;
 mod bounds;
 mod calls;
+mod cancel;
 mod descriptors;
 mod fake;
 mod hints;
 mod life;
+mod lifts;
 mod live;
 mod node;
 mod retention;

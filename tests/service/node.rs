@@ -1,4 +1,5 @@
-//! A service over the real manager, with a DRAM tier and nothing else.
+//! A service over the real manager, with a DRAM tier, and below it a disk that is as slow as it is
+//! told, or nothing.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,10 +11,13 @@ use terrace::domain::tier::Tier;
 use terrace::domain::units::CHUNK_BYTES;
 use terrace::env::SystemClock;
 use terrace::manager::shell::{Shell, ShellParts};
-use terrace::manager::{ManagerConfig, TierConfig};
+use terrace::manager::{ManagerConfig, PolicyName, TierConfig};
 use terrace::service::{Server, ServiceConfig};
+use terrace::tiers::decorators::{Limits, Throttled};
 use terrace::tiers::dram::{Arena, ArenaConfig};
 use terrace::tiers::hbm::{HostDevice, HostDeviceConfig};
+use terrace::tiers::memory::MemoryStore;
+use terrace::tiers::store::TierStore;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
@@ -33,9 +37,24 @@ impl Node {
     }
 
     pub fn with(adjust: impl FnOnce(&mut ManagerConfig)) -> Self {
+        Self::made(adjust, None)
+    }
+
+    /// With so many blocks in DRAM, and a disk of these limits.
+    pub fn with_disk(dram_blocks: u64, limits: Limits) -> Self {
+        let adjust = |config: &mut ManagerConfig| {
+            let dram = config.tiers[Tier::Dram.index()].as_mut().unwrap();
+            dram.slots_max = dram_blocks;
+            config.tiers[Tier::Nvme.index()] = Some(TierConfig { slots_max: u64::MAX, ..*dram });
+            config.policy = PolicyName::Lru;
+        };
+        Self::made(adjust, Some(limits))
+    }
+
+    fn made(adjust: impl FnOnce(&mut ManagerConfig), disk: Option<Limits>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("t.sock");
-        let shell = shell(adjust);
+        let shell = shell(adjust, disk);
         let server = Server::bind(ServiceConfig::new(&socket), shell.handle()).unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
         let running = tokio::spawn(server.run(async {
@@ -65,7 +84,7 @@ impl Node {
     }
 }
 
-fn shell(adjust: impl FnOnce(&mut ManagerConfig)) -> Shell {
+fn shell(adjust: impl FnOnce(&mut ManagerConfig), disk: Option<Limits>) -> Shell {
     let arena = Arc::new(
         Arena::new(ArenaConfig {
             tier_bytes: CHUNK_BYTES,
@@ -80,6 +99,10 @@ fn shell(adjust: impl FnOnce(&mut ManagerConfig)) -> Shell {
         Some(TierConfig { capacity_bytes: CHUNK_BYTES, slots_max: u64::MAX, recovers: false });
     let mut config = ManagerConfig::with_tiers(tiers);
     adjust(&mut config);
+    let nvme = disk.map(|limits| -> Arc<dyn TierStore> {
+        let store = Arc::new(MemoryStore::new(Tier::Nvme, Arc::clone(&arena)));
+        Arc::new(Throttled::new(store, limits).unwrap())
+    });
     Shell::start(ShellParts {
         config,
         clock: Arc::new(SystemClock::start()),
@@ -87,7 +110,7 @@ fn shell(adjust: impl FnOnce(&mut ManagerConfig)) -> Shell {
         staging: CHUNK_BYTES..arena.len_bytes(),
         device: Arc::new(HostDevice::new(Arc::clone(&arena), device).unwrap()),
         arena,
-        nvme: None,
+        nvme,
         object: None,
         node_id: [7; 16],
     })

@@ -72,7 +72,7 @@ async fn a_request_with_two_breakpoints_is_accounted_for() {
 
     // The second request finds all of it and asks for two blocks more.
     client.lookup(RequestId(2).of(&name("agent")), hashes(0, 10)).await.unwrap();
-    let ended = EndedRequest { id: RequestId(2), stop: Stop::ToolUse, output_tokens: 5 };
+    let ended = EndedRequest { stop: Stop::ToolUse, output_tokens: 5, ..RequestId(2).into() };
     let usage = client.end_request(ended).await.unwrap();
     assert_eq!(usage.read_tokens[DRAM], 128);
     assert_eq!((usage.created_5m_tokens, usage.created_1h_tokens), (0, 0));

@@ -91,7 +91,7 @@ impl Node {
         let memory = HostPool::create(PoolOrder::LayerMajor.layout(namespace().shape, SLOTS));
         let memory = memory.unwrap();
         let pool = runtime.block_on(async {
-            let hello = Command::Hello { namespace: namespace() };
+            let hello = Command::Hello { namespace: namespace(), prefill_tokens_per_s: None };
             handle.call(client, hello).await.unwrap();
             let fd = memory.memory().as_fd().try_clone_to_owned().unwrap();
             let claim = ClaimedPool { shard: 0, layout: *memory.layout() };
@@ -140,9 +140,15 @@ impl Node {
     /// How many of the chain's first blocks are found, and in which tiers.
     pub fn found(&self, ids: &[u64], ask_shared: Duration) -> Vec<(Tier, u32)> {
         let keys = self.keys(ids);
-        let lookup = Command::Lookup { request: REQUEST, session: None, keys, ask_shared };
+        let lookup =
+            Command::Lookup { request: REQUEST, session: None, keys, ask_shared, queued: false };
         let Ok(Reply::Lookup { runs, .. }) = self.ask(lookup) else { panic!("a lookup") };
-        let end = Command::EndRequest { request: REQUEST, stop: Stop::Unknown, output_tokens: 0 };
+        let end = Command::EndRequest {
+            request: REQUEST,
+            stop: Stop::Unknown,
+            output_tokens: 0,
+            prefill: None,
+        };
         self.ask(end).unwrap();
         runs.iter().map(|run| (run.tier, run.blocks)).collect()
     }

@@ -8,15 +8,24 @@ use crate::cli::replay::report::ReplayReport;
 use crate::domain::units::Bytes;
 use crate::sim::replay::ratio;
 
-pub(super) fn show(report: &ReplayReport, outcome: &LiveOutcome, agents: usize) -> String {
+use super::pauses::{self, Pauses};
+
+pub(super) fn show(
+    report: &ReplayReport,
+    pauses: &[Pauses],
+    outcome: &LiveOutcome,
+    agents: usize,
+) -> String {
     let mut out = String::new();
-    write_all(&mut out, report, outcome, agents).expect("writing to a string does not fail");
+    write_all(&mut out, report, pauses, outcome, agents)
+        .expect("writing to a string does not fail");
     out
 }
 
 fn write_all(
     out: &mut String,
     report: &ReplayReport,
+    pauses: &[Pauses],
     outcome: &LiveOutcome,
     agents: usize,
 ) -> std::fmt::Result {
@@ -47,6 +56,16 @@ fn write_all(
     )?;
     writeln!(out, "took       {:.1} s (seed {})", report.elapsed_s, report.seed)?;
     writeln!(out)?;
+    writeln!(
+        out,
+        "{} agents made {} requests with tools in between, while their blocks sank to NVMe; without \
+         prefetch\nand with it, by hints of when each tool should return; corrupt blocks {}:",
+        pauses::AGENTS,
+        pauses[0].requests,
+        pauses.iter().map(|side| side.corrupt_blocks).sum::<u64>()
+    )?;
+    writeln!(out)?;
+    writeln!(out, "{}", waits(pauses))?;
     writeln!(
         out,
         "It ran on a daemon of its own (terrace {}) in {}, which is gone again:",
@@ -85,6 +104,28 @@ fn tiers(report: &ReplayReport) -> Table {
     }
     let recomputed = percent(report.recomputed_tokens, report.input_tokens);
     table.row(["recompute".into(), String::new(), recomputed]);
+    table
+}
+
+fn waits(pauses: &[Pauses]) -> Table {
+    let heading =
+        ["prefetch", "wait for loads", "p99", "from NVMe", "lifted", "in time", "late", "in vain"];
+    let mut table = Table::new(1, heading);
+    for side in pauses {
+        let us = |us: f64| format!("{us:.0} us");
+        let lifts = [side.lifted_bytes, side.timely_bytes, side.late_bytes, side.wasted_bytes];
+        let [lifted, timely, late, wasted] = lifts.map(|bytes| Bytes(bytes).to_string());
+        table.row([
+            if side.prefetch { "on" } else { "off" }.into(),
+            us(side.load_wait_us.mean),
+            us(side.load_wait_us.p99),
+            percent(side.nvme_blocks, side.found_blocks),
+            lifted,
+            timely,
+            late,
+            wasted,
+        ]);
+    }
     table
 }
 

@@ -9,6 +9,7 @@ use crate::sim::replay::hints::SIGMA;
 use crate::sim::replay::{CAPACITY_BLOCKS_MAX, Hints};
 
 use super::ReplayError;
+use super::timing::TimingArgs;
 
 /// Replay a trace of real requests and show where their blocks were found
 #[derive(clap::Args, Clone, Debug)]
@@ -60,6 +61,8 @@ pub struct ReplayArgs {
     /// Bytes of a block: live, what is stored and loaded; simulated, what copies are timed by
     #[arg(long, value_name = "BYTES", value_parser = block_bytes)]
     pub block_bytes: Option<u64>,
+    #[command(flatten)]
+    pub timing: TimingArgs,
     /// Print one JSON object instead of a table
     #[arg(long)]
     pub json: bool,
@@ -256,6 +259,11 @@ mod tests {
         check("--simulate --policy opt --hints timing --hint-sigma 3 --hbm 1%", "[10, 0");
         check("--simulate --limit 0", "0 is not in 1..");
         check("--simulate --block-bytes 1000", "give a multiple of 4096 up to 67104768");
+        check("--simulate --link device_up=0GB/s", "0GB/s is out of range: give 1kB/s to");
+        check(
+            "--simulate --prefetch off --prefill-tokens-per-s 1 --link device_local=1TB/s",
+            "[10,",
+        );
         check("--simulate --block-bytes 65536 --limit 3 --seed 9 --instant --json", "[10,");
     }
 }

@@ -25,7 +25,9 @@ use super::args::ReplayPolicy;
 use super::report::{LiveReport, Mode, ReplayReport, ReportHead};
 use super::{ReplayArgs, ReplayError};
 
-pub(crate) use drive::{LiveOutcome, LivePlan, drive};
+pub(crate) use capacity::size_of;
+pub(crate) use drive::{LiveOutcome, LivePlan, drive, unless_interrupted};
+pub(crate) use windows::namespace_of;
 
 /// Bytes of a block where `--block-bytes` doesn't say.
 pub(crate) const BLOCK_BYTES_DEFAULT: u64 = 64 << 10;
@@ -63,6 +65,7 @@ pub(super) fn live(args: &ReplayArgs) -> Result<ReplayReport, ReplayError> {
             "--policy opt needs --simulate: no daemon knows the future".into(),
         ));
     };
+    args.timing.refuse("needs --simulate: a live replay takes the time that it takes")?;
     let trace = Trace::open(&args.trace)?;
     let info = *trace.info();
     let plan = LivePlan {

@@ -7,6 +7,7 @@ pub mod args;
 pub mod live;
 pub mod report;
 mod simulate;
+pub mod timing;
 
 use super::Outcome;
 use crate::workload::trace::TraceError;

@@ -1,7 +1,9 @@
 //! What a replay found, as one JSON object or as a table.
 //!
 //! The same object for `--simulate`, `--live` and `demo`: figures that only moving real bytes
-//! gives are left out of a simulated one.
+//! gives are left out of a simulated one, and those of simulated time out of the others.
+
+mod timed;
 
 use std::fmt::Write;
 
@@ -11,6 +13,8 @@ use crate::domain::tier::Tier;
 use crate::domain::units::Bytes;
 use crate::sim::replay::ratio;
 use crate::workload::trace::TraceInfo;
+
+pub use timed::TimedReport;
 
 /// One replay. Fields are printed in this order.
 #[derive(Clone, Debug, Serialize)]
@@ -33,6 +37,8 @@ pub struct ReplayReport {
     pub hit_ratio: f64,
     pub recomputed_tokens: u64,
     pub elapsed_s: f64,
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub timed: Option<TimedReport>,
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     pub live: Option<LiveReport>,
 }
@@ -145,6 +151,7 @@ impl ReplayReport {
             hit_ratio: ratio(hit_tokens, counts.input_tokens),
             recomputed_tokens: counts.input_tokens - hit_tokens,
             elapsed_s,
+            timed: None,
             live,
         }
     }
@@ -212,6 +219,9 @@ impl ReplayReport {
             writeln!(out, "{name:<10} {:>16} {tokens:>16} {percent:>7.2}%", "")?;
         }
         writeln!(out)?;
+        if let Some(timed) = &self.timed {
+            timed.write_table(out)?;
+        }
         self.write_live(out)?;
         writeln!(
             out,

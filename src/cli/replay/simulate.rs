@@ -8,7 +8,7 @@ use crate::sim::replay::{Foresight, Hints, Opt, Pace, Replay, ReplayConfig, Repl
 use crate::workload::trace::{Format, Trace};
 
 use super::args::ReplayPolicy;
-use super::report::{Mode, ReplayReport, ReportCounts, ReportHead};
+use super::report::{Mode, ReplayReport, ReportCounts, ReportHead, TimedReport};
 use super::{ReplayArgs, ReplayError};
 
 /// What a token's KV takes where `--block-bytes` doesn't say: Llama 3.1 8B in bf16, which is 32
@@ -20,8 +20,7 @@ pub(super) fn simulate(args: &ReplayArgs) -> Result<ReplayReport, ReplayError> {
     let trace = Trace::open(&args.trace)?;
     let info = *trace.info();
     let capacity_blocks = args.capacity_blocks(info.unique_blocks)?;
-    let timed_bytes = args.block_bytes.unwrap_or(TOKEN_BYTES * u64::from(info.block_tokens));
-    let pace = if args.instant { Pace::Instant } else { Pace::Timed { block_bytes: timed_bytes } };
+    let pace = pace(args, info.block_tokens)?;
     let limit = usize::try_from(args.limit.unwrap_or(u64::MAX)).unwrap_or(usize::MAX);
     let outcome = match args.policy {
         ReplayPolicy::Opt => upper_bound(args, &trace, capacity_blocks, limit)?,
@@ -47,7 +46,21 @@ pub(super) fn simulate(args: &ReplayArgs) -> Result<ReplayReport, ReplayError> {
         hints: args.hints.to_string(),
         seed: args.seed,
     };
-    Ok(ReplayReport::new(head, &counts, elapsed.elapsed().as_secs_f64(), None))
+    let report = ReplayReport::new(head, &counts, elapsed.elapsed().as_secs_f64(), None);
+    let timed = match (pace, &outcome.timed) {
+        (Pace::Timed(timing), Some(timed)) => Some(TimedReport::new(&timing, timed)),
+        _ => None,
+    };
+    Ok(ReplayReport { timed, ..report })
+}
+
+fn pace(args: &ReplayArgs, block_tokens: u32) -> Result<Pace, ReplayError> {
+    if args.instant {
+        args.timing.refuse("has no meaning where copies take no time: leave --instant out")?;
+        return Ok(Pace::Instant);
+    }
+    let block_bytes = args.block_bytes.unwrap_or(TOKEN_BYTES * u64::from(block_tokens));
+    Ok(Pace::Timed(args.timing.timing(block_bytes)?))
 }
 
 fn run(mut replay: Replay, trace: &Trace, limit: usize) -> Result<ReplayOutcome, ReplayError> {

@@ -159,6 +159,8 @@ fn bounds(config: &Config) -> ManagerConfig {
             namespace_percent: config.shields.namespace_percent,
             tenant_percent: config.shields.tenant_percent,
         },
+        lifts_max: config.prefetch.lifts_max,
+        lift_percent: config.prefetch.tier_percent,
         sessions: SessionLimits {
             idle_timeout: config.sessions.idle_timeout,
             sessions_max: config.sessions.sessions_max,

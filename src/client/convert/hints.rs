@@ -118,6 +118,24 @@ fn verb(action: Action) -> Verb {
         Action::ToolReturn { session } => {
             Verb::ToolReturn(pb::action::ToolReturn { session: session.to_string() })
         }
+        Action::Prefetch { target, wish } => Verb::Prefetch(pb::action::Prefetch {
+            target: Some(self::target(target)),
+            to: wish.to.map_or(pb::Tier::Unspecified, named).into(),
+            deadline_ms: wish.deadline.map(millis),
+            priority: wish.priority.map(u32::from),
+        }),
+        // It always goes to the fastest tier: there is no field for another.
+        Action::SpeculativePrefill { target, wish } => {
+            Verb::SpeculativePrefill(pb::action::SpeculativePrefill {
+                target: Some(self::target(target)),
+                deadline_ms: wish.deadline.map(millis),
+                priority: wish.priority.map(u32::from),
+                session: String::new(),
+            })
+        }
+        Action::CancelPrefetch { operation } => {
+            Verb::CancelPrefetch(pb::action::CancelPrefetch { operation_id: operation })
+        }
     }
 }
 
@@ -265,6 +283,6 @@ fn digest(bytes: &Bytes) -> Result<NamespaceDigest, ClientError> {
     bytes[..].try_into().map(NamespaceDigest).map_err(|_| strange("a digest that is none"))
 }
 
-fn strange(what: &str) -> ClientError {
+pub(super) fn strange(what: &str) -> ClientError {
     ClientError::Daemon(format!("it told of {what}"))
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::movement;
 use crate::client::{
     ClientConfig, ClientError, Completion, DaemonStatus, LeaseId, Lookup, OpId, OpKind, RequestId,
     Run, TierStatus, Welcome, WelcomeLimits,
@@ -33,6 +34,7 @@ pub(super) fn hello(config: &ClientConfig) -> pb::HelloRequest {
             hash_bytes: namespace.hash_bytes,
             tenant_salt: Bytes::copy_from_slice(&namespace.tenant_salt),
         }),
+        prefill_tokens_per_s: config.prefill_tokens_per_s,
     }
 }
 
@@ -71,6 +73,7 @@ pub(super) fn lookup(message: &pb::LookupResponse) -> Result<Lookup, ClientError
         matched_blocks: message.matched_blocks,
         lease: message.lease_id.map(LeaseId),
         lease_expires: Time { micros: message.lease_expires_unix_us },
+        plan: movement::plan(message),
     })
 }
 
@@ -78,6 +81,7 @@ pub(super) fn completion(message: pb::Completion) -> Result<Completion, ClientEr
     let kind = match message.kind() {
         pb::OpKind::Store => OpKind::Store,
         pb::OpKind::Load => OpKind::Load,
+        pb::OpKind::Prefetch => OpKind::Prefetch,
         pb::OpKind::Unspecified => {
             return Err(ClientError::Daemon("a completion of no known kind".into()));
         }
@@ -118,6 +122,8 @@ pub(super) fn status(message: pb::StatusResponse) -> Result<DaemonStatus, Client
         sessions: message.sessions,
         forgotten_blocks: message.forgotten_blocks,
         broken_shields: message.broken_shields,
+        links: movement::links(&message.links),
+        lifts: movement::lifts(message.lifts.unwrap_or_default()),
         facts: message.facts,
     })
 }

@@ -6,6 +6,7 @@
 mod errors;
 mod hints;
 mod messages;
+mod movement;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -22,7 +23,8 @@ use crate::wire::pb::terrace_client::TerraceClient;
 
 use super::{
     Action, ClientConfig, ClientError, Completion, DaemonBlock, DaemonSessions, DaemonStatus,
-    EndedRequest, LeaseId, Lookup, OpId, Outcome, PoolId, Request, RequestId, Usage, Welcome,
+    EndedRequest, LeaseId, Lookup, LookupOptions, OpId, Operation, Outcome, PoolId, Request,
+    RequestId, Usage, Welcome,
 };
 
 /// The longest deadline sent; the transport panics on those its header cannot hold.
@@ -108,14 +110,15 @@ impl Remote {
         &self,
         request: Request,
         hashes: Bytes,
-        ask_shared: Duration,
+        options: LookupOptions,
     ) -> Result<Lookup, ClientError> {
         let message = pb::LookupRequest {
             token: self.token.clone(),
             request_id: request.id.0,
             hashes,
             session: name(request.session),
-            ask_shared_ms: u32::try_from(ask_shared.as_millis()).unwrap_or(u32::MAX),
+            ask_shared_ms: u32::try_from(options.ask_shared.as_millis()).unwrap_or(u32::MAX),
+            queued: options.queued,
         };
         let answer = self.stub.clone().lookup(self.bounded(message)).await;
         messages::lookup(&self.answered(answer)?)
@@ -175,11 +178,14 @@ impl Remote {
     }
 
     pub(super) async fn end_request(&self, ended: EndedRequest) -> Result<Usage, ClientError> {
+        let (prefill_tokens, prefill_us) = movement::prefill(ended.prefill);
         let message = pb::EndRequestRequest {
             token: self.token.clone(),
             request_id: ended.id.0,
             stop: hints::stop(ended.stop).into(),
             output_tokens: ended.output_tokens,
+            prefill_tokens,
+            prefill_us,
         };
         let answer = self.stub.clone().end_request(self.bounded(message)).await;
         hints::usage(self.answered(answer)?)
@@ -196,6 +202,13 @@ impl Remote {
         let message = pb::HintEnvelopeRequest { token: self.token.clone(), json };
         let answer = self.stub.clone().hint_envelope(self.bounded(message)).await;
         hints::outcomes(self.answered(answer)?.outcomes)
+    }
+
+    pub(super) async fn operation(&self, operation: OpId) -> Result<Operation, ClientError> {
+        let token = self.token.clone();
+        let message = pb::OperationRequest { token, operation_id: operation.0 };
+        let answer = self.stub.clone().operation(self.bounded(message)).await;
+        movement::operation(&self.answered(answer)?)
     }
 
     pub(super) async fn sessions(&self, sessions_max: u32) -> Result<DaemonSessions, ClientError> {

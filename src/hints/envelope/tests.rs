@@ -4,6 +4,7 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
+use crate::domain::hint::LiftWish;
 use crate::domain::namespace::NamespaceDigest;
 use crate::domain::retention::{Kind, Scope, Shield, Wish};
 use crate::domain::tier::Tier;
@@ -41,6 +42,7 @@ fn name(name: &str) -> SessionName {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a case for each action")]
 fn every_action_is_read() {
     let session = |tokens| Target::Session { session: name("s"), tokens };
     let minutes = |n: u64| Duration::from_secs(60 * n);
@@ -109,6 +111,50 @@ fn every_action_is_read() {
             Action::ToolStart { session: name("s"), expected: None },
         ),
         ("tool.return", json!({"session": "s"}), Action::ToolReturn { session: name("s") }),
+        (
+            "prefetch",
+            json!({
+                "target": {"hashes": ["61626364", "ZWZnaA=="]},
+                "to": "dram", "deadline_ms": 1500, "priority": 80,
+            }),
+            Action::Prefetch {
+                target: keys(),
+                wish: LiftWish {
+                    to: Some(Tier::Dram),
+                    deadline: Some(Duration::from_millis(1500)),
+                    priority: Some(80),
+                },
+            },
+        ),
+        (
+            "prefetch",
+            json!({"target": {"session_tree": "s"}}),
+            Action::Prefetch { target: Target::SessionTree(name("s")), wish: LiftWish::default() },
+        ),
+        (
+            "speculative_prefill",
+            json!({"target": {"session": "s", "tokens": {"end": 64}}, "priority": 0}),
+            Action::SpeculativePrefill {
+                target: session(TokenRange { start: 0, end: Some(64) }),
+                wish: LiftWish { priority: Some(0), ..LiftWish::default() },
+            },
+        ),
+        (
+            "speculative_prefill",
+            json!({"session": "s", "deadline_ms": 31_536_000_000_u64}),
+            Action::SpeculativePrefill {
+                target: session(TokenRange::ALL),
+                wish: LiftWish {
+                    deadline: Some(Duration::from_hours(24 * 365)),
+                    ..LiftWish::default()
+                },
+            },
+        ),
+        (
+            "prefetch.cancel",
+            json!({"operation_id": u64::MAX}),
+            Action::CancelPrefetch { operation: u64::MAX },
+        ),
     ] {
         for version in ACTION_VERSIONS {
             assert_eq!(one(action_type, version, &payload).as_ref(), Ok(&expected));
@@ -122,8 +168,29 @@ fn an_action_that_makes_no_sense_is_refused_by_itself() {
     let nine: Vec<String> = (0..9).map(|n| format!("0000000{n}")).collect();
     for (action_type, payload, expected) in [
         ("kv.fetch", json!({}), "there is no action `kv.fetch`: use retain, pin, release"),
-        ("prefetch", json!({"anything": 1}), "does not lift blocks ahead of need yet"),
-        ("speculative_prefill", Value::Null, "does not lift blocks ahead of need yet"),
+        ("prefetch", json!({}), "payload: missing field `target`"),
+        (
+            "prefetch",
+            json!({"target": {"session": "s"}, "deadline": 9}),
+            "unknown field `deadline`",
+        ),
+        ("prefetch", json!({"target": {"session": "s"}, "deadline_ms": 0}), "over already: give"),
+        ("prefetch", json!({"target": {"session": "s"}, "deadline_ms": -5}), "invalid value"),
+        ("prefetch", json!({"target": {"session": "s"}, "priority": 101}), "give 0 to 100"),
+        ("prefetch", json!({"target": {"session": "s"}, "to": "disk"}), "unknown tier `disk`"),
+        ("prefetch", json!({"target": {}}), "target: name hashes, or session"),
+        ("speculative_prefill", Value::Null, "payload: it must be an object"),
+        ("speculative_prefill", json!({}), "payload: name the target, or the session"),
+        (
+            "speculative_prefill",
+            json!({"target": {"session": "s"}, "session": "s"}),
+            "it names a target and a session",
+        ),
+        ("speculative_prefill", json!({"session": "s", "to": "dram"}), "unknown field `to`"),
+        ("speculative_prefill", json!({"session": ""}), "a session's name is empty"),
+        ("speculative_prefill", json!({"session": "s", "deadline_ms": 0}), "over already"),
+        ("prefetch.cancel", json!({}), "missing field `operation_id`"),
+        ("prefetch.cancel", json!({"operation_id": -1}), "payload: invalid value"),
         ("retain", Value::Null, "payload: it must be an object"),
         ("session.end", json!(["s"]), "payload: it must be an object"),
         ("retain", json!({}), "payload: missing field `target`"),

@@ -12,7 +12,6 @@ use crate::domain::hint::Action;
 use crate::domain::retention::Shield;
 use crate::domain::retention::record::{PRIORITY_DEFAULT, PRIORITY_MAX};
 use crate::domain::session::SessionName;
-use crate::hints::envelope::NOT_LIFTED;
 
 /// What Dynamo clamps the TTL of its cache control to, in seconds.
 const TTL_S: std::ops::RangeInclusive<u64> = 300..=3600;
@@ -23,9 +22,13 @@ pub(super) struct Nvext {
     pub priority: Option<u8>,
     pub output_tokens_expected: Option<u32>,
     pub shield: Option<Shield>,
+    /// The next turn's prefix is to be at hand.
+    pub speculative_prefill: bool,
     pub session: Option<SessionName>,
     /// The session has a parent: it is a sub-agent's.
     pub is_subagent: bool,
+    /// This is its last request.
+    pub is_final: bool,
     pub before: Vec<Action>,
     pub after: Vec<Action>,
 }
@@ -39,13 +42,13 @@ impl Nvext {
             return Err("nvext is no object".into());
         }
         let mut read = Self::default();
-        read.hints(nvext, notes).map_err(|why| format!("nvext.agent_hints.{why}"))?;
+        read.hints(nvext).map_err(|why| format!("nvext.agent_hints.{why}"))?;
         read.shield = shield(nvext, notes).map_err(|why| format!("nvext.cache_control.{why}"))?;
         read.sessions(nvext, notes)?;
         Ok(read)
     }
 
-    fn hints(&mut self, nvext: &Value, notes: &mut Vec<String>) -> Result<(), String> {
+    fn hints(&mut self, nvext: &Value) -> Result<(), String> {
         let Some(hints) = field(nvext, "agent_hints") else { return Ok(()) };
         if let Some(priority) = field(hints, "priority") {
             let priority = priority.as_i64().ok_or("priority is no whole number")?;
@@ -58,9 +61,7 @@ impl Nvext {
         let wanted = field(hints, "speculative_prefill").map(Value::as_bool);
         let wanted =
             wanted.map(|wanted| wanted.ok_or("speculative_prefill is neither true nor false"));
-        if wanted.transpose()? == Some(true) {
-            notes.push(format!("nvext.agent_hints.speculative_prefill: {NOT_LIFTED}"));
-        }
+        self.speculative_prefill = wanted.transpose()?.unwrap_or(false);
         Ok(())
     }
 
@@ -107,6 +108,7 @@ impl Nvext {
         if opens || parent.is_some() {
             self.before.push(Action::SessionStart { session: session.clone(), parent });
         }
+        self.is_final = closes;
         if closes {
             self.after.push(Action::SessionEnd { session, tree: false });
         }

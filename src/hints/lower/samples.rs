@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use serde_json::Value;
 
-const WORDS: [&str; 38] = [
+const WORDS: [&str; 42] = [
     "tools",
     "system",
     "messages",
@@ -42,6 +42,10 @@ const WORDS: [&str; 38] = [
     "end",
     "kind",
     "ttl_ms",
+    "to",
+    "dram",
+    "deadline_ms",
+    "operation_id",
 ];
 
 pub(in crate::hints) fn json() -> impl Strategy<Value = Value> {

@@ -203,14 +203,13 @@ fn nvext_is_lowered() {
 #[test]
 fn what_is_not_taken_as_it_stands_is_noted() {
     let body = json!({"nvext": {
-        "agent_hints": {"osl": 512, "speculative_prefill": true},
+        "agent_hints": {"osl": 512},
         CACHED: {"type": "ephemeral", "ttl": "10s"},
         "session_control": {"session_id": "s", "timeout": 60},
     }});
     let lowered = lower(&body, &[]).unwrap();
     assert_eq!(lowered.output_tokens_expected, Some(512));
-    let [prefill, ttl, timeout] = &lowered.notes[..] else { panic!("{:?}", lowered.notes) };
-    assert!(prefill.contains("does not lift blocks"), "{prefill}");
+    let [ttl, timeout] = &lowered.notes[..] else { panic!("{:?}", lowered.notes) };
     assert!(ttl.contains("10 s was taken as 300 s"), "{ttl}");
     assert!(timeout.contains("sessions.idle_timeout"), "{timeout}");
 }
@@ -242,6 +241,40 @@ fn sessions_begin_and_end_as_the_body_says() {
         of(json!({"prompt_cache_key": "k", "nvext": {"agent_context": {"session_id": "s"}}}));
     assert_eq!(both.session, Some(name("s")));
     assert!(lower(&json!({"prompt_cache_key": "k".repeat(129)}), &[]).unwrap_err().contains("129"));
+}
+
+#[test]
+fn the_next_turn_is_lifted_once_this_one_has_ended() {
+    let of = |mut body: Value, asked: bool| {
+        body["nvext"]["agent_hints"] = json!({"speculative_prefill": asked});
+        lower(&body, &[]).unwrap()
+    };
+    let lift = |session: &str| Action::SpeculativePrefill {
+        target: last_chain(SessionName::new(session).unwrap()),
+        wish: LiftWish::default(),
+    };
+    let context = |more: Value| {
+        let mut body = json!({"nvext": {"agent_context": {"session_id": "s"}}});
+        body["nvext"]["agent_context"]
+            .as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
+        body
+    };
+    let plain = of(context(json!({})), true);
+    assert_eq!((plain.before, plain.after, plain.notes), (vec![], vec![lift("s")], vec![]));
+    let keyed = of(json!({"prompt_cache_key": "k"}), true);
+    assert_eq!(keyed.after, [lift("k")]);
+    assert!(of(context(json!({})), false).after.is_empty());
+
+    // Where it is not possible, the note says why not.
+    let nobody = of(json!({}), true);
+    assert!(nobody.after.is_empty());
+    assert!(nobody.notes[0].contains("speculative_prefill: nothing is lifted: name the session"));
+    let last = of(context(json!({"session_final": true})), true);
+    let end = Action::SessionEnd { session: SessionName::new("s").unwrap(), tree: false };
+    assert_eq!(last.after, [end]);
+    assert!(last.notes[0].contains("the session ends with this request"), "{:?}", last.notes);
 }
 
 #[test]

@@ -1,12 +1,16 @@
 //! What the manager says of itself: figures, sessions, single blocks.
 
 use crate::domain::block::Key;
+use crate::domain::hint::LiftReason;
 use crate::domain::namespace::NamespaceDigest;
 use crate::domain::residency::CopyState;
 use crate::domain::retention::RetentionRecord;
 use crate::domain::session::{SessionName, SessionState};
 use crate::domain::tier::Tier;
 use crate::domain::units::Time;
+use crate::movement::{Class, Link};
+
+use super::OpId;
 
 /// What the manager can say of itself.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -29,7 +33,64 @@ pub struct Status {
     pub forgotten_blocks: u64,
     /// Shields that gave way because nothing else was left to evict.
     pub broken_shields: u64,
+    pub links: [LinkStatus; Link::COUNT],
+    pub lifts: LiftCounts,
     pub policy: &'static str,
+}
+
+/// One link's figures. Bytes are payload bytes since the daemon's start.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct LinkStatus {
+    /// Moved, by class: demand, prefetch, background.
+    pub moved_bytes: [u64; Class::COUNT],
+    /// Learned: zero until something moved.
+    pub bytes_per_s: u64,
+    pub latency_us: u64,
+    pub queued_transfers: u64,
+    pub in_flight_bytes: u64,
+}
+
+/// What came of lifts since the daemon's start, in payload bytes of the lifted blocks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LiftCounts {
+    pub begun: u64,
+    pub cancelled: u64,
+    /// Blocks that found no room, or were not here any more.
+    pub clipped_blocks: u64,
+    /// Started moving.
+    pub bytes: u64,
+    /// There before they were asked for, asked for while they moved, and never asked for.
+    pub timely_bytes: u64,
+    pub late_bytes: u64,
+    pub wasted_bytes: u64,
+}
+
+/// Where a lift stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LiftState {
+    /// For its time, or for others to end.
+    Waiting,
+    Moving,
+    /// All that could be lifted is there and held.
+    Held,
+    /// Its blocks were asked for, or its deadline passed, or room was needed.
+    Ended,
+    Cancelled,
+}
+
+/// One lift.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LiftStatus {
+    pub op: OpId,
+    pub state: LiftState,
+    pub reason: LiftReason,
+    pub to: Tier,
+    pub deadline: Time,
+    /// Named; there, or moved there; refused for want of room or gone; and asked for since.
+    pub blocks: u32,
+    pub landed: u32,
+    pub clipped: u32,
+    pub used: u32,
 }
 
 /// One tier's figures. Counts are since the daemon's start.

@@ -10,6 +10,10 @@ mod sessions;
 
 mod travel;
 
+mod lifts;
+
+mod plans;
+
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -109,7 +113,8 @@ impl Bench {
 
     fn join(&mut self, client: ClientId, shards: u32) {
         self.client = client;
-        let hello = self.ask(Command::Hello { namespace: namespace(shards) });
+        let hello =
+            self.ask(Command::Hello { namespace: namespace(shards), prefill_tokens_per_s: None });
         assert!(matches!(hello, Reply::Hello { .. }), "{hello:?}");
         self.pool = self.register(0);
     }
@@ -212,8 +217,13 @@ impl Bench {
     fn turn(&mut self, session: Option<&str>, claims: &[Directive], blocks: &[u64]) -> Turn {
         let request = RequestId(1);
         let (session_name, ask_shared) = (session.map(name), Duration::ZERO);
-        let lookup =
-            Command::Lookup { request, session: session_name, keys: keys(blocks), ask_shared };
+        let lookup = Command::Lookup {
+            request,
+            session: session_name,
+            keys: keys(blocks),
+            ask_shared,
+            queued: false,
+        };
         let Reply::Lookup { runs, .. } = self.ask(lookup) else { panic!("a lookup is answered") };
         let hits: usize = runs.iter().map(|run| run.blocks as usize).sum();
         let parent = hits.checked_sub(1).map(|last| blocks[last]);
@@ -222,7 +232,8 @@ impl Bench {
         let Reply::Store { clipped, .. } = reply else { panic!("{reply:?}") };
         self.run();
         self.completions.clear();
-        let end = Command::EndRequest { request, stop: Stop::EndTurn, output_tokens: 0 };
+        let end =
+            Command::EndRequest { request, stop: Stop::EndTurn, output_tokens: 0, prefill: None };
         let Reply::EndRequest { usage } = self.ask(end) else { panic!("an end is answered") };
         self.run();
         Turn { clipped, usage }
@@ -269,11 +280,13 @@ impl Bench {
             session: None,
             keys: keys(blocks),
             ask_shared: Duration::ZERO,
+            queued: false,
         });
         self.ask(Command::EndRequest {
             request: RequestId(9),
             stop: Stop::Unknown,
             output_tokens: 0,
+            prefill: None,
         });
         self.run();
         let Reply::Lookup { runs, .. } = reply else { panic!("{reply:?}") };
@@ -287,6 +300,7 @@ impl Bench {
             session: None,
             keys: keys(blocks),
             ask_shared: Duration::ZERO,
+            queued: false,
         }) {
             Reply::Lookup { lease: Some(lease), .. } => lease,
             other => panic!("{other:?}"),

@@ -82,7 +82,7 @@ fn a_tier_honours_no_more_shields_than_its_share() {
     assert_eq!(bench.turn(None, &[all(shield(MIN))], &long).clipped, 0);
     bench.store(None, &[101, 102]);
     assert_eq!(bench.found(&[101, 102]), "dram:2", "shields don't close the tier");
-    assert_eq!(bench.manager.counters.shields_broken, 0);
+    assert_eq!(bench.manager.counters.broken_shields, 0);
     assert!(bench.found(&long).contains("nvme:"));
 }
 
@@ -95,7 +95,7 @@ fn memory_pressure_breaks_shields_last_and_counts_it() {
     bench.store(None, &[11, 12]);
     assert_eq!(bench.found(&[11, 12]), "dram:2", "a tier full of shields still takes stores");
     assert_eq!(bench.found(&[1, 2, 3, 4]), "dram:2");
-    assert_eq!(bench.manager.counters.shields_broken, 2);
+    assert_eq!(bench.manager.counters.broken_shields, 2);
 }
 
 #[test]
@@ -228,7 +228,7 @@ fn a_tenant_has_a_budget_over_all_its_namespaces() {
     let other = |bench: &mut Bench, client: u64, model: &str, salt: u8, block: u64| {
         bench.client = ClientId(client);
         let namespace = Namespace { model: model.into(), tenant_salt: vec![salt], ..namespace(1) };
-        bench.ask(Command::Hello { namespace });
+        bench.ask(Command::Hello { namespace, prefill_tokens_per_s: None });
         bench.pool = bench.register(0);
         let blocks: Vec<u64> = (block..block + 4).collect();
         bench.turn(None, &[all(shield(MIN))], &blocks).clipped

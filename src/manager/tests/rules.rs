@@ -20,6 +20,7 @@ fn a_block_is_invisible_until_it_has_landed() {
         session: None,
         keys: keys(&[1, 2]),
         ask_shared: Duration::ZERO,
+        queued: false,
     });
     assert!(matches!(reply, Reply::Lookup { lease: None, .. }), "{reply:?}");
     // A load of it waits for it to land, and is then served.
@@ -225,13 +226,17 @@ fn bad_commands_are_refused_with_the_remedy() {
     says(store(vec![], pool), "send one slot for each block");
     says(store(vec![0], PoolId(99)), "not registered");
     says(Command::RegisterPool { shard: 1, slots: 1 }, "shards count from 0");
-    says(Command::Hello { namespace: namespace(1) }, "said Hello already");
+    says(
+        Command::Hello { namespace: namespace(1), prefill_tokens_per_s: None },
+        "said Hello already",
+    );
     bench.client = ClientId(5);
     let reply = bench.ask(Command::Lookup {
         request,
         session: None,
         keys: keys(&[1]),
         ask_shared: Duration::ZERO,
+        queued: false,
     });
     assert!(matches!(reply, Reply::Refused(Refusal::Precondition(_))), "{reply:?}");
     bench.client = client;
@@ -250,7 +255,7 @@ fn another_namespace_with_other_blocks_gets_room_too() {
     bench.client = ClientId(2);
     let mut larger = namespace(1);
     larger.shape.page_bytes = 8192;
-    bench.ask(Command::Hello { namespace: larger });
+    bench.ask(Command::Hello { namespace: larger, prefill_tokens_per_s: None });
     bench.pool = bench.register(0);
     assert!(bench.store(None, &[1_000_001, 1_000_002]).failed.is_empty());
 }
@@ -283,7 +288,7 @@ fn a_namespace_that_nobody_uses_gives_its_number_back() {
     let hello = |bench: &mut Bench, client: u64, salt: u8| {
         bench.client = ClientId(client);
         let namespace = Namespace { tenant_salt: vec![salt], ..namespace(1) };
-        bench.ask(Command::Hello { namespace })
+        bench.ask(Command::Hello { namespace, prefill_tokens_per_s: None })
     };
     let refused = |reply: &Reply| matches!(reply, Reply::Refused(Refusal::Precondition(_)));
     assert!(!refused(&hello(&mut bench, 2, 2)));
@@ -306,7 +311,8 @@ fn one_client_leaves_leases_for_the_others() {
     bench.store(None, &[1]);
     let leases = [bench.lease(&[1]), bench.lease(&[1])];
     let (request, ask_shared) = (RequestId(8), Duration::ZERO);
-    let look = Command::Lookup { request, session: None, keys: keys(&[1]), ask_shared };
+    let look =
+        Command::Lookup { request, session: None, keys: keys(&[1]), ask_shared, queued: false };
     assert!(matches!(bench.ask(look), Reply::Refused(Refusal::Busy { .. })));
     bench.join(ClientId(2), 1);
     bench.lease(&[1]);

@@ -9,7 +9,7 @@ use crate::service::calls::{Welcome, unexpected};
 use crate::service::error::CallError;
 use crate::wire::{PROTOCOL_VERSION, pb};
 
-use super::shown;
+use super::{movement, shown};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -35,18 +35,15 @@ pub(super) fn hello(welcome: &Welcome, config: &ServiceConfig) -> pb::HelloRespo
 }
 
 pub(super) fn lookup(reply: &Reply) -> Result<pb::LookupResponse, CallError> {
-    let Reply::Lookup { runs, lease, lease_expires } = reply else {
+    let Reply::Lookup { runs, lease, lease_expires, plan } = reply else {
         return Err(unexpected("Lookup", reply));
     };
-    let run = |run: &crate::manager::api::Run| pb::Run {
-        tier: tier(run.tier).into(),
-        blocks: run.blocks,
-    };
     Ok(pb::LookupResponse {
-        runs: runs.iter().map(run).collect(),
+        runs: movement::runs(runs, plan),
         matched_blocks: runs.iter().map(|run| run.blocks).sum(),
         lease_id: lease.map(|lease| lease.0),
         lease_expires_unix_us: lease_expires.micros,
+        plan: Some(movement::plan(plan)),
     })
 }
 
@@ -95,6 +92,7 @@ pub(super) fn completion(completion: Completion) -> pb::Completion {
     let kind = match completion.kind {
         OpKind::Store => pb::OpKind::Store,
         OpKind::Load => pb::OpKind::Load,
+        OpKind::Prefetch => pb::OpKind::Prefetch,
     };
     pb::Completion {
         op_id: completion.op.0,
@@ -134,6 +132,8 @@ pub(super) fn status(
         sessions: status.sessions,
         forgotten_blocks: status.forgotten_blocks,
         broken_shields: status.broken_shields,
+        links: movement::links(status),
+        lifts: Some(movement::lifts(&status.lifts)),
     }
 }
 

@@ -5,10 +5,12 @@
 
 use std::time::Duration;
 
-use crate::domain::hint::{Action, Outcome, Target};
+use crate::domain::hint::{Action, LiftWish, Outcome, Target};
 use crate::domain::session::SessionName;
+use crate::domain::tier::Tier;
 use crate::hints::batch::check_count;
-use crate::hints::{Asked, Batch, Hashes, envelope};
+use crate::hints::claim::{TARGET_TWICE, last_chain};
+use crate::hints::{Asked, Batch, ClaimedLift, Hashes, envelope};
 use crate::service::error::CallError;
 use crate::service::limits::Limits;
 use crate::service::session::Session;
@@ -80,8 +82,33 @@ fn action(claim: Option<Verb>, hashes: &mut Hashes) -> Result<Action, String> {
             Ok(Action::ToolStart { session: name(&verb.session)?, expected })
         }
         Some(Verb::ToolReturn(verb)) => Ok(Action::ToolReturn { session: name(&verb.session)? }),
-        Some(Verb::Prefetch(_) | Verb::SpeculativePrefill(_)) => Err(envelope::NOT_LIFTED.into()),
+        Some(Verb::Prefetch(verb)) => {
+            let to = retention::tier("to", verb.to)?;
+            let wish = lift(to, verb.deadline_ms, verb.priority)?;
+            Ok(Action::Prefetch { target: target(verb.target, hashes)?, wish })
+        }
+        Some(Verb::SpeculativePrefill(verb)) => {
+            let wish = lift(None, verb.deadline_ms, verb.priority)?;
+            let named = Some(&*verb.session).filter(|session| !session.is_empty());
+            let target = match (verb.target, named) {
+                (Some(_), Some(_)) => return Err(TARGET_TWICE.into()),
+                (None, Some(session)) => last_chain(name(session)?),
+                (claim, None) => target(claim, hashes)?,
+            };
+            Ok(Action::SpeculativePrefill { target, wish })
+        }
+        Some(Verb::CancelPrefetch(verb)) => {
+            Ok(Action::CancelPrefetch { operation: verb.operation_id })
+        }
     }
+}
+
+fn lift(
+    to: Option<Tier>,
+    deadline_ms: Option<u64>,
+    priority: Option<u32>,
+) -> Result<LiftWish, String> {
+    ClaimedLift { to, deadline_ms, priority: priority.map(u64::from) }.lift()
 }
 
 fn target(claim: Option<pb::Target>, hashes: &mut Hashes) -> Result<Target, String> {
@@ -113,6 +140,15 @@ fn outcome(action_id: String, outcome: Outcome) -> pb::Outcome {
         operation_id: None,
     };
     match outcome {
+        Outcome::Lifting { operation, blocks, clipped, deadline_clipped, waits } => {
+            let status = match (clipped > 0 || deadline_clipped, waits) {
+                (true, _) => Status::Clipped,
+                (false, true) => Status::Deferred,
+                (false, false) => Status::Accepted,
+            };
+            let lifting = said(status, blocks, clipped, String::new());
+            pb::Outcome { operation_id: Some(operation), ..lifting }
+        }
         Outcome::Accepted { blocks } => said(Status::Accepted, blocks, 0, String::new()),
         Outcome::Clipped { blocks, clipped } => {
             said(Status::Clipped, blocks, clipped, String::new())

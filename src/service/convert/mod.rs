@@ -7,6 +7,7 @@ mod answers;
 mod completions;
 mod deadline;
 mod hints;
+mod movement;
 mod refusals;
 mod requests;
 mod retention;
@@ -18,7 +19,7 @@ use std::time::Duration;
 
 use tonic::{Request, Response, Status};
 
-use crate::manager::api::{Command, LeaseId, PoolId, Refusal};
+use crate::manager::api::{Command, LeaseId, OpId, PoolId, Refusal};
 use crate::wire::pb;
 use crate::wire::pb::terrace_server::Terrace;
 
@@ -229,6 +230,22 @@ impl<B: Backend> Terrace for Edge<B> {
                     let (message_id, batch) = hints::envelope(&session, &message.json, limits)?;
                     let outcomes = hints::outcomes(calls.hint(&session, batch).await?);
                     Ok(pb::HintEnvelopeResponse { message_id, outcomes })
+                })
+                .await,
+        )
+    }
+
+    async fn operation(
+        &self,
+        request: Request<pb::OperationRequest>,
+    ) -> Result<Response<pb::OperationResponse>, Status> {
+        let (calls, message, bound) = self.open(request);
+        close(
+            calls
+                .bounded(bound, async {
+                    let session = calls.attached(&message.token)?;
+                    let command = Command::Lift { op: OpId(message.operation_id) };
+                    movement::operation(&calls.ask(session.client, command).await?)
                 })
                 .await,
         )

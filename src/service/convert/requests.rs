@@ -14,7 +14,7 @@ use crate::service::session::Session;
 use crate::tiers::hbm::{ClaimedPool, PagedLayout};
 use crate::wire::pb;
 
-use super::retention;
+use super::{movement, retention};
 
 pub(super) fn hello(message: pb::HelloRequest) -> Result<Hello, CallError> {
     let namespace = match message.namespace {
@@ -30,6 +30,7 @@ pub(super) fn hello(message: pb::HelloRequest) -> Result<Hello, CallError> {
         client_id: message.client_id,
         client_name: message.client_name,
         namespace,
+        prefill_tokens_per_s: message.prefill_tokens_per_s,
     })
 }
 
@@ -96,6 +97,7 @@ pub(super) fn lookup(
         session: named,
         keys,
         ask_shared: Duration::from_millis(message.ask_shared_ms.into()),
+        queued: message.queued,
     })
 }
 
@@ -148,6 +150,7 @@ pub(super) fn end_request(message: &pb::EndRequestRequest) -> Result<Command, Ca
         request: RequestId(message.request_id),
         stop: retention::stop(message.stop)?,
         output_tokens: message.output_tokens,
+        prefill: movement::prefill(message.prefill_tokens, message.prefill_us)?,
     })
 }
 

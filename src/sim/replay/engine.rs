@@ -1,17 +1,19 @@
 //! The one engine of a replay: asks the manager and performs what it answers.
 
+mod time;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use crate::domain::block::Key;
 use crate::domain::hint::Action;
+use crate::domain::planner::Plan;
 use crate::domain::retention::Directives;
 use crate::domain::session::{SessionName, Stop};
 use crate::domain::tier::Tier;
 use crate::domain::units::Time;
 use crate::manager::api::{
-    ClientId, Command, Completion, Effect, Event, LeaseId, OpKind, PoolId, Reply, ReplyTag,
-    RequestId, RestampEnd, Run, Status, TransferId,
+    ClientId, Command, Effect, Event, LeaseId, PoolId, Reply, RequestId, Run, Status, TransferId,
 };
 use crate::manager::{Manager, ManagerConfig};
 use crate::sim::timeline::Timeline;
@@ -20,16 +22,13 @@ use crate::workload::content::mix;
 
 use super::hints::{Hints, Outlook, Told, Voice, session_name};
 use super::links::Roads;
-use super::{Pace, ReplayConfig};
+use super::waits::{Agent, Loading, Waits};
+use super::{PAYLOAD_BYTES, Pace, ReplayConfig, TimedOutcome, Timing};
 
 const CLIENT: ClientId = ClientId(1);
-const TAG: ReplyTag = ReplyTag(0);
 
 /// The pool has so many slots that none is used again while a copy may still touch it.
 const POOL_SLOTS: u32 = u32::MAX;
-
-/// How often the manager hears that time passed.
-const TICK: Duration = Duration::from_millis(100);
 
 /// What a call takes where the trace doesn't say.
 const API_MS_DEFAULT: u32 = 5_000;
@@ -45,17 +44,27 @@ enum Due {
 struct OpenRequest {
     /// What is stored then; nothing if it was stored at arrival.
     keys: Vec<Key>,
-    session: u64,
-    sub: u32,
+    agent: Agent,
     stop: Stop,
     output_tokens: u32,
     outlook: Outlook,
 }
 
+/// What only a replay in which copies take time has.
+struct Timed {
+    timing: Timing,
+    roads: Roads,
+    waits: Waits,
+}
+
 pub(super) struct Engine {
     manager: Manager,
     now: Time,
+    /// The first request's time.
+    began: Time,
+    /// When the manager last heard that time passed, and when anything else last happened.
     ticked: Time,
+    stirred: Time,
     seed: u64,
     /// The fastest tier there is.
     fastest: Option<Tier>,
@@ -65,40 +74,45 @@ pub(super) struct Engine {
     effects: Vec<Effect>,
     /// What copies that take no time have to tell the manager.
     done: VecDeque<Event>,
-    /// Copies that take time; none when instant.
-    roads: Option<Roads>,
+    /// None when instant.
+    timed: Option<Timed>,
     timeline: Timeline<Due>,
     open: BTreeMap<RequestId, OpenRequest>,
-    /// Leases that end when the request's load has: the engine has its blocks then.
-    leases: BTreeMap<RequestId, LeaseId>,
     voice: Voice,
 }
 
 impl Engine {
     pub(super) fn new(bounds: ManagerConfig, config: &ReplayConfig, told: Told) -> Self {
         let fastest = Tier::ALL.into_iter().find(|tier| bounds.tiers[tier.index()].is_some());
-        let namespace = super::namespace();
+        let namespace = super::namespace(config.block_tokens);
         let mut engine = Self {
             manager: Manager::new(bounds),
             fastest,
             now: Time::ZERO,
+            began: Time::ZERO,
             ticked: Time::ZERO,
+            stirred: Time::ZERO,
             seed: mix(config.seed),
             pool: PoolId(0),
             next_slot: 0,
             requests: 0,
             effects: Vec::new(),
             done: VecDeque::new(),
-            roads: match config.pace {
+            timed: match config.pace {
                 Pace::Instant => None,
-                Pace::Timed { block_bytes } => Some(Roads::new(block_bytes)),
+                Pace::Timed(timing) => Some(Timed {
+                    timing,
+                    roads: Roads::new(&timing.links, timing.block_bytes),
+                    waits: Waits::new(timing.prefill_tokens_per_s, config.block_tokens),
+                }),
             },
             timeline: Timeline::default(),
             open: BTreeMap::new(),
-            leases: BTreeMap::new(),
             voice: Voice::new(told),
         };
-        engine.ask(Command::Hello { namespace });
+        let prefill_tokens_per_s =
+            engine.timed.as_ref().map(|timed| timed.timing.prefill_tokens_per_s.get());
+        engine.ask(Command::Hello { namespace, prefill_tokens_per_s });
         let Reply::Pool { pool } =
             engine.ask(Command::RegisterPool { shard: 0, slots: POOL_SLOTS })
         else {
@@ -110,60 +124,105 @@ impl Engine {
 
     /// One request: where its blocks were at arrival.
     pub(super) fn request(&mut self, request: &Request) -> Vec<Run> {
+        if self.requests == 0 {
+            self.begin_at(request.t);
+        }
         self.proceed_to(request.t);
         let outlook = self.voice.outlook(self.requests);
         self.requests += 1;
         let id = RequestId(self.requests as u64);
         self.announce(request, outlook);
         let keys: Vec<Key> = request.block_ids().map(|block| self.key(block)).collect();
-        let session = self.named(request.session, request.sub);
-        let Reply::Lookup { runs, lease, .. } = self.ask(Command::Lookup {
-            request: id,
-            session,
-            keys: keys.clone(),
-            ask_shared: Duration::ZERO,
-        }) else {
-            unreachable!("lookups are refused only beyond the bounds set here");
-        };
-        let hits = runs.iter().map(|run| run.blocks as usize).sum();
-        let wanted = self.worth_loading(&runs, &keys[..hits]);
-        let loads = !wanted.is_empty();
-        if let Some(lease) = lease.filter(|_| loads && self.roads.is_some()) {
-            self.leases.insert(id, lease);
-        }
-        self.load(id, wanted);
-        let mut open = OpenRequest {
-            keys: Vec::new(),
-            session: request.session,
-            sub: request.sub,
-            stop: request.stop,
-            output_tokens: request.output_tokens,
-            outlook,
-        };
-        if self.roads.is_some() {
-            open.keys = keys;
-            self.answer_later(id, request, open);
+        let agent = (request.session, request.sub);
+        let (stop, output_tokens) = (request.stop, request.output_tokens);
+        let open = OpenRequest { keys: Vec::new(), agent, stop, output_tokens, outlook };
+        if self.timed.is_some() {
+            self.request_timed(id, request, OpenRequest { keys, ..open })
         } else {
-            let (parent, missing) = (hits.checked_sub(1).map(|last| keys[last]), &keys[hits..]);
-            self.store(id, &open, parent, missing.to_vec());
-            if self.voice.hints == Hints::None {
-                self.end_request(id, Stop::Unknown, 0);
-            } else {
-                if let Some(lease) = lease {
-                    self.ask(Command::ReleaseLease { lease });
-                }
-                self.answer_later(id, request, open);
+            self.request_instant(id, request, open, &keys)
+        }
+    }
+
+    /// Loads what the manager advises and lets the model compute the rest; the blocks are stored
+    /// with the answer.
+    fn request_timed(&mut self, id: RequestId, request: &Request, open: OpenRequest) -> Vec<Run> {
+        let (agent, arrived, input_tokens) = (open.agent, self.now, request.input_tokens);
+        let was_idle = self.waits().was_idle(agent, arrived);
+        let timely_before = if was_idle { self.timely_blocks() } else { 0 };
+        let (runs, lease, plan) = self.lookup(id, agent, &open.keys);
+        let found: usize = runs.iter().map(|run| run.blocks as usize).sum();
+        // Nobody advises against anything while the model's rate is not known.
+        let advised = plan.recompute.map_or(found, |_| (plan.load.blocks as usize).min(found));
+        let blocks = u32::try_from(advised).expect("a request's blocks are bounded");
+        let held = lease.filter(|_| advised > 0);
+        self.waits().begin(id, Loading { arrived, input_tokens, blocks, lease: held });
+        self.waits().declined(found, advised);
+        self.load(id, open.keys[..advised].to_vec());
+        if let Some(lease) = lease.filter(|_| advised == 0) {
+            self.ask(Command::ReleaseLease { lease });
+        }
+        if was_idle {
+            let timely = self.timely_blocks() - timely_before;
+            self.waits().resumed(&runs, advised, timely);
+        }
+        self.answer_later(id, request, open);
+        runs
+    }
+
+    /// Loads and stores at once.
+    fn request_instant(
+        &mut self,
+        id: RequestId,
+        request: &Request,
+        open: OpenRequest,
+        keys: &[Key],
+    ) -> Vec<Run> {
+        let (runs, lease, _) = self.lookup(id, open.agent, keys);
+        let found: usize = runs.iter().map(|run| run.blocks as usize).sum();
+        self.load(id, self.worth_loading(&runs, &keys[..found]));
+        let (parent, missing) = (found.checked_sub(1).map(|last| keys[last]), &keys[found..]);
+        self.store(id, open.agent, parent, missing.to_vec());
+        if self.voice.hints == Hints::None {
+            self.end_request(id, Stop::Unknown, 0);
+        } else {
+            if let Some(lease) = lease {
+                self.ask(Command::ReleaseLease { lease });
             }
+            self.answer_later(id, request, open);
         }
         runs
     }
 
+    fn lookup(
+        &mut self,
+        request: RequestId,
+        agent: Agent,
+        keys: &[Key],
+    ) -> (Vec<Run>, Option<LeaseId>, Plan) {
+        let (session, keys) = (self.named(agent), keys.to_vec());
+        let ask_shared = Duration::ZERO;
+        let asked = Command::Lookup { request, session, keys, ask_shared, queued: false };
+        let Reply::Lookup { runs, lease, plan, .. } = self.ask(asked) else {
+            unreachable!("lookups are refused only beyond the bounds set here");
+        };
+        (runs, lease, plan)
+    }
+
+    fn waits(&mut self) -> &mut Waits {
+        &mut self.timed.as_mut().expect("only a timed replay waits").waits
+    }
+
+    /// Blocks that were lifted so far, and there before they were asked for.
+    fn timely_blocks(&self) -> u64 {
+        self.manager.lift_counts().timely_bytes / u64::from(PAYLOAD_BYTES)
+    }
+
     /// What the agent says just before its request.
     fn announce(&mut self, request: &Request, outlook: Outlook) {
-        let Some(session) = self.named(request.session, request.sub) else { return };
+        let Some(session) = self.named((request.session, request.sub)) else { return };
         let mut actions = Vec::new();
         if request.sub > 0 && request.turn == 0 {
-            let parent = self.named(request.session, 0);
+            let parent = self.named((request.session, 0));
             actions.push(Action::SessionStart { session: session.clone(), parent });
         }
         if self.voice.hints >= Hints::Timing {
@@ -189,14 +248,18 @@ impl Engine {
     fn answered(&mut self, id: RequestId) {
         let mut open = self.open.remove(&id).expect("a request is answered once");
         let keys = std::mem::take(&mut open.keys);
-        self.store(id, &open, None, keys);
+        self.store(id, open.agent, None, keys);
+        let now = self.now;
+        if let Some(timed) = &mut self.timed {
+            timed.waits.answered(open.agent, now);
+        }
         let hints = self.voice.hints;
         if hints == Hints::None {
             self.end_request(id, Stop::Unknown, 0);
             return;
         }
         self.end_request(id, open.stop, open.output_tokens);
-        let Some(session) = self.named(open.session, open.sub) else { return };
+        let Some(session) = self.named(open.agent) else { return };
         let mut actions = Vec::new();
         if let Some(expected) = self.voice.expected(self.now, open.stop, open.outlook) {
             let (session, expected) = (session.clone(), Some(expected));
@@ -209,7 +272,7 @@ impl Engine {
     }
 
     /// The session's name, where names are told.
-    fn named(&self, session: u64, sub: u32) -> Option<SessionName> {
+    fn named(&self, (session, sub): Agent) -> Option<SessionName> {
         (self.voice.hints > Hints::None).then(|| session_name(session, sub))
     }
 
@@ -220,16 +283,28 @@ impl Engine {
     }
 
     fn end_request(&mut self, request: RequestId, stop: Stop, output_tokens: u32) {
-        self.ask(Command::EndRequest { request, stop, output_tokens });
+        self.ask(Command::EndRequest { request, stop, output_tokens, prefill: None });
     }
 
     /// Lets what is under way end.
-    pub(super) fn finish(&mut self) -> Box<Status> {
+    pub(super) fn finish(&mut self) -> (Box<Status>, Option<TimedOutcome>) {
         self.proceed_to(Time::MAX);
-        match self.ask(Command::Status) {
-            Reply::Status(status) => status,
-            other => unreachable!("the answer to Status was {other:?}"),
-        }
+        let Reply::Status(status) = self.ask(Command::Status) else {
+            unreachable!("a status is never refused");
+        };
+        let took = self.now.since(self.began);
+        let timed = self.timed.as_mut().map(|timed| {
+            let (ttft, load_stall, tokens) = timed.waits.finish();
+            TimedOutcome {
+                ttft,
+                load_stall,
+                declined_tokens: tokens.declined,
+                prefetched: timed.timing.prefetched(&status.lifts, tokens),
+                links: timed.roads.used(),
+                took,
+            }
+        });
+        (status, timed)
     }
 
     /// Two mixed words: as uniform as real keys, at a hundredth of the price.
@@ -242,12 +317,9 @@ impl Engine {
         Key(bytes)
     }
 
-    /// What a load would change: where copies take no time, one from the fastest tier to the
-    /// engine changes nothing, and most are of that kind.
+    /// What a load would change where copies take no time: one from the fastest tier to the engine
+    /// changes nothing, and most are of that kind.
     fn worth_loading(&self, runs: &[Run], keys: &[Key]) -> Vec<Key> {
-        if self.roads.is_some() {
-            return keys.to_vec();
-        }
         let mut rest = keys;
         let mut below = Vec::new();
         for run in runs {
@@ -266,23 +338,18 @@ impl Engine {
         }
         let (pool, slots) = (self.pool, self.slots(keys.len()));
         let timeout = Duration::from_hours(1);
-        self.ask(Command::Load { request, keys, pool, slots, timeout });
+        let answer = self.ask(Command::Load { request, keys, pool, slots, timeout });
+        assert!(matches!(answer, Reply::Load { .. }), "a load within all bounds: {answer:?}");
     }
 
-    fn store(
-        &mut self,
-        request: RequestId,
-        open: &OpenRequest,
-        parent: Option<Key>,
-        keys: Vec<Key>,
-    ) {
+    fn store(&mut self, request: RequestId, agent: Agent, parent: Option<Key>, keys: Vec<Key>) {
         if keys.is_empty() {
             return;
         }
         let (pool, slots) = (self.pool, self.slots(keys.len()));
         self.ask(Command::Store {
             request,
-            session: self.named(open.session, open.sub),
+            session: self.named(agent),
             directives: Directives::default(),
             parent,
             keys,
@@ -293,92 +360,11 @@ impl Engine {
 
     fn slots(&mut self, count: usize) -> Vec<u32> {
         let count = u32::try_from(count).expect("a request's blocks are bounded");
-        if self.roads.is_none() || self.next_slot > POOL_SLOTS - count {
+        if self.timed.is_none() || self.next_slot > POOL_SLOTS - count {
             self.next_slot = 0;
         }
         let first = self.next_slot;
         self.next_slot += count;
         (first..first + count).collect()
-    }
-
-    /// Lets time pass until `until`, with all that happens meanwhile.
-    fn proceed_to(&mut self, until: Time) {
-        while let Some((at, due)) = self.timeline.pop_until(until) {
-            self.pass_to(at);
-            match due {
-                Due::Landed(transfer) => {
-                    self.tell(Event::TransferDone { transfer, failed: Vec::new() });
-                }
-                Due::Answered(request) => self.answered(request),
-            }
-        }
-        if until < Time::MAX {
-            self.pass_to(until);
-        }
-    }
-
-    /// The clock moves; a tick that fell due in between comes with the first event after it.
-    fn pass_to(&mut self, now: Time) {
-        self.now = self.now.max(now);
-        if self.roads.is_some() && self.ticked + TICK <= self.now {
-            self.ticked = self.now;
-            self.tell(Event::Tick);
-        }
-    }
-
-    /// Puts a command to the manager and performs all that follows at once.
-    fn ask(&mut self, command: Command) -> Reply {
-        let event = Event::Command { tag: TAG, client: CLIENT, command };
-        self.tell(event).expect("every command is answered in its own step")
-    }
-
-    fn tell(&mut self, event: Event) -> Option<Reply> {
-        let mut answer = self.step(event);
-        while let Some(event) = self.done.pop_front() {
-            let later = self.step(event);
-            answer = answer.or(later);
-        }
-        answer
-    }
-
-    fn step(&mut self, event: Event) -> Option<Reply> {
-        self.manager.step(self.now, event, &mut self.effects);
-        let mut answer = None;
-        let mut effects = std::mem::take(&mut self.effects);
-        for effect in effects.drain(..) {
-            match effect {
-                Effect::Reply { reply, .. } => answer = Some(reply),
-                Effect::Start(transfer) => {
-                    let (id, blocks) = (transfer.id, transfer.items.len());
-                    if let Some(roads) = &mut self.roads {
-                        let landing = roads.landing(self.now, transfer.link, blocks);
-                        self.timeline.add(landing, Due::Landed(id));
-                    } else {
-                        let failed = Vec::new();
-                        self.done.push_back(Event::TransferDone { transfer: id, failed });
-                    }
-                }
-                Effect::Erase { tier, place, key, .. } => {
-                    self.done.push_back(Event::Erased { tier, place, key });
-                }
-                Effect::Restamp { tier, key, .. } => {
-                    self.done.push_back(Event::Restamped { tier, key, end: RestampEnd::Written });
-                }
-                Effect::Complete { completion, .. } => self.completed(&completion),
-                Effect::PoolFreed { .. } => {}
-            }
-        }
-        self.effects = effects;
-        answer
-    }
-
-    /// A loaded request needs its lease no longer: the engine has its blocks.
-    fn completed(&mut self, completion: &Completion) {
-        if completion.kind == OpKind::Load
-            && let Some(lease) = self.leases.remove(&completion.request)
-        {
-            let command = Command::ReleaseLease { lease };
-            self.done.push_back(Event::Command { tag: TAG, client: CLIENT, command });
-        }
     }
 }

@@ -7,7 +7,7 @@ use crate::domain::tier::Tier;
 use crate::domain::units::{CHUNK_BYTES, page_align};
 
 /// The tier that holds exactly so many blocks of this namespace.
-pub(super) fn size_of(tier: Tier, blocks: u64, namespace: &Namespace) -> TierSize {
+pub(crate) fn size_of(tier: Tier, blocks: u64, namespace: &Namespace) -> TierSize {
     let chunks = blocks.div_ceil(blocks_per_chunk(namespace, tier));
     TierSize { bytes: chunks.saturating_mul(CHUNK_BYTES), blocks_max: Some(blocks) }
 }

@@ -75,6 +75,16 @@ pub(crate) fn drive(
     requests: impl Iterator<Item = Result<Request, TraceError>>,
     progress: &ProgressBar,
 ) -> Result<LiveOutcome, LiveError> {
+    unless_interrupted(run(plan, requests, progress))
+}
+
+/// Runs it on threads of its own, until a signal ends it.
+///
+/// # Errors
+/// [`LiveError::Interrupted`], what it came to itself, or the machine refuses threads.
+pub(crate) fn unless_interrupted<T>(
+    work: impl Future<Output = Result<T, LiveError>>,
+) -> Result<T, LiveError> {
     let runtime = runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("replay")
@@ -83,7 +93,7 @@ pub(crate) fn drive(
         .map_err(|source| LiveError::Machine { what: "start threads", source })?;
     runtime.block_on(async {
         tokio::select! {
-            outcome = run(plan, requests, progress) => outcome,
+            outcome = work => outcome,
             end = interrupted() => end.and(Err(LiveError::Interrupted)),
         }
     })

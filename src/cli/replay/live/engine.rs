@@ -15,6 +15,8 @@ use crate::client::{
     RequestId, Run,
 };
 use crate::domain::namespace::Namespace;
+use crate::domain::planner::Plan;
+use crate::domain::units::Time;
 use crate::env::{self, Stopwatch};
 use crate::workload::Request;
 use crate::workload::content::Content;
@@ -231,8 +233,8 @@ impl Engine {
 
 /// A request of less than a block.
 fn nothing() -> Lookup {
-    let lease_expires = crate::domain::units::Time::ZERO;
-    Lookup { runs: Vec::new(), matched_blocks: 0, lease: None, lease_expires }
+    let (lease_expires, plan) = (Time::ZERO, Plan::default());
+    Lookup { runs: Vec::new(), matched_blocks: 0, lease: None, lease_expires, plan }
 }
 
 /// Makes a call again while the daemon says when to come back.

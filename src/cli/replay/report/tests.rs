@@ -1,6 +1,10 @@
 //! What the object and the table look like: others read them.
 
+use std::time::Duration;
+
 use crate::domain::units::Time;
+use crate::movement::Link;
+use crate::sim::replay::{LinkUse, Prefetched, Spread, TimedOutcome, Timing};
 use crate::workload::trace::Format;
 
 use super::*;
@@ -64,9 +68,66 @@ fn a_live_replay_adds_to_it() {
     }
 }
 
+fn timed(prefetch: bool) -> ReplayReport {
+    let timing = Timing { prefetch, ..Timing::of_blocks(8 << 20) };
+    let mut links = [LinkUse::default(); Link::COUNT];
+    links[Link::NvmeRead.index()] = LinkUse { bytes: 3 << 30, busy: Duration::from_millis(2500) };
+    let outcome = TimedOutcome {
+        ttft: Spread { mean_us: 1_500_250, p50_us: 900_000, p90_us: 2_000_000, p99_us: 9_000_001 },
+        load_stall: Spread { mean_us: 1000, p50_us: 0, p90_us: 500, p99_us: 20_000 },
+        declined_tokens: 6400,
+        prefetched: Prefetched {
+            bytes: 100 << 20,
+            timely_bytes: 75 << 20,
+            late_bytes: 5 << 20,
+            wasted_bytes: 20 << 20,
+            idle_promoted_tokens: 4000,
+            idle_timely_tokens: 3000,
+        },
+        links,
+        took: Duration::from_secs(10),
+    };
+    ReplayReport { timed: Some(TimedReport::new(&timing, &outcome)), ..report(false) }
+}
+
+#[test]
+fn simulated_time_adds_to_it() {
+    let json = timed(true).json();
+    let link = |name, rate: u64, latency_us| {
+        format!(
+            r#"{{"link":"{name}","bytes_per_s":{rate},"latency_us":{latency_us},"bytes":0,"utilisation":0.0}}"#
+        )
+    };
+    for part in [
+        concat!(
+            r#""elapsed_s":1.5,"block_bytes":8388608,"prefill_tokens_per_s":10000,"#,
+            r#""simulated_s":10.0,"ttft_ms":{"mean":1500.25,"p50":900.0,"p90":2000.0,"#,
+            r#""p99":9000.001},"load_stall_ms":{"mean":1.0,"p50":0.0,"p90":0.5,"p99":20.0},"#,
+            r#""declined_tokens":6400,"prefetch":{"on":true,"bytes":104857600,"#,
+            r#""timely_bytes":78643200,"late_bytes":5242880,"wasted_bytes":20971520,"#,
+            r#""idle_promoted_tokens":4000,"idle_timely_tokens":3000},"links":[{"#,
+        ),
+        &link("device_up", 52_000_000_000, 20),
+        &link("object_put", 4_480_000_000, 100_000),
+        concat!(
+            r#"{"link":"nvme_read","bytes_per_s":6500000000,"latency_us":100,"#,
+            r#""bytes":3221225472,"utilisation":0.25}"#
+        ),
+    ] {
+        assert!(json.contains(part), "{json}\nlacks {part}");
+    }
+    assert!(timed(false).json().contains(r#""prefetch":{"on":false,"#));
+}
+
 #[test]
 fn the_table() {
     insta::assert_snapshot!(report(true).table());
+}
+
+#[test]
+fn the_table_of_simulated_time() {
+    insta::assert_snapshot!(timed(true).table());
+    assert!(timed(false).table().contains("prefetch   off\n"));
 }
 
 #[test]

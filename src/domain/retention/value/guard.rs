@@ -107,6 +107,13 @@ impl Guard {
     }
 }
 
+impl Guard {
+    /// What was owed is forgotten: nothing was lost by choice.
+    pub const fn forgive(&mut self) {
+        (self.debt, self.lru_decides) = (0.0, false);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

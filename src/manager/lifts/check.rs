@@ -1,0 +1,57 @@
+//! What must hold of lifts after every step.
+
+use std::collections::BTreeMap;
+
+use crate::domain::residency::CopyState;
+use crate::domain::tier::Tier;
+
+use super::{Hold, Lifts, Manager};
+use crate::manager::api::OpId;
+
+impl Manager {
+    /// Every held copy is a lift's, is there or on its way, and is counted once.
+    ///
+    /// # Errors
+    /// What does not hold, in words.
+    pub(in crate::manager) fn check_lifts(&self) -> Result<(), String> {
+        let mut copies: BTreeMap<OpId, ([u32; Tier::COUNT], u32)> = BTreeMap::new();
+        let mut in_tiers = [0_u64; Tier::COUNT];
+        for (index, block) in self.directory.iter() {
+            for tier in Tier::ALL {
+                let (copy, kept) = (block.copy(tier), self.lifts.holds.get(&(index, tier)));
+                if block.is_lifted(tier) != kept.is_some() {
+                    return Err(format!("{}: its copy in {tier} is held by half", block.key));
+                }
+                let Some(Hold { op, .. }) = kept else { continue };
+                if copy.state == CopyState::Absent {
+                    return Err(format!("{}: its held copy in {tier} is not there", block.key));
+                }
+                in_tiers[tier.index()] += 1;
+                let (by_tier, moving) = copies.entry(*op).or_default();
+                by_tier[tier.index()] += 1;
+                *moving += u32::from(copy.state == CopyState::Filling);
+            }
+        }
+        if in_tiers != self.lifts.copies {
+            return Err(format!("lifts hold {in_tiers:?} copies, counted {:?}", self.lifts.copies));
+        }
+        if in_tiers.iter().sum::<u64>() != self.lifts.holds.len() as u64 {
+            return Err("a lift holds a copy that is not there".into());
+        }
+        for (op, lift) in &self.lifts.open {
+            let counted = copies.remove(op).unwrap_or_default();
+            if counted != (lift.copies, lift.moving) {
+                return Err(format!("lift {}: {counted:?} are held or move", op.0));
+            }
+            let is_queued = self.lifts.queue.contains(&Lifts::rank(*op, lift));
+            let waits = self.lifts.timers.contains(&(lift.what.begin, *op));
+            if !lift.is_all_begun() && !is_queued && !waits {
+                return Err(format!("lift {} is forgotten", op.0));
+            }
+        }
+        match copies.keys().next() {
+            Some(op) => Err(format!("lift {} has ended and holds copies", op.0)),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! What begins a lift: being asked to, or what is known of a session.
+
+use std::time::Duration;
+
+use crate::domain::block::Key;
+use crate::domain::directory::BlockIndex;
+use crate::domain::hint::{LIFT_DEADLINE_DEFAULT, LiftReason, LiftWish, Outcome, Target};
+use crate::domain::retention::Kind;
+use crate::domain::session::SessionIndex;
+use crate::domain::tier::Tier;
+use crate::domain::units::Time;
+
+use super::{Manager, NewLift, count};
+use crate::manager::api::{ClientId, LiftState, NamespaceId, OpId};
+
+/// The priority of lifts for which nobody names one.
+const PRIORITY_DEFAULT: u8 = 35;
+
+/// A tool's blocks are lifted when so much of its expected time is over: later, and more returns
+/// come before their blocks; sooner, and they take the room of others for longer.
+const LEAD_PERCENT: u32 = 60;
+
+/// How long beyond the expected time they are held, in hundredths of it, and at least.
+const GRACE_PERCENT: u32 = 50;
+const GRACE_MIN: Duration = Duration::from_secs(2);
+
+impl Manager {
+    pub(in crate::manager) fn prefetch(
+        &mut self,
+        (client, namespace): (ClientId, NamespaceId),
+        target: &Target,
+        wish: &LiftWish,
+        reason: LiftReason,
+    ) -> Outcome {
+        let (wish, deadline_clipped) = match wish.admit() {
+            Ok(admitted) => admitted,
+            Err(why) => return Outcome::Rejected(why),
+        };
+        let found = match self.targets(namespace, target) {
+            Ok(found) => found,
+            Err(outcome) => return outcome,
+        };
+        let top = self.takers().next();
+        let Some(to) = wish.to.or(top).filter(|to| self.taker_flags()[to.index()]) else {
+            return Outcome::Rejected(match wish.to {
+                Some(to) => format!("this daemon has no {to} tier that takes copies: name another"),
+                None => "no tier takes copies now: try again".into(),
+            });
+        };
+        let keys: Vec<Key> = found.iter().map(|(at, _)| self.directory.get(*at).key).collect();
+        let begun = self.begin_lift(NewLift {
+            client: Some(client),
+            is_watched: true,
+            session: None,
+            reason,
+            to,
+            keys,
+            begin: self.now,
+            deadline: self.now + wish.deadline.unwrap_or(LIFT_DEADLINE_DEFAULT),
+            priority: wish.priority.unwrap_or(PRIORITY_DEFAULT),
+        });
+        match begun {
+            Err(why) => Outcome::Rejected(why),
+            Ok(op) => self.lift_outcome(op, (count(found.len()), deadline_clipped)),
+        }
+    }
+
+    /// What is answered to who asked for the lift.
+    fn lift_outcome(&self, op: OpId, (named, deadline_clipped): (u32, bool)) -> Outcome {
+        // A lift that is over in its first step was refused or had nothing to do.
+        let status = match self.lifts.open.get(&op) {
+            Some(lift) => Some(lift.status(op)),
+            None => self
+                .lifts
+                .ended
+                .back()
+                .filter(|(_, last)| last.op == op)
+                .map(|(_, last)| last.clone()),
+        };
+        let clipped = status.as_ref().map_or(named, |status| status.clipped);
+        let waits = status.is_some_and(|s| s.state == LiftState::Moving && s.landed == 0);
+        Outcome::Lifting {
+            operation: op.0,
+            blocks: named - clipped,
+            clipped,
+            deadline_clipped,
+            waits,
+        }
+    }
+
+    /// A request waits for its turn: the chain that was found for it is lifted meanwhile.
+    pub(in crate::manager) fn lift_queued(
+        &mut self,
+        client: ClientId,
+        session: Option<SessionIndex>,
+        deepest: BlockIndex,
+    ) {
+        let Some(to) = self.takers().next() else { return };
+        if let Some(session) = session {
+            self.stop_session_lift(session);
+        }
+        let keys = self.chain_keys(deepest);
+        // There may be as many lifts as there may be: the request is served without, too.
+        let _ = self.begin_lift(NewLift {
+            client: Some(client),
+            is_watched: false,
+            session: None,
+            reason: LiftReason::Queued,
+            to,
+            keys,
+            begin: self.now,
+            deadline: self.now + LIFT_DEADLINE_DEFAULT,
+            priority: PRIORITY_DEFAULT,
+        });
+    }
+
+    /// The session waits for a tool: what has sunk is lifted at once where there is free room, else
+    /// in time for the return.
+    pub(in crate::manager) fn lift_for_tool(&mut self, session: SessionIndex, expected: Duration) {
+        let to = if self.taker_flags()[Tier::Dram.index()] {
+            Some(Tier::Dram)
+        } else {
+            self.takers().next()
+        };
+        let begin = self.now + expected * LEAD_PERCENT / 100;
+        let grace = (expected * GRACE_PERCENT / 100).max(GRACE_MIN);
+        let deadline = self.now + expected + grace;
+        self.end_session_lift(session, LiftState::Ended);
+        self.lift_session(session, (LiftReason::ToolStart, to), begin, deadline);
+    }
+
+    /// The tool is back: its request is about to come.
+    pub(in crate::manager) fn lift_for_return(&mut self, session: SessionIndex) {
+        let to = self.takers().next();
+        let deadline = self.now + LIFT_DEADLINE_DEFAULT;
+        // What was lifted while the tool ran is about to be asked for.
+        self.stop_session_lift(session);
+        self.lift_session(session, (LiftReason::ToolReturn, to), self.now, deadline);
+    }
+
+    fn lift_session(
+        &mut self,
+        session: SessionIndex,
+        (reason, to): (LiftReason, Option<Tier>),
+        begin: Time,
+        deadline: Time,
+    ) {
+        let row = self.sessions.get(session);
+        let (Some(tip), Some(to)) = (row.tip, to) else { return };
+        let keys = self.chain_keys(tip);
+        self.lift_for_session(session, (reason, to), keys, (begin, deadline));
+    }
+
+    fn lift_for_session(
+        &mut self,
+        session: SessionIndex,
+        (reason, to): (LiftReason, Tier),
+        keys: Vec<Key>,
+        (begin, deadline): (Time, Time),
+    ) {
+        let lift = self.begin_lift(NewLift {
+            client: None,
+            is_watched: false,
+            session: Some(session),
+            reason,
+            to,
+            keys,
+            begin,
+            deadline,
+            priority: PRIORITY_DEFAULT,
+        });
+        if let Ok(op) = lift
+            && self.lifts.open.contains_key(&op)
+        {
+            self.lifts.by_session.insert(session, op);
+        }
+    }
+
+    /// A sub-agent started: what it shares with its parent is what others share with the parent
+    /// already, and what every agent of the kind is told.
+    pub(in crate::manager) fn lift_for_child(&mut self, child: SessionIndex, parent: SessionIndex) {
+        let row = self.sessions.get(parent);
+        let (Some(tip), Some(to)) = (row.tip, self.takers().next()) else { return };
+        let is_shared = |at: &BlockIndex| {
+            let block = self.directory.get(*at);
+            block.claims > 1 || matches!(block.record.kind, Kind::System | Kind::Tools)
+        };
+        let mut chain: Vec<BlockIndex> = self.directory.chain_up(Some(tip)).collect();
+        chain.reverse();
+        let shared = chain.into_iter().take_while(is_shared);
+        let keys: Vec<Key> = shared.map(|at| self.directory.get(at).key).collect();
+        if !keys.is_empty() {
+            let times = (self.now, self.now + LIFT_DEADLINE_DEFAULT);
+            self.lift_for_session(child, (LiftReason::SubagentStart, to), keys, times);
+        }
+    }
+
+    /// The session goes on or is over: what its doings began is needed no more, or is loaded now.
+    pub(in crate::manager) fn end_session_lift(&mut self, session: SessionIndex, end: LiftState) {
+        if let Some(op) = self.lifts.by_session.get(&session).copied() {
+            self.end_lift(op, end);
+        }
+    }
+
+    /// The session's request is here: what has not moved yet is loaded by the request itself.
+    pub(in crate::manager) fn stop_session_lift(&mut self, session: SessionIndex) {
+        let Some(op) = self.lifts.by_session.remove(&session) else { return };
+        if let Some(lift) = self.lifts.open.get_mut(&op) {
+            lift.clip_rest();
+            self.settle_lift(op);
+        }
+    }
+
+    /// The chain's keys, root first.
+    fn chain_keys(&self, tip: BlockIndex) -> Vec<Key> {
+        let up = self.directory.chain_up(Some(tip));
+        let mut keys: Vec<Key> = up.map(|at| self.directory.get(at).key).collect();
+        keys.reverse();
+        keys
+    }
+}
