@@ -1,0 +1,106 @@
+"""The Python client of Terrace, a daemon that keeps the KV cache blocks of LLM engines.
+
+`Client` blocks, `AsyncClient` awaits; a `HostPool` is the memory that blocks are stored from and
+loaded to; `hashing` names blocks as vLLM does; `hints` says what to keep. docs/python.md has a
+tour. No GPU memory: pools lie in shared host memory.
+"""
+
+from . import hashing, hints
+from .aio import AsyncClient
+from .answers import (
+    Block,
+    Completion,
+    CopyState,
+    EnvelopeAnswer,
+    Kind,
+    Limits,
+    Lookup,
+    OpKind,
+    Outcome,
+    OutcomeStatus,
+    Record,
+    Run,
+    Scope,
+    SessionInfo,
+    Sessions,
+    SessionState,
+    Status,
+    Stop,
+    Tier,
+    TierStatus,
+    Usage,
+    Welcome,
+)
+from .calls import Stored
+from .client import Client
+from .completions import Operation
+from .errors import (
+    Busy,
+    ClientClosed,
+    DaemonFault,
+    DaemonGone,
+    Invalid,
+    NameTaken,
+    NotFound,
+    Precondition,
+    SessionLost,
+    TerraceError,
+    TimedOut,
+    VersionMismatch,
+)
+from .namespace import Namespace
+from .observe import daemon_block, daemon_sessions, daemon_status
+from .pool import HostPool, PageLayout
+from .session import PoolHandle
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AsyncClient",
+    "Block",
+    "Busy",
+    "Client",
+    "ClientClosed",
+    "Completion",
+    "CopyState",
+    "DaemonFault",
+    "DaemonGone",
+    "EnvelopeAnswer",
+    "HostPool",
+    "Invalid",
+    "Kind",
+    "Limits",
+    "Lookup",
+    "NameTaken",
+    "Namespace",
+    "NotFound",
+    "OpKind",
+    "Operation",
+    "Outcome",
+    "OutcomeStatus",
+    "PageLayout",
+    "PoolHandle",
+    "Precondition",
+    "Record",
+    "Run",
+    "Scope",
+    "SessionInfo",
+    "SessionLost",
+    "SessionState",
+    "Sessions",
+    "Status",
+    "Stop",
+    "Stored",
+    "TerraceError",
+    "Tier",
+    "TierStatus",
+    "TimedOut",
+    "Usage",
+    "VersionMismatch",
+    "Welcome",
+    "daemon_block",
+    "daemon_sessions",
+    "daemon_status",
+    "hashing",
+    "hints",
+]

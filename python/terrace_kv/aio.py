@@ -1,0 +1,186 @@
+"""The client of an engine, with await: the same calls as `client.Client`, for one event loop.
+
+The session, its reader of completions and its coming back are the blocking client's, on threads of
+their own; nothing here blocks the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+from . import answers, calls, errors, hints
+from .calls import Call, Hashes, Stored
+from .client import CALL_TIMEOUT_S, Client
+from .completions import Operation
+from .namespace import Namespace
+from .pool import HostPool
+from .session import PoolHandle
+
+_T = TypeVar("_T")
+
+
+class AsyncClient:
+    """A session with a daemon, made by `await AsyncClient.connect(...)` and used with
+    `async with`."""
+
+    def __init__(self, blocking: Client) -> None:
+        self._blocking = blocking
+        self._connection = blocking._connection
+        self.namespace = blocking.namespace
+
+    @classmethod
+    async def connect(
+        cls,
+        socket: str | os.PathLike[str],
+        *,
+        client_id: str,
+        namespace: Namespace,
+        client_name: str = "terrace-kv/0.1.0",
+        call_timeout_s: float = CALL_TIMEOUT_S,
+        may_be_away: bool = False,
+    ) -> AsyncClient:
+        """As `Client(...)`."""
+        blocking = await asyncio.to_thread(
+            Client,
+            socket,
+            client_id=client_id,
+            namespace=namespace,
+            client_name=client_name,
+            call_timeout_s=call_timeout_s,
+            may_be_away=may_be_away,
+        )
+        return cls(blocking)
+
+    @property
+    def connected(self) -> bool:
+        return self._blocking.connected
+
+    @property
+    def welcome(self) -> answers.Welcome:
+        return self._blocking.welcome
+
+    async def wait_connected(self, timeout_s: float | None = None) -> bool:
+        return await asyncio.to_thread(self._blocking.wait_connected, timeout_s)
+
+    async def register_pool(self, pool: HostPool, shard: int = 0) -> PoolHandle:
+        return await asyncio.to_thread(self._blocking.register_pool, pool, shard)
+
+    async def unregister_pool(self, pool: PoolHandle) -> None:
+        await asyncio.to_thread(self._blocking.unregister_pool, pool)
+
+    async def lookup(
+        self,
+        hashes: Hashes,
+        *,
+        request: int = 0,
+        session: str | None = None,
+        ask_shared_ms: int = 0,
+        timeout_s: float | None = None,
+    ) -> answers.Lookup:
+        living = self._connection.session()
+        return await self._run(
+            calls.lookup(living, hashes, request, session, ask_shared_ms, timeout_s)
+        )
+
+    async def store(
+        self,
+        hashes: Hashes,
+        pool: PoolHandle,
+        slots: Iterable[int],
+        *,
+        parent: bytes | None = None,
+        request: int = 0,
+        session: str | None = None,
+        directives: Iterable[hints.Directive] = (),
+        timeout_s: float | None = None,
+    ) -> Stored:
+        living = self._connection.session()
+        return await self._run(
+            calls.store(
+                living, hashes, pool, slots, parent, request, session, directives, timeout_s
+            )
+        )
+
+    async def load(
+        self,
+        hashes: Hashes,
+        pool: PoolHandle,
+        slots: Iterable[int],
+        *,
+        request: int = 0,
+        load_timeout_s: float | None = None,
+    ) -> Operation:
+        """Answers when the load is planned; `await` the operation for its end."""
+        living = self._connection.session()
+        return await self._run(calls.load(living, hashes, pool, slots, request, load_timeout_s))
+
+    async def release(self, found: answers.Lookup) -> None:
+        living = self._connection.session()
+        if found.lease_id is not None and found.epoch == living.epoch:
+            await self._run(calls.release(living, found.lease_id))
+
+    async def end_request(
+        self,
+        request: int,
+        *,
+        stop: answers.Stop = answers.Stop.UNKNOWN,
+        output_tokens: int = 0,
+    ) -> answers.Usage:
+        living = self._connection.session()
+        return await self._run(calls.end_request(living, request, stop, output_tokens))
+
+    async def hint(self, *actions: hints.Action) -> tuple[answers.Outcome, ...]:
+        return await self._run(calls.hint(self._connection.session(), actions))
+
+    async def hint_envelope(
+        self, envelope: Mapping[str, Any] | str | bytes
+    ) -> answers.EnvelopeAnswer:
+        return await self._run(calls.hint_envelope(self._connection.session(), envelope))
+
+    async def sessions(self, sessions_max: int = 0) -> answers.Sessions:
+        return await self._run(calls.sessions(self._connection.session(), sessions_max))
+
+    async def inspect(self, block_hash: bytes) -> answers.Block:
+        return await self._run(calls.inspect(self._connection.session(), block_hash))
+
+    async def status(self) -> answers.Status:
+        return await self._run(calls.status(self._connection.session()))
+
+    async def close(self) -> None:
+        await asyncio.to_thread(self._blocking.close)
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def _run(self, call: Call[_T]) -> _T:
+        loop = asyncio.get_running_loop()
+        ended = asyncio.Event()
+
+        def wake(_: Any) -> None:
+            try:
+                loop.call_soon_threadsafe(ended.set)
+            except RuntimeError:
+                # The loop is closed: nobody waits any more.
+                return
+
+        channel = call.session.channel
+        try:
+            started = channel.start(call.method, call.request, call.deadline_s)
+            started.add_done_callback(wake)
+            try:
+                await asyncio.wait_for(ended.wait(), call.wait_s)
+            except asyncio.TimeoutError:
+                raise channel.given_up(call.method, started, call.wait_s) from None
+            except asyncio.CancelledError:
+                started.cancel()
+                raise
+            return call.read(channel.answer(call.method, started, call.wait_s))
+        except errors.DaemonGone as error:
+            self._connection.lost(call.session, error)
+            raise

@@ -1,0 +1,204 @@
+"""The client of an engine, blocking. `aio` has the same with await.
+
+Every call is bounded in time, and refused at once with `DaemonGone` while no daemon is there. A
+client comes back by itself, its pools registered again. Keeps no blocks, retries no call. Safe to
+use from several threads; make it after a fork, not before.
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from . import answers, calls, errors, hints
+from .calls import Call, Hashes, Stored
+from .completions import Operation
+from .connection import Connection
+from .namespace import Namespace
+from .pool import HostPool
+from .session import Identity, PoolHandle
+
+_T = TypeVar("_T")
+
+CALL_TIMEOUT_S = 5.0
+
+
+class Client:
+    """A session with a daemon. Leases, pools and unfinished stores end with it."""
+
+    def __init__(
+        self,
+        socket: str | os.PathLike[str],
+        *,
+        client_id: str,
+        namespace: Namespace,
+        client_name: str = "terrace-kv/0.1.0",
+        call_timeout_s: float = CALL_TIMEOUT_S,
+        may_be_away: bool = False,
+    ) -> None:
+        """Connects to the daemon at `socket`.
+
+        `client_id` is unique among living clients and stable over restarts ("engine-0/rank-1").
+        With `may_be_away` a daemon that is not there is no error: the client waits for it.
+
+        Raises `DaemonGone`, `VersionMismatch`, `NameTaken`, or `Invalid` for a namespace that does
+        not hold.
+        """
+        self.namespace = namespace
+        identity = Identity(client_id, client_name, namespace, call_timeout_s)
+        self._connection = Connection(Path(socket), identity, may_be_away=may_be_away)
+        # Also when nobody closes it, and when the process ends.
+        self._finalizer = weakref.finalize(self, self._connection.close)
+
+    @property
+    def connected(self) -> bool:
+        """Whether a daemon is there now, as far as is known."""
+        return self._connection.connected()
+
+    @property
+    def welcome(self) -> answers.Welcome:
+        """What the daemon said at Hello: its version and limits."""
+        return self._connection.session().welcome
+
+    def wait_connected(self, timeout_s: float | None = None) -> bool:
+        """Waits until a daemon is there, at most so many seconds; says whether it is."""
+        return self._connection.wait_connected(timeout_s)
+
+    def register_pool(self, pool: HostPool, shard: int = 0) -> PoolHandle:
+        """Registers `pool` as rank `shard`'s memory, in this session and all that follow.
+
+        While no daemon is there it is registered as soon as one is.
+        """
+        handle = PoolHandle(pool, shard)
+        self._connection.register(handle)
+        return handle
+
+    def unregister_pool(self, pool: PoolHandle) -> None:
+        """Takes a pool back: the daemon does not touch it after this."""
+        self._connection.forget(pool)
+        try:
+            self._run(calls.unregister(self._connection.session(), pool))
+        except errors.DaemonGone:
+            # Its registration went with the session.
+            return
+
+    def lookup(
+        self,
+        hashes: Hashes,
+        *,
+        request: int = 0,
+        session: str | None = None,
+        ask_shared_ms: int = 0,
+        timeout_s: float | None = None,
+    ) -> answers.Lookup:
+        """The longest stored prefix of a chain (its root first), and a lease on it.
+
+        `request` is the engine's number for the request: its leases end with `end_request`.
+        `session` names the agent's conversation. `ask_shared_ms` is how long the daemon may ask
+        the shared object store for what follows the prefix that is here.
+        """
+        living = self._connection.session()
+        return self._run(calls.lookup(living, hashes, request, session, ask_shared_ms, timeout_s))
+
+    def store(
+        self,
+        hashes: Hashes,
+        pool: PoolHandle,
+        slots: Iterable[int],
+        *,
+        parent: bytes | None = None,
+        request: int = 0,
+        session: str | None = None,
+        directives: Iterable[hints.Directive] = (),
+        timeout_s: float | None = None,
+    ) -> Stored:
+        """Offers the blocks in `slots`, a run of one chain.
+
+        `parent` is the hash of the block before the first; None if the first is the chain's root.
+        The slots of taken blocks must not change before `Stored.op` ends.
+        """
+        living = self._connection.session()
+        return self._run(
+            calls.store(
+                living, hashes, pool, slots, parent, request, session, directives, timeout_s
+            )
+        )
+
+    def load(
+        self,
+        hashes: Hashes,
+        pool: PoolHandle,
+        slots: Iterable[int],
+        *,
+        request: int = 0,
+        load_timeout_s: float | None = None,
+    ) -> Operation:
+        """Has blocks copied into `slots`, wherever they are.
+
+        The slots must not be touched before the operation ends. What is not there within
+        `load_timeout_s` (the daemon's limit where none is given) fails; the completion names it.
+        """
+        living = self._connection.session()
+        return self._run(calls.load(living, hashes, pool, slots, request, load_timeout_s))
+
+    def release(self, found: answers.Lookup) -> None:
+        """Gives a lookup's lease back before its time. One that ended with its session is no
+        error, nor is a lookup that found nothing."""
+        living = self._connection.session()
+        if found.lease_id is not None and found.epoch == living.epoch:
+            self._run(calls.release(living, found.lease_id))
+
+    def end_request(
+        self,
+        request: int,
+        *,
+        stop: answers.Stop = answers.Stop.UNKNOWN,
+        output_tokens: int = 0,
+    ) -> answers.Usage:
+        """Ends a request with all leases taken under it; answers what it used."""
+        living = self._connection.session()
+        return self._run(calls.end_request(living, request, stop, output_tokens))
+
+    def hint(self, *actions: hints.Action) -> tuple[answers.Outcome, ...]:
+        """Says something beside requests; each action has an outcome of its own, in order."""
+        return self._run(calls.hint(self._connection.session(), actions))
+
+    def hint_envelope(self, envelope: Mapping[str, Any] | str | bytes) -> answers.EnvelopeAnswer:
+        """As `hint`, in the engines' JSON envelope: as an object or as text."""
+        return self._run(calls.hint_envelope(self._connection.session(), envelope))
+
+    def sessions(self, sessions_max: int = 0) -> answers.Sessions:
+        """The daemon's sessions, of all namespaces: so many of those heard of last (0: 100)."""
+        return self._run(calls.sessions(self._connection.session(), sessions_max))
+
+    def inspect(self, block_hash: bytes) -> answers.Block:
+        """What the daemon knows of the block that this client's engine calls `block_hash`."""
+        return self._run(calls.inspect(self._connection.session(), block_hash))
+
+    def status(self) -> answers.Status:
+        """What the daemon holds and does."""
+        return self._run(calls.status(self._connection.session()))
+
+    def close(self) -> None:
+        """Ends the session at once, with all that hangs on it. Twice is once."""
+        self._finalizer()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _run(self, call: Call[_T]) -> _T:
+        channel = call.session.channel
+        try:
+            if call.wait_s == call.deadline_s:
+                return call.read(channel.call(call.method, call.request, call.wait_s))
+            started = channel.start(call.method, call.request, call.deadline_s)
+            return call.read(channel.answer(call.method, started, call.wait_s))
+        except errors.DaemonGone as error:
+            self._connection.lost(call.session, error)
+            raise

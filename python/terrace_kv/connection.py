@@ -1,0 +1,181 @@
+"""Keeps a client connected: when its session ends it makes the next one, pools and all.
+
+::
+
+    connected --session ends--> away --Hello, attach, every pool--> connected
+        \\--close--> closed <--close--/
+
+While it is away every call is refused at once, so that an engine serves on without a daemon.
+Requests, leases and operations of a former session are gone; only pools are made again.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from pathlib import Path
+
+from . import errors
+from .session import Identity, PoolHandle, Session
+
+_log = logging.getLogger("terrace_kv")
+
+# Pauses between attempts, in seconds.
+_PAUSE_S_MIN, _PAUSE_S_MAX = 0.05, 1.0
+
+
+class Connection:
+    """A session, as long as there is a daemon."""
+
+    def __init__(self, path: Path, identity: Identity, *, may_be_away: bool) -> None:
+        self.path = path
+        self.identity = identity
+        self._state = threading.Condition()
+        self._session: Session | None = None
+        self._away: errors.TerraceError = errors.DaemonGone("not connected yet")
+        self._closed = False
+        self._closing = threading.Event()
+        # Registering and connecting exclude each other, so that no pool is missed or sent twice.
+        self._registering = threading.Lock()
+        self._handles: list[PoolHandle] = []
+        try:
+            self._session = Session(path, identity)
+        except errors.DaemonGone as error:
+            if not may_be_away:
+                raise
+            self._away = error
+        self._keeper = threading.Thread(target=self._keep, name="terrace-kv", daemon=True)
+        self._keeper.start()
+
+    def session(self) -> Session:
+        """The living session. Raises at once where there is none."""
+        session = self._session
+        if session is None:
+            if self._closed:
+                raise errors.ClientClosed("this client was closed: connect another one")
+            raise self._refusal()
+        return session
+
+    def connected(self) -> bool:
+        return self._session is not None
+
+    def wait_connected(self, timeout_s: float | None) -> bool:
+        """Waits until there is a session; says whether there is one."""
+        with self._state:
+            self._state.wait_for(lambda: self._session is not None or self._closed, timeout_s)
+            return self._session is not None
+
+    def lost(self, session: Session, why: errors.TerraceError) -> None:
+        """A call found that the session is gone: no other call waits to find the same."""
+        with self._state:
+            if self._session is session:
+                self._session, self._away = None, why
+        session.give_up()
+
+    def register(self, handle: PoolHandle) -> None:
+        """Registers a pool now, or as soon as there is a daemon."""
+        with self._registering:
+            if self._closed:
+                self.session()
+            session = self._session
+            if session is not None:
+                try:
+                    session.register(handle)
+                except errors.DaemonGone as error:
+                    self.lost(session, error)
+            self._handles.append(handle)
+
+    def forget(self, handle: PoolHandle) -> None:
+        """Registers the pool no more."""
+        with self._registering:
+            if handle in self._handles:
+                self._handles.remove(handle)
+
+    def close(self) -> None:
+        """Ends the session, and the thread that keeps it. Twice is once."""
+        why = errors.ClientClosed("this client was closed while the operation was under way")
+        with self._state:
+            self._closed = True
+            session, self._session = self._session, None
+            self._state.notify_all()
+        self._closing.set()
+        if session is not None:
+            session.close(why)
+        if self._keeper is not threading.current_thread():
+            self._keeper.join(timeout=self.identity.call_timeout_s)
+        self._handles = []
+
+    def _refusal(self) -> errors.TerraceError:
+        """What callers hear while it is away: to do without, unless a person must mend it."""
+        why = self._away
+        mended = isinstance(why, (errors.DaemonGone, errors.VersionMismatch))
+        # A new one each time: a raised error collects its callers.
+        return (type(why) if mended else errors.DaemonGone)(str(why))
+
+    def _keep(self) -> None:
+        session = self._session
+        while not self._closed:
+            if session is not None:
+                why = session.read_completions()
+                self._leave(session, why)
+            session = self._return()
+
+    def _leave(self, session: Session, why: errors.TerraceError) -> None:
+        with self._state:
+            if self._session is session:
+                self._session, self._away = None, why
+            closed = self._closed
+        session.close(
+            type(why)(f"the daemon went while the operation was under way ({why})")
+            if isinstance(why, errors.DaemonGone)
+            else why
+        )
+        if not closed:
+            _log.warning("the session with the daemon at %s is over: %s", self.path, why)
+
+    def _return(self) -> Session | None:
+        """The next session, however long that takes; none once this is closed."""
+        pause_s = _PAUSE_S_MIN
+        while not self._closing.wait(pause_s):
+            try:
+                with self._registering:
+                    return self._open()
+            except Exception as error:
+                # Whatever it is, the client must not stop trying.
+                why = (
+                    error
+                    if isinstance(error, errors.TerraceError)
+                    else errors.DaemonFault(f"connecting failed: {error!r}")
+                )
+                if type(why) is not type(self._away):
+                    _log.warning("no session with the daemon at %s: %s", self.path, why)
+                self._away = why
+            pause_s = min(pause_s * 2, _PAUSE_S_MAX)
+        return None
+
+    def _open(self) -> Session | None:
+        session = Session(self.path, self.identity)
+        try:
+            for handle in self._handles:
+                self._register_again(session, handle)
+        except BaseException as error:
+            session.close(errors.SessionLost(f"registering the pools again failed: {error}"))
+            raise
+        with self._state:
+            if self._closed:
+                session.close(errors.ClientClosed("this client was closed"))
+                return None
+            self._session = session
+            self._state.notify_all()
+        _log.info("connected to the daemon at %s, %d pools", self.path, len(self._handles))
+        return session
+
+    def _register_again(self, session: Session, handle: PoolHandle) -> None:
+        try:
+            session.register(handle)
+        except (errors.DaemonGone, errors.Busy, errors.TimedOut):
+            raise
+        except errors.TerraceError as error:
+            # One pool that this daemon refuses is the concern of whoever uses it.
+            _log.warning("the daemon at %s refused a pool: %s", self.path, error)
+            session.pools[handle] = error

@@ -1,0 +1,225 @@
+"""Messages to the package's own types and back: what is sent is not checked here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
+from enum import IntEnum
+from typing import Any, TypeVar, cast
+
+from . import _wire, answers, hints
+from .answers import Tier
+from .errors import DaemonFault, Invalid
+from .namespace import Namespace
+
+_E = TypeVar("_E", bound=IntEnum)
+_T = TypeVar("_T")
+
+
+def joined(hashes: bytes | Sequence[bytes], width: int) -> bytes:
+    """The hashes one after the other, each `width` bytes."""
+    if isinstance(hashes, (bytes, bytearray, memoryview)):
+        return bytes(hashes)
+    # Checked one by one: two wrong lengths can make a right sum, and so name other blocks.
+    wrong = {len(one) for one in hashes} - {width}
+    if wrong:
+        raise Invalid(
+            f"a block hash has {min(wrong)} bytes: this namespace declared hash_bytes {width}"
+        )
+    return b"".join(hashes)
+
+
+def hello(client_id: str, client_name: str, namespace: Namespace) -> Any:
+    own = {one.name: getattr(namespace, one.name) for one in fields(namespace)}
+    return built(
+        "HelloRequest",
+        protocol_version=_wire.PROTOCOL_VERSION,
+        client_id=client_id,
+        client_name=client_name,
+        namespace=built("Namespace", **own),
+    )
+
+
+def built(name: str, **values: Any) -> Any:
+    """The message `name`; values that it cannot hold are the caller's mistake."""
+    named = {key: value for key, value in values.items() if value is not None}
+    try:
+        return _wire.message(name)(**named)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise Invalid(f"{name}: {error}") from error
+
+
+def slots(places: Any) -> list[int]:
+    """Slot numbers, of a list or an array."""
+    as_list = getattr(places, "tolist", None)
+    return as_list() if as_list is not None else list(places)
+
+
+def directive(one: hints.Directive) -> Any:
+    return built("Directive", tokens=_range(one.tokens), wish=_wish(one.wish))
+
+
+def actions(given: Iterable[hints.Action], width: int) -> list[Any]:
+    return [
+        built("Action", action_id=action_id, **{_field(action): _action(action, width)})
+        for action_id, action in hints.named(given)
+    ]
+
+
+def envelope(given: Mapping[str, Any] | str | bytes) -> bytes:
+    """An envelope as JSON, from an object or from text."""
+    if isinstance(given, bytes):
+        return given
+    return (given if isinstance(given, str) else json.dumps(given)).encode()
+
+
+def welcome(message: Any) -> answers.Welcome:
+    return answers.Welcome(
+        message.protocol_version,
+        message.daemon_version,
+        message.node_id,
+        message.frame_bytes,
+        message.lease_ttl_ms,
+        _same(answers.Limits, message.limits),
+    )
+
+
+def lookup(message: Any, epoch: int) -> answers.Lookup:
+    return answers.Lookup(
+        runs=tuple(answers.Run(_tier(run.tier), run.blocks) for run in message.runs),
+        matched_blocks=message.matched_blocks,
+        lease_id=message.lease_id if message.HasField("lease_id") else None,
+        lease_expires_unix_us=message.lease_expires_unix_us,
+        epoch=epoch,
+    )
+
+
+def completion(message: Any) -> answers.Completion:
+    return answers.Completion(
+        op_id=message.op_id,
+        request_id=message.request_id,
+        kind=_known(answers.OpKind, message.kind),
+        blocks=message.blocks,
+        failed=tuple(message.failed),
+    )
+
+
+def usage(message: Any) -> answers.Usage:
+    used = message.usage
+    return answers.Usage(
+        read={_tier(one.tier): one.tokens for one in used.read},
+        created_5m_tokens=used.created_5m_tokens,
+        created_1h_tokens=used.created_1h_tokens,
+        uncached_tokens=used.uncached_tokens,
+    )
+
+
+def outcomes(message: Any) -> tuple[answers.Outcome, ...]:
+    return tuple(
+        answers.Outcome(
+            action_id=one.action_id,
+            status=_known(answers.OutcomeStatus, one.status),
+            blocks=one.blocks,
+            clipped=one.clipped,
+            message=one.message,
+            operation_id=one.operation_id if one.HasField("operation_id") else None,
+        )
+        for one in message.outcomes
+    )
+
+
+def sessions(message: Any) -> answers.Sessions:
+    known = (
+        _same(
+            answers.SessionInfo,
+            one,
+            state=_known(answers.SessionState, one.state),
+            stop=_known(answers.Stop, one.stop),
+        )
+        for one in message.sessions
+    )
+    return answers.Sessions(tuple(known), message.sessions_total)
+
+
+def block(message: Any) -> answers.Block:
+    record = message.record
+    return _same(
+        answers.Block,
+        message,
+        parent=message.parent if message.HasField("parent") else None,
+        record=_same(
+            answers.Record,
+            record,
+            kind=_known(answers.Kind, record.kind),
+            floor=_tier(record.floor),
+            scope=_known(answers.Scope, record.scope),
+        ),
+        copies={_tier(one.tier): answers.CopyState(one.state) for one in message.copies},
+    )
+
+
+def status(message: Any) -> answers.Status:
+    tiers = {_tier(one.tier): one for one in message.tiers}
+    return _same(
+        answers.Status,
+        message,
+        tiers={tier: _same(answers.TierStatus, one, tier=tier) for tier, one in tiers.items()},
+        facts=dict(message.facts),
+    )
+
+
+def _same(into: type[_T], message: Any, /, **others: Any) -> _T:
+    """An `into` of the message's fields of the same names, but for `others`."""
+    names = [one.name for one in fields(cast(Any, into)) if one.name not in others]
+    return into(**{name: getattr(message, name) for name in names}, **others)
+
+
+def _tier(number: int) -> Tier:
+    try:
+        return Tier(number)
+    except ValueError:
+        raise DaemonFault(f"it named a tier unknown here ({number}): upgrade the client") from None
+
+
+def _known(kind: type[_E], number: int) -> _E:
+    """What a newer daemon may say beyond this is unknown, not an error."""
+    try:
+        return kind(number)
+    except ValueError:
+        return kind(0)
+
+
+def _range(tokens: hints.TokenRange | None) -> Any:
+    return tokens and built("TokenRange", start=tokens.start, end=tokens.end)
+
+
+def _wish(wish: hints.Wish) -> Any:
+    return built("Wish", **{one.name: getattr(wish, one.name) for one in fields(wish)})
+
+
+def _field(action: hints.Action) -> str:
+    """The name of an action's field: that of its type in the envelope."""
+    return action.action_type.replace(".", "_")
+
+
+def _action(action: hints.Action, width: int) -> Any:
+    values = {
+        one.name: getattr(action, one.name) for one in fields(action) if one.name != "action_id"
+    }
+    if "target" in values:
+        values["target"] = _target(values["target"], width)
+    if "wish" in values:
+        values["wish"] = _wish(values["wish"])
+    return built(f"Action.{type(action).__name__}", **values)
+
+
+def _target(target: hints.Target, width: int) -> Any:
+    if isinstance(target, hints.Blocks):
+        return built("Target", hashes=joined(target.hashes, width))
+    if isinstance(target, hints.SessionTree):
+        return built("Target", session_tree=target.session)
+    tokens = _range(target.tokens)
+    return built(
+        "Target", session=built("Target.SessionTokens", session=target.session, tokens=tokens)
+    )

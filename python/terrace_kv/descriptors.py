@@ -1,0 +1,103 @@
+"""The descriptor socket, `PATH.fd`: the connection that is a client's life.
+
+Pools travel over it as descriptors, in messages of 32 bytes each way, little-endian, as
+docs/protocol.md draws them. No KV bytes pass here.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+import threading
+from pathlib import Path
+
+from . import errors
+
+_REQUEST = struct.Struct("<4sHH16sQ")
+_ANSWER = struct.Struct("<4sHHI4xQQ")
+_MAGIC, _VERSION = b"TRFD", 1
+_ATTACH, _POOL = 1, 2
+
+# How long the daemon may take for an answer here, in seconds; it does nothing slow on this socket.
+_PATIENCE_S = 5.0
+
+_OK, _UNKNOWN_TOKEN, _ALREADY_ATTACHED, _NOT_ATTACHED, _TOO_MANY, _TAG_IN_USE = 0, 2, 3, 4, 5, 6
+_TEXTS = {
+    1: "the daemon could not read a message of this client's",
+    _UNKNOWN_TOKEN: "no living session has this token",
+    _ALREADY_ATTACHED: "another connection is attached to this session",
+    _NOT_ATTACHED: "the connection is not attached to this session",
+    _TOO_MANY: "too many descriptors wait to be registered",
+    _TAG_IN_USE: "a descriptor already waits under this tag",
+}
+
+
+class Attachment:
+    """An attached connection. Closing it ends the session."""
+
+    def __init__(self, path: Path, token: bytes) -> None:
+        """Connects to the descriptor socket beside the daemon's socket `path`, and attaches."""
+        self._token = token
+        self._lock = threading.Lock()
+        self._next_tag = 1
+        twin = Path(f"{path}.fd")
+        self._line = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._line.settimeout(_PATIENCE_S)
+        try:
+            self._line.connect(str(twin))
+            self._exchange(_ATTACH, 0, None)
+        except OSError as error:
+            self.close()
+            raise errors.unreachable(twin, error) from error
+        except errors.TerraceError:
+            self.close()
+            raise
+
+    def send_memory(self, fd: int) -> int:
+        """Sends the descriptor of a pool's memory; gives the tag to register it under."""
+        with self._lock:
+            tag = self._next_tag
+            self._next_tag += 1
+            try:
+                self._exchange(_POOL, tag, fd)
+            except OSError as error:
+                # An exchange given up half-way leaves the line unusable, and so the session.
+                self.close()
+                raise errors.SessionLost(f"the `.fd` connection is lost: {error}") from error
+        return tag
+
+    def close(self) -> None:
+        self._line.close()
+
+    def _exchange(self, kind: int, tag: int, fd: int | None) -> None:
+        message = _REQUEST.pack(_MAGIC, _VERSION, kind, self._token, tag)
+        riding = [] if fd is None else [fd]
+        # The descriptor rides on the first byte, once.
+        sent = socket.send_fds(self._line, [message], riding)
+        self._line.sendall(message[sent:])
+        answer = self._receive()
+        magic, version, answered, status, _, answered_tag = _ANSWER.unpack(answer)
+        if (magic, version) != (_MAGIC, _VERSION):
+            raise errors.VersionMismatch("the daemon speaks otherwise on `.fd`: upgrade the older")
+        if status != _OK:
+            raise _refused(status)
+        if (answered, answered_tag) != (kind, tag):
+            raise errors.DaemonFault("it answered another message than was sent on `.fd`")
+
+    def _receive(self) -> bytes:
+        answer = b""
+        while len(answer) < _ANSWER.size:
+            more = self._line.recv(_ANSWER.size - len(answer))
+            if not more:
+                raise ConnectionResetError("the daemon closed it")
+            answer += more
+        return answer
+
+
+def _refused(status: int) -> errors.TerraceError:
+    text = _TEXTS.get(status, f"status {status} on `.fd`")
+    if status == _TOO_MANY:
+        return errors.Busy(text, 0.1)
+    if status in (_UNKNOWN_TOKEN, _ALREADY_ATTACHED, _NOT_ATTACHED):
+        return errors.SessionLost(text)
+    return errors.DaemonFault(text)

@@ -1,0 +1,202 @@
+"""One session with a daemon: Hello, attach, and the calls that carry its token.
+
+Ends once and for all; `connection` makes the next one. Retries nothing.
+"""
+
+from __future__ import annotations
+
+import itertools
+import socket as sockets
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+from . import _wire, convert, errors
+from .completions import Completions
+from .descriptors import Attachment
+from .namespace import Namespace
+
+if TYPE_CHECKING:
+    from .pool import HostPool
+
+_OPTIONS = (
+    # grpc-core would make an authority of the socket's path, which is no host name.
+    ("grpc.default_authority", "localhost"),
+    # Channels of one target share their connection, and so its waiting times after a failure.
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.max_receive_message_length", 64 << 20),
+    ("grpc.enable_retries", 0),
+)
+
+# Tells sessions of this process apart.
+_EPOCHS = itertools.count(1)
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who connects, and how patient it is."""
+
+    client_id: str
+    client_name: str
+    namespace: Namespace
+    # Bounds each call, in seconds.
+    call_timeout_s: float
+
+
+class PoolHandle:
+    """A pool that is registered in every session of its client. Made by `register_pool`."""
+
+    def __init__(self, pool: HostPool, shard: int) -> None:
+        self.pool = pool
+        self.shard = shard
+
+
+class Channel:
+    """Calls to a daemon, as they are."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._closed = False
+        _probe(path)
+        self._channel = grpc.insecure_channel(f"unix:{path}", options=_OPTIONS)
+        self._stubs: dict[str, Any] = {}
+        for name, method in _wire.METHODS.items():
+            kind = self._channel.unary_stream if method.streams else self._channel.unary_unary
+            self._stubs[name] = kind(
+                method.path,
+                request_serializer=method.serialize,
+                response_deserializer=method.parse,
+            )
+
+    def call(self, name: str, request: Any, timeout_s: float) -> Any:
+        """Makes a call and waits for its answer."""
+        try:
+            return self._stubs[name](request, timeout=timeout_s)
+        except grpc.RpcError as error:
+            raise self.why(error) from error
+        except ValueError as error:
+            raise self._gone() from error
+
+    def start(self, name: str, request: Any, deadline_s: float) -> Any:
+        """Begins a call; gives grpc's future."""
+        try:
+            return self._stubs[name].future(request, timeout=deadline_s)
+        except ValueError as error:
+            raise self._gone() from error
+
+    def answer(self, name: str, started: Any, wait_s: float) -> Any:
+        """The answer of a call that was begun; it is given up after `wait_s`."""
+        try:
+            return started.result(timeout=wait_s)
+        except grpc.FutureTimeoutError:
+            raise self.given_up(name, started, wait_s) from None
+        except grpc.FutureCancelledError as error:
+            raise self._gone() from error
+        except grpc.RpcError as error:
+            raise self.why(error) from error
+
+    def stream(self, name: str, request: Any) -> Any:
+        """Opens a stream without a deadline."""
+        return self._stubs[name](request)
+
+    def given_up(self, name: str, started: Any, wait_s: float) -> errors.TimedOut:
+        """Gives a call up; what to raise."""
+        started.cancel()
+        return errors.TimedOut(
+            f"no answer to {name} within {wait_s} s: the daemon is overloaded or stuck"
+        )
+
+    def why(self, error: Any) -> errors.TerraceError:
+        """The error that says what to do about a failed call."""
+        return self._gone() if self._closed else errors.from_rpc(error, self.path)
+
+    def close(self) -> None:
+        self._closed = True
+        self._channel.close()
+
+    def _gone(self) -> errors.DaemonGone:
+        return errors.DaemonGone(f"the connection to {self.path} was closed meanwhile")
+
+
+class Session:
+    """An attached session, with the pools that are registered in it."""
+
+    def __init__(self, path: Path, identity: Identity) -> None:
+        self.identity = identity
+        self.epoch = next(_EPOCHS)
+        self.completions = Completions()
+        # What the daemon calls a pool, or why it refused it.
+        self.pools: dict[PoolHandle, int | errors.TerraceError] = {}
+        self.channel = Channel(path)
+        try:
+            hello = convert.hello(identity.client_id, identity.client_name, identity.namespace)
+            answer = self.channel.call("Hello", hello, identity.call_timeout_s)
+            self.token: bytes = answer.token
+            self.welcome = convert.welcome(answer)
+            self._attachment = Attachment(path, self.token)
+            request = convert.built("CompletionsRequest", token=self.token)
+            self._stream = self.channel.stream("Completions", request)
+        except BaseException:
+            self.channel.close()
+            raise
+
+    def register(self, handle: PoolHandle) -> None:
+        """Sends a pool's memory and registers it."""
+        pool, layout = handle.pool, handle.pool.layout
+        if pool.fileno() < 0:
+            raise errors.Invalid("the pool was closed: close it after its client")
+        request = convert.built(
+            "RegisterPoolRequest",
+            token=self.token,
+            shard=handle.shard,
+            layout=convert.built("PoolLayout", **vars(layout)),
+        )
+        request.tag = self._attachment.send_memory(pool.fileno())
+        answer = self.channel.call("RegisterPool", request, self.identity.call_timeout_s)
+        self.pools[handle] = answer.pool_id
+
+    def pool_id(self, handle: PoolHandle) -> int:
+        known = self.pools.get(handle)
+        if known is None:
+            raise errors.NotFound("this pool is not registered with this client: register it")
+        if isinstance(known, errors.TerraceError):
+            raise known
+        return known
+
+    def read_completions(self) -> errors.TerraceError:
+        """Hands on completions until there will be no more; says why."""
+        try:
+            for batch in self._stream:
+                for one in batch.completions:
+                    self.completions.arrived(convert.completion(one))
+        except grpc.RpcError as error:
+            if error.code() is grpc.StatusCode.CANCELLED:
+                return errors.SessionLost("the session was given up")
+            return errors.from_rpc(error, self.channel.path)
+        except Exception as error:
+            # Without completions the session is of no use, whatever went wrong.
+            return errors.SessionLost(f"reading the completions failed: {error!r}")
+        return errors.DaemonGone(f"the daemon at {self.channel.path} ended the session")
+
+    def give_up(self) -> None:
+        """Ends the stream, and with it `read_completions`."""
+        self._stream.cancel()
+
+    def close(self, why: errors.TerraceError) -> None:
+        """Ends the session: operations under way end with the first `why` that is given."""
+        self.completions.close(why)
+        self._stream.cancel()
+        self._attachment.close()
+        self.channel.close()
+        self.pools = {}
+
+
+def _probe(path: Path) -> None:
+    """grpc hides why it could not connect; a first connection of our own says it."""
+    with sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM) as probe:
+        try:
+            probe.connect(str(path))
+        except OSError as error:
+            raise errors.unreachable(path, error) from error
