@@ -1,6 +1,7 @@
 """The protocol's messages and calls, made from the descriptors that the build compiled.
 
-Holds formats only: no connection and no decision. Only `convert`, `calls` and `session` know it.
+Holds formats only: no connection and no decision. Only `convert` and `session`
+know it.
 """
 
 from __future__ import annotations
