@@ -52,6 +52,7 @@ class OpKind(IntEnum):
     UNKNOWN = 0
     STORE = 1
     LOAD = 2
+    PREFETCH = 3
 
 
 class OutcomeStatus(IntEnum):

@@ -199,7 +199,9 @@ def _wish(wish: hints.Wish) -> Any:
 
 
 def _field(action: hints.Action) -> str:
-    """The name of an action's field: that of its type in the envelope."""
+    """The name of an action's field: that of its type in the envelope, but for one."""
+    if isinstance(action, hints.CancelPrefetch):
+        return "cancel_prefetch"
     return action.action_type.replace(".", "_")
 
 

@@ -192,6 +192,38 @@ class ToolReturn(Action):
     session: str
 
 
+@dataclass(frozen=True)
+class Prefetch(Action):
+    """Lifts the blocks towards the engine, to be there within `deadline_ms` (30 s without).
+
+    The outcome's `operation_id` can be cancelled. `to`: the fastest tier without one.
+    """
+
+    action_type: ClassVar[str] = "prefetch"
+    target: Target
+    to: Tier | None = None
+    deadline_ms: int | None = None
+    priority: int | None = None
+
+
+@dataclass(frozen=True)
+class SpeculativePrefill(Action):
+    """The engine is about to prefill this chain: it is lifted to the fastest tier now and held."""
+
+    action_type: ClassVar[str] = "speculative_prefill"
+    target: Target
+    deadline_ms: int | None = None
+    priority: int | None = None
+
+
+@dataclass(frozen=True)
+class CancelPrefetch(Action):
+    """What of a lift has not moved yet stays where it is; what it holds is held no longer."""
+
+    action_type: ClassVar[str] = "prefetch.cancel"
+    operation_id: int
+
+
 def named(actions: Iterable[Action]) -> list[tuple[str, Action]]:
     """Each action with its id."""
     return [

@@ -78,12 +78,16 @@ class HintsTest(DaemonCase):
             hints.ToolReturn(name),
             hints.Demote(hints.SessionTree(name), Tier.DRAM),
             hints.Retain(session, hints.Wish()),
+            hints.Prefetch(hints.Blocks(hashes), to=Tier.DRAM, deadline_ms=0),
+            hints.SpeculativePrefill(hints.SessionTokens("nobody"), priority=50),
+            hints.CancelPrefetch(999_999),
             hints.SessionReset("nobody", action_id="last"),
         ]
 
     EXPECTED = (
         *(ACCEPTED, ACCEPTED, ACCEPTED, ACCEPTED, MISSING),
-        *(ACCEPTED, ACCEPTED, ACCEPTED, REJECTED, MISSING),
+        *(ACCEPTED, ACCEPTED, ACCEPTED, REJECTED),
+        *(REJECTED, MISSING, MISSING, MISSING),
     )
 
     def test_every_action_both_ways(self):
@@ -109,7 +113,7 @@ class HintsTest(DaemonCase):
             [(one.action_id, one.status, one.blocks) for one in enveloped],
         )
         self.assertEqual([one.action_id for one in typed[:2]], ["0", "1"])
-        self.assertEqual((typed[2].blocks, typed[3].blocks, typed[9].action_id), (4, 2, "last"))
+        self.assertEqual((typed[2].blocks, typed[3].blocks, typed[-1].action_id), (4, 2, "last"))
         self.assertTrue(typed[8].message)
 
     def test_envelopes_as_text_and_those_that_are_none(self):
