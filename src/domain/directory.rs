@@ -156,6 +156,12 @@ impl Block {
         self.copies.iter().any(|copy| copy.state == CopyState::Draining)
     }
 
+    /// Whether it may be served at `now`: nobody waits for its end, and no promise to forget is due.
+    #[must_use]
+    pub fn may_be_served(&self, now: Time) -> bool {
+        !self.doomed && !self.record.is_due(now)
+    }
+
     /// Whether a lift made or keeps the copy in `tier` for a request that is still to come.
     #[must_use]
     pub const fn is_lifted(&self, tier: Tier) -> bool {

@@ -56,8 +56,9 @@ impl Manager {
         if self.directory.get(block).has_listed_below(tier) {
             // What is below is spare now.
             self.rank_changed(block);
+        } else {
+            self.reconsider_all(block);
         }
-        self.reconsider_all(block);
     }
 
     /// The block is down in the tier below: this copy goes, unless readers came meanwhile.

@@ -30,10 +30,7 @@ impl Manager {
         for (index, (key, slot)) in (0_u32..).zip(keys.iter().zip(slots)) {
             let part = Part { op, index, pool, shard, slot: *slot };
             let found = self.directory.find_after(previous, *key);
-            let may_serve = |block: &BlockIndex| {
-                let row = self.directory.get(*block);
-                !row.doomed && !row.record.is_due(self.now)
-            };
+            let may_serve = |block: &BlockIndex| self.directory.get(*block).may_be_served(self.now);
             match found.filter(may_serve) {
                 Some(block) => {
                     self.claim_for(block, claim);

@@ -71,7 +71,7 @@ impl Manager {
                 return Some(known);
             };
             let block = self.directory.get(index);
-            if block.doomed || block.parent() != previous || block.record.is_due(self.now) {
+            if block.parent() != previous || !block.may_be_served(self.now) {
                 return None;
             }
             previous = Some(index);
@@ -89,7 +89,7 @@ impl Manager {
             let block = self.directory.get(index);
             // A chain is its root's first: anything else was not named from the root, or not by
             // its own hashes.
-            if block.doomed || block.parent() != previous || block.record.is_due(self.now) {
+            if block.parent() != previous || !block.may_be_served(self.now) {
                 break;
             }
             if block.dead || block.shielded || block.cold_above.is_some() {

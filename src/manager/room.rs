@@ -79,7 +79,8 @@ impl Manager {
         }
     }
 
-    /// Starts one copy of this class on its way out, for the sake of who waits if that is known. False if none may go.
+    /// Starts one copy of this class on its way out, for the sake of who waits if that is known. False
+    /// if none may go.
     pub(super) fn evict_one(&mut self, tier: Tier, class: usize, newcomer: Option<&Want>) -> bool {
         // Nobody waits for what is copied ahead of need.
         let job = newcomer.map(|want| want.job);
@@ -100,15 +101,6 @@ impl Manager {
             }
         }
         let Pick::Goes(victim) = self.next_victim(tier, class, newcomer, true) else {
-            return false;
-        };
-        self.evict(victim, tier, class);
-        true
-    }
-
-    /// As [`Self::evict_one`], for a block that is copied ahead of need.
-    pub(super) fn evict_lesser(&mut self, tier: Tier, class: usize, newcomer: BlockIndex) -> bool {
-        let Pick::Goes(victim) = self.next_victim(tier, class, Some(newcomer), false) else {
             return false;
         };
         self.evict(victim, tier, class);

@@ -4,7 +4,7 @@
 //! counted a block, so moving a session's tip costs what changed. Never drops a copy: what nobody
 //! claims after an end or a reset is dead, which makes it the first to go.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::domain::directory::BlockIndex;
 use crate::domain::hint::Outcome;
@@ -45,7 +45,7 @@ pub(super) struct Sessions {
     vacant: Vec<SessionIndex>,
     started: u32,
     by_name: BTreeMap<NamespaceId, BTreeMap<SessionName, SessionIndex>>,
-    by_last_seen: std::collections::BTreeSet<(Time, SessionIndex)>,
+    by_last_seen: BTreeSet<(Time, SessionIndex)>,
 }
 
 impl Sessions {
@@ -245,7 +245,7 @@ impl Manager {
         if let Some(parent) = session.parent {
             self.sessions.get_mut(parent).children -= 1;
         }
-        if session_has_children(&self.sessions, index) {
+        if self.sessions.get(index).children > 0 {
             let home = self.sessions.get(index).namespace;
             let all: Vec<_> = self.sessions.iter(home).collect();
             for child in all {
@@ -416,10 +416,6 @@ pub(super) enum Fate {
     /// They are ordinary blocks, as if no session had been named.
     LivesOn,
     Dies,
-}
-
-fn session_has_children(sessions: &Sessions, index: SessionIndex) -> bool {
-    sessions.get(index).children > 0
 }
 
 pub(super) fn missing_session(name: &SessionName) -> Outcome {

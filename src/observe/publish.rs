@@ -7,19 +7,6 @@ use crate::domain::tier::Tier;
 use crate::manager::api::{LiftCounts, LinkStatus, Status, TierStatus};
 use crate::movement::{Class, Link};
 
-const LINKS: [(Link, &str); Link::COUNT] = [
-    (Link::DeviceUp, "device_up"),
-    (Link::DeviceDown, "device_down"),
-    (Link::DeviceLocal, "device_local"),
-    (Link::NvmeRead, "nvme_read"),
-    (Link::NvmeWrite, "nvme_write"),
-    (Link::ObjectGet, "object_get"),
-    (Link::ObjectPut, "object_put"),
-];
-
-const CLASSES: [(Class, &str); Class::COUNT] =
-    [(Class::Demand, "demand"), (Class::Prefetch, "prefetch"), (Class::Background, "background")];
-
 /// Sets every gauge and counter that the status knows. Called about once a second.
 pub fn publish(status: &Status) {
     gauge!(names::BUILD_INFO, "version" => env!("CARGO_PKG_VERSION"), "policy" => status.policy)
@@ -30,8 +17,8 @@ pub fn publish(status: &Status) {
             publish_tier(tier.name(), figures);
         }
     }
-    for (link, name) in LINKS {
-        publish_link(name, &status.links[link.index()]);
+    for link in Link::ALL {
+        publish_link(link.name(), &status.links[link.index()]);
     }
     publish_lifts(&status.lifts);
     for (name, value) in [
@@ -80,9 +67,9 @@ fn publish_tier(tier: &'static str, figures: &TierStatus) {
 }
 
 fn publish_link(link: &'static str, figures: &LinkStatus) {
-    for (class, name) in CLASSES {
+    for class in Class::ALL {
         let moved = figures.moved_bytes[class.index()];
-        counter!(names::LINK_BYTES, "link" => link, "class" => name).absolute(moved);
+        counter!(names::LINK_BYTES, "link" => link, "class" => class.name()).absolute(moved);
     }
     for (name, value) in [
         (names::LINK_BYTES_PER_SECOND, figures.bytes_per_s),
@@ -122,10 +109,11 @@ mod tests {
 
     #[test]
     fn every_link_and_class_has_a_label_of_its_own() {
-        assert!(LINKS.iter().map(|(link, _)| link.index()).eq(0..Link::COUNT));
-        assert!(CLASSES.iter().map(|(class, _)| class.index()).eq(0..Class::COUNT));
-        let labels = LINKS.iter().map(|(_, label)| label);
-        let labels: BTreeSet<_> = labels.chain(CLASSES.iter().map(|(_, label)| label)).collect();
+        assert!(Link::ALL.iter().map(|link| link.index()).eq(0..Link::COUNT));
+        assert!(Class::ALL.iter().map(|class| class.index()).eq(0..Class::COUNT));
+        let labels = Link::ALL.iter().map(|link| link.name());
+        let labels: BTreeSet<_> =
+            labels.chain(Class::ALL.iter().map(|class| class.name())).collect();
         assert_eq!(labels.len(), Link::COUNT + Class::COUNT);
     }
 }

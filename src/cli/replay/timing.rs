@@ -7,7 +7,7 @@ use std::num::NonZeroU32;
 use std::str::FromStr;
 
 use crate::movement::Link;
-use crate::sim::replay::{LinkSpeed, LinkSpeeds, Timing};
+use crate::sim::replay::{LinkSpeed, Timing};
 
 use super::ReplayError;
 
@@ -38,7 +38,7 @@ impl TimingArgs {
             if self.link[..at].iter().any(|before| before.link == arg.link) {
                 return Err(ReplayError::Usage(format!(
                     "--link {} is given twice: leave one of them out",
-                    name(arg.link)
+                    arg.link.name()
                 )));
             }
             let latency_us = arg.latency_us.unwrap_or(timing.links.of(arg.link).latency_us);
@@ -90,9 +90,8 @@ impl FromStr for LinkArg {
         let Some((link, speed)) = text.split_once('=') else {
             return Err(format!("`{text}` is no link's speed: give one as device_up=52GB/s:20us"));
         };
-        let found = LinkSpeeds::NAMES.iter().find(|(_, name)| *name == link);
-        let Some((link, _)) = found else {
-            let known = LinkSpeeds::NAMES.map(|(_, name)| name).join(", ");
+        let Some(link) = Link::ALL.iter().find(|known| known.name() == link) else {
+            let known = Link::ALL.map(Link::name).join(", ");
             return Err(format!("link `{link}` is not known: use one of {known}"));
         };
         let (rate, latency) =
@@ -133,11 +132,6 @@ fn quantity(
     Ok(value)
 }
 
-fn name(link: Link) -> &'static str {
-    let found = LinkSpeeds::NAMES.iter().find(|(known, _)| *known == link);
-    found.map(|(_, name)| *name).expect("every link has a name")
-}
-
 fn prefill_rate(text: &str) -> Result<NonZeroU32, String> {
     text.parse()
         .map_err(|_| format!("`{text}` is no prefill rate: give 1 to {} tokens a second", u32::MAX))
@@ -156,6 +150,7 @@ mod tests {
     use clap::Parser;
 
     use super::*;
+    use crate::sim::replay::LinkSpeeds;
 
     #[derive(Parser)]
     struct Cli {

@@ -75,13 +75,6 @@ impl RetentionRecord {
         (self.priority, if for_good { Time::MAX } else { self.priority_until })
     }
 
-    /// The priority that counts at `now`.
-    #[must_use]
-    pub fn priority_at(&self, now: Time) -> u8 {
-        let over = self.priority_until != Time::ZERO && self.priority_until <= now;
-        if over { super::record::PRIORITY_DEFAULT } else { self.priority }
-    }
-
     /// The record without what is over by `now`: records that are equal so ask for the same.
     #[must_use]
     pub fn standing(&self, now: Time) -> Self {

@@ -13,6 +13,7 @@ use crate::movement::{Class, Link};
 
 use super::{Hold, Lift, Manager, Rank, count};
 use crate::manager::api::{NamespaceId, OpId, Transfer};
+use crate::manager::state::{Job, Want};
 use crate::manager::transfers::tier_link;
 
 /// Lifts that can't go on now, beyond which no others are tried.
@@ -144,7 +145,7 @@ impl Manager {
     ) -> Moved {
         let Some(block) = self.directory.find_after(before, key) else { return Moved::Gone };
         let row = self.directory.get(block);
-        if row.doomed || row.record.is_due(self.now) {
+        if !row.may_be_served(self.now) {
             return Moved::Gone;
         }
         let lift = &self.lifts.open[&op];
@@ -166,7 +167,8 @@ impl Manager {
         if !self.links.takes_prefetch(self.now, link) {
             return Moved::Blocked;
         }
-        match self.room_for_lift(block, to, op) {
+        let want = Want { block, job: Job::Fill { from, class: Class::Prefetch } };
+        match self.room_for_lift(want, to, op) {
             Moved::Next => {}
             other => return other,
         }
@@ -213,7 +215,8 @@ impl Manager {
 
     /// Whether there is room for the block in `tier` that a lift may take, made if need be by what is
     /// worth less.
-    fn room_for_lift(&mut self, block: BlockIndex, tier: Tier, op: OpId) -> Moved {
+    fn room_for_lift(&mut self, want: Want, tier: Tier, op: OpId) -> Moved {
+        let block = want.block;
         if self.lifts.copies[tier.index()] >= self.lift_copies_max(tier, block) {
             return Moved::Refused;
         }
@@ -236,7 +239,7 @@ impl Manager {
             if line.draining > 0 {
                 return Moved::Blocked;
             }
-            if !self.evict_lesser(tier, class, block) {
+            if !self.evict_one(tier, class, Some(&want)) {
                 return Moved::Refused;
             }
         }

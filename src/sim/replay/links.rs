@@ -53,17 +53,6 @@ impl LinkSpeeds {
         Self(speeds)
     };
 
-    /// Each link, and the name that people give it.
-    pub const NAMES: [(Link, &'static str); Link::COUNT] = [
-        (Link::DeviceUp, "device_up"),
-        (Link::DeviceDown, "device_down"),
-        (Link::DeviceLocal, "device_local"),
-        (Link::NvmeRead, "nvme_read"),
-        (Link::NvmeWrite, "nvme_write"),
-        (Link::ObjectGet, "object_get"),
-        (Link::ObjectPut, "object_put"),
-    ];
-
     #[must_use]
     pub const fn of(&self, link: Link) -> LinkSpeed {
         self.0[link.index()]
@@ -174,14 +163,15 @@ mod tests {
 
     #[test]
     fn every_link_has_one_name_and_a_speed() {
-        let mut links: Vec<_> = LinkSpeeds::NAMES.iter().map(|(link, _)| link.index()).collect();
-        let mut names: Vec<_> = LinkSpeeds::NAMES.iter().map(|(_, name)| name).collect();
+        let mut links: Vec<_> = Link::ALL.iter().map(|link| link.index()).collect();
+        let mut names: Vec<_> = Link::ALL.iter().map(|link| link.name()).collect();
         links.sort_unstable();
         names.sort_unstable();
         names.dedup();
         assert_eq!(links, (0..Link::COUNT).collect::<Vec<_>>());
         assert_eq!(names.len(), Link::COUNT);
-        for (link, name) in LinkSpeeds::NAMES {
+        for link in Link::ALL {
+            let name = link.name();
             assert!(LinkSpeeds::H100_NODE.of(link).latency_us > 0, "{name} has no speed");
         }
     }

@@ -5,7 +5,8 @@ use std::fmt::Write;
 use serde::Serialize;
 
 use crate::domain::units::Bytes;
-use crate::sim::replay::{LinkSpeeds, Prefetched, Spread, TimedOutcome, Timing, ratio};
+use crate::movement::Link;
+use crate::sim::replay::{Prefetched, Spread, TimedOutcome, Timing, ratio};
 
 use super::grouped;
 
@@ -64,11 +65,11 @@ impl TimedReport {
     #[must_use]
     pub fn new(timing: &Timing, outcome: &TimedOutcome) -> Self {
         let took_s = outcome.took.as_secs_f64();
-        let links = LinkSpeeds::NAMES.map(|(link, name)| {
+        let links = Link::ALL.map(|link| {
             let (speed, used) = (timing.links.of(link), outcome.links[link.index()]);
             let busy = used.busy.as_secs_f64() / took_s;
             LinkReport {
-                link: name,
+                link: link.name(),
                 bytes_per_s: speed.bytes_per_s,
                 latency_us: speed.latency_us,
                 bytes: used.bytes,

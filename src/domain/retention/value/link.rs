@@ -94,8 +94,7 @@ impl Reuse {
             return;
         }
         self.wait(id, State::Left, Some((Wait::Branch, Habits::branch(left))));
-        let tip = self.tips.get_mut(id);
-        (tip.turn, tip.session) = (None, None);
+        self.tips.get_mut(id).turn = None;
     }
 
     /// The stretch that a chain without a tip of its own shares with others.
@@ -134,7 +133,6 @@ impl Reuse {
             tip.habits.turns = tip.habits.turns.saturating_add(1);
         }
         tip.habits.subagent = seen.subagent;
-        tip.session = seen.session;
         (tip.state, tip.wait) = (State::Running, None);
         tip.turn = Some(Clock::start(Wait::Turn, tip.habits.running(), now));
         if let Some(session) = seen.session {

@@ -185,7 +185,6 @@ impl Reuse {
         let tip = self.tip_of(session);
         self.agents.remove(&session);
         let Some(id) = tip else { return };
-        self.tips.get_mut(id).session = None;
         if ended {
             self.wait(id, State::Ended, None);
             self.tips.get_mut(id).turn = None;

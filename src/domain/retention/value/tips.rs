@@ -9,7 +9,6 @@ use super::classes::{Habits, Idle, Wait};
 use super::index::{Level, Worth};
 use super::survival::Path;
 use crate::domain::block::{Key, KeyMap};
-use crate::domain::session::SessionIndex;
 use crate::domain::units::Time;
 
 /// A tip, as blocks name it. Once the tip is forgotten, its name means nothing.
@@ -80,7 +79,6 @@ pub(super) struct Tip {
     /// Running since it stands as it does now.
     pub wait: Option<Clock>,
     pub habits: Habits,
-    pub session: Option<SessionIndex>,
     pub level: Level,
     /// When its level is to be looked at again.
     pub due: Option<Time>,
@@ -141,7 +139,6 @@ impl Tips {
             turn: None,
             wait: None,
             habits: Habits::default(),
-            session: None,
             level: Level::UNCLAIMED,
             due: None,
             used: 0,
