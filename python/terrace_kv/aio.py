@@ -40,6 +40,7 @@ class AsyncClient:
         namespace: Namespace,
         client_name: str = "terrace-kv/0.1.0",
         call_timeout_s: float = CALL_TIMEOUT_S,
+        prefill_tokens_per_s: int | None = None,
         may_be_away: bool = False,
     ) -> AsyncClient:
         """As `Client(...)`."""
@@ -50,6 +51,7 @@ class AsyncClient:
             namespace=namespace,
             client_name=client_name,
             call_timeout_s=call_timeout_s,
+            prefill_tokens_per_s=prefill_tokens_per_s,
             may_be_away=may_be_away,
         )
         return cls(blocking)
@@ -78,11 +80,12 @@ class AsyncClient:
         request: int = 0,
         session: str | None = None,
         ask_shared_ms: int = 0,
+        queued: bool = False,
         timeout_s: float | None = None,
     ) -> answers.Lookup:
         living = self._connection.session()
         return await self._run(
-            calls.lookup(living, hashes, request, session, ask_shared_ms, timeout_s)
+            calls.lookup(living, hashes, request, session, ask_shared_ms, queued, timeout_s)
         )
 
     async def store(
@@ -128,9 +131,13 @@ class AsyncClient:
         *,
         stop: answers.Stop = answers.Stop.UNKNOWN,
         output_tokens: int = 0,
+        prefill_tokens: int = 0,
+        prefill_s: float = 0.0,
     ) -> answers.Usage:
         living = self._connection.session()
-        return await self._run(calls.end_request(living, request, stop, output_tokens))
+        return await self._run(
+            calls.end_request(living, request, stop, output_tokens, prefill_tokens, prefill_s)
+        )
 
     async def hint(self, *actions: hints.Action) -> tuple[answers.Outcome, ...]:
         return await self._run(calls.hint(self._connection.session(), actions))
@@ -139,6 +146,13 @@ class AsyncClient:
         self, envelope: Mapping[str, Any] | str | bytes
     ) -> answers.EnvelopeAnswer:
         return await self._run(calls.hint_envelope(self._connection.session(), envelope))
+
+    async def lift(self, operation_id: int) -> answers.Lift:
+        return await self._run(calls.lift(self._connection.session(), operation_id))
+
+    def watch(self, operation_id: int) -> Operation:
+        """As `Client.watch`; `await` what it gives."""
+        return self._blocking.watch(operation_id)
 
     async def sessions(self, sessions_max: int = 0) -> answers.Sessions:
         return await self._run(calls.sessions(self._connection.session(), sessions_max))

@@ -76,6 +76,45 @@ class SessionState(IntEnum):
     IN_TOOL = 4
 
 
+class LiftState(IntEnum):
+    """How far a lift is."""
+
+    UNKNOWN = 0
+    # For its time, or for others to end.
+    WAITING = 1
+    MOVING = 2
+    # All that could be lifted is there, and held.
+    HELD = 3
+    # Its blocks were asked for, or its deadline passed, or room was needed.
+    ENDED = 4
+    CANCELLED = 5
+
+
+class LiftReason(IntEnum):
+    """Why a lift was made."""
+
+    UNKNOWN = 0
+    PREFETCH = 1
+    SPECULATIVE_PREFILL = 2
+    TOOL_START = 3
+    TOOL_RETURN = 4
+    SESSION_START = 5
+    QUEUED = 6
+
+
+class Link(IntEnum):
+    """The roads between the tiers."""
+
+    UNKNOWN = 0
+    DEVICE_UP = 1
+    DEVICE_DOWN = 2
+    DEVICE_LOCAL = 3
+    NVME_READ = 4
+    NVME_WRITE = 5
+    OBJECT_GET = 6
+    OBJECT_PUT = 7
+
+
 class CopyState(IntEnum):
     """How far a copy is."""
 
@@ -116,6 +155,25 @@ class Run:
 
     tier: Tier
     blocks: int
+    # When all blocks up to this run's end can be in HBM: microseconds from the answer.
+    ready_us: int
+
+
+@dataclass(frozen=True)
+class LoadPlan:
+    """How much of what was found is worth loading. Times are counted from the answer, and hold
+    as long as nothing else comes in between."""
+
+    # The longest prefix that loads no slower than the model computes it, and how long it takes.
+    load_blocks: int
+    load_us: int
+    # For an engine that computes the rest while the head loads: the best head, and when both are
+    # done. Never later than `recompute_us`.
+    mixed_blocks: int
+    mixed_us: int
+    # What the model needs for all that was asked for; None while its rate is not known, and then
+    # both heads are the whole prefix.
+    recompute_us: int | None
 
 
 @dataclass(frozen=True)
@@ -127,6 +185,7 @@ class Lookup:
     # None where nothing was found.
     lease_id: int | None
     lease_expires_unix_us: int
+    plan: LoadPlan
     # The connection that holds the lease: it ends with it.
     epoch: int
 
@@ -139,13 +198,14 @@ class Lookup:
 
 @dataclass(frozen=True)
 class Completion:
-    """A store or load ended. Blocks not listed as failed landed."""
+    """A store, load or lift ended. Blocks not listed as failed landed."""
 
     op_id: int
+    # 0 for a lift.
     request_id: int
     kind: OpKind
     blocks: int
-    # Indexes into the call's hashes, rising.
+    # Indexes into the call's hashes, rising; of a lift, into the blocks that its target names.
     failed: tuple[int, ...]
 
     @property
@@ -178,8 +238,26 @@ class Outcome:
     clipped: int
     # Of rejected and missing: why, and what to do.
     message: str
-    # Of deferred: the operation to watch.
+    # Of a lift that was accepted, clipped or deferred: what `lift`, `watch` and `CancelPrefetch`
+    # take.
     operation_id: int | None
+
+
+@dataclass(frozen=True)
+class Lift:
+    """How a lift stands: a prefetch or a speculative prefill."""
+
+    state: LiftState
+    reason: LiftReason
+    to: Tier
+    # By when its blocks are needed, and how long they are held.
+    deadline_unix_us: int
+    # Blocks that were named; those that are there or were moved there; those that found no room or
+    # are gone; and those that were asked for since.
+    blocks: int
+    landed: int
+    clipped: int
+    used: int
 
 
 @dataclass(frozen=True)
@@ -267,6 +345,36 @@ class TierStatus:
 
 
 @dataclass(frozen=True)
+class LinkStatus:
+    """One link's figures, in payload bytes; counts are since the daemon's start."""
+
+    link: Link
+    # Moved for requests that waited, ahead of need, and for nobody who waits.
+    demand_bytes: int
+    prefetch_bytes: int
+    background_bytes: int
+    # Learned from what moved; 0: nothing has moved yet.
+    bytes_per_s: int
+    latency_us: int
+    queued_transfers: int
+    in_flight_bytes: int
+
+
+@dataclass(frozen=True)
+class LiftCounts:
+    """What came of lifts since the daemon's start, in payload bytes of the lifted blocks."""
+
+    begun: int
+    cancelled: int
+    clipped_blocks: int
+    bytes: int
+    # There before they were asked for, asked for while they moved, and never asked for.
+    timely_bytes: int
+    late_bytes: int
+    wasted_bytes: int
+
+
+@dataclass(frozen=True)
 class Status:
     """What the daemon holds and does; counts are since its start."""
 
@@ -291,4 +399,6 @@ class Status:
     forgotten_blocks: int
     broken_shields: int
     tiers: Mapping[Tier, TierStatus]
+    links: Mapping[Link, LinkStatus]
+    lifts: LiftCounts
     facts: Mapping[str, str]

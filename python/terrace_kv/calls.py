@@ -55,6 +55,7 @@ def lookup(
     request: int,
     agent: str | None,
     ask_shared_ms: int,
+    queued: bool,
     timeout_s: float | None,
 ) -> Call[answers.Lookup]:
     message = convert.built(
@@ -64,6 +65,7 @@ def lookup(
         hashes=convert.joined(hashes, _width(session)),
         session=agent,
         ask_shared_ms=ask_shared_ms,
+        queued=queued,
     )
     wait_s = _patience(session, timeout_s) + (ask_shared_ms / 1000 if timeout_s is None else 0)
 
@@ -143,7 +145,12 @@ def release(session: Session, lease_id: int) -> Call[None]:
 
 
 def end_request(
-    session: Session, request: int, stop: answers.Stop, output_tokens: int
+    session: Session,
+    request: int,
+    stop: answers.Stop,
+    output_tokens: int,
+    prefill_tokens: int,
+    prefill_s: float,
 ) -> Call[answers.Usage]:
     message = convert.built(
         "EndRequestRequest",
@@ -151,6 +158,8 @@ def end_request(
         request_id=request,
         stop=stop,
         output_tokens=output_tokens,
+        prefill_tokens=prefill_tokens,
+        prefill_us=round(prefill_s * 1e6),
     )
     return _bounded(session, "EndRequest", message, convert.usage)
 
@@ -171,6 +180,11 @@ def hint_envelope(
         return answers.EnvelopeAnswer(answer.message_id, convert.outcomes(answer))
 
     return _bounded(session, "HintEnvelope", message, read)
+
+
+def lift(session: Session, operation_id: int) -> Call[answers.Lift]:
+    message = convert.built("OperationRequest", token=session.token, operation_id=operation_id)
+    return _bounded(session, "Operation", message, convert.lift)
 
 
 def unregister(session: Session, pool: PoolHandle) -> Call[None]:

@@ -37,18 +37,21 @@ class Client:
         namespace: Namespace,
         client_name: str = "terrace-kv/0.1.0",
         call_timeout_s: float = CALL_TIMEOUT_S,
+        prefill_tokens_per_s: int | None = None,
         may_be_away: bool = False,
     ) -> None:
         """Connects to the daemon at `socket`.
 
         `client_id` is unique among living clients and stable over restarts ("engine-0/rank-1").
-        With `may_be_away` a daemon that is not there is no error: the client waits for it.
+        `prefill_tokens_per_s` is how fast the engine computes KV, where it knows that: plans
+        compare it with loading. With `may_be_away` a daemon that is not there, is busy or does not
+        answer is no error: the client waits for it.
 
         Raises `DaemonGone`, `VersionMismatch`, `NameTaken`, or `Invalid` for a namespace that does
         not hold.
         """
         self.namespace = namespace
-        identity = Identity(client_id, client_name, namespace, call_timeout_s)
+        identity = Identity(client_id, client_name, namespace, call_timeout_s, prefill_tokens_per_s)
         self._connection = Connection(Path(socket), identity, may_be_away=may_be_away)
         # Also when nobody closes it, and when the process ends.
         self._finalizer = weakref.finalize(self, self._connection.close)
@@ -66,6 +69,22 @@ class Client:
     def wait_connected(self, timeout_s: float | None = None) -> bool:
         """Waits until a daemon is there, at most so many seconds; says whether it is."""
         return self._connection.wait_connected(timeout_s)
+
+    @property
+    def epoch(self) -> int | None:
+        """Counts this client's sessions, rising; None while there is none. Once there is a later
+        one, nothing of an earlier one goes on for longer than a second."""
+        return self._connection.epoch()
+
+    @property
+    def away(self) -> errors.TerraceError | None:
+        """Why there is no session; None while there is one."""
+        return self._connection.why_away()
+
+    def reconnect(self) -> None:
+        """Gives this session up and makes another: after a call that got no answer, since what it
+        may have begun ends with its session."""
+        self._connection.drop()
 
     def register_pool(self, pool: HostPool, shard: int = 0) -> PoolHandle:
         """Registers `pool` as rank `shard`'s memory, in this session and all that follow.
@@ -92,16 +111,20 @@ class Client:
         request: int = 0,
         session: str | None = None,
         ask_shared_ms: int = 0,
+        queued: bool = False,
         timeout_s: float | None = None,
     ) -> answers.Lookup:
         """The longest stored prefix of a chain (its root first), and a lease on it.
 
         `request` is the engine's number for the request: its leases end with `end_request`.
         `session` names the agent's conversation. `ask_shared_ms` is how long the daemon may ask
-        the shared object store for what follows the prefix that is here.
+        the shared object store for what follows the prefix that is here. A request that is
+        `queued` waits for its turn in the engine: what it will load is lifted meanwhile.
         """
         living = self._connection.session()
-        return self._run(calls.lookup(living, hashes, request, session, ask_shared_ms, timeout_s))
+        return self._run(
+            calls.lookup(living, hashes, request, session, ask_shared_ms, queued, timeout_s)
+        )
 
     def store(
         self,
@@ -157,10 +180,18 @@ class Client:
         *,
         stop: answers.Stop = answers.Stop.UNKNOWN,
         output_tokens: int = 0,
+        prefill_tokens: int = 0,
+        prefill_s: float = 0.0,
     ) -> answers.Usage:
-        """Ends a request with all leases taken under it; answers what it used."""
+        """Ends a request with all leases taken under it; answers what it used.
+
+        `prefill_tokens` whose KV the engine computed, and how long that took, correct the rate
+        that plans reckon with: both or neither. What was loaded does not count.
+        """
         living = self._connection.session()
-        return self._run(calls.end_request(living, request, stop, output_tokens))
+        return self._run(
+            calls.end_request(living, request, stop, output_tokens, prefill_tokens, prefill_s)
+        )
 
     def hint(self, *actions: hints.Action) -> tuple[answers.Outcome, ...]:
         """Says something beside requests; each action has an outcome of its own, in order."""
@@ -169,6 +200,15 @@ class Client:
     def hint_envelope(self, envelope: Mapping[str, Any] | str | bytes) -> answers.EnvelopeAnswer:
         """As `hint`, in the engines' JSON envelope: as an object or as text."""
         return self._run(calls.hint_envelope(self._connection.session(), envelope))
+
+    def lift(self, operation_id: int) -> answers.Lift:
+        """How a lift of this client stands. Raises `NotFound` for one of another client's, and
+        for one that ended so long ago that it is forgotten."""
+        return self._run(calls.lift(self._connection.session(), operation_id))
+
+    def watch(self, operation_id: int) -> Operation:
+        """The end of a lift that this session was told of; it is heard of once."""
+        return self._connection.session().completions.expect(operation_id)
 
     def sessions(self, sessions_max: int = 0) -> answers.Sessions:
         """The daemon's sessions, of all namespaces: so many of those heard of last (0: 100)."""

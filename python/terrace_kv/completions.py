@@ -21,7 +21,7 @@ _WAIT_S = 120.0
 
 
 class Operation:
-    """A store or load under way. Nobody has to wait for it: it ends all the same.
+    """A store, load or lift under way. Nobody has to wait for it: it ends all the same.
 
     `result()` blocks, `await` does not; both give the `Completion`, or raise `DaemonGone` when the
     daemon went meanwhile.
@@ -67,7 +67,7 @@ class Completions:
         self._over: TerraceError | None = None
 
     def expect(self, op_id: int) -> Operation:
-        """The operation that the daemon has just named."""
+        """The operation that the daemon has named."""
         ended: Future[Completion] = Future()
         # From here on nobody can cancel it, so that its end always finds it waiting.
         ended.set_running_or_notify_cancel()
@@ -75,7 +75,7 @@ class Completions:
             early = self._early.pop(op_id, None)
             over = self._over
             if early is None and over is None:
-                self._waiting[op_id] = ended
+                ended = self._waiting.setdefault(op_id, ended)
         if early is not None:
             ended.set_result(early)
         elif over is not None:

@@ -40,7 +40,7 @@ class Connection:
         self._handles: list[PoolHandle] = []
         try:
             self._session = Session(path, identity)
-        except errors.DaemonGone as error:
+        except (errors.DaemonGone, errors.Busy, errors.TimedOut) as error:
             if not may_be_away:
                 raise
             self._away = error
@@ -58,6 +58,19 @@ class Connection:
 
     def connected(self) -> bool:
         return self._session is not None
+
+    def epoch(self) -> int | None:
+        session = self._session
+        return None if session is None else session.epoch
+
+    def why_away(self) -> errors.TerraceError | None:
+        return self._away if self._session is None else None
+
+    def drop(self) -> None:
+        """Ends the session, if there is one; the keeper makes the next."""
+        session = self._session
+        if session is not None:
+            self.lost(session, errors.SessionLost("this client gave its session up"))
 
     def wait_connected(self, timeout_s: float | None) -> bool:
         """Waits until there is a session; says whether there is one."""

@@ -30,7 +30,9 @@ def joined(hashes: bytes | Sequence[bytes], width: int) -> bytes:
     return b"".join(hashes)
 
 
-def hello(client_id: str, client_name: str, namespace: Namespace) -> Any:
+def hello(
+    client_id: str, client_name: str, namespace: Namespace, prefill_tokens_per_s: int | None
+) -> Any:
     own = {one.name: getattr(namespace, one.name) for one in fields(namespace)}
     return built(
         "HelloRequest",
@@ -38,6 +40,7 @@ def hello(client_id: str, client_name: str, namespace: Namespace) -> Any:
         client_id=client_id,
         client_name=client_name,
         namespace=built("Namespace", **own),
+        prefill_tokens_per_s=prefill_tokens_per_s,
     )
 
 
@@ -87,10 +90,11 @@ def welcome(message: Any) -> answers.Welcome:
 
 def lookup(message: Any, epoch: int) -> answers.Lookup:
     return answers.Lookup(
-        runs=tuple(answers.Run(_tier(run.tier), run.blocks) for run in message.runs),
+        runs=tuple(answers.Run(_tier(run.tier), run.blocks, run.ready_us) for run in message.runs),
         matched_blocks=message.matched_blocks,
         lease_id=message.lease_id if message.HasField("lease_id") else None,
         lease_expires_unix_us=message.lease_expires_unix_us,
+        plan=_plan(message.plan),
         epoch=epoch,
     )
 
@@ -102,6 +106,16 @@ def completion(message: Any) -> answers.Completion:
         kind=_known(answers.OpKind, message.kind),
         blocks=message.blocks,
         failed=tuple(message.failed),
+    )
+
+
+def lift(message: Any) -> answers.Lift:
+    return _same(
+        answers.Lift,
+        message,
+        state=_known(answers.LiftState, message.state),
+        reason=_known(answers.LiftReason, message.reason),
+        to=_tier(message.to),
     )
 
 
@@ -161,11 +175,21 @@ def block(message: Any) -> answers.Block:
 
 def status(message: Any) -> answers.Status:
     tiers = {_tier(one.tier): one for one in message.tiers}
+    links = {_known(answers.Link, one.link): one for one in message.links}
     return _same(
         answers.Status,
         message,
         tiers={tier: _same(answers.TierStatus, one, tier=tier) for tier, one in tiers.items()},
+        links={link: _same(answers.LinkStatus, one, link=link) for link, one in links.items()},
+        lifts=_same(answers.LiftCounts, message.lifts),
         facts=dict(message.facts),
+    )
+
+
+def _plan(message: Any) -> answers.LoadPlan:
+    rate_known = message.HasField("recompute_us")
+    return _same(
+        answers.LoadPlan, message, recompute_us=message.recompute_us if rate_known else None
     )
 
 

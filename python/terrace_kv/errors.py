@@ -115,8 +115,11 @@ def from_rpc(error: Any, socket: Path) -> TerraceError:
     return kind(text)
 
 
-def unreachable(socket: Path, error: OSError) -> DaemonGone:
+def unreachable(socket: Path, error: OSError) -> TerraceError:
     """The error for a socket that could not be connected to."""
+    if isinstance(error, (TimeoutError, BlockingIOError)):
+        # There is one who listens, and whose line is full.
+        return TimedOut(f"the daemon at {socket} takes no connection: it is overloaded or stuck")
     what = {
         errno.ENOENT: "there is no such socket",
         errno.ECONNREFUSED: "a daemon that died left this socket",

@@ -30,6 +30,8 @@ _OPTIONS = (
     ("grpc.enable_retries", 0),
 )
 
+_PROBE_TIMEOUT_S = 2.0
+
 # Tells sessions of this process apart.
 _EPOCHS = itertools.count(1)
 
@@ -43,6 +45,8 @@ class Identity:
     namespace: Namespace
     # Bounds each call, in seconds.
     call_timeout_s: float
+    # How fast the engine computes KV, where it knows that.
+    prefill_tokens_per_s: int | None = None
 
 
 class PoolHandle:
@@ -131,7 +135,12 @@ class Session:
         self.pools: dict[PoolHandle, int | errors.TerraceError] = {}
         self.channel = Channel(path)
         try:
-            hello = convert.hello(identity.client_id, identity.client_name, identity.namespace)
+            hello = convert.hello(
+                identity.client_id,
+                identity.client_name,
+                identity.namespace,
+                identity.prefill_tokens_per_s,
+            )
             answer = self.channel.call("Hello", hello, identity.call_timeout_s)
             self.token: bytes = answer.token
             self.welcome = convert.welcome(answer)
@@ -196,6 +205,8 @@ class Session:
 def _probe(path: Path) -> None:
     """grpc hides why it could not connect; a first connection of our own says it."""
     with sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM) as probe:
+        # A daemon that hangs lets its line of connections fill up.
+        probe.settimeout(_PROBE_TIMEOUT_S)
         try:
             probe.connect(str(path))
         except OSError as error:

@@ -205,6 +205,37 @@ class RestartTest(unittest.TestCase):
             daemon.thaw()
             until(lambda: self.answers(client), "it answers again")
 
+    def test_a_start_beside_a_daemon_that_hangs(self):
+        daemon = self.daemon().start()
+        daemon.freeze()
+        with self.assertRaises(TimedOut):
+            Client(daemon.socket, client_id="late", namespace=namespace(), call_timeout_s=0.3)
+        with Client(
+            daemon.socket, client_id="late", namespace=namespace(), call_timeout_s=0.3,
+            may_be_away=True,
+        ) as client:  # fmt: skip
+            self.assertIsInstance(client.away, TimedOut)
+            self.assertIsNone(client.epoch)
+            with self.assertRaises(DaemonGone):
+                client.lookup(chain(1))
+            daemon.thaw()
+            self.assertTrue(client.wait_connected(PATIENCE_S))
+            self.assertIsNone(client.away)
+
+    def test_a_session_that_is_given_up(self):
+        daemon = self.daemon().start()
+        engine = self.engine(daemon)
+        client, hashes = engine.client, chain(2)
+        engine.store(hashes)
+        found = client.lookup(hashes)
+        former = client.epoch
+        client.reconnect()
+        until(lambda: client.epoch is not None and client.epoch > former, "it is back")
+        # What hung on the session is gone; the pool is there again.
+        self.assertEqual(client.inspect(hashes[-1]).leases, 0)
+        client.release(found)
+        engine.check(hashes)
+
     @staticmethod
     def answers(client: Client) -> bool:
         try:
