@@ -4,6 +4,8 @@
 //! touches a byte outside the ends it was given.
 
 mod chunks;
+#[cfg(test)]
+mod cuda;
 mod device;
 mod geometry;
 mod host;
