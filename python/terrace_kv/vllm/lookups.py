@@ -1,0 +1,204 @@
+"""Asks the daemon about requests without making the scheduler wait.
+
+Each request's question runs on a thread of its own pool, and is answered, or given up, within a
+bound. A daemon that did not answer is left alone for a while, so that one that hangs costs a few
+requests a short wait and the others nothing. Raises nothing to the scheduler.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from .. import errors
+from ..answers import Lookup, Tier
+from ..client import Client
+from .hints import RequestHints
+from .settings import Settings
+
+_log = logging.getLogger("terrace_kv.vllm")
+
+_THREADS = 4
+# Questions that wait for a thread; more are not asked.
+_WAITING_MAX = 512
+# An answer whose lease has less time left than this is asked for anew.
+_LEASE_S_MIN = 2.0
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a lookup found, from the chain's root on."""
+
+    blocks: int
+    # The fastest tier of each block.
+    tiers: tuple[Tier, ...]
+    # Blocks that load no slower than they are computed.
+    worthy_blocks: int
+    lease_until_unix_s: float
+    # The answer itself, to give its lease back; None where nothing was answered.
+    answer: Lookup | None = None
+
+
+NOTHING = Found(0, (), 0, float("inf"))
+
+
+def found_of(answer: Lookup) -> Found:
+    """The answer, as the scheduler needs it."""
+    worthy = answer.matched_blocks
+    if answer.plan.recompute_us is not None:
+        worthy = min(worthy, answer.plan.load_blocks)
+    until = answer.lease_expires_unix_us / 1e6 if answer.lease_id is not None else float("inf")
+    return Found(answer.matched_blocks, tuple(answer.tiers()), worthy, until, answer)
+
+
+class Question:
+    """One request's lookup under way."""
+
+    def __init__(self, give_up_at: float) -> None:
+        self._give_up_at = give_up_at
+        self._found: Found | None = None
+
+    def answered(self, found: Found) -> None:
+        # One assignment: no reader sees half of it.
+        self._found = found
+
+    def poll(self, now: float) -> Found | None:
+        """The answer; None while there is none and time is left."""
+        if self._found is None and now >= self._give_up_at:
+            return NOTHING
+        return self._found
+
+    @property
+    def unanswered(self) -> bool:
+        return self._found is None
+
+
+class Breaker:
+    """Leaves a daemon alone that did not answer."""
+
+    def __init__(self, pause_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._pause_s = pause_s
+        self._clock = clock
+        self._closed_until = 0.0
+
+    def lets_through(self) -> bool:
+        return self._clock() >= self._closed_until
+
+    def failed(self) -> None:
+        self._closed_until = self._clock() + self._pause_s
+
+
+class Asker:
+    """The scheduler's line to the daemon."""
+
+    def __init__(self, client: Client, settings: Settings) -> None:
+        self._client = client
+        self._settings = settings
+        self._breaker = Breaker(settings.pause_s)
+        self._threads = ThreadPoolExecutor(_THREADS, "terrace-ask")
+        self._lock = threading.Lock()
+        self._waiting = 0
+        self._noted: set[str] = set()
+
+    def ask(self, hashes: bytes, request: int, said: RequestHints, *, queued: bool) -> Question:
+        """Sends what the request says, and asks what is stored of it."""
+        settings = self._settings
+        bound_s = settings.lookup_timeout_s + settings.ask_shared_ms / 1000
+        question = Question(time.monotonic() + bound_s)
+
+        def run() -> None:
+            question.answered(self._lookup(hashes, request, said, queued=queued))
+
+        if not (self.available() and self._submit(run)):
+            question.answered(NOTHING)
+        return question
+
+    def release(self, found: Found) -> None:
+        """Gives back the hold on what was found: it is loaded, or will not be."""
+        answer = found.answer
+        if answer is not None and answer.lease_id is not None:
+            self.say(lambda client: client.release(answer))
+
+    def say(self, call: Callable[[Client], object]) -> None:
+        """Has a call made that nobody waits for; it is left out when the daemon is away."""
+        if self.available():
+            self._submit(lambda: self._try(call))
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def available(self) -> bool:
+        """Whether a daemon is there, and answered when it was last asked."""
+        return self._client.connected and self._breaker.lets_through()
+
+    def _submit(self, run: Callable[[], None]) -> bool:
+        with self._lock:
+            if self._waiting >= _WAITING_MAX:
+                return False
+            self._waiting += 1
+
+        def counted() -> None:
+            try:
+                run()
+            finally:
+                with self._lock:
+                    self._waiting -= 1
+
+        try:
+            self._threads.submit(counted)
+        except RuntimeError:
+            # Closed meanwhile.
+            return False
+        return True
+
+    def _lookup(self, hashes: bytes, request: int, said: RequestHints, *, queued: bool) -> Found:
+        settings = self._settings
+        for note in said.notes:
+            self._note(note)
+        envelope, before = said.envelope, said.before
+        if envelope is not None:
+            self._try(lambda client: client.hint_envelope(envelope))
+        if before:
+            self._try(lambda client: client.hint(*before))
+        found: list[Lookup] = []
+        self._try(
+            lambda client: found.append(
+                client.lookup(
+                    hashes,
+                    request=request,
+                    session=said.session,
+                    ask_shared_ms=settings.ask_shared_ms,
+                    queued=queued,
+                )
+            )
+        )
+        return found_of(found[0]) if found else NOTHING
+
+    def _try(self, call: Callable[[Client], object]) -> None:
+        if not self._breaker.lets_through():
+            return
+        try:
+            call(self._client)
+        except (errors.TimedOut, errors.Busy) as error:
+            self._breaker.failed()
+            self._note(f"the daemon is slow, serving on without it for a while: {error}")
+        except errors.TerraceError as error:
+            self._note(f"serving on without the daemon: {error}")
+        except Exception:
+            # A defect here must not take the engine down.
+            _log.exception("asking the daemon failed")
+
+    def _note(self, text: str) -> None:
+        """Says the same thing once."""
+        if text not in self._noted and len(self._noted) < 256:
+            self._noted.add(text)
+            _log.warning("%s", text)
+
+
+def fresh(found: Found, now_unix_s: float) -> bool:
+    """Whether the blocks found are held for long enough to begin a load."""
+    return found.lease_until_unix_s - now_unix_s > _LEASE_S_MIN

@@ -1,0 +1,260 @@
+"""The scheduler's side: which blocks a request loads, and which are offered to the daemon.
+
+Everything here happens inside vLLM's scheduler step, so nothing waits: lookups are asked when a
+request arrives and polled when its turn comes, and jobs go to the workers with the step. Holds
+requests as vLLM does (`request_id`, `block_hashes`, `num_tokens`, ...) without knowing vLLM.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..answers import Tier
+from .hints import RequestHints
+from .holds import Holds
+from .jobs import BLOCKS_A_CALL_MAX, Load, Report, Step, Store
+from .lookups import NOTHING, Asker, Found, Question, fresh
+from .settings import Settings
+from .stats import Counts
+
+# vLLM's block ids of a request.
+BlockIds = Callable[[str], "Sequence[int] | None"]
+
+
+@dataclass
+class Tracked:
+    """What is known of one request."""
+
+    request: Any
+    # The connector's number for it.
+    number: int
+    said: RequestHints
+    question: Question | None = None
+    found: Found | None = None
+    # Blocks from the root on that the daemon has, or was offered.
+    offered_blocks: int = 0
+    # Blocks that vLLM had itself when it last asked.
+    local_blocks: int = 0
+    is_loading: bool = False
+    # A load of it failed: what the daemon has is not asked for again.
+    gave_up: bool = False
+    loaded: Counter[Tier] = field(default_factory=Counter)
+    # What its load under way needs.
+    held: Found | None = None
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A store under way, for those who want to hear of its end."""
+
+    tracked: Tracked
+    first_block: int
+
+
+class SchedulerSide:
+    """Decides for one engine."""
+
+    def __init__(
+        self, asker: Asker, settings: Settings, *, block_tokens: int, blocks: int, ranks: int
+    ) -> None:
+        self.block_tokens = block_tokens
+        self.holds = Holds(ranks)
+        self.counts = Counts()
+        # Called with each store that ended, and how many of its blocks are kept.
+        self.on_stored: Callable[[Offer, int], None] = lambda offer, kept: None
+        # Called with each request that was looked up, and how many of its blocks were found.
+        self.on_looked_up: Callable[[Tracked, int], None] = lambda tracked, found: None
+        self._asker = asker
+        self._settings = settings
+        self._stores_max = max(1, blocks * settings.store_percent // 100)
+        self._stores_held = 0
+        self._requests: dict[str, Tracked] = {}
+        self._offers: dict[int, tuple[Offer, int]] = {}
+        self._numbers = itertools.count(1)
+        self._step = Step()
+
+    def arrived(self, request: Any, said: RequestHints) -> None:
+        """A request is new: it is asked for while it waits for its turn."""
+        tracked = self._requests.get(request.request_id)
+        if tracked is None:
+            tracked = Tracked(request, next(self._numbers), said)
+            self._requests[request.request_id] = tracked
+        if tracked.question is None and request.block_hashes:
+            self._ask(tracked, queued=len(self._requests) > 1)
+
+    def matched(self, request: Any, computed_tokens: int) -> int | None:
+        """Tokens that can be loaded beyond those that vLLM has; None: ask later."""
+        tracked = self._requests.get(request.request_id)
+        if tracked is None or tracked.gave_up or not request.block_hashes:
+            return 0
+        found = self._found(tracked)
+        if found is None:
+            return None
+        tracked.offered_blocks = found.blocks
+        tracked.local_blocks = computed_tokens // self.block_tokens
+        worthy = min(found.worthy_blocks, len(request.block_hashes)) * self.block_tokens
+        return max(0, worthy - computed_tokens)
+
+    def allocated(self, request: Any, block_ids: Sequence[int], external_tokens: int) -> None:
+        """vLLM has given the request its blocks; `external_tokens` of them are to be loaded."""
+        tracked = self._requests.get(request.request_id)
+        if tracked is None:
+            return
+        found, tracked.question, tracked.found = tracked.found, None, None
+        if found is None:
+            return
+        if external_tokens <= 0:
+            self._asker.release(found)
+            return
+        tracked.held = found
+        start = tracked.local_blocks
+        end = start + external_tokens // self.block_tokens
+        tracked.is_loading = True
+        tracked.loaded = Counter(found.tiers[start:end])
+        for tier, blocks in tracked.loaded.items():
+            name = f"loaded_tokens_{tier.name.lower()}"
+            self.counts.add(name, blocks * self.block_tokens)
+        self.counts.add("found_tokens", external_tokens)
+        for first in range(start, end, BLOCKS_A_CALL_MAX):
+            last = min(first + BLOCKS_A_CALL_MAX, end)
+            self._load(tracked, first, list(block_ids[first:last]))
+
+    def sources(self, request: Any, external_tokens: int) -> dict[Tier, int]:
+        """By which tier the tokens of the load just planned are supplied."""
+        tracked = self._requests.get(request.request_id)
+        loaded = tracked.loaded if tracked is not None else Counter[Tier]()
+        tokens = {tier: blocks * self.block_tokens for tier, blocks in loaded.items()}
+        return tokens if sum(tokens.values()) == external_tokens else {}
+
+    def computed(self, request_id: str, tokens: int, block_ids: BlockIds) -> None:
+        """By this step's end the request's first `tokens` tokens are computed: its blocks that are
+        whole by then are offered."""
+        tracked = self._requests.get(request_id)
+        if tracked is None:
+            return
+        whole = min(tokens // self.block_tokens, len(tracked.request.block_hashes))
+        if whole > tracked.offered_blocks:
+            ids = block_ids(request_id)
+            if ids is not None:
+                self._offer(tracked, whole, ids)
+
+    def take_counts(self) -> Counts:
+        return self.counts.take()
+
+    def take_step(self) -> Step:
+        """The jobs for the workers."""
+        step, self._step = self._step, Step()
+        return step
+
+    def heard(self, report: Report) -> None:
+        """What the workers know since the last step."""
+        for request_id in report.failed_requests:
+            tracked = self._requests.get(request_id)
+            if tracked is not None:
+                tracked.gave_up = True
+                tracked.loaded = Counter()
+                # What was lost below is offered again.
+                tracked.offered_blocks = 0
+        for number, kept in self.holds.update(report).items():
+            offer, blocks = self._offers.pop(number, (None, 0))
+            self._stores_held -= blocks
+            if offer is not None:
+                self.on_stored(offer, kept)
+
+    def loaded(self, request_ids: Sequence[str]) -> None:
+        """These requests' loads have ended, well or not."""
+        for request_id in request_ids:
+            tracked = self._requests.get(request_id)
+            if tracked is not None:
+                tracked.is_loading = False
+                held, tracked.held = tracked.held, None
+                if held is not None:
+                    self._asker.release(held)
+
+    def finished(
+        self, request: Any, computed_tokens: int, block_ids: Sequence[int]
+    ) -> Tracked | None:
+        """A request is over: what it has computed is offered, and the daemon hears of its end."""
+        tracked = self._requests.pop(request.request_id, None)
+        if tracked is None:
+            return None
+        whole = min(computed_tokens // self.block_tokens, len(request.block_hashes), len(block_ids))
+        if not tracked.is_loading and whole > tracked.offered_blocks:
+            self._offer(tracked, whole, block_ids)
+            self.counts.add("dropped_blocks", whole - tracked.offered_blocks)
+        number, after = tracked.number, tracked.said.after
+        output_tokens = request.num_tokens - request.num_prompt_tokens
+
+        def say(client: Any) -> None:
+            client.end_request(number, output_tokens=output_tokens)
+            if after:
+                client.hint(*after)
+
+        self._asker.say(say)
+        return tracked
+
+    def _ask(self, tracked: Tracked, *, queued: bool) -> None:
+        hashes = b"".join(tracked.request.block_hashes)
+        self.counts.add("lookups")
+        tracked.found = None
+        tracked.question = self._asker.ask(hashes, tracked.number, tracked.said, queued=queued)
+        # It is said once.
+        tracked.said.envelope, tracked.said.before = None, []
+
+    def _found(self, tracked: Tracked) -> Found | None:
+        if tracked.found is not None and fresh(tracked.found, time.time()):
+            return tracked.found
+        if tracked.question is None or tracked.found is not None:
+            self._ask(tracked, queued=False)
+        assert tracked.question is not None, "it was just asked"
+        tracked.found = tracked.question.poll(time.monotonic())
+        if tracked.found is NOTHING:
+            self.counts.add("lookups_unanswered")
+        elif tracked.found is not None:
+            self.on_looked_up(tracked, tracked.found.blocks)
+        return tracked.found
+
+    def _load(self, tracked: Tracked, first: int, slots: Sequence[int]) -> None:
+        number = next(self._numbers)
+        request = tracked.request
+        hashes = b"".join(request.block_hashes[first : first + len(slots)])
+        self.holds.add(number, slots, take=False)
+        job = Load(number, request.request_id, tracked.number, hashes, slots)
+        self._step.loads.append(job)
+
+    def _offer(self, tracked: Tracked, whole: int, block_ids: Sequence[int]) -> None:
+        """Offers as many blocks as may be held; the rest waits for a later step."""
+        hashes = tracked.request.block_hashes
+        if not self._asker.available():
+            self.counts.add("dropped_blocks", whole - tracked.offered_blocks)
+            tracked.offered_blocks = whole
+        while tracked.offered_blocks < whole:
+            first = tracked.offered_blocks
+            room = min(self._stores_max - self._stores_held, BLOCKS_A_CALL_MAX)
+            last = min(whole, first + room)
+            if last <= first:
+                return
+            number, slots = next(self._numbers), list(block_ids[first:last])
+            parent = bytes(hashes[first - 1]) if first else None
+            self._step.stores.append(
+                Store(
+                    number, tracked.number, b"".join(hashes[first:last]), slots, parent,
+                    tracked.said.session, tracked.said.directives,
+                )
+            )  # fmt: skip
+            self.holds.add(number, slots, take=True)
+            self._offers[number] = (Offer(tracked, first), len(slots))
+            self._stores_held += len(slots)
+            self.counts.add("offered_blocks", len(slots))
+            tracked.offered_blocks = last
+
+
+def summary(tracked: Tracked, block_tokens: int) -> Mapping[str, Any]:
+    """What a finished request's answer says of the cache."""
+    tokens = {tier.name.lower(): n * block_tokens for tier, n in sorted(tracked.loaded.items())}
+    return {"loaded_tokens": sum(tokens.values()), "tiers": tokens}

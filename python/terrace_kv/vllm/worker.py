@@ -1,0 +1,229 @@
+"""The workers' side: one a rank, beside the model.
+
+Carries out the scheduler's jobs on a thread of its own, between the daemon and this rank's KV
+cache, and reports their ends. No call of the engine waits here for the daemon, and none raises once
+the engine runs.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+
+from .. import errors
+from ..answers import Completion
+from ..calls import Stored
+from ..client import Client
+from ..completions import Operation
+from ..namespace import Namespace
+from ..pool import HostPool
+from .jobs import Load, Report, Step, Store
+from .ledger import Daemon, Ledger
+from .settings import Settings
+from .stats import Counts
+
+_log = logging.getLogger("terrace_kv.vllm")
+
+# Jobs that wait to be begun; above it, loads fail and stores are left out.
+_WAITING_MAX = 1024
+# How much later than its bound a load's end may be heard, and how long a store may take.
+_LOAD_SLACK_S, _STORE_S_MAX = 2.0, 60.0
+# Operations under way; the daemon's own bound a client is 256.
+_UNDER_WAY_MAX = 128
+
+
+class WorkerSide:
+    """One rank's jobs."""
+
+    def __init__(self, client: Client, pool: HostPool, shard: int, settings: Settings) -> None:
+        self._client = client
+        self._settings = settings
+        self._handle = client.register_pool(pool, shard)
+        self._ledger = Ledger()
+        self._counts = Counts()
+        self._waiting: deque[Load | Store] = deque()
+        self._under_way = 0
+        self._left_alone_until = 0.0
+        self._closed = False
+        # Guards all of the above; no call to the daemon is made under it.
+        self._state = threading.Condition()
+        self._thread = threading.Thread(target=self._run, name="terrace-mover", daemon=True)
+        self._thread.start()
+
+    def begin(self, step: Step) -> None:
+        """Takes a step's jobs."""
+        now = time.monotonic()
+        load_s = self._settings.load_timeout_s + _LOAD_SLACK_S
+        with self._state:
+            for load in step.loads:
+                self._ledger.add(load, now + load_s)
+            for store in step.stores:
+                self._ledger.add(store, now + _STORE_S_MAX)
+            jobs: list[Load | Store] = [*step.loads, *step.stores]
+            for job in jobs:
+                self._take(job)
+            self._state.notify_all()
+
+    def _take(self, job: Load | Store) -> None:
+        available = self._client.connected and time.monotonic() >= self._left_alone_until
+        if available and len(self._waiting) < _WAITING_MAX:
+            self._waiting.append(job)
+        else:
+            self._refused(job)
+
+    def take_finished(self) -> tuple[set[str], set[int]]:
+        """Requests whose loads have ended, and the slots that hold nothing because of a failure."""
+        with self._state:
+            self._look()
+            return self._ledger.take_finished(), self._ledger.take_failed_slots()
+
+    def take_report(self) -> Report:
+        with self._state:
+            return self._ledger.take_report()
+
+    def take_counts(self) -> Counts:
+        with self._state:
+            return self._counts.take()
+
+    def close(self) -> None:
+        with self._state:
+            self._closed = True
+            self._state.notify_all()
+        self._client.close()
+        self._thread.join(timeout=self._settings.call_timeout_s)
+
+    def _look(self) -> None:
+        now = time.monotonic()
+        overdue = self._ledger.overdue(now)
+        if overdue:
+            _log.warning("%d operations got no end in time: a new session is made", len(overdue))
+            for job in [one for one in self._waiting if one.number in overdue]:
+                self._waiting.remove(job)
+                self._refused(job)
+            for number in overdue:
+                self._ledger.lost(number)
+            self._pause()
+            self._client.reconnect()
+        away = self._client.away
+        is_gone = type(away) is errors.DaemonGone
+        self._ledger.look(now, Daemon(self._client.epoch, is_gone))
+
+    def _pause(self) -> None:
+        self._left_alone_until = time.monotonic() + self._settings.pause_s
+
+    def _run(self) -> None:
+        while True:
+            with self._state:
+                self._state.wait_for(self._may_begin)
+                if self._closed:
+                    return
+                job = self._waiting.popleft()
+                self._ledger.begun(job.number, self._client.epoch)
+                self._under_way += 1
+            try:
+                self._begin(job)
+            except Exception:
+                # A defect here must not leave requests waiting.
+                _log.exception("a job failed")
+                self._lost(job)
+
+    def _may_begin(self) -> bool:
+        return self._closed or bool(self._waiting and self._under_way < _UNDER_WAY_MAX)
+
+    def _begin(self, job: Load | Store) -> None:
+        try:
+            operation, kept = self._call(job)
+        except errors.TimedOut as error:
+            # It may have begun all the same: only a new session ends that.
+            _log.warning("serving on without the daemon for a while: %s", error)
+            with self._state:
+                self._pause()
+            self._lost(job)
+            self._client.reconnect()
+        except errors.DaemonGone:
+            self._lost(job)
+        except errors.TerraceError as error:
+            _log.warning("the daemon refused: %s", error)
+            with self._state:
+                self._under_way -= 1
+                self._refused(job)
+        else:
+            operation.add_done_callback(lambda one: self._ended(job, one, kept))
+
+    def _call(self, job: Load | Store) -> tuple[Operation, int]:
+        """Begins a job; gives its operation, and how many of a store's blocks are kept."""
+        if isinstance(job, Load):
+            timeout_s = self._settings.load_timeout_s
+            operation = self._client.load(
+                job.hashes, self._handle, job.slots, request=job.request, load_timeout_s=timeout_s
+            )
+            return operation, 0
+        stored = self._client.store(
+            job.hashes,
+            self._handle,
+            job.slots,
+            parent=job.parent,
+            request=job.request,
+            session=job.session,
+            directives=job.directives,
+        )
+        self._count_stored(stored)
+        return stored.op, stored.taken_blocks + stored.present_blocks
+
+    def _count_stored(self, stored: Stored) -> None:
+        with self._state:
+            self._counts.add("stored_blocks", stored.taken_blocks)
+            self._counts.add("present_blocks", stored.present_blocks)
+            self._counts.add("dropped_blocks", stored.dropped_blocks)
+
+    def _ended(self, job: Load | Store, operation: Operation, kept: int) -> None:
+        """On the thread that reads completions."""
+        try:
+            done: Completion = operation.result(0)
+        except errors.TerraceError:
+            self._lost(job)
+            return
+        with self._state:
+            self._under_way -= 1
+            if isinstance(job, Load):
+                self._counts.add("failed_load_blocks", len(done.failed))
+            self._ledger.ended(job.number, done.failed, min((kept, *done.failed)))
+            self._state.notify_all()
+
+    def _lost(self, job: Load | Store) -> None:
+        with self._state:
+            self._under_way -= 1
+            self._counts.add("failed_calls")
+            if isinstance(job, Load):
+                self._counts.add("failed_load_blocks", len(job.slots))
+            self._ledger.lost(job.number)
+            self._state.notify_all()
+
+    def _refused(self, job: Load | Store) -> None:
+        """Under the lock, of a job that was never begun."""
+        self._counts.add("failed_calls")
+        name = "failed_load_blocks" if isinstance(job, Load) else "dropped_blocks"
+        self._counts.add(name, len(job.slots))
+        self._ledger.never_begun(job.number)
+        self._state.notify_all()
+
+
+def open_client(settings: Settings, space: Namespace, client_id: str) -> Client:
+    """A client that waits for its daemon; refuses only what a person must mend.
+
+    Raises `VersionMismatch`, or `Invalid` for a namespace that the daemon does not take.
+    """
+    client = Client(
+        settings.socket,
+        client_id=client_id,
+        client_name="vllm",
+        namespace=space,
+        call_timeout_s=settings.call_timeout_s,
+        prefill_tokens_per_s=settings.prefill_tokens_per_s,
+        may_be_away=True,
+    )
+    if not client.connected:
+        _log.warning("serving without the daemon until it comes: %s", client.away)
+    return client

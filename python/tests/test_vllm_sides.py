@@ -1,0 +1,322 @@
+"""The connector's two sides against a real daemon, and the test as vLLM's scheduler."""
+
+import itertools
+import logging
+import time
+import unittest
+from types import SimpleNamespace as Bag
+
+import numpy as np
+from test_vllm_parts import Pool
+
+from rig import BLOCK_TOKENS, PATIENCE_S, Daemon, DaemonCase, chain, content, namespace, until
+from terrace_kv import HostPool, Tier
+from terrace_kv.vllm.hints import RequestHints
+from terrace_kv.vllm.lookups import Asker
+from terrace_kv.vllm.scheduler import SchedulerSide, summary
+from terrace_kv.vllm.settings import Settings
+from terrace_kv.vllm.worker import WorkerSide, open_client
+
+logging.getLogger("terrace_kv.vllm").setLevel(logging.CRITICAL)
+
+SLOTS = 64
+# What a step may take here beside the calls that are never waited for, in seconds.
+STEP_S_MAX = 0.1
+
+
+class Engine:
+    """An engine of one rank: both sides, and vLLM's part of the bookkeeping."""
+
+    numbers = itertools.count()
+
+    def __init__(self, socket, **settings) -> None:
+        bounds = {"lookup_timeout_s": 1.0, "call_timeout_s": 0.5, "pause_s": 0.3}
+        self.settings = Settings(**{"socket": str(socket), **bounds, **settings})
+        self.space = namespace()
+        self.pool = HostPool.create(self.space, SLOTS)
+        name = f"engine-{next(self.numbers)}"
+        self.worker = WorkerSide(
+            open_client(self.settings, self.space, f"{name}/rank-0"), self.pool, 0, self.settings
+        )
+        self.client = open_client(self.settings, self.space, f"{name}/scheduler")
+        self.asker = Asker(self.client, self.settings)
+        self.side = SchedulerSide(
+            self.asker, self.settings, block_tokens=BLOCK_TOKENS, blocks=SLOTS, ranks=1
+        )
+        self.blocks = self.side.holds.pool = Pool(SLOTS)
+        self.longest_step_s = 0.0
+
+    def request(self, hashes, said=None) -> Bag:
+        tokens = len(hashes) * BLOCK_TOKENS
+        request = Bag(
+            request_id=f"r{next(self.numbers)}", block_hashes=hashes,
+            num_tokens=tokens, num_prompt_tokens=tokens,
+        )  # fmt: skip
+        self.timed(self.side.arrived, request, said or RequestHints())
+        return request
+
+    def matched(self, request, computed: int = 0) -> int:
+        """As vLLM's scheduler asks: again and again until there is an answer."""
+        answers = []
+
+        def answered() -> bool:
+            answers.append(self.timed(self.side.matched, request, computed))
+            return answers[-1] is not None
+
+        until(answered, "the lookup is answered")
+        return answers[-1]
+
+    def load(self, request, tokens: int, slots) -> set[int]:
+        """Loads the first `tokens` tokens; gives the slots that failed."""
+        self.timed(self.side.allocated, request, slots, tokens)
+        self.worker.begin(self.side.take_step())
+        failed, finished = set(), set()
+
+        def ended() -> bool:
+            done, wrong = self.timed(self.worker.take_finished)
+            finished.update(done)
+            failed.update(wrong)
+            self.hear()
+            return request.request_id in finished
+
+        until(ended, "the load ends")
+        self.side.loaded(finished)
+        return failed
+
+    def compute(self, request, slots, seed: int = 0) -> None:
+        """A step in which the whole request is computed."""
+        self.pool.view()[list(slots)] = content(self.space, len(slots), seed)
+        self.timed(self.side.computed, request.request_id, request.num_tokens, lambda _: slots)
+        self.worker.begin(self.side.take_step())
+
+    def finish(self, request, slots=()) -> dict:
+        tracked = self.side.finished(request, len(slots) * BLOCK_TOKENS, slots)
+        self.worker.begin(self.side.take_step())
+        return summary(tracked, BLOCK_TOKENS)
+
+    def hear(self) -> None:
+        self.worker.take_finished()
+        self.timed(self.side.heard, self.worker.take_report())
+
+    def settle(self, patience_s: float = PATIENCE_S) -> None:
+        """Until no block is held."""
+
+        def settled() -> bool:
+            self.hear()
+            return not self.blocks.held()
+
+        until(settled, "no block is held", patience_s=patience_s)
+
+    def check(self, slots, seed: int = 0) -> None:
+        expected = content(self.space, len(slots), seed)
+        np.testing.assert_array_equal(self.pool.view()[list(slots)], expected)
+
+    def timed(self, call, *args):
+        before = time.monotonic()
+        try:
+            return call(*args)
+        finally:
+            self.longest_step_s = max(self.longest_step_s, time.monotonic() - before)
+
+    def close(self) -> None:
+        self.worker.close()
+        self.asker.close()
+        self.client.close()
+        self.pool.close()
+
+
+class LifeTest(DaemonCase):
+    def engine(self, **settings) -> Engine:
+        engine = Engine(self.daemon.socket, **settings)
+        self.addCleanup(engine.close)
+        return engine
+
+    def test_blocks_come_back(self):
+        engine, hashes = self.engine(), chain(8, seed=1)
+        first = engine.request(hashes, RequestHints(session="agent"))
+        self.assertEqual(engine.matched(first), 0)
+        engine.compute(first, range(8), seed=1)
+        self.assertEqual(engine.blocks.held(), set(range(8)))
+        engine.settle()
+        engine.finish(first, range(8))
+        second = engine.request(hashes)
+        # vLLM has two blocks of it itself.
+        tokens = engine.matched(second, 2 * BLOCK_TOKENS)
+        self.assertEqual(tokens, 6 * BLOCK_TOKENS)
+        slots = [0, 1, *range(40, 46)]
+        self.assertEqual(engine.load(second, tokens, slots), set())
+        engine.check(slots, seed=1)
+        self.assertEqual(engine.side.sources(second, tokens), {Tier.DRAM: tokens})
+        # All of it is in the daemon: nothing is offered.
+        engine.compute(second, slots, seed=1)
+        self.assertEqual(engine.blocks.held(), set())
+        self.assertEqual(
+            engine.finish(second, slots), {"loaded_tokens": tokens, "tiers": {"dram": tokens}}
+        )
+        counts = engine.side.take_counts()
+        self.assertEqual((counts["offered_blocks"], counts["loaded_tokens_dram"]), (8, tokens))
+        until(lambda: engine.client.status().leases == 0, "its lease ended with it")
+        names = [one.session for one in engine.client.sessions().sessions]
+        self.assertIn("agent", names)
+        self.assertLess(engine.longest_step_s, STEP_S_MAX)
+
+    def test_stores_hold_at_most_their_share(self):
+        engine, hashes = self.engine(store_percent=10), chain(20, seed=2)
+        request = engine.request(hashes)
+        engine.matched(request)
+        engine.compute(request, range(20), seed=2)
+        self.assertEqual(engine.blocks.held(), set(range(6)))
+        for _ in range(4):
+            engine.settle()
+            engine.compute(request, range(20), seed=2)
+        engine.settle()
+        engine.finish(request, range(20))
+        self.assertEqual(engine.matched(engine.request(hashes)), 20 * BLOCK_TOKENS)
+
+    def test_what_the_request_says_reaches_the_daemon(self):
+        from terrace_kv import hints
+
+        engine, hashes = self.engine(), chain(4, seed=3)
+        wish = hints.Wish(priority=77)
+        said = RequestHints(
+            session="child", directives=(hints.Directive(wish),),
+            before=[hints.SessionStart("child", "parent")], after=[hints.SessionEnd("child")],
+            envelope=hints.envelope([hints.SessionStart("other")], "m"),
+        )  # fmt: skip
+        request = engine.request(hashes, said)
+        engine.matched(request)
+        engine.compute(request, range(4), seed=3)
+        engine.settle()
+        self.assertEqual(engine.client.inspect(hashes[0]).record.priority, 77)
+        known = {one.session: one.parent for one in engine.client.sessions().sessions}
+        self.assertEqual((known["child"], known["other"]), ("parent", ""))
+        engine.finish(request, range(4))
+        until(lambda: engine.client.inspect(hashes[0]).dead, "the session ended")
+
+    def test_an_aborted_load_stores_nothing(self):
+        engine, hashes = self.engine(), chain(4, seed=4)
+        request = engine.request(hashes)
+        engine.matched(request)
+        engine.compute(request, range(4), seed=4)
+        engine.settle()
+        again = engine.request(hashes)
+        tokens = engine.matched(again)
+        engine.side.allocated(again, range(10, 14), tokens)
+        # Its blocks hold nothing yet, whatever vLLM counts as computed.
+        engine.finish(again, range(10, 14))
+        self.assertEqual(engine.blocks.held(), set())
+
+
+class FaultTest(unittest.TestCase):
+    def setUp(self):
+        self.daemon = Daemon()
+        self.addCleanup(self.daemon.close)
+
+    def engine(self, **settings) -> Engine:
+        engine = Engine(self.daemon.socket, **settings)
+        self.addCleanup(engine.close)
+        return engine
+
+    def stored(self, engine: Engine, hashes, seed: int) -> None:
+        request = engine.request(hashes)
+        engine.matched(request)
+        engine.compute(request, range(len(hashes)), seed)
+        engine.settle()
+        engine.finish(request)
+
+    def test_no_daemon_until_it_comes(self):
+        engine, hashes = self.engine(), chain(4, seed=1)
+        request = engine.request(hashes)
+        self.assertEqual(engine.matched(request), 0)
+        engine.compute(request, range(4), seed=1)
+        engine.settle()
+        engine.finish(request, range(4))
+        self.assertLess(engine.longest_step_s, STEP_S_MAX)
+        self.daemon.start()
+        self.assertTrue(engine.client.wait_connected(PATIENCE_S))
+        until(lambda: engine.worker._client.connected, "the worker is there")
+        self.stored(engine, hashes, seed=1)
+        self.assertEqual(engine.matched(engine.request(hashes)), 4 * BLOCK_TOKENS)
+
+    def test_a_daemon_that_dies_between_lookup_and_load(self):
+        self.daemon.start()
+        engine, hashes = self.engine(), chain(4, seed=2)
+        self.stored(engine, hashes, seed=2)
+        request = engine.request(hashes)
+        tokens = engine.matched(request)
+        self.assertEqual(tokens, 4 * BLOCK_TOKENS)
+        self.daemon.kill()
+        failed = engine.load(request, tokens, range(10, 14))
+        self.assertEqual(failed, set(range(10, 14)))
+        # It is not asked for again, and what is computed now is offered once there is a daemon.
+        self.assertEqual(engine.matched(request), 0)
+        engine.settle()
+        self.assertLess(engine.longest_step_s, STEP_S_MAX)
+
+    def test_a_daemon_that_is_stopped(self):
+        """Requests go on within their bounds; slots it may touch stay held until it is known to
+        have let go of them."""
+        self.daemon.start()
+        engine = self.engine(lookup_timeout_s=0.3)
+        self.stored(engine, chain(4, seed=3), seed=3)
+        request = engine.request(chain(4, seed=3))
+        tokens = engine.matched(request)
+        writer = engine.request(chain(2, seed=4))
+        self.assertEqual(engine.matched(writer), 0)
+        self.daemon.freeze()
+        began = time.monotonic()
+        failed = engine.load(request, tokens, range(10, 14))
+        self.assertEqual(failed, set(range(10, 14)))
+        engine.compute(writer, range(20, 22), seed=4)
+        engine.hear()
+        late = engine.request(chain(3, seed=3))
+        self.assertEqual(engine.matched(late), 0)
+        self.assertLess(time.monotonic() - began, 3.0)
+        held = engine.blocks.held()
+        self.assertLessEqual(set(range(10, 14)), held)
+        time.sleep(1.5)
+        engine.hear()
+        self.assertEqual(engine.blocks.held(), held, "it may go on at any time")
+        self.daemon.thaw()
+        engine.settle()
+        until(lambda: engine.client.connected and engine.asker.available(), "it is back")
+        self.assertEqual(engine.matched(engine.request(chain(4, seed=3))), 4 * BLOCK_TOKENS)
+        self.assertLess(engine.longest_step_s, STEP_S_MAX)
+
+    def test_a_copy_that_is_corrupt_is_computed_again(self):
+        nvme = {"nvme-enabled": "true", "nvme-capacity": "64MiB", "nvme-engine": "blocking"}
+        self.daemon = Daemon(**nvme, **{"dram-capacity": "0", "dram-staging": "64MiB"})
+        self.addCleanup(self.daemon.close)
+        self.daemon.start()
+        engine, hashes = self.engine(), chain(6, seed=5)
+        self.stored(engine, hashes, seed=5)
+        self.corrupt(content(engine.space, 6, seed=5)[3])
+        request = engine.request(hashes)
+        tokens = engine.matched(request)
+        self.assertEqual(tokens, 6 * BLOCK_TOKENS)
+        failed = engine.load(request, tokens, range(10, 16))
+        self.assertEqual(failed, {13})
+        engine.check(range(10, 13), seed=5)
+        # While a lease holds the chain, what is left of it behind the bad block stands in the way.
+        until(lambda: engine.client.status().leases == 0, "the lease was given back")
+        # vLLM computes it, and the daemon gets it again.
+        engine.compute(request, range(10, 16), seed=5)
+        engine.settle()
+        self.assertEqual(engine.matched(engine.request(hashes)), 6 * BLOCK_TOKENS)
+
+    def corrupt(self, block: np.ndarray) -> None:
+        """Changes a bit of one block where it lies on the disk."""
+        wanted = block.tobytes()[:4096]
+        found = 0
+        for path in (one for one in self.daemon.folder.rglob("*") if one.is_file()):
+            at = path.read_bytes().find(wanted)
+            if at >= 0:
+                with path.open("r+b") as file:
+                    file.seek(at + 100)
+                    file.write(bytes([wanted[100] ^ 1]))
+                found += 1
+        self.assertEqual(found, 1)
+
+
+if __name__ == "__main__":
+    unittest.main()
