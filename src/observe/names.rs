@@ -156,6 +156,8 @@ metrics! {
         "Frames that a tier's store wrote or read, headers included.";
     TIER_ERRORS: Counter Count "terrace_tier_errors_total" ["tier", "op"]
         "Writes, reads and erases that a tier's store failed.";
+    OBJECT_OUT: Gauge Count "terrace_object_out" []
+        "1 while the object store is out and asked by itself whether it is back, else 0.";
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ mod sessions;
 mod socket;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
@@ -27,6 +28,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::env;
+use crate::tiers::store::TierStore;
 
 pub use accept::uid_allowed;
 pub use backend::Backend;
@@ -51,6 +53,31 @@ pub struct ServiceConfig {
     pub times: Times,
     /// What Status tells beyond the figures: how each tier is made, what the machine lacks.
     pub facts: BTreeMap<String, String>,
+    /// Asked how they are whenever Status is.
+    pub stores: Stores,
+}
+
+/// The cold tiers' stores, as far as Status tells of them.
+#[derive(Clone, Default)]
+pub struct Stores(pub Vec<Arc<dyn TierStore>>);
+
+impl Stores {
+    /// Says beside each tier's fact that its store is out, where it is.
+    fn tell(&self, facts: &mut BTreeMap<String, String>) {
+        for store in &self.0 {
+            let health = store.health();
+            if health.is_out() {
+                let fact = facts.entry(store.tier().name().into()).or_default();
+                *fact = format!("{fact}; {health}");
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Stores {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} stores", self.0.len())
+    }
 }
 
 impl ServiceConfig {
@@ -63,6 +90,7 @@ impl ServiceConfig {
             limits: Limits::default(),
             times: Times::default(),
             facts: BTreeMap::new(),
+            stores: Stores::default(),
         }
     }
 }

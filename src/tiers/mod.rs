@@ -9,6 +9,7 @@ pub mod decorators;
 pub mod dram;
 pub mod frame;
 pub mod hbm;
+pub mod health;
 pub mod memory;
 pub mod nvme;
 pub mod object;

@@ -8,6 +8,7 @@ use crate::domain::tier::Tier;
 use crate::domain::units::Time;
 
 use super::frame::FrameHeader;
+use super::health::Health;
 
 /// An address inside a tier: bytes from its start, and the length of the slot there. The manager
 /// hands places out; chunks of [`crate::domain::units::CHUNK_BYTES`] hold slots of one length, so
@@ -99,6 +100,11 @@ pub trait TierStore: Send + Sync + 'static {
     /// by key.
     fn peek(&self, key: Key, told: Peeked) {
         told(Err(StoreError::Missing(format!("{key}: this store is not asked by key"))));
+    }
+
+    /// How the store is. Stores that can't tell are well.
+    fn health(&self) -> Health {
+        Health::Well
     }
 
     /// Reports every whole frame found from before a restart, by reading headers only. Stores that

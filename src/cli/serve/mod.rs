@@ -21,7 +21,7 @@ use crate::env;
 use crate::manager::api::{ClientId, Command, Completion, Reply};
 use crate::manager::shell::Handle;
 use crate::observe::{self, LogFormat, LogLevel};
-use crate::service::{BindError, Server, ServiceConfig};
+use crate::service::{BindError, Server, ServiceConfig, Stores};
 
 pub use node::{Node, NodeError};
 use ready::Ready;
@@ -145,7 +145,8 @@ fn service_config(config: &Config, node: &Node) -> ServiceConfig {
     limits.connections_max = config.clients_max * 2;
     let mut times = usual.times;
     times.lease_ttl = config.lease_ttl;
-    ServiceConfig { node_id: node.name(), limits, times, facts: node.facts.clone(), ..usual }
+    let (facts, stores) = (node.facts.clone(), Stores(node.stores.clone()));
+    ServiceConfig { node_id: node.name(), limits, times, facts, stores, ..usual }
 }
 
 /// Turns the manager's figures into metrics.

@@ -30,6 +30,8 @@ pub struct Node {
     pub node_id: [u8; 16],
     /// How each tier is made and what the machine lacks, for the log and for `status`.
     pub facts: BTreeMap<String, String>,
+    /// The cold tiers', which know how they are.
+    pub stores: Vec<Store>,
 }
 
 /// Why a node could not be put together. Every text says what to do about it.
@@ -81,6 +83,8 @@ impl Node {
         if let Some(object) = &config.object {
             facts.insert("object".into(), object.target.to_string());
         }
+        let nvme = nvme.map(|(store, _)| store);
+        let stores = [&nvme, &object].into_iter().flatten().cloned().collect();
         let parts = ShellParts {
             config: bounds(config),
             clock: Arc::new(SystemClock::start()),
@@ -88,12 +92,12 @@ impl Node {
             staging: config.dram.capacity_bytes..arena.len_bytes(),
             arena,
             device: Arc::new(device),
-            nvme: nvme.map(|(store, _)| store),
+            nvme,
             object,
             node_id,
         };
         let shell = Shell::start(parts).map_err(machine("can't start the manager"))?;
-        Ok(Self { shell, node_id, facts })
+        Ok(Self { shell, node_id, facts, stores })
     }
 
     /// The node's id as people write it.

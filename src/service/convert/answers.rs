@@ -109,6 +109,8 @@ pub(super) fn status(
     uptime: Duration,
 ) -> pb::StatusResponse {
     let tiers = Tier::ALL.into_iter().map(|tier| tier_status(tier, &status.tiers[tier.index()]));
+    let mut facts = config.facts.clone();
+    config.stores.tell(&mut facts);
     pb::StatusResponse {
         protocol_version: PROTOCOL_VERSION,
         daemon_version: VERSION.into(),
@@ -128,7 +130,7 @@ pub(super) fn status(
         lookup_blocks: status.lookup_blocks,
         stores_dropped_blocks: status.stores_dropped_blocks,
         corrupt_copies: status.corrupt_copies,
-        facts: config.facts.clone(),
+        facts,
         sessions: status.sessions,
         forgotten_blocks: status.forgotten_blocks,
         broken_shields: status.broken_shields,

@@ -15,6 +15,7 @@ use crate::domain::tier::Tier;
 use crate::env::{SeededRng, seeded_rng};
 use crate::tiers::dram::Arena;
 use crate::tiers::frame::{self, FrameHeader, HEADER_BYTES};
+use crate::tiers::health::Health;
 use crate::tiers::store::{Done, FoundFrame, FrameSpan, Peeked, StoreError, StoreOp, TierStore};
 use crate::tiers::ticket::{Gate, OPS_MAX_DEFAULT};
 
@@ -103,6 +104,10 @@ impl Faulty {
 impl TierStore for Faulty {
     fn tier(&self) -> Tier {
         self.store.tier()
+    }
+
+    fn health(&self) -> Health {
+        self.store.health()
     }
 
     fn submit(&self, op: StoreOp, done: Done) {

@@ -10,6 +10,7 @@ use crate::domain::block::Key;
 use crate::domain::tier::Tier;
 use crate::env::Stopwatch;
 use crate::tiers::frame::FrameHeader;
+use crate::tiers::health::Health;
 use crate::tiers::store::{Done, FoundFrame, Peeked, StoreError, StoreOp, TierStore};
 
 /// How long operations took, in seconds, by tier and op.
@@ -61,6 +62,10 @@ impl Metered {
 impl TierStore for Metered {
     fn tier(&self) -> Tier {
         self.store.tier()
+    }
+
+    fn health(&self) -> Health {
+        self.store.health()
     }
 
     fn submit(&self, op: StoreOp, done: Done) {

@@ -13,6 +13,7 @@ use crate::domain::block::Key;
 use crate::domain::tier::Tier;
 use crate::domain::units::Time;
 use crate::tiers::frame::FrameHeader;
+use crate::tiers::health::Health;
 use crate::tiers::store::{Done, FoundFrame, Peeked, StoreError, StoreOp, TierStore};
 use crate::tiers::ticket::{Gate, OPS_MAX_DEFAULT};
 
@@ -74,6 +75,10 @@ impl Throttled {
 impl TierStore for Throttled {
     fn tier(&self) -> Tier {
         self.store.tier()
+    }
+
+    fn health(&self) -> Health {
+        self.store.health()
     }
 
     fn submit(&self, op: StoreOp, done: Done) {

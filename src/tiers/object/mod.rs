@@ -6,7 +6,9 @@
 //! there writes at most its record. Of two nodes that write records the last one wins. Addresses by
 //! key alone: never looks at places, and a scan finds nothing.
 
+mod breaker;
 mod dir;
+mod guard;
 mod question;
 mod s3;
 mod target;
@@ -19,6 +21,7 @@ pub use s3::S3Store;
 pub use target::{Bucket, Target};
 
 use super::dram::Arena;
+use super::frame::HEADER_SPAN_BYTES;
 use super::open::OpenError;
 use super::store::TierStore;
 use super::ticket::OPS_MAX_DEFAULT;
@@ -26,6 +29,10 @@ use crate::domain::block::Key;
 
 /// The version of the format that objects are named and written in.
 const FORMAT_PREFIX: &str = "v1";
+
+/// S3 gives each connection a share of its rate only. Source: Amazon S3 user guide, "Performance
+/// guidelines": ranges of 8 to 16 MiB.
+const RANGE_BYTES_DEFAULT: u32 = 8 << 20;
 
 /// How the store behaves, whatever it is.
 #[derive(Clone, Copy, Debug)]
@@ -37,6 +44,8 @@ pub struct ObjectOptions {
     /// S3: how long one attempt at a request may take, and the operation with all its attempts.
     pub attempt_timeout: Duration,
     pub op_timeout: Duration,
+    /// S3: what one request fetches at most of a frame; longer ones come in parallel ranges.
+    pub range_bytes: u32,
 }
 
 impl Default for ObjectOptions {
@@ -46,6 +55,7 @@ impl Default for ObjectOptions {
             ops_max: OPS_MAX_DEFAULT,
             attempt_timeout: Duration::from_secs(10),
             op_timeout: Duration::from_secs(30),
+            range_bytes: RANGE_BYTES_DEFAULT,
         }
     }
 }
@@ -58,6 +68,8 @@ impl ObjectOptions {
             format!("{} operations at once: use 1 to {}", self.ops_max, 1 << 20)
         } else if self.attempt_timeout.is_zero() || self.op_timeout < self.attempt_timeout {
             "the timeouts must be above zero, the operation's at least the attempt's".into()
+        } else if self.range_bytes < HEADER_SPAN_BYTES {
+            format!("ranges of {} bytes: use {HEADER_SPAN_BYTES} or more", self.range_bytes)
         } else {
             return Ok(());
         };

@@ -10,6 +10,7 @@ use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::config::{
     Builder, ProvideCredentials, RequestChecksumCalculation, ResponseChecksumValidation,
+    SharedHttpClient,
 };
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use tokio::runtime::Handle;
@@ -22,37 +23,58 @@ use crate::tiers::open::OpenError;
 /// What stores that are not AWS expect when none is named.
 const REGION_ELSEWHERE: &str = "us-east-1";
 
-/// Attempts at one request, the first included.
-const ATTEMPTS: u32 = 3;
-
 /// How long the start waits for credentials: machines that ask a metadata service take seconds.
 const CREDENTIALS_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// A client with the standard chain's credentials: environment, profile, web identity, container,
-/// instance.
-pub fn standard(
-    bucket: &Bucket,
-    options: ObjectOptions,
-    runtime: &Handle,
-) -> Result<Client, OpenError> {
-    let (tell, told) = crossbeam_channel::bounded(1);
-    let asked = bucket.clone();
-    env::spawn_task_on(runtime, async move {
-        // Nobody listens any more when the time is over.
-        let _ = tell.send(find(&asked).await);
-    });
-    let found = told.recv_timeout(CREDENTIALS_TIMEOUT).unwrap_or_else(|_| {
-        Err(OpenError::Config(format!(
-            "no AWS credentials were found in {} s: set AWS_ACCESS_KEY_ID and \
-             AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
-            CREDENTIALS_TIMEOUT.as_secs()
-        )))
-    })?;
-    Ok(client(Builder::from(&found), bucket, options))
+/// Where clients come from.
+pub enum Source {
+    /// The standard chain's credentials: environment, profile, web identity, container, instance.
+    Standard(Bucket, ObjectOptions),
+    /// Somebody else made it.
+    #[cfg(test)]
+    Given,
+}
+
+impl Source {
+    /// A client; called from outside the runtime.
+    pub fn find_from_outside(&self, runtime: &Handle) -> Result<Client, OpenError> {
+        let (bucket, options) = match self {
+            Self::Standard(bucket, options) => (bucket, *options),
+            #[cfg(test)]
+            Self::Given => unreachable!("a given client is not looked for"),
+        };
+        let (tell, told) = crossbeam_channel::bounded(1);
+        let asked = bucket.clone();
+        env::spawn_task_on(runtime, async move {
+            // Nobody listens any more when the time is over.
+            let _ = tell.send(find(&asked).await);
+        });
+        let found = told.recv_timeout(CREDENTIALS_TIMEOUT).unwrap_or_else(|_| {
+            Err(OpenError::Config(format!(
+                "no AWS credentials were found in {} s: set AWS_ACCESS_KEY_ID and \
+                 AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
+                CREDENTIALS_TIMEOUT.as_secs()
+            )))
+        })?;
+        Ok(client(Builder::from(&found), bucket, options))
+    }
+
+    /// A client with the credentials that are to be had now: files may have changed. Nothing if
+    /// there are none, or if clients are somebody else's.
+    pub async fn find_again(&self) -> Option<Client> {
+        match self {
+            Self::Standard(bucket, options) => {
+                let found = tokio::time::timeout(CREDENTIALS_TIMEOUT, find(bucket)).await.ok()?;
+                Some(client(Builder::from(&found.ok()?), bucket, *options))
+            }
+            #[cfg(test)]
+            Self::Given => None,
+        }
+    }
 }
 
 async fn find(bucket: &Bucket) -> Result<SdkConfig, OpenError> {
-    let mut loader = aws_config::defaults(BehaviorVersion::latest()).http_client(http());
+    let mut loader = aws_config::defaults(BehaviorVersion::latest()).http_client(https());
     let elsewhere = bucket.endpoint.as_ref().map(|_| REGION_ELSEWHERE);
     if let Some(region) = bucket.region.as_deref().or(elsewhere) {
         loader = loader.region(Region::new(region.to_owned()));
@@ -82,14 +104,14 @@ fn no_credentials(why: &str) -> OpenError {
 pub fn client(base: Builder, bucket: &Bucket, options: ObjectOptions) -> Client {
     let timeouts = TimeoutConfig::builder()
         .operation_attempt_timeout(options.attempt_timeout)
-        .operation_timeout(options.op_timeout)
         .connect_timeout(options.attempt_timeout.min(Duration::from_secs(3)))
         .build();
     let mut config = base
-        .http_client(http())
+        .http_client(http(bucket))
         .force_path_style(bucket.path_style)
         .timeout_config(timeouts)
-        .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS))
+        // Every attempt is judged: see `attempts`.
+        .retry_config(RetryConfig::disabled())
         // Frames have checksums of their own, and many stores know none of S3's newer ones.
         .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
         .response_checksum_validation(ResponseChecksumValidation::WhenRequired);
@@ -99,7 +121,13 @@ pub fn client(base: Builder, bucket: &Bucket, options: ObjectOptions) -> Client 
     Client::from_conf(config.build())
 }
 
-fn http() -> aws_sdk_s3::config::SharedHttpClient {
+/// Certificates are read only where they are needed: a container may have none.
+fn http(bucket: &Bucket) -> SharedHttpClient {
+    let plain = bucket.endpoint.as_ref().is_some_and(|url| url.starts_with("http://"));
+    if plain { aws_smithy_http_client::Builder::new().build_http() } else { https() }
+}
+
+fn https() -> SharedHttpClient {
     aws_smithy_http_client::Builder::new()
         .tls_provider(Provider::Rustls(CryptoMode::Ring))
         .build_https()

@@ -9,16 +9,21 @@ use aws_sdk_s3::primitives::ByteStreamError;
 use super::{Coded, Failure};
 use crate::tiers::store::StoreError;
 
-/// Answers that will not get better by themselves: the operator has to mend the config.
+/// Answers that will not get better by themselves, and what the operator does about them.
 /// Source: Amazon S3 API reference, "List of error codes".
-const LOST: [&str; 6] = [
-    "NoSuchBucket",
-    "InvalidAccessKeyId",
-    "SignatureDoesNotMatch",
-    "InvalidBucketName",
-    "AccountProblem",
-    "AllAccessDisabled",
+const LOST: [(&str, &str); 10] = [
+    ("NoSuchBucket", "make the bucket, or mend object.url"),
+    ("InvalidBucketName", "mend object.url"),
+    ("InvalidAccessKeyId", RENEW),
+    ("SignatureDoesNotMatch", "check the secret key"),
+    ("ExpiredToken", RENEW),
+    ("ExpiredTokenException", RENEW),
+    ("InvalidToken", RENEW),
+    ("TokenRefreshRequired", RENEW),
+    ("RequestTimeTooSkewed", "set this machine's clock"),
+    ("AllAccessDisabled", "ask the bucket's owner"),
 ];
+const RENEW: &str = "renew the credentials: they are looked up again by themselves";
 
 /// Answers that ask for patience.
 const BUSY: [&str; 6] = [
@@ -34,8 +39,9 @@ pub fn failed<E: Coded>(verb: &str, name: &str, error: &Failure<E>) -> StoreErro
     let status = status(error);
     let what = || format!("can't {verb} the object {name}");
     match (error.code().unwrap_or_default(), status) {
-        (code, _) if LOST.contains(&code) => {
-            StoreError::TierLost(format!("{}: {}", what(), DisplayErrorContext(error)))
+        (code, _) if lost(code).is_some() => {
+            let remedy = lost(code).unwrap_or_default();
+            StoreError::TierLost(format!("{}: {code} ({remedy})", what()))
         }
         (code, _) if BUSY.contains(&code) => StoreError::Busy,
         (_, Some(429 | 503)) => StoreError::Busy,
@@ -52,6 +58,10 @@ pub fn failed<E: Coded>(verb: &str, name: &str, error: &Failure<E>) -> StoreErro
             StoreError::Io { what: what(), source }
         }
     }
+}
+
+fn lost(code: &str) -> Option<&'static str> {
+    LOST.iter().find(|(name, _)| *name == code).map(|(_, remedy)| *remedy)
 }
 
 /// The object was there before: the answer to `If-None-Match: *`.

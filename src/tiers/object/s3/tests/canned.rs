@@ -13,7 +13,7 @@ use crate::env;
 use crate::tiers::dram::Arena;
 use crate::tiers::object::ObjectOptions;
 
-type Answer = dyn Fn(&str) -> String + Send + Sync;
+type Answer = dyn Fn(&str) -> Vec<u8> + Send + Sync;
 
 pub(super) struct Canned {
     port: u16,
@@ -22,7 +22,10 @@ pub(super) struct Canned {
 
 impl Canned {
     /// Answers every request with what `answer` makes of its head, in lower case, and closes.
-    pub(super) fn start(answer: impl Fn(&str) -> String + Send + Sync + 'static) -> Self {
+    pub(super) fn start<A: Into<Vec<u8>>>(
+        answer: impl Fn(&str) -> A + Send + Sync + 'static,
+    ) -> Self {
+        let answer = move |head: &str| answer(head).into();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let requests = Arc::new(AtomicUsize::new(0));
@@ -44,8 +47,16 @@ impl Canned {
     }
 
     pub(super) fn store(&self, arena: &Arc<Arena>, runtime: &Runtime) -> S3Store {
-        let bucket = bucket_at(self.port, "p");
-        store_at(&bucket, "secret", ObjectOptions::default(), arena, runtime)
+        self.store_with(ObjectOptions::default(), arena, runtime)
+    }
+
+    pub(super) fn store_with(
+        &self,
+        options: ObjectOptions,
+        arena: &Arc<Arena>,
+        runtime: &Runtime,
+    ) -> S3Store {
+        store_at(&bucket_at(self.port, "p"), "secret", options, arena, runtime)
     }
 
     pub(super) fn ok() -> String {
@@ -75,5 +86,5 @@ fn serve(socket: TcpStream, answer: &Answer) {
     let mut body = vec![0; body_bytes];
     reader.read_exact(&mut body).unwrap_or_default();
     // A client that goes away is its own business.
-    let _ = reader.get_mut().write_all(answer(&head).as_bytes());
+    let _ = reader.get_mut().write_all(&answer(&head));
 }

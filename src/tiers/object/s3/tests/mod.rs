@@ -1,6 +1,8 @@
 //! The bucket against the contract and a real S3 server, and against servers that misbehave.
 
 mod canned;
+mod outage;
+mod pipe;
 mod server;
 
 use std::fs;
@@ -11,11 +13,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::*;
+use crate::domain::retention::RetentionRecord;
 use crate::env::Stopwatch;
 use crate::tiers::contract::{self, Fixture};
 use crate::tiers::sample::{self, LANES, Sample};
 use crate::tiers::store::Place;
 use canned::Canned;
+use pipe::Pipe;
 use server::{Server, runtime, store_at};
 
 const BLOCK: Sample = Sample { number: 1, payload_bytes: 20_000 };
@@ -219,22 +223,102 @@ fn a_store_that_knows_no_conditions_is_written_without() {
     assert_eq!(server.requests(), 3);
 }
 
+/// A whole answer with these bytes as its body.
+fn answer(status: &str, body: &[u8]) -> Vec<u8> {
+    let bytes = body.len();
+    let head = format!(
+        "HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: {bytes}\r\netag: \"e\"\r\n\r\n"
+    );
+    [head.as_bytes(), body].concat()
+}
+
+/// The block's frame with another record than it is written with.
+fn restamped() -> Vec<u8> {
+    let mut frame = BLOCK.bytes();
+    let record = RetentionRecord { priority: 80, ..RetentionRecord::default() };
+    frame::restamp(&mut frame, BLOCK.key(), &record).unwrap();
+    frame
+}
+
 #[test]
-fn a_write_whose_answer_is_lost_counts_when_the_object_is_there() {
-    let check = |bytes_there: usize, wanted: fn(&Result<(), StoreError>) -> bool| {
-        let server = Canned::start(move |head| {
+fn a_write_whose_answer_is_lost_counts_when_the_object_is_there_with_its_record() {
+    let check = |there: Vec<u8>, restamps: usize, wanted: fn(&Result<(), StoreError>) -> bool| {
+        let writes = Arc::new(AtomicUsize::new(0));
+        let (counted, bytes_there) = (Arc::clone(&writes), there.len());
+        let server = Canned::start(move |head: &str| -> Vec<u8> {
             if head.starts_with("head ") {
-                return format!("HTTP/1.1 200 OK\r\ncontent-length: {bytes_there}\r\n\r\n");
+                return format!("HTTP/1.1 200 OK\r\ncontent-length: {bytes_there}\r\n\r\n").into();
+            }
+            if head.contains("range: bytes=0-4095") {
+                return answer("206 Partial Content", &there[..HEADER_BYTES.min(there.len())]);
+            }
+            if head.starts_with("get ") {
+                return answer("200 OK", &there);
+            }
+            if head.contains("if-match: ") {
+                counted.fetch_add(1, Ordering::Relaxed);
+                return Canned::ok().into();
             }
             // Closes without a word, as a connection does that is reset while the body is sent.
-            String::new()
+            Vec::new()
         });
         let (runtime, arena) = (runtime(), sample::arena());
         let result = sample::write(&server.store(&arena, &runtime), &arena, BLOCK, ANYWHERE);
         assert!(wanted(&result), "{bytes_there} bytes there: {result:?}");
+        assert_eq!(writes.load(Ordering::Relaxed), restamps);
     };
-    check(BLOCK.bytes().len(), Result::is_ok);
-    check(7, |result| matches!(result, Err(StoreError::Io { .. })));
+    check(BLOCK.bytes(), 0, Result::is_ok);
+    // An earlier write's object: the new one's record takes the place of its.
+    check(restamped(), 1, Result::is_ok);
+    check(vec![7; 7], 0, |result| matches!(result, Err(StoreError::Io { .. })));
+}
+
+#[test]
+fn a_record_goes_only_into_the_object_that_was_read_and_is_tried_again() {
+    let puts = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&puts);
+    let server = Canned::start(move |head: &str| -> Vec<u8> {
+        if head.starts_with("get ") {
+            return answer("200 OK", &BLOCK.bytes());
+        }
+        assert!(head.contains("if-match: \"e\""), "{head}");
+        match counted.fetch_add(1, Ordering::Relaxed) {
+            0 => Canned::error(412, "PreconditionFailed").into(),
+            _ => Canned::ok().into(),
+        }
+    });
+    let (runtime, arena) = (runtime(), sample::arena());
+    sample::restamp(&server.store(&arena, &runtime), BLOCK, ANYWHERE, 80).unwrap();
+    assert_eq!(puts.load(Ordering::Relaxed), 2);
+}
+
+#[test]
+fn long_frames_come_in_parallel_ranges() {
+    let (server, arena) = (Server::start(), sample::arena());
+    let long = Sample { number: 9, payload_bytes: 1 << 20 };
+    let options = ObjectOptions { range_bytes: 100_000, ..ObjectOptions::default() };
+    let store = store_at(&server.bucket("p"), "secret", options, &arena, &server.runtime);
+    sample::write(&store, &arena, long, ANYWHERE).unwrap();
+    let before = server.requests();
+    sample::read(&store, &arena, long, ANYWHERE).unwrap();
+    assert_eq!(server.requests() - before, 11);
+    for bytes in [1_000_000, 1_100_000] {
+        fs::write(server.file("p", long.key()), vec![7; bytes]).unwrap();
+        let error = sample::read(&store, &arena, long, ANYWHERE).unwrap_err();
+        assert!(matches!(error, StoreError::Corrupt(_)), "{bytes} bytes: {error}");
+    }
+}
+
+#[test]
+fn a_server_that_knows_no_ranges_sends_long_frames_whole() {
+    let frame = BLOCK.bytes();
+    let server = Canned::start(move |_| answer("200 OK", &frame));
+    let (runtime, arena) = (runtime(), sample::arena());
+    let options = ObjectOptions { range_bytes: 8192, ..ObjectOptions::default() };
+    let store = server.store_with(options, &arena, &runtime);
+    sample::read(&store, &arena, BLOCK, ANYWHERE).unwrap();
+    sample::read(&store, &arena, BLOCK, ANYWHERE).unwrap();
+    assert!(server.requests() <= 3 + 1 + 1, "it is asked for ranges once: {}", server.requests());
 }
 
 #[test]
@@ -257,7 +341,7 @@ fn answers_are_named_by_what_to_do_next() {
 
 #[test]
 fn an_object_cut_short_on_its_way_is_no_corrupt_copy() {
-    let server = Canned::start(|_| "HTTP/1.1 200 OK\r\ncontent-length: 24576\r\n\r\nhalf".into());
+    let server = Canned::start(|_| "HTTP/1.1 200 OK\r\ncontent-length: 24576\r\n\r\nhalf");
     let (runtime, arena) = (runtime(), sample::arena());
     let store = server.store(&arena, &runtime);
     let error = sample::read(&store, &arena, BLOCK, ANYWHERE).unwrap_err();

@@ -1,0 +1,184 @@
+//! Keeps an outage of the object store from costing anybody time: who asks while it is out is
+//! answered at once, who waits is let go, and the store is asked by itself whether it is back.
+//!
+//! Reads and writes are judged apart: a bucket that may only be read serves reads. Never tries an
+//! operation again; that is the store's.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+
+use super::breaker::{Breaker, Heard};
+use crate::env::{self, Clock, SystemClock};
+use crate::tiers::health::Health;
+use crate::tiers::store::{StoreError, StoreOp};
+
+/// Whether the object store is out: one for all stores, one value each.
+pub const OUT: &str = "terrace_object_out";
+
+/// What an operation wants of the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    Read,
+    Write,
+}
+
+impl Way {
+    const ALL: [Self; 2] = [Self::Read, Self::Write];
+
+    pub const fn of(op: &StoreOp) -> Self {
+        match op {
+            StoreOp::Read { .. } => Self::Read,
+            StoreOp::Write { .. } | StoreOp::Erase { .. } | StoreOp::Restamp { .. } => Self::Write,
+        }
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Read => "reads",
+            Self::Write => "writes",
+        }
+    }
+}
+
+pub(super) struct Guard {
+    clock: SystemClock,
+    breakers: [Mutex<Breaker>; 2],
+    /// Counts how often either has opened. Its end tells the prober that the store is gone.
+    openings: watch::Sender<u64>,
+}
+
+impl Guard {
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self {
+            clock: SystemClock::start(),
+            breakers: Way::ALL.map(|_| Mutex::new(Breaker::new())),
+            openings: watch::Sender::new(0),
+        })
+    }
+
+    fn with<T>(&self, way: Way, look: impl FnOnce(&mut Breaker) -> T) -> T {
+        let breaker = &self.breakers[way as usize];
+        look(&mut breaker.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Lets an operation through, or says since when and why the store is out.
+    pub fn admit(&self, way: Way) -> Result<(), StoreError> {
+        let admitted = self.with(way, Breaker::admits);
+        if admitted { Ok(()) } else { Err(self.refusal(way)) }
+    }
+
+    fn refusal(&self, way: Way) -> StoreError {
+        StoreError::TierLost(format!("the object store is {}", self.health_of(way)))
+    }
+
+    /// What came of one attempt.
+    pub fn heard<T>(&self, way: Way, result: &Result<T, StoreError>) {
+        let (heard, error) = match result {
+            Ok(_) | Err(StoreError::Missing(_) | StoreError::Corrupt(_)) => {
+                return self.worked(way);
+            }
+            Err(error @ StoreError::TierLost(_)) => (Heard::Lost, error),
+            Err(error) => (Heard::Failed, error),
+        };
+        let now = self.clock.now();
+        if self.with(way, |breaker| breaker.failed(now, heard, || error.to_string())) {
+            tracing::warn!("the object store is out for {}: {error}", way.name());
+            self.openings.send_modify(|count| *count += 1);
+            self.publish();
+        }
+    }
+
+    fn worked(&self, way: Way) {
+        let was_out = self.with(way, |breaker| {
+            let was_out = breaker.out().is_some();
+            breaker.worked();
+            was_out
+        });
+        if was_out {
+            tracing::info!("the object store is back for {}", way.name());
+            self.publish();
+        }
+    }
+
+    fn publish(&self) {
+        metrics::gauge!(OUT).set(if self.health().is_out() { 1.0 } else { 0.0 });
+    }
+
+    /// Ends when the store is out, with what to answer.
+    pub async fn out(&self, way: Way) -> StoreError {
+        let mut openings = self.openings.subscribe();
+        while self.with(way, |breaker| breaker.wait()).is_none() {
+            // The sending end is `self`.
+            let _ = openings.changed().await;
+        }
+        self.refusal(way)
+    }
+
+    /// Whether the store does what it is asked: the worse of reads and writes.
+    pub fn health(&self) -> Health {
+        let [reads, writes] = Way::ALL.map(|way| self.health_of(way));
+        match (reads, writes) {
+            (Health::Out { lasting, why, .. }, Health::Out { .. }) => {
+                Health::Out { what: "reads and writes", lasting, why }
+            }
+            (Health::Well, writes) => writes,
+            (reads, Health::Well) => reads,
+        }
+    }
+
+    fn health_of(&self, way: Way) -> Health {
+        let now = self.clock.now();
+        self.with(way, |breaker| match breaker.out() {
+            None => Health::Well,
+            Some((since, why)) => {
+                Health::Out { what: way.name(), lasting: now.since(since), why: why.to_owned() }
+            }
+        })
+    }
+
+    /// When the store is to be asked again, if it is out.
+    fn wait(&self) -> Option<Duration> {
+        Way::ALL.into_iter().filter_map(|way| self.with(way, |breaker| breaker.wait())).min()
+    }
+
+    fn probed(&self, result: &Result<(), StoreError>) {
+        let answers = result.is_ok();
+        self.with(Way::Write, |breaker| breaker.probed(answers));
+        // The question is a read: one that is answered needs no other to try.
+        if answers {
+            self.worked(Way::Read);
+        } else {
+            self.with(Way::Read, |breaker| breaker.probed(false));
+        }
+    }
+
+    /// Asks, whenever the store is out, until it answers. `probe` gives nothing once the store is
+    /// gone.
+    pub fn keep_probing<P, F>(self: &Arc<Self>, runtime: &Handle, probe: P)
+    where
+        P: Fn() -> Option<F> + Send + Sync + 'static,
+        F: Future<Output = Result<(), StoreError>> + Send,
+    {
+        let (guard, mut openings) = (Arc::downgrade(self), self.openings.subscribe());
+        env::spawn_task_on(runtime, async move {
+            while openings.changed().await.is_ok() {
+                while let Some(wait) = guard.upgrade().and_then(|guard| guard.wait()) {
+                    tokio::time::sleep(jittered(wait)).await;
+                    let Some(asked) = probe() else { return };
+                    let answer = asked.await;
+                    let Some(guard) = guard.upgrade() else { return };
+                    guard.probed(&answer);
+                }
+            }
+        });
+    }
+}
+
+/// Between half of it and all of it: nodes that lost a store together don't come back as one.
+pub(super) fn jittered(wait: Duration) -> Duration {
+    let part = u16::from_le_bytes(env::random_bytes());
+    wait.mul_f64(0.5 + f64::from(part) / f64::from(u16::MAX) / 2.0)
+}

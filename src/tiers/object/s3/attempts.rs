@@ -1,0 +1,117 @@
+//! One request, tried again where that may help: with growing, random pauses, in turn, within the
+//! operation's time, and not while the store is out.
+
+use std::io;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::super::guard::{Way, jittered};
+use super::limiter::Told;
+use super::{Requests, errors};
+use crate::tiers::store::StoreError;
+
+/// Attempts at one request, the first included.
+const ATTEMPTS: u32 = 3;
+
+/// The pause before the second attempt, about; before each further one twice that.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// A kind of request.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Errand {
+    pub way: Way,
+    pub verb: &'static str,
+    /// A lookup waits for it: it does not queue behind whole frames.
+    pub is_short: bool,
+}
+
+pub(super) const LOOK: Errand = Errand { way: Way::Read, verb: "look at", is_short: true };
+pub(super) const READ: Errand = Errand { way: Way::Read, verb: "read", is_short: false };
+pub(super) const WRITE: Errand = Errand { way: Way::Write, verb: "write", is_short: false };
+pub(super) const RESTAMP: Errand = Errand { verb: "write a record to", ..WRITE };
+pub(super) const ERASE: Errand = Errand { verb: "erase", ..WRITE };
+
+impl Requests {
+    /// Tries `once` until it ends well, or for good, or attempts or time are used up. Waiting for a
+    /// first turn is not the store's fault and counts as no time.
+    pub(super) async fn attempts<T, F>(
+        &self,
+        errand: Errand,
+        once: impl Fn() -> F,
+    ) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, StoreError>>,
+    {
+        tokio::select! {
+            result = self.tries(errand, ATTEMPTS, once) => result,
+            out = self.guard.out(errand.way) => Err(out),
+        }
+    }
+
+    /// Tries once: for what must not be done twice.
+    pub(super) async fn attempt<T, F>(
+        &self,
+        errand: Errand,
+        once: impl Fn() -> F,
+    ) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, StoreError>>,
+    {
+        tokio::select! {
+            result = self.tries(errand, 1, once) => result,
+            out = self.guard.out(errand.way) => Err(out),
+        }
+    }
+
+    async fn tries<T, F>(
+        &self,
+        errand: Errand,
+        attempts: u32,
+        once: impl Fn() -> F,
+    ) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, StoreError>>,
+    {
+        let limiter = if errand.is_short { &self.looks } else { &self.limiter };
+        let mut turn = limiter.turn().await;
+        let deadline = Instant::now() + self.op_timeout;
+        let (mut attempt, mut pause) = (1, PAUSE);
+        loop {
+            let late = || Err(errors::too_late(errand.verb, self.op_timeout));
+            let result = timeout_at(deadline, once()).await.unwrap_or_else(|_| late());
+            turn.tell(told_by(&result));
+            self.guard.heard(errand.way, &result);
+            let again = attempt < attempts && result.as_ref().is_err_and(is_worth_another);
+            if !again || Instant::now() + pause >= deadline {
+                return result;
+            }
+            drop(turn);
+            sleep(jittered(pause)).await;
+            turn = limiter.turn().await;
+            (attempt, pause) = (attempt + 1, pause * 2);
+        }
+    }
+}
+
+/// Whether another attempt may end otherwise.
+fn is_worth_another(error: &StoreError) -> bool {
+    match error {
+        StoreError::Busy => true,
+        StoreError::Io { source, .. } => {
+            !matches!(source.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::InvalidInput)
+        }
+        StoreError::Missing(_) | StoreError::Corrupt(_) | StoreError::TierLost(_) => false,
+    }
+}
+
+fn told_by<T>(result: &Result<T, StoreError>) -> Told {
+    match result {
+        Ok(_) | Err(StoreError::Missing(_) | StoreError::Corrupt(_)) => Told::Well,
+        Err(StoreError::Busy) => Told::TooMuch,
+        Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::TimedOut => {
+            Told::TooMuch
+        }
+        Err(_) => Told::Nothing,
+    }
+}
