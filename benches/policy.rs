@@ -114,6 +114,7 @@ impl Rig {
             parent: from.checked_sub(1).map(|last| keys[last]),
             slots: (0..u32::try_from(missing.len()).unwrap()).collect(),
             keys: missing,
+            durable: false,
             pool: self.pool,
         });
     }

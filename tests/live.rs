@@ -5,6 +5,10 @@
 
 #[path = "live/burst.rs"]
 mod burst;
+#[path = "live/crash.rs"]
+mod crash;
+#[path = "live/crash_load.rs"]
+mod crash_load;
 #[path = "live/lifts.rs"]
 mod lifts;
 #[path = "live/lifts_refused.rs"]

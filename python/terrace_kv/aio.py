@@ -98,12 +98,22 @@ class AsyncClient:
         request: int = 0,
         session: str | None = None,
         directives: Iterable[hints.Directive] = (),
+        durable: bool = False,
         timeout_s: float | None = None,
     ) -> Stored:
         living = self._connection.session()
         return await self._run(
             calls.store(
-                living, hashes, pool, slots, parent, request, session, directives, timeout_s
+                living,
+                hashes,
+                pool,
+                slots,
+                parent,
+                request,
+                session,
+                directives,
+                durable,
+                timeout_s,
             )
         )
 

@@ -207,6 +207,8 @@ class Completion:
     blocks: int
     # Indexes into the call's hashes, rising; of a lift, into the blocks that its target names.
     failed: tuple[int, ...]
+    # Of a durable store: the blocks that landed, and that a restart may lose.
+    not_durable: tuple[int, ...] = ()
 
     @property
     def ok(self) -> bool:

@@ -84,6 +84,7 @@ def store(
     request: int,
     agent: str | None,
     directives: Iterable[hints.Directive],
+    durable: bool,
     timeout_s: float | None,
 ) -> Call[Stored]:
     message = convert.built(
@@ -96,6 +97,7 @@ def store(
         slots=convert.slots(slots),
         session=agent,
         directives=[convert.directive(one) for one in directives],
+        durable=durable,
     )
 
     def read(answer: Any) -> Stored:

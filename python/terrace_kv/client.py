@@ -136,17 +136,29 @@ class Client:
         request: int = 0,
         session: str | None = None,
         directives: Iterable[hints.Directive] = (),
+        durable: bool = False,
         timeout_s: float | None = None,
     ) -> Stored:
         """Offers the blocks in `slots`, a run of one chain.
 
         `parent` is the hash of the block before the first; None if the first is the chain's root.
-        The slots of taken blocks must not change before `Stored.op` ends.
+        The slots of taken blocks must not change before `Stored.op` ends. A `durable` store's ends
+        only when each block outlives the daemon, a crash and a loss of power, or will not:
+        `Completion.not_durable` says which.
         """
         living = self._connection.session()
         return self._run(
             calls.store(
-                living, hashes, pool, slots, parent, request, session, directives, timeout_s
+                living,
+                hashes,
+                pool,
+                slots,
+                parent,
+                request,
+                session,
+                directives,
+                durable,
+                timeout_s,
             )
         )
 

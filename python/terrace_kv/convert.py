@@ -106,6 +106,7 @@ def completion(message: Any) -> answers.Completion:
         kind=_known(answers.OpKind, message.kind),
         blocks=message.blocks,
         failed=tuple(message.failed),
+        not_durable=tuple(message.not_durable),
     )
 
 

@@ -44,6 +44,8 @@ pub struct Completion {
     /// Blocks asked for, and those that failed, by index into the call's hashes.
     pub blocks: u32,
     pub failed: Vec<u32>,
+    /// Of a store that was to be durable: blocks that landed, and that a restart may lose.
+    pub not_durable: Vec<u32>,
 }
 
 /// A stretch of a chain whose blocks have the same fastest tier.

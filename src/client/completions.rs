@@ -127,7 +127,14 @@ mod tests {
 
     fn completion(op: u64) -> Completion {
         let (op, request) = (OpId(op), RequestId(1));
-        Completion { op, request, kind: OpKind::Load, blocks: 1, failed: Vec::new() }
+        Completion {
+            op,
+            request,
+            kind: OpKind::Load,
+            blocks: 1,
+            failed: Vec::new(),
+            not_durable: Vec::new(),
+        }
     }
 
     #[tokio::test]

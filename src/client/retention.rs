@@ -26,11 +26,22 @@ pub struct Request {
     pub session: Option<SessionName>,
     /// Sent with stores; see [`hint`] for changing one's mind later.
     pub directives: Vec<Directive>,
+    /// Its stores end only when each block outlives the daemon, a crash and a loss of power, or will
+    /// not: [`super::Completion::not_durable`] says which.
+    pub durable: bool,
 }
 
 impl From<RequestId> for Request {
     fn from(id: RequestId) -> Self {
-        Self { id, session: None, directives: Vec::new() }
+        Self { id, session: None, directives: Vec::new(), durable: false }
+    }
+}
+
+impl Request {
+    /// The request, its stores durable.
+    #[must_use]
+    pub fn durable(self) -> Self {
+        Self { durable: true, ..self }
     }
 }
 

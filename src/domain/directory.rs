@@ -4,6 +4,8 @@
 
 mod census;
 
+mod marks;
+
 mod stamps;
 
 #[cfg(test)]
@@ -86,8 +88,10 @@ pub struct Block {
     pub doomed: bool,
     /// Doomed by a promise to forget: gone from stores that others share, too.
     pub forgotten: bool,
-    /// A bit for each tier whose copy a lift made or keeps for a request that is still to come.
-    lifted: u8,
+    /// Two bits for each tier: a lift made or keeps the copy for a request that is still to come; and
+    /// the tier keeps it over a loss of power, as it keeps the copies of all its ancestors, so that a
+    /// restart finds it.
+    marks: u8,
     /// How the records in the headers of its cold copies stand.
     pub stamp: Stamp,
     /// By how much the shields in those headers end before the block's own, if not queued.
@@ -160,17 +164,6 @@ impl Block {
     #[must_use]
     pub fn may_be_served(&self, now: Time) -> bool {
         !self.doomed && !self.record.is_due(now)
-    }
-
-    /// Whether a lift made or keeps the copy in `tier` for a request that is still to come.
-    #[must_use]
-    pub const fn is_lifted(&self, tier: Tier) -> bool {
-        self.lifted & (1 << tier.index()) != 0
-    }
-
-    pub const fn set_lifted(&mut self, tier: Tier, lifted: bool) {
-        let bit = 1 << tier.index();
-        self.lifted = if lifted { self.lifted | bit } else { self.lifted & !bit };
     }
 
     /// Whether a copy is on its way in.
@@ -287,7 +280,7 @@ impl Directory {
             wake: Time::ZERO,
             doomed: false,
             forgotten: false,
-            lifted: 0,
+            marks: 0,
             stamp: Stamp::Current,
             shield_lag_ms: 0,
             created_at: new.created_at,
@@ -390,6 +383,7 @@ impl Directory {
         let (tick, counts) = (copy.tick, shielded && !copy.waived);
         if after == CopyState::Absent {
             *copy = TierCopy { children: copy.children, ..TierCopy::default() };
+            block.set_durable(tier, false);
         }
         if counts && before.stays() != after.stays() {
             let copies = &mut self.census[namespace as usize].shielded_copies[tier.index()];

@@ -150,6 +150,9 @@ pub enum Command {
         keys: Vec<Key>,
         pool: PoolId,
         slots: Vec<u32>,
+        /// The operation ends only when each block is in a tier that outlives the daemon, or will
+        /// not be: the completion says which.
+        durable: bool,
     },
     /// Copies the blocks `keys` into the pool's `slots`, from wherever they are. `timeout` bounds
     /// the wait: what has not started by then fails.
@@ -280,6 +283,8 @@ pub struct Completion {
     /// Blocks asked for, and those that failed, by index into the command's `keys`.
     pub blocks: u32,
     pub failed: Vec<u32>,
+    /// Of a store that asked for it: blocks that landed and are not durable.
+    pub not_durable: Vec<u32>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -354,6 +359,9 @@ pub struct TransferItem {
     /// was made when the block was stored. No other copy of the frame goes down meanwhile, and what
     /// else reads it reads the payload.
     pub restamp: bool,
+    /// It has landed only when the target has said that it keeps what it was given, over a loss of
+    /// power too. Where both ends are the same, that is all there is to do.
+    pub durable: bool,
 }
 
 /// One end of a copy. A pool end is one shard; a tier end is the whole block unless the other end

@@ -230,6 +230,7 @@ impl Manager {
         if let Some(parent) = self.directory.get(index).parent() {
             self.reconsider(parent, tier);
         }
+        self.durable_changed(index, tier, event);
     }
 
     /// Makes the frame in a taken slot unreadable; the slot comes free when that is done.
@@ -271,6 +272,7 @@ impl Manager {
             return;
         }
         self.counters.corrupt_copies += 1;
+        self.soften(index, tier);
         self.leave(index, tier, CopyEvent::Dropped, true);
         self.let_go(index);
     }
@@ -291,6 +293,7 @@ impl Manager {
         let mut order = Vec::new();
         while let Some(next) = stack.pop() {
             self.directory.get_mut(next).doomed = true;
+            self.give_up_durable(next);
             order.push(next);
             stack.extend(self.directory.children(next));
         }
@@ -336,6 +339,7 @@ impl Manager {
     pub(super) fn remove_block(&mut self, index: BlockIndex) {
         let parent = self.directory.get(index).parent();
         self.tips_rise(index);
+        self.give_up_durable(index);
         self.directory.remove(index);
         if let Some(parent) = parent {
             self.reconsider_all(parent);

@@ -34,6 +34,7 @@ impl Manager {
         self.check_claims()?;
         self.check_shields()?;
         self.check_lifts()?;
+        self.check_durables()?;
         self.check_ops()
     }
 
@@ -133,8 +134,9 @@ impl Manager {
         let flights = self.flights.values().flat_map(|flight| &flight.items);
         let flights = flights.map(|item| (item.block, item.job));
         for (block, job) in wants.chain(flights) {
-            if let Job::Fill { from, .. } | Job::Demote { from } | Job::Deliver { from, .. } = job {
-                *readers.entry((block, from)).or_default() += 1;
+            let synced = if let Job::Sync { tier } = job { Some(tier) } else { None };
+            if let Some(read) = job.source().or(synced) {
+                *readers.entry((block, read)).or_default() += 1;
             }
         }
         for (key, tier) in &self.rewrites.under_way {
@@ -164,6 +166,9 @@ impl Manager {
         let partial = self.partials.values().flat_map(|partial| &partial.waiting);
         for part in wants.chain(flights).chain(joined).chain(partial) {
             *pending.entry(part.op).or_default() += 1;
+        }
+        for op in self.durables.asked() {
+            *pending.entry(op).or_default() += 1;
         }
         for (id, op) in &self.ops {
             let counted = pending.get(id).copied().unwrap_or(0);

@@ -18,13 +18,19 @@ impl Manager {
             }
             Job::Store(part) => {
                 self.commit(block, filled(to));
-                self.op_block_done(part.op, part.index, true);
+                self.stored(block, part.op, part.index);
             }
             Job::Seal => self.commit(block, filled(to)),
             Job::Fill { from, .. } => {
                 self.unpin(block, from);
                 self.commit(block, filled(to));
             }
+            Job::Persist { from } => {
+                self.unpin(block, from);
+                self.commit(block, filled(to));
+                self.durable_landed(block, filled(to));
+            }
+            Job::Sync { tier } => self.sync_ended(block, tier, true),
             Job::Demote { from } => {
                 self.commit(block, filled(to));
                 self.drained(block, from);
@@ -59,6 +65,7 @@ impl Manager {
         } else {
             self.reconsider_all(block);
         }
+        self.durable_changed(block, tier, CopyEvent::FillLanded);
     }
 
     /// The block is down in the tier below: this copy goes, unless readers came meanwhile.
@@ -69,6 +76,7 @@ impl Manager {
             self.release_copy(block, from, CopyEvent::Dropped);
         } else {
             self.directory.apply(block, from, CopyEvent::DrainFailed);
+            self.durable_changed(block, from, CopyEvent::DrainFailed);
         }
         self.reconsider_all(block);
     }
@@ -76,11 +84,9 @@ impl Manager {
     fn count_bytes(&mut self, block: BlockIndex, to: Option<Tier>, job: Job) {
         let namespace = NamespaceId(self.directory.get(block).namespace);
         let bytes = self.copied_bytes(namespace, job);
-        let from = match job {
-            Job::Fill { from, .. } | Job::Demote { from } | Job::Deliver { from, .. } => Some(from),
-            Job::Store(_) | Job::Seal => None,
-        };
-        if let Some(to) = to.filter(|_| job != Job::Seal) {
+        let from = job.source();
+        let is_copy = !matches!(job, Job::Seal | Job::Sync { .. });
+        if let Some(to) = to.filter(|_| is_copy) {
             self.space(to).stats.bytes_in += bytes;
         }
         if let Some(from) = from {
@@ -95,6 +101,11 @@ impl Manager {
             Job::Store(part) => self.store_failed(block, filled(to), part),
             Job::Seal => self.abandon_fill(block, filled(to)),
             Job::Fill { from, .. } => self.fill_failed(block, filled(to), from, Some(kind)),
+            Job::Persist { from } => self.persist_failed(block, (filled(to), from), Some(kind)),
+            Job::Sync { tier } => {
+                self.sync_ended(block, tier, false);
+                self.sweep(block);
+            }
             Job::Demote { from } => {
                 if kind == FailureKind::SourceLost {
                     self.demote_lost(block, filled(to), from);
@@ -107,10 +118,7 @@ impl Manager {
     }
 
     fn count_failure(&mut self, to: Option<Tier>, job: Job, kind: FailureKind) {
-        let from = match job {
-            Job::Fill { from, .. } | Job::Demote { from } | Job::Deliver { from, .. } => Some(from),
-            Job::Store(_) | Job::Seal => None,
-        };
+        let from = job.source();
         let at_fault = match kind {
             FailureKind::SourceLost | FailureKind::SourceFailed => from,
             FailureKind::TargetFailed => to,
@@ -152,6 +160,7 @@ impl Manager {
         self.end_drain(block, from);
         self.directory.apply(block, from, CopyEvent::DrainFailed);
         self.drop_bad_copy(block, from);
+        self.durable_changed(block, from, CopyEvent::DrainFailed);
         for part in waiting {
             self.op_block_done(part.op, part.index, false);
         }

@@ -249,7 +249,8 @@ impl Manager {
         let mut failed = lift.clipped.clone();
         failed.sort_unstable();
         let (request, kind, blocks) = (RequestId(0), OpKind::Prefetch, count(lift.what.keys.len()));
-        let completion = Completion { op, request, kind, blocks, failed };
+        let not_durable = Vec::new();
+        let completion = Completion { op, request, kind, blocks, failed, not_durable };
         self.out.push(Effect::Complete { client, completion });
     }
 

@@ -25,6 +25,8 @@ mod ranks;
 
 mod rewrite;
 
+mod durable;
+
 mod heed;
 
 mod ops;
@@ -74,6 +76,7 @@ use api::{
     Transfer, TransferId,
 };
 pub use config::{ManagerConfig, PolicyName, RewriteLimits, ShieldShares, TierConfig};
+use durable::Durables;
 use heed::Learned;
 use lifts::Lifts;
 use recovery::Recovery;
@@ -112,6 +115,7 @@ pub struct Manager {
     /// Slots whose frames are being made unreadable: nobody's until that is done.
     erasing_slots: BTreeSet<(Tier, SlotPage)>,
     rewrites: Rewrites,
+    durables: Durables,
     recovery: Recovery,
     counters: Counters,
     /// Work that this step still owes: batches to start, classes whose room changed, transfers
@@ -150,6 +154,7 @@ impl Manager {
             erasing: BTreeSet::new(),
             erasing_slots: BTreeSet::new(),
             rewrites: Rewrites::default(),
+            durables: Durables::default(),
             recovery: Recovery::default(),
             counters: Counters::default(),
             batches: Vec::new(),
@@ -206,14 +211,10 @@ impl Manager {
             Command::Lookup { request, session, keys, ask_shared: _, queued } => {
                 self.lookup((client, request), session.as_ref(), &keys, queued)
             }
-            Command::Store { request, session, directives, parent, keys, pool, slots } => self
-                .store(
-                    (client, request),
-                    (session.as_ref(), &directives),
-                    parent,
-                    &keys,
-                    (pool, &slots),
-                ),
+            Command::Store { request, session, directives, parent, keys, pool, slots, durable } => {
+                let asked = (session.as_ref(), &directives, durable);
+                self.store((client, request), asked, parent, &keys, (pool, &slots))
+            }
             Command::Load { request, keys, pool, slots, timeout } => {
                 self.load(client, request, &keys, (pool, &slots), timeout)
             }

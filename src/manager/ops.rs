@@ -56,8 +56,18 @@ impl Manager {
         let id = OpId(self.counters.ops);
         let blocks = u32::try_from(blocks).expect("lists are bounded by the service");
         let deadline = timeout.map_or(Time::MAX, |timeout| now + timeout);
-        let op =
-            Op { client, request, kind, blocks, pending: blocks, failed: Vec::new(), deadline };
+        let op = Op {
+            client,
+            request,
+            kind,
+            blocks,
+            pending: blocks,
+            failed: Vec::new(),
+            deadline,
+            durable: false,
+            hardening: 0,
+            not_durable: Vec::new(),
+        };
         self.ops.insert(id, op);
         if blocks == 0 {
             self.ended_ops.push(id);
@@ -82,13 +92,14 @@ impl Manager {
 
     pub(super) fn complete_ops(&mut self) {
         for id in std::mem::take(&mut self.ended_ops) {
-            let Op { client, request, kind, blocks, mut failed, .. } =
+            let Op { client, request, kind, blocks, mut failed, mut not_durable, .. } =
                 self.ops.remove(&id).expect("an operation ends once");
             // Whoever left is told nothing.
             let Some(entry) = self.clients.get_mut(&client) else { continue };
             entry.ops -= 1;
             failed.sort_unstable();
-            let completion = Completion { op: id, request, kind, blocks, failed };
+            not_durable.sort_unstable();
+            let completion = Completion { op: id, request, kind, blocks, failed, not_durable };
             self.out.push(Effect::Complete { client, completion });
         }
     }

@@ -104,6 +104,11 @@ impl Manager {
         }
     }
 
+    /// Somebody waits for the block's record to be written.
+    pub(super) fn hurry_rewrite(&mut self, at: BlockIndex) {
+        self.queue_rewrite(at, Duration::ZERO);
+    }
+
     /// Starts the writes that are due, as many as there may be.
     pub(super) fn rewrite_records(&mut self) {
         let most = self.config.rewrites.under_way_max;
@@ -158,6 +163,7 @@ impl Manager {
         }
         let at = self.directory.find(key).expect("a block stays while a copy of it is pinned");
         self.unpin(at, tier);
+        self.durable_restamped(at, tier, end == RestampEnd::Written);
         match end {
             RestampEnd::Written => {}
             // A daemon that stops does not try for ever.

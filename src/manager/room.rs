@@ -85,7 +85,7 @@ impl Manager {
         // Nobody waits for what is copied ahead of need.
         let job = newcomer.map(|want| want.job);
         let is_needed = !matches!(job, Some(Job::Fill { class, .. }) if class != Class::Demand);
-        let newcomer = newcomer.map(|want| want.block);
+        let newcomer = newcomer.filter(|want| !Self::is_asked_for(want)).map(|want| want.block);
         loop {
             match self.next_victim(tier, class, newcomer, false) {
                 Pick::Goes(victim) => {
@@ -120,6 +120,7 @@ impl Manager {
             let parent = row.parent();
             self.inherit_tip(block);
             self.directory.apply(block, tier, CopyEvent::DrainStarted);
+            self.directory.get_mut(block).set_durable(tier, false);
             // A chain drains as a whole: its next block need not wait for this one to land.
             if let Some(parent) = parent {
                 self.reconsider(parent, tier);
@@ -223,7 +224,10 @@ impl Manager {
             Job::Store(part) => self.store_lower(block, tier, part),
             Job::Fill { from, .. } => self.fill_failed(block, tier, from, None),
             Job::Demote { from } => self.demote_lower(block, tier, from),
-            Job::Deliver { .. } | Job::Seal => unreachable!("neither waits for a slot"),
+            Job::Persist { from } => self.persist_failed(block, (tier, from), None),
+            Job::Deliver { .. } | Job::Seal | Job::Sync { .. } => {
+                unreachable!("none of them waits for a slot")
+            }
         }
     }
 
@@ -268,6 +272,7 @@ impl Manager {
         self.release_copy(block, to, CopyEvent::FillFailed);
         self.end_drain(block, from);
         self.directory.apply(block, from, CopyEvent::DrainFailed);
+        self.durable_changed(block, from, CopyEvent::DrainFailed);
         for part in waiting {
             self.redeliver(block, part);
         }

@@ -134,6 +134,10 @@ pub(super) enum Job {
     Deliver { part: Part, from: Tier },
     /// The header over a frame whose shards came separately.
     Seal,
+    /// A tier into one that outlives the daemon; it stays where it was.
+    Persist { from: Tier },
+    /// Nothing is copied: the tier is asked to keep what it has.
+    Sync { tier: Tier },
 }
 
 impl Job {
@@ -142,6 +146,17 @@ impl Job {
         match self {
             Self::Store(part) | Self::Deliver { part, .. } => Some(part),
             _ => None,
+        }
+    }
+
+    /// The tier that is read.
+    pub const fn source(&self) -> Option<Tier> {
+        match self {
+            Self::Fill { from, .. }
+            | Self::Demote { from }
+            | Self::Persist { from }
+            | Self::Deliver { from, .. } => Some(*from),
+            Self::Store(_) | Self::Seal | Self::Sync { .. } => None,
         }
     }
 }
@@ -225,6 +240,12 @@ pub(super) struct Op {
     pub pending: u32,
     pub failed: Vec<u32>,
     pub deadline: Time,
+    /// Its client asked to be told when its blocks are durable.
+    pub durable: bool,
+    /// Blocks that are here and not durable yet: of those pending.
+    pub hardening: u32,
+    /// Blocks that are here and will not be durable.
+    pub not_durable: Vec<u32>,
 }
 
 /// Numbers that only grow.

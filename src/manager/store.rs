@@ -16,18 +16,19 @@ impl Manager {
     pub(super) fn store(
         &mut self,
         (client, request): (ClientId, RequestId),
-        (session, directives): (Option<&SessionName>, &Directives),
+        (session, directives, durable): (Option<&SessionName>, &Directives, bool),
         parent: Option<Key>,
         keys: &[Key],
         (pool, slots): (PoolId, &[u32]),
     ) -> Answer {
         self.check_slots(client, keys.len(), (pool, slots))?;
         let op = self.begin_op(client, request, OpKind::Store, keys.len(), None)?;
+        self.ops.get_mut(&op).expect("just begun").durable = durable;
         let namespace = self.clients[&client].namespace;
         let shard = self.pools[&pool].shard;
         let session = self.session_of((client, request), namespace, session);
         let claim = self.requests.tip(client, request);
-        let mut new = Vec::new();
+        let (mut new, mut here) = (Vec::new(), Vec::new());
         let mut previous = parent.map(|key| self.directory.find(key));
         let mut tip = previous.flatten();
         for (index, (key, slot)) in (0_u32..).zip(keys.iter().zip(slots)) {
@@ -43,7 +44,8 @@ impl Manager {
             match placed {
                 Some((block, Placed::Taken)) => new.push(block),
                 Some((_, Placed::Again)) => {}
-                _ => self.op_block_done(op, index, placed.is_some()),
+                Some((block, Placed::Present)) => here.push((block, index)),
+                None => self.op_block_done(op, index, false),
             }
             previous = Some(placed.map(|(block, _)| block));
             tip = previous.flatten().or(tip);
@@ -52,9 +54,13 @@ impl Manager {
         let clipped = tip.map_or(0, |tip| {
             self.settle_retention((client, request), session, directives, (tip, &new))
         });
+        // After the directives: what is written down for good is what they ask for.
+        for (block, index) in here {
+            self.stored(block, op, index);
+        }
         self.settle_all();
         let entry = &self.ops[&op];
-        let (taken, dropped) = (entry.pending, entry.failed.len());
+        let (taken, dropped) = (entry.pending - entry.hardening, entry.failed.len());
         let dropped = u32::try_from(dropped).expect("at most as many as were sent");
         // The others are here, if not all where the engine's copy would have them.
         let present = entry.blocks - taken - dropped;
@@ -169,7 +175,11 @@ impl Manager {
     pub(super) fn store_failed(&mut self, block: BlockIndex, tier: Tier, part: Part) {
         // What is in a cold tier is kept, whatever became of the copy above.
         let kept = self.directory.get(block).fastest().is_some();
-        self.op_block_done(part.op, part.index, kept);
+        if kept {
+            self.stored(block, part.op, part.index);
+        } else {
+            self.op_block_done(part.op, part.index, false);
+        }
         if let Some(partial) = self.partials.get_mut(&block) {
             partial.started &= !(1 << part.shard);
             self.abandon_partial(block);
@@ -212,7 +222,11 @@ impl Manager {
     /// One rank's shard is in place; the last one seals the frame.
     pub(super) fn shard_landed(&mut self, block: BlockIndex, tier: Tier, part: Part) {
         let whole = self.partials.get(&block).is_some_and(|partial| !partial.failed);
-        self.op_block_done(part.op, part.index, whole);
+        if whole {
+            self.stored(block, part.op, part.index);
+        } else {
+            self.op_block_done(part.op, part.index, false);
+        }
         let namespace = NamespaceId(self.directory.get(block).namespace);
         let all = u64::MAX >> (64 - self.namespace(namespace).shard_count());
         let partial = self.partials.get_mut(&block).expect("shards land only while it lives");

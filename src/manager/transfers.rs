@@ -16,6 +16,8 @@ fn link_of(from: EndKind, to: EndKind) -> Link {
     use EndKind::{Pool, Tier as In};
     use Tier::{Dram, Nvme, Object};
     match (from, to) {
+        (In(Object), In(Object)) => Link::ObjectPut,
+        (In(Nvme), In(Nvme)) => Link::NvmeWrite,
         (In(Object), _) => Link::ObjectGet,
         (_, In(Object)) => Link::ObjectPut,
         (In(Nvme), _) => Link::NvmeRead,
@@ -38,13 +40,18 @@ impl Manager {
         let namespace = NamespaceId(self.directory.get(block).namespace);
         let seal = self.makes_frame(namespace, &from_end, &to_end, job);
         let meta = self.meta(block, seal);
-        let restamp = matches!(job, Job::Demote { .. }) && !seal;
-        let item = TransferItem { from: from_end, to: to_end, meta, seal, restamp };
+        let restamp = matches!(job, Job::Demote { .. } | Job::Persist { .. }) && !seal;
+        let durable = matches!(job, Job::Persist { .. } | Job::Sync { .. });
+        let item = TransferItem { from: from_end, to: to_end, meta, seal, restamp, durable };
         if let Some(part) = job.part() {
             self.pools.get_mut(&part.pool).expect("a part's pool lives").flights += 1;
         }
         let class = match job {
-            Job::Store(_) | Job::Deliver { .. } | Job::Seal => Class::Demand,
+            Job::Store(_)
+            | Job::Deliver { .. }
+            | Job::Seal
+            | Job::Persist { .. }
+            | Job::Sync { .. } => Class::Demand,
             Job::Fill { class, .. } => class,
             Job::Demote { .. } => Class::Background,
         };
@@ -85,6 +92,9 @@ impl Manager {
 
     /// Payload bytes of one copy: a block's, or one rank's part of it.
     pub(super) fn copied_bytes(&self, namespace: NamespaceId, job: Job) -> u64 {
+        if matches!(job, Job::Sync { .. }) {
+            return 0;
+        }
         let entry = self.namespace(namespace);
         let shards = if job.part().is_some() { u64::from(entry.shard_count()) } else { 1 };
         entry.payload_bytes / shards
@@ -99,9 +109,11 @@ impl Manager {
         let target = |tier: Option<Tier>| self.end(block, tier.expect("all but deliveries fill"));
         match job {
             Job::Store(part) => (pool(part), target(to)),
-            Job::Fill { from, .. } | Job::Demote { from } => (self.end(block, from), target(to)),
+            Job::Fill { from, .. } | Job::Demote { from } | Job::Persist { from } => {
+                (self.end(block, from), target(to))
+            }
             Job::Deliver { part, from } => (self.end(block, from), pool(part)),
-            Job::Seal => (target(to), target(to)),
+            Job::Seal | Job::Sync { .. } => (target(to), target(to)),
         }
     }
 
@@ -164,7 +176,9 @@ impl Manager {
     pub(super) fn transfer_done(&mut self, id: TransferId, failed: &[ItemFailure]) {
         // An unknown transfer can only be a shell's mistake; answering twice must not be fatal.
         let Some(flight) = self.flights.remove(&id) else { return };
-        self.links.ended(self.now, flight.load, !failed.is_empty());
+        // What moves nothing says nothing of the link's speed.
+        let is_lesson = failed.is_empty() && flight.load.bytes > 0;
+        self.links.ended(self.now, flight.load, !is_lesson);
         self.lifts.stirred = true;
         self.start_next(flight.load.link);
         let mut failed = failed.iter().peekable();

@@ -216,6 +216,7 @@ impl Joined {
             keys: keys.to_vec(),
             pool,
             slots: slots.clone(),
+            durable: core.draw.percent(25),
         };
         let mut asked = self.asked(OpKind::Store, keys, shard, slots, false);
         match core.ask(self.id, command)? {
@@ -326,6 +327,7 @@ impl Joined {
                 keys,
                 pool,
                 slots,
+                durable: true,
             },
             4 => Command::Load { request, keys, pool, slots, timeout },
             5 => Command::Load { request, keys, pool, slots: Vec::new(), timeout },

@@ -75,7 +75,9 @@ impl Faults {
         }
         let kind = match self.draw.below(4) {
             // Only what is checked on reading can turn out lost.
-            0 if matches!(item.from, End::Nvme(_) | End::Object) => FailureKind::SourceLost,
+            0 if item.from != item.to && matches!(item.from, End::Nvme(_) | End::Object) => {
+                FailureKind::SourceLost
+            }
             0 | 1 if item.from != item.to => FailureKind::SourceFailed,
             2 => FailureKind::NotDone,
             _ => FailureKind::TargetFailed,

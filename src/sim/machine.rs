@@ -82,6 +82,11 @@ pub(super) struct Machine {
     restamps: BTreeMap<Address, RetentionRecord>,
 }
 
+/// Whether nothing is copied: the tier is only asked to keep what it has.
+fn is_sync(item: &TransferItem) -> bool {
+    item.durable && item.from == item.to
+}
+
 /// A violation, in a sentence.
 pub(super) type Checked<T = ()> = Result<T, String>;
 
@@ -108,6 +113,9 @@ impl Machine {
 
     fn begin_item(&mut self, namespace: NamespaceId, item: &TransferItem) -> Checked {
         let key = item.meta.key;
+        if is_sync(item) {
+            return self.locks.read(address(&item.from, key), length(&item.from));
+        }
         if item.from == item.to {
             // Only the header is written, over what is there.
             return self.locks.write(address(&item.to, key), length(&item.to), WHOLE);
@@ -187,6 +195,9 @@ impl Machine {
                 self.lose(&item.from, item.meta.key);
             }
             return Ok(fate);
+        }
+        if is_sync(item) {
+            return Ok(Fate::Lands);
         }
         let Some((parts, header)) = self.read(item)? else {
             return Ok(Fate::Fails(FailureKind::SourceLost));
@@ -296,8 +307,11 @@ impl Machine {
     /// The transfer is over, as the manager is now told.
     pub(super) fn end(&mut self, transfer: &Transfer) {
         for item in &transfer.items {
-            if item.from != item.to {
+            if item.from != item.to || is_sync(item) {
                 self.locks.end_read(address(&item.from, item.meta.key));
+            }
+            if is_sync(item) {
+                continue;
             }
             let shards = match item.from {
                 End::Pool { shard, .. } if self.shard_count(transfer.namespace) > 1 => 1 << shard,

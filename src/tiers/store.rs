@@ -88,13 +88,21 @@ pub struct FoundFrame {
 ///   replaces it; what a restamp does not find, or finds to be another block's, is `Missing` or
 ///   `Corrupt` as for a read, and stays as it is. Reads may run beside one restamp of the same
 ///   frame; who submits two sees to it that no read lasts from the first into the second;
-/// - operations on different places may end in any order.
+/// - operations on different places may end in any order;
+/// - `sync` answers once, as `submit` does, and changes nothing that reads or scans find.
 pub trait TierStore: Send + Sync + 'static {
     /// Which tier this is.
     fn tier(&self) -> Tier;
 
     /// Starts `op`; `done` hears how it ended.
     fn submit(&self, op: StoreOp, done: Done);
+
+    /// Has the store keep what it was given: `done` hears when every operation that had ended before
+    /// this call is proof against a loss of power. Stores that forget, and those whose every answer
+    /// says as much, have nothing to do.
+    fn sync(&self, done: Done) {
+        done(Ok(()));
+    }
 
     /// Asks what the header of `key`'s frame says, without its payload: only of stores that address
     /// by key.

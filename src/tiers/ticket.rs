@@ -74,7 +74,7 @@ impl Drop for Ticket {
 }
 
 /// Runs `done`; one that panics costs its own operation, never the store's thread.
-fn answer(done: Done, result: Result<(), StoreError>) {
+pub fn answer(done: Done, result: Result<(), StoreError>) {
     if catch_unwind(AssertUnwindSafe(|| done(result))).is_err() {
         tracing::error!("a store operation's `done` panicked");
     }

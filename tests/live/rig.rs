@@ -94,14 +94,18 @@ impl Engine {
     }
 
     pub async fn store_as(&self, request: Request, ids: &[u64]) -> Stored {
+        self.try_store_as(request, ids).await.unwrap()
+    }
+
+    /// As `store_as`, of a daemon that may be gone.
+    pub async fn try_store_as(&self, request: Request, ids: &[u64]) -> Result<Stored, ClientError> {
         let slots: Vec<u32> = (0..SLOTS).take(ids.len()).collect();
         let mut block = vec![0; BLOCK_BYTES];
         for (slot, id) in slots.iter().zip(ids) {
             self.content.fill(*id, 0, &mut block);
             self.pool.write_block(*slot, &block).unwrap();
         }
-        let stored = self.client.store(request, None, self.hashes(ids), self.handle, &slots);
-        stored.await.unwrap()
+        self.client.store(request, None, self.hashes(ids), self.handle, &slots).await
     }
 
     pub async fn store(&self, ids: &[u64]) {

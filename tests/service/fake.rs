@@ -140,13 +140,16 @@ impl State {
                 let plan = self.plan.clone();
                 Reply::Lookup { runs, lease, lease_expires: Time::from_millis(77), plan }
             }
-            Command::Store { request, session, directives, keys, pool, slots, .. } => {
+            Command::Store { request, session, directives, keys, pool, slots, durable, .. } => {
                 self.sessions.push(session);
                 self.directives.push(directives);
                 let blocks = u32::try_from(keys.len()).unwrap();
                 let (op, taken) = self.store(&keys, pool, &slots);
                 let kind = OpKind::Store;
-                self.complete(client, Completion { op, request, kind, blocks, failed: vec![] });
+                let not_durable = if durable { vec![0] } else { vec![] };
+                let failed = vec![];
+                let end = Completion { op, request, kind, blocks, failed, not_durable };
+                self.complete(client, end);
                 Reply::Store { op, taken, present: blocks - taken, dropped: 0, clipped: 2 }
             }
             Command::Load { request, keys, pool, slots, timeout } => {
@@ -154,7 +157,9 @@ impl State {
                 let blocks = u32::try_from(keys.len()).unwrap();
                 let (op, failed) = self.load(&keys, pool, &slots);
                 let kind = OpKind::Load;
-                self.complete(client, Completion { op, request, kind, blocks, failed });
+                let not_durable = vec![];
+                let end = Completion { op, request, kind, blocks, failed, not_durable };
+                self.complete(client, end);
                 Reply::Load { op }
             }
             Command::UnregisterPool { pool } => {

@@ -194,6 +194,7 @@ async fn the_end_of_a_lift_is_told_like_that_of_a_load() {
         kind: manager::OpKind::Prefetch,
         blocks: 3,
         failed: vec![2],
+        not_durable: vec![],
     };
     world.fake.state().complete(whose, ended);
     let lift = client.lift(outcome.operation.unwrap());

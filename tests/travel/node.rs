@@ -132,6 +132,7 @@ impl Node {
             keys: self.keys(ids),
             pool: self.pool,
             slots,
+            durable: false,
         });
         assert!(matches!(reply, Ok(Reply::Store { dropped: 0, clipped: 0, .. })), "{reply:?}");
         assert!(self.ended().failed.is_empty());

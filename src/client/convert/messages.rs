@@ -92,6 +92,7 @@ pub(super) fn completion(message: pb::Completion) -> Result<Completion, ClientEr
         kind,
         blocks: message.blocks,
         failed: message.failed,
+        not_durable: message.not_durable,
     })
 }
 

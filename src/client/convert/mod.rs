@@ -135,6 +135,7 @@ impl Remote {
             request_id: request.id.0,
             session: name(request.session),
             directives: request.directives.iter().map(hints::directive).collect(),
+            durable: request.durable,
             parent_hash: parent.map(Bytes::copy_from_slice),
             hashes: blocks.hashes,
             pool_id: blocks.pool.0,

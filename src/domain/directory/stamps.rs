@@ -15,6 +15,13 @@ pub enum Stamp {
     Missed,
 }
 
+impl Stamp {
+    #[must_use]
+    pub fn is_current(self) -> bool {
+        self == Self::Current
+    }
+}
+
 impl Directory {
     /// How many rows there are, with and without a block.
     #[must_use]

@@ -144,6 +144,34 @@ impl Performer {
     /// Copies with a store at one end or both: straight between DRAM's frames and the store, else
     /// through staging frames, as many at a time as there are.
     async fn with_stores(&self, work: &Work) -> Outcomes {
+        let mut outcomes = if work.items.iter().all(|piece| piece.item.from == piece.item.to) {
+            vec![Ok(()); work.items.len()]
+        } else {
+            self.through_frames(work).await
+        };
+        self.keep(work, &mut outcomes).await;
+        outcomes
+    }
+
+    /// Has the store keep what landed, where that is asked for: once for all of a transfer.
+    async fn keep(&self, work: &Work, outcomes: &mut Outcomes) {
+        let asked = |piece: &Piece| stored(piece.item.to).filter(|_| piece.item.durable);
+        let landed = work.items.iter().zip(&*outcomes).filter(|(_, end)| end.is_ok());
+        let Some((tier, _)) = landed.filter_map(|(piece, _)| asked(piece)).next() else { return };
+        let (done, ended) = on_end();
+        self.store(tier).sync(done);
+        let end = ended.await.unwrap_or_else(|_| Err(StoreError::TierLost("it stopped".into())));
+        let Err(error) = end else { return };
+        self.complaints.note(&format!("{tier}: {error}"));
+        for (piece, outcome) in work.items.iter().zip(outcomes) {
+            if piece.item.durable {
+                *outcome = outcome.and(Err(write_failure(&error)));
+            }
+        }
+    }
+
+    /// Each copy by way of one frame in memory.
+    async fn through_frames(&self, work: &Work) -> Outcomes {
         let direct = |piece: &Piece| {
             dram_span(piece.item.from).is_some() || dram_span(piece.item.to).is_some()
         };

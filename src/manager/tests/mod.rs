@@ -14,6 +14,8 @@ mod lifts;
 
 mod plans;
 
+mod durable;
+
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -202,6 +204,7 @@ impl Bench {
             keys: keys(blocks),
             pool,
             slots,
+            durable: false,
         })
     }
 

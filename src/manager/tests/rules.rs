@@ -216,6 +216,7 @@ fn bad_commands_are_refused_with_the_remedy() {
         keys: keys(&[1]),
         pool,
         slots,
+        durable: false,
     };
     let mut says = |command, words: &str| {
         let reply = bench.ask(command);

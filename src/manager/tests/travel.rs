@@ -42,6 +42,7 @@ impl Bench {
             keys: keys(blocks),
             pool,
             slots,
+            durable: false,
         });
         assert!(matches!(reply, Reply::Store { clipped: 0, dropped: 0, .. }), "{reply:?}");
         self.run();

@@ -100,6 +100,7 @@ pub(super) fn completion(completion: Completion) -> pb::Completion {
         kind: kind.into(),
         blocks: completion.blocks,
         failed: completion.failed,
+        not_durable: completion.not_durable,
     }
 }
 

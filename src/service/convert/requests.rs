@@ -121,6 +121,7 @@ pub(super) fn store(
         keys,
         pool,
         slots: message.slots,
+        durable: message.durable,
     })
 }
 

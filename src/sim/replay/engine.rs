@@ -355,6 +355,7 @@ impl Engine {
             keys,
             pool,
             slots,
+            durable: false,
         });
     }
 

@@ -29,6 +29,8 @@ enum Step {
     /// Flips a bit of the stored frame, then reads it.
     CorruptAfterFlip(u32, u32, At),
     Restart,
+    /// The store is asked to keep what it has, and says that it does.
+    Sync,
     /// A scan finds exactly these blocks in these slots, with these records.
     Scan(&'static [(u32, u32, u8)]),
 }
@@ -43,7 +45,7 @@ enum At {
 
 use Step::{
     CorruptAfterFlip, Displaced, Erase, Missing, NotThisKey, Peek, Restamp, RestampDisplaced,
-    RestampMissing, Restart, Scan, Stamped, Whole, Write,
+    RestampMissing, Restart, Scan, Stamped, Sync, Whole, Write,
 };
 
 /// Cases run with every payload length.
@@ -190,6 +192,25 @@ const CASES: &[(&str, &[Step])] = &[
         ],
     ),
     (
+        "what is kept stays as it was",
+        &[
+            Sync,
+            Write(1, 0),
+            Write(2, 1),
+            Sync,
+            Whole(1, 0),
+            Restamp(1, 0, 10),
+            Erase(2, 1),
+            Sync,
+            Sync,
+            Stamped(1, 0, 10),
+            Missing(2, 1),
+            Restart,
+            Sync,
+            Scan(&[(1, 0, 10)]),
+        ],
+    ),
+    (
         "a scan finds what is there",
         &[
             Write(1, 0),
@@ -280,6 +301,7 @@ fn take(rig: &mut Rig, payload_bytes: u32, step: Step) -> Taken {
             corrupt(block.key(), place, byte_of(byte, payload_bytes));
             (rig.read(block, place).0, Ended::Corrupt)
         }
+        Sync => (rig.sync(), Ended::Ok),
         Restart if rig.restart() => return Taken::AsWanted,
         Peek(..) | Restart => return Taken::NotForThisStore,
         Scan(wanted) => return scan(rig, payload_bytes, wanted),

@@ -28,6 +28,8 @@ enum Lie {
     NeverRestamps,
     /// Says that it wrote the record of what is not there.
     RestampsAnything,
+    /// Never says that it keeps anything.
+    NeverSyncs,
 }
 
 struct Liar {
@@ -84,6 +86,13 @@ impl TierStore for Liar {
             _ => self.truth.submit(op, done),
         }
     }
+
+    fn sync(&self, done: Done) {
+        match self.lie {
+            Lie::NeverSyncs => drop(done),
+            _ => self.truth.sync(done),
+        }
+    }
 }
 
 #[test]
@@ -97,6 +106,7 @@ fn every_liar_is_caught() {
         (Lie::ChangesTheHeader, "came back with other bytes"),
         (Lie::NeverRestamps, "ended as (Ok, Some(70))"),
         (Lie::RestampsAnything, "ended as Ok"),
+        (Lie::NeverSyncs, "dropped without a call"),
     ];
     for (lie, want) in lies {
         let check = || {

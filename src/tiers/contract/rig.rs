@@ -227,6 +227,13 @@ impl Rig {
         self.run(|| StoreOp::Erase { key: block.key(), place })
     }
 
+    /// Has the store keep what it has.
+    pub(super) fn sync(&self) -> Ended {
+        let (tell, told) = sync_channel(1);
+        self.fixture.store.sync(Box::new(move |result| tell.send(result).unwrap_or_default()));
+        (&Pending(told).wait()).into()
+    }
+
     /// Runs an operation alone: a store that is busy with nothing to do never gets better.
     fn run(&self, op: impl Fn() -> StoreOp) -> Ended {
         let result = Pending::start(&*self.fixture.store, op()).wait();

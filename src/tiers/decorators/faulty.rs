@@ -156,6 +156,10 @@ impl TierStore for Faulty {
         told(Err(fault));
     }
 
+    fn sync(&self, done: Done) {
+        self.store.sync(done);
+    }
+
     fn scan(&self, found: &mut dyn FnMut(FoundFrame)) -> Result<(), StoreError> {
         self.store.scan(found)
     }

@@ -100,6 +100,10 @@ impl TierStore for Metered {
         self.store.peek(key, Box::new(measured));
     }
 
+    fn sync(&self, done: Done) {
+        self.store.sync(done);
+    }
+
     fn scan(&self, found: &mut dyn FnMut(FoundFrame)) -> Result<(), StoreError> {
         self.store.scan(found)
     }

@@ -98,6 +98,10 @@ impl TierStore for Throttled {
         self.store.peek(key, Box::new(told));
     }
 
+    fn sync(&self, done: Done) {
+        self.store.sync(done);
+    }
+
     fn scan(&self, found: &mut dyn FnMut(FoundFrame)) -> Result<(), StoreError> {
         self.store.scan(found)
     }

@@ -5,6 +5,7 @@
 //!            |                        ^
 //!            +--> clerk (new cut) ----+
 //!            +--> stampers (a record in a header) -----------------------------> done
+//!   sync -------> syncer (one flush for all who wait) ------------------------> done
 //! ```
 //! The address space is the file: a place's offset is the file's. Never chooses places, never
 //! evicts, and never truncates what it finds.
@@ -18,6 +19,7 @@ mod recovery;
 mod stamp;
 mod store;
 mod superblock;
+mod sync;
 mod table;
 mod uring;
 

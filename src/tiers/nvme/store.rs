@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::home::Home;
 use super::queue::{Bell, Queue};
+use super::sync::Syncer;
 use super::table::{ChunkTable, Clerk};
 use super::uring::{self, Parts};
 use super::{Engine, EngineChoice, NvmeConfig, NvmeFacts, blocking, recovery, stamp};
@@ -38,6 +39,7 @@ pub struct NvmeStore {
     clerk: Line,
     engine: Line,
     stampers: Line,
+    syncer: Syncer,
     /// Holds the folder's lock until the last thread is gone.
     _lock: File,
 }
@@ -81,6 +83,7 @@ impl NvmeStore {
         let (queue, waiting) = Queue::new(config.ops_max, None);
         let mut stampers = Line { queue, workers: Workers::default() };
         stamp::start(&mut stampers.workers, &slots, &waiting).map_err(no_thread)?;
+        let syncer = Syncer::start(&slots, config.ops_max).map_err(no_thread)?;
         let store = Self {
             gate: Gate::new(config.ops_max),
             table,
@@ -89,6 +92,7 @@ impl NvmeStore {
             clerk,
             engine,
             stampers,
+            syncer,
             _lock: home.lock,
         };
         Ok((store, facts))
@@ -176,6 +180,10 @@ impl TierStore for NvmeStore {
             Ok(Route::Nowhere) => ticket.finish(Ok(())),
             Err(error) => ticket.finish(Err(error)),
         }
+    }
+
+    fn sync(&self, done: Done) {
+        self.syncer.ask(done);
     }
 
     fn scan(&self, found: &mut dyn FnMut(FoundFrame)) -> Result<(), StoreError> {

@@ -1,0 +1,291 @@
+//! Durable stores: who asked to be told, and what is still to be done for that.
+//!
+//! A block is durable once its frame is in a tier that outlives the daemon, that tier has said that it
+//! keeps it, and so it is for all its ancestors: a restart takes in no block whose parent is missing.
+//! Copies down what was asked for and what that hangs on, nothing else. Never keeps a copy from being
+//! evicted later, and never waits for a tier that takes nothing: then the block is not durable, and its
+//! client hears so.
+
+mod check;
+
+use std::collections::BTreeMap;
+
+use crate::domain::directory::{Block, BlockIndex};
+use crate::domain::residency::{CopyEvent, CopyState};
+use crate::domain::tier::Tier;
+
+use super::Manager;
+use super::api::{FailureKind, OpId};
+use super::state::{Job, Want};
+
+/// The tiers that outlive the daemon, nearest first.
+const DURABLE: [Tier; 2] = [Tier::Nvme, Tier::Object];
+
+/// Blocks that are on their way to being durable.
+#[derive(Default)]
+pub(super) struct Durables {
+    entries: BTreeMap<BlockIndex, Entry>,
+}
+
+impl Durables {
+    /// Blocks of operations that wait here, by operation.
+    pub(super) fn asked(&self) -> impl Iterator<Item = OpId> + '_ {
+        self.entries.values().flat_map(|entry| &entry.asked).map(|(op, _)| *op)
+    }
+}
+
+struct Entry {
+    /// Where it is to be.
+    tier: Tier,
+    stage: Stage,
+    /// The operations that wait for it, each with the block's index there: none for an ancestor that
+    /// nobody asked for by itself.
+    asked: Vec<(OpId, u32)>,
+}
+
+/// How far a block has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// Something is under way that has to end first: a copy, or the write of a record.
+    Waiting,
+    /// It is being copied to the tier.
+    Copying,
+    /// The tier is asked to keep what it has.
+    Syncing,
+    /// The tier keeps it, but not yet all its ancestors.
+    Down,
+}
+
+/// How it ended for whoever asked.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    Durable,
+    /// The block is here, and a restart may lose it.
+    Volatile,
+    /// The block is gone.
+    Lost,
+}
+
+impl Manager {
+    /// A block of a store is in a tier: that is the end of it, unless it is to be durable.
+    pub(super) fn stored(&mut self, block: BlockIndex, op: OpId, index: u32) {
+        if !self.ops[&op].durable {
+            self.op_block_done(op, index, true);
+            return;
+        }
+        self.ops.get_mut(&op).expect("looked up above").hardening += 1;
+        if self.directory.get(block).doomed {
+            self.tell_asked(&[(op, index)], End::Lost);
+            return;
+        }
+        let Some(tier) = self.durable_tier() else {
+            self.tell_asked(&[(op, index)], End::Volatile);
+            return;
+        };
+        let mut chain = self.not_durable_up(block, tier);
+        let fresh = || Entry { tier, stage: Stage::Waiting, asked: Vec::new() };
+        let entry = self.durables.entries.entry(block).or_insert_with(fresh);
+        entry.asked.push((op, index));
+        if entry.stage == Stage::Down {
+            // Its record may have changed since.
+            entry.stage = Stage::Waiting;
+        }
+        for ancestor in &chain {
+            self.durables.entries.entry(*ancestor).or_insert_with(fresh);
+        }
+        // The root first: what lies nearer to it is written first.
+        chain.reverse();
+        for at in chain {
+            self.pursue_durable(at);
+        }
+    }
+
+    /// Where blocks are made durable. A tier that is still scanned takes nothing, and what hangs on
+    /// its blocks can't be kept elsewhere; one that is lost is passed by.
+    fn durable_tier(&self) -> Option<Tier> {
+        let present = DURABLE.into_iter().find(|tier| self.tiers[tier.index()].is_some())?;
+        self.taker_flags()[present.index()].then_some(present)
+    }
+
+    /// The block and those of its ancestors that are not durable in the tier and not on their way.
+    fn not_durable_up(&self, block: BlockIndex, tier: Tier) -> Vec<BlockIndex> {
+        let known = |at: &BlockIndex| {
+            self.directory.get(*at).is_durable(tier) || self.durables.entries.contains_key(at)
+        };
+        let parent = self.directory.get(block).parent();
+        let above = self.directory.chain_up(parent).take_while(|at| !known(at));
+        std::iter::once(block).chain(above).collect()
+    }
+
+    /// Does what can be done next for a block that waits.
+    pub(super) fn pursue_durable(&mut self, at: BlockIndex) {
+        let Some(entry) = self.durables.entries.get(&at) else { return };
+        if entry.stage != Stage::Waiting {
+            return;
+        }
+        let tier = entry.tier;
+        let row = self.directory.get(at);
+        match row.copy(tier).state {
+            // Its landing, or the end of its way out, comes back here.
+            CopyState::Filling | CopyState::Draining => {}
+            CopyState::Resident if self.is_stamped(at, tier) => self.start_sync(at, tier),
+            CopyState::Resident => self.hurry_rewrite(at),
+            // One copy on its way down at a time: the end of that one comes back here.
+            CopyState::Absent if row.drains() => {}
+            CopyState::Absent => match source_of(row, tier) {
+                Some(from) => self.start_persist(at, (from, tier)),
+                None if row.fastest().is_none() && row.fills() => {}
+                None => self.give_up_durable(at),
+            },
+        }
+    }
+
+    /// Whether the copy's header says what is asked for the block.
+    fn is_stamped(&self, at: BlockIndex, tier: Tier) -> bool {
+        let row = self.directory.get(at);
+        row.stamp.is_current() && !self.rewrites.under_way.contains(&(row.key, tier))
+    }
+
+    fn start_persist(&mut self, at: BlockIndex, (from, tier): (Tier, Tier)) {
+        self.set_stage(at, Stage::Copying);
+        let tick = self.directory.get(at).copy(from).tick;
+        self.pin(at, from);
+        self.begin_fill(at, tier, tick);
+        self.want(tier, at, Job::Persist { from });
+    }
+
+    fn start_sync(&mut self, at: BlockIndex, tier: Tier) {
+        self.set_stage(at, Stage::Syncing);
+        self.pin(at, tier);
+        self.start_item(Some(tier), at, Job::Sync { tier });
+    }
+
+    fn set_stage(&mut self, at: BlockIndex, stage: Stage) {
+        self.durables.entries.get_mut(&at).expect("the caller found it").stage = stage;
+    }
+
+    /// The block's copy in the tier is written, and the tier keeps it.
+    pub(super) fn durable_landed(&mut self, at: BlockIndex, tier: Tier) {
+        if self.durables.entries.get(&at).is_some_and(|entry| entry.tier == tier) {
+            self.set_stage(at, Stage::Down);
+            self.settle_durable(at);
+        }
+    }
+
+    /// A copy to the tier found no room there, or failed.
+    pub(super) fn persist_failed(
+        &mut self,
+        at: BlockIndex,
+        (to, from): (Tier, Tier),
+        failure: Option<FailureKind>,
+    ) {
+        self.give_up_durable(at);
+        self.fill_failed(at, to, from, failure);
+    }
+
+    pub(super) fn sync_ended(&mut self, at: BlockIndex, tier: Tier, synced: bool) {
+        self.unpin(at, tier);
+        if synced {
+            self.durable_landed(at, tier);
+        } else {
+            self.give_up_durable(at);
+        }
+    }
+
+    /// The write of a record into the copy's header ended.
+    pub(super) fn durable_restamped(&mut self, at: BlockIndex, tier: Tier, written: bool) {
+        let waits = |entry: &Entry| entry.tier == tier && entry.stage == Stage::Waiting;
+        if !self.durables.entries.get(&at).is_some_and(waits) {
+            return;
+        }
+        if !written {
+            self.give_up_durable(at);
+        } else if self.directory.get(at).copy(tier).state == CopyState::Resident {
+            self.start_sync(at, tier);
+        }
+    }
+
+    /// A copy of the block came or went, by `event`.
+    pub(super) fn durable_changed(&mut self, at: BlockIndex, tier: Tier, event: CopyEvent) {
+        let Some(entry) = self.durables.entries.get(&at) else { return };
+        if event == CopyEvent::Dropped && entry.tier == tier {
+            self.give_up_durable(at);
+        } else {
+            self.pursue_durable(at);
+        }
+    }
+
+    /// A block is durable if its parent is; and then so may be its children.
+    fn settle_durable(&mut self, at: BlockIndex) {
+        let mut ready = vec![at];
+        while let Some(at) = ready.pop() {
+            let Some(entry) = self.durables.entries.get(&at) else { continue };
+            if entry.stage != Stage::Down {
+                continue;
+            }
+            let tier = entry.tier;
+            let row = self.directory.get(at);
+            let (parent, stays) = (row.parent(), row.copy(tier).state == CopyState::Resident);
+            match parent.filter(|parent| !self.directory.get(*parent).is_durable(tier)) {
+                Some(parent) if self.durables.entries.contains_key(&parent) => {}
+                // A copy went, or is on its way out: this one, or the parent's.
+                _ if !stays => self.give_up_durable(at),
+                Some(_) => self.give_up_durable(at),
+                None => {
+                    self.directory.get_mut(at).set_durable(tier, true);
+                    let asked = self.durables.entries.remove(&at).map(|entry| entry.asked);
+                    self.tell_asked(&asked.unwrap_or_default(), End::Durable);
+                    ready.extend(self.directory.children(at));
+                }
+            }
+        }
+    }
+
+    /// The block is not going to be durable, nor is what hangs on it.
+    pub(super) fn give_up_durable(&mut self, at: BlockIndex) {
+        let mut stack = vec![at];
+        while let Some(at) = stack.pop() {
+            let Some(entry) = self.durables.entries.remove(&at) else { continue };
+            let row = self.directory.get(at);
+            let is_here = !row.doomed && row.fastest().is_some();
+            self.tell_asked(&entry.asked, if is_here { End::Volatile } else { End::Lost });
+            stack.extend(self.directory.children(at));
+        }
+    }
+
+    fn tell_asked(&mut self, asked: &[(OpId, u32)], end: End) {
+        for (op, index) in asked {
+            let entry = self.ops.get_mut(op).expect("an operation lives until its last block");
+            entry.hardening -= 1;
+            if end == End::Volatile {
+                entry.not_durable.push(*index);
+            }
+            self.op_block_done(*op, *index, end != End::Lost);
+        }
+    }
+
+    /// The copy in `tier` turned out lost, so what hangs on it would not come back after a restart.
+    pub(super) fn soften(&mut self, at: BlockIndex, tier: Tier) {
+        let mut stack = vec![at];
+        while let Some(at) = stack.pop() {
+            let row = self.directory.get_mut(at);
+            if row.is_durable(tier) {
+                row.set_durable(tier, false);
+                stack.extend(self.directory.children(at));
+            }
+        }
+    }
+
+    /// Whether room for this block is made whatever it is worth: its client asked for it.
+    pub(super) fn is_asked_for(want: &Want) -> bool {
+        matches!(want.job, Job::Persist { .. })
+    }
+}
+
+/// The copy to write down from: the frame in memory if there is one. None if there is nothing to read,
+/// or the block may not sink so low; what lies below already needs its parents, whatever their floor.
+fn source_of(row: &Block, tier: Tier) -> Option<Tier> {
+    let may_sink = row.has_children() || tier <= row.floor;
+    let frame = Some(Tier::Dram).filter(|dram| row.copy(*dram).state.is_readable());
+    frame.or(row.fastest()).filter(|_| may_sink && !row.doomed)
+}

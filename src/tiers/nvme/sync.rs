@@ -1,0 +1,66 @@
+//! Has the device keep what it was given: its write cache is flushed, once for all who wait.
+//!
+//! Writes past the page cache are over when the device has them, which a crash of the daemon or the
+//! machine's kernel does not undo; a loss of power may. Never flushes unasked: a cache that has to be
+//! flushed for each frame is a slow one.
+
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+
+use crossbeam_channel::{Receiver, Sender, TrySendError};
+
+use crate::tiers::store::{Done, StoreError};
+use crate::tiers::ticket;
+use crate::tiers::workers::Workers;
+
+/// The thread that flushes, and who waits for it. Dropped in this order: the thread ends when nobody
+/// can ask any more, and has answered all by then.
+pub struct Syncer {
+    asking: Sender<Done>,
+    _thread: Workers,
+}
+
+impl Syncer {
+    /// # Errors
+    /// The machine refused the thread.
+    pub fn start(slots: &Arc<File>, asking_max: usize) -> io::Result<Self> {
+        let (asking, asked) = crossbeam_channel::bounded(asking_max);
+        let mut thread = Workers::default();
+        let slots = Arc::clone(slots);
+        thread.start_one("nvme-sync", move || serve(&slots, &asked))?;
+        Ok(Self { asking, _thread: thread })
+    }
+
+    pub fn ask(&self, done: Done) {
+        match self.asking.try_send(done) {
+            Ok(()) => {}
+            Err(TrySendError::Full(done)) => ticket::answer(done, Err(StoreError::Busy)),
+            Err(TrySendError::Disconnected(done)) => {
+                let said = "the thread that flushes it is gone".into();
+                ticket::answer(done, Err(StoreError::TierLost(said)));
+            }
+        }
+    }
+}
+
+fn serve(slots: &File, asked: &Receiver<Done>) {
+    while let Ok(first) = asked.recv() {
+        // Whoever asked before the flush begins is served by it.
+        let waiting: Vec<Done> = std::iter::once(first).chain(asked.try_iter()).collect();
+        let flushed = slots.sync_data();
+        for done in waiting {
+            let end = match &flushed {
+                Ok(()) => Ok(()),
+                Err(error) => Err(failed(error)),
+            };
+            ticket::answer(done, end);
+        }
+    }
+}
+
+fn failed(error: &io::Error) -> StoreError {
+    let source =
+        error.raw_os_error().map_or_else(|| error.kind().into(), io::Error::from_raw_os_error);
+    StoreError::Io { what: "can't flush the device's cache".into(), source }
+}
