@@ -36,6 +36,7 @@ fn cli_help() {
       status    Show what a running daemon holds and does
       sessions  Show the sessions that a running daemon knows
       inspect   Show what a running daemon knows of one block
+      bench     Measure the daemon's parts beside this machine's limits
       doctor    Show what this machine offers and what to mend
       help      Print this message or the help of the given subcommand(s)
 
@@ -81,6 +82,74 @@ fn cli_flags_of_replay() {
     );
 }
 
+#[test]
+fn cli_help_of_bench() {
+    insta::assert_snapshot!(help("bench --help"), @r"
+    Measure the daemon's parts beside this machine's limits
+
+    Usage: terrace bench <COMMAND>
+
+    Commands:
+      tiers  Measure every link of the daemon beside what the machine itself can do
+      index  Measure how many blocks a second the daemon's index takes, on one core
+      rpc    Measure how long calls to a daemon take, there and back over its socket
+      help   Print this message or the help of the given subcommand(s)
+
+    Options:
+      -h, --help  Print help
+    ");
+}
+
+#[test]
+fn cli_flags_of_benches() {
+    insta::assert_snapshot!(
+        flags("bench tiers -h").join(" "),
+        @"--path --block --fragment --seconds --depth --set --dir --object --device --svg --json"
+    );
+    insta::assert_snapshot!(
+        flags("bench index -h").join(" "),
+        @"--capacity --chain --policy --seconds --json"
+    );
+    insta::assert_snapshot!(flags("bench rpc -h").join(" "), @"--keys --seconds --json");
+}
+
+/// The shortest run there is, with a set that fits any machine: every path, the JSON's fields, the
+/// picture, and a folder that is empty again.
+#[test]
+fn cli_bench_tiers_measures_every_path_and_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let line = "bench tiers --set 64MiB --block 8MiB --depth 2 --seconds 1 --dir @ --svg @/a.svg";
+    let output = terrace(folder.path(), &format!("{line} --json"));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let rows: Vec<serde_json::Value> = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(rows.len(), 3 * 2 + 2 + 2, "three device paths in two layouts, and four others");
+    for row in &rows {
+        for figure in ["gbps", "limit_gbps", "ratio", "p50_us", "p99_us"] {
+            assert!(row[figure].as_f64().unwrap() > 0.0, "{figure} of {row}");
+        }
+        assert!(row["p50_us"].as_f64() <= row["p99_us"].as_f64(), "{row}");
+    }
+    let left: Vec<_> =
+        fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(left, ["a.svg"]);
+    assert!(fs::read_to_string(folder.path().join("a.svg")).unwrap().starts_with("<svg"));
+}
+
+#[test]
+fn cli_bench_rpc_and_index_measure() {
+    let folder = tempfile::tempdir().unwrap();
+    for (line, rows_wanted) in
+        [("bench rpc --keys 8,700 --seconds 1", 2), ("bench index --seconds 1 --capacity 1024", 3)]
+    {
+        let output = terrace(folder.path(), &format!("{line} --json"));
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let rows: Vec<serde_json::Value> = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(rows.len(), rows_wanted, "{line}");
+        assert!(rows.iter().all(|row| row["p50_us"].as_f64().unwrap() > 0.0), "{rows:?}");
+    }
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "the daemon's folder is gone");
+}
+
 /// A command line that must fail with this exit code, saying this, before anything was started.
 fn refused(folder: &Path, line: &str, code: i32, expected: &str) {
     let output = terrace(folder, line);
@@ -116,6 +185,16 @@ fn cli_refuses_bad_lines() {
     refused("inspect 12ab", "a block's key is 32 hex digits");
     refused("sessions --max 0", "0 is not in 1..=1000");
     refused("demo --seed one", "invalid value 'one' for '--seed <SEED>'");
+    refused("bench", "Usage: terrace bench <COMMAND>");
+    refused("bench tiers --path ssd", "path `ssd` is not known: use hbm, nvme or object");
+    refused("bench tiers --block 65000B", "give a multiple of 4KiB");
+    refused("bench tiers --dir @/gone", "there is no such folder");
+    refused("bench tiers --path nvme --set 64GiB --dir /proc", "free some room");
+    refused("bench tiers --path nvme --dir /dev/null", "there is no such folder");
+    refused("bench tiers --svg @/gone/a.svg", "name a file that can be written");
+    refused("bench tiers --device gpu", "device `gpu` is not known");
+    refused("bench index --policy best", "policy `best` is not known: use one of lru, ");
+    refused("bench rpc --keys 0", "0 is not in 1..=16384");
     refused("serve --dram-capcity 1GiB", "'--dram-capacity'");
     refused("serve --dram-capacity 1", "dram.capacity: the unit is missing");
     refused("serve --config @/gone.toml", "name a readable TOML file with --config");

@@ -21,6 +21,7 @@ use crate::client;
 use crate::domain::tier::Tier;
 use crate::env::Stopwatch;
 
+pub(super) use folder::Folder as OwnFolder;
 use folder::Folder;
 pub use memory::ResidentMemory;
 

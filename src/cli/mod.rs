@@ -3,6 +3,7 @@
 //! Results go to stdout, everything else to stderr. Every command speaks to a daemon through its
 //! socket only, and holds none of the daemon's rules.
 
+pub mod bench;
 pub mod daemon;
 pub mod demo;
 pub mod doctor;
@@ -40,6 +41,7 @@ enum Command {
     Status(status::StatusArgs),
     Sessions(sessions::SessionsArgs),
     Inspect(inspect::InspectArgs),
+    Bench(bench::BenchArgs),
     Doctor(doctor::DoctorArgs),
 }
 
@@ -96,6 +98,7 @@ fn run(command: Command) -> (bool, Result<Outcome, Failure>) {
         Command::Status(args) => (args.json, status::run(&args).map(done)),
         Command::Sessions(args) => (args.json, sessions::run(&args).map(done)),
         Command::Inspect(args) => (args.json, inspect::run(&args).map(done)),
+        Command::Bench(args) => (args.json(), bench::run(&args).map(done)),
         Command::Doctor(args) => (args.json, doctor::run(&args)),
     }
 }

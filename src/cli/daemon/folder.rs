@@ -8,11 +8,11 @@ use crate::env;
 
 use super::DaemonError;
 
-pub(super) struct Folder(PathBuf);
+pub(crate) struct Folder(PathBuf);
 
 impl Folder {
     /// Makes it inside `parent`, for this user only.
-    pub(super) fn make(parent: &Path) -> Result<Self, DaemonError> {
+    pub(crate) fn make(parent: &Path) -> Result<Self, DaemonError> {
         let name: String = env::random_bytes::<6>().map(|byte| format!("{byte:02x}")).concat();
         let path = parent.join(format!("terrace-{name}"));
         // An existing folder is refused: nobody else may have prepared it.
@@ -23,7 +23,7 @@ impl Folder {
         Ok(Self(path))
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.0
     }
 }

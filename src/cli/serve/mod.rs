@@ -23,7 +23,7 @@ use crate::manager::shell::Handle;
 use crate::observe::{self, LogFormat, LogLevel};
 use crate::service::{BindError, Server, ServiceConfig, Stores};
 
-pub use node::{Node, NodeError};
+pub use node::{DEVICE_TRANSFERS_MAX, Node, NodeError, STORE_TRANSFERS_MAX};
 use ready::Ready;
 use state_dir::StateDir;
 
@@ -91,7 +91,11 @@ fn start_log(config: &Config) {
     observe::start_log(&levels.collect::<Vec<_>>(), format);
 }
 
-fn start_runtime() -> io::Result<Runtime> {
+/// The threads that a daemon runs its tasks on.
+///
+/// # Errors
+/// The machine refuses threads.
+pub(super) fn start_runtime() -> io::Result<Runtime> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     runtime::Builder::new_multi_thread()
         .worker_threads(cores.clamp(1, RUNTIME_THREADS_MAX))

@@ -44,8 +44,8 @@ pub enum NodeError {
 }
 
 /// Transfers a link works on at once: enough that its next batch is always ready.
-const DEVICE_TRANSFERS_MAX: usize = 4;
-const STORE_TRANSFERS_MAX: usize = 8;
+pub const DEVICE_TRANSFERS_MAX: usize = 4;
+pub const STORE_TRANSFERS_MAX: usize = 8;
 const TRANSFERS_QUEUED_MAX: usize = 4096;
 
 impl Node {

@@ -5,6 +5,8 @@
 
 mod actor;
 
+mod carrier;
+
 mod complaints;
 
 mod handle;
@@ -34,6 +36,7 @@ use crate::tiers::hbm::Device;
 use crate::tiers::store::TierStore;
 
 use actor::{Actor, Message};
+pub use carrier::{Carrier, CarrierParts, Ended};
 use complaints::Complaints;
 pub use handle::Handle;
 use perform::Performer;

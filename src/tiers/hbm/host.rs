@@ -4,7 +4,6 @@
 //! threads only copy; `done` is called on them.
 
 use std::io;
-use std::ptr;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
@@ -20,6 +19,7 @@ use crate::tiers::store::{FrameSpan, StoreError};
 use super::chunks::{Chunks, Use};
 use super::device::{BlockCopy, CopiesDone, CopyEnd, Device, FailedCopy, Stream};
 use super::geometry::{BlockGeometry, PageMap};
+use super::past_cache;
 use super::pool::EnginePool;
 use super::runs::runs;
 
@@ -201,7 +201,7 @@ impl Memory {
             // `self` or the copy's own pool keep; the submitter owns the bytes of frames and
             // places, and an engine that writes to its pool meanwhile gets torn bytes, no more.
             // Both ends may be the same memory, so the copy is one that allows an overlap.
-            unsafe { ptr::copy(source, target, at(run.bytes)) };
+            unsafe { past_cache::copy(source, target, at(run.bytes)) };
         }
         Ok(())
     }

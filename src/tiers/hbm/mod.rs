@@ -10,6 +10,7 @@ mod device;
 mod geometry;
 mod host;
 mod layout;
+mod past_cache;
 mod pool;
 mod runs;
 mod store;

@@ -1,0 +1,267 @@
+//! The arguments of `bench tiers`, parsed once into what is to be measured.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use crate::cli::Failure;
+use crate::config::parse;
+use crate::domain::namespace::PAYLOAD_BYTES_MAX;
+use crate::domain::units::{Bytes, CHUNK_BYTES, PAGE_BYTES};
+use crate::tiers::object::Target;
+
+use super::path::{Choice, Path};
+
+/// Measure every link of the daemon beside what the machine itself can do
+///
+/// Blocks go round and round between the tiers over the daemon's own code, and in turns with them
+/// as many bytes by the simplest means there are: one thread's memcpy for HBM, a loop of reads
+/// and writes past the page cache for NVMe, plain files for an object store in a folder.
+#[derive(clap::Args, Clone, Debug)]
+#[command(after_help = "Takes about five times the set in memory, and four times as much on the \
+                        disk, in a folder of its own that goes again. Quiet the machine first. \
+                        docs/bench.md says how to read the result.")]
+pub struct TiersArgs {
+    /// What to measure: hbm, nvme, object, or single paths such as dram-nvme [default: all]
+    #[arg(long = "path", value_name = "PATH", value_delimiter = ',')]
+    pub paths: Vec<Choice>,
+    /// Payload of a block: whole pages of 4 KiB
+    #[arg(
+        long = "block",
+        value_name = "SIZE",
+        value_delimiter = ',',
+        default_value = "64KiB,256KiB,1MiB,2MiB,4MiB,8MiB",
+        value_parser = block
+    )]
+    pub blocks: Vec<u64>,
+    /// Pages that a block is cut into on the device, as engines lay them out; `block` is one piece
+    #[arg(
+        long = "fragment",
+        value_name = "SIZE",
+        value_delimiter = ',',
+        default_value = "block,16KiB"
+    )]
+    pub fragments: Vec<Fragment>,
+    /// About how long to measure, all in all
+    #[arg(long, value_name = "SECONDS", default_value_t = 60,
+        value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    pub seconds: u32,
+    /// Blocks under way at once on disks and object stores, and threads of the loops beside them
+    #[arg(long, value_name = "BLOCKS", default_value_t = 16,
+        value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub depth: u16,
+    /// Bytes that go round, on each side: more than the caches hold
+    #[arg(long = "set", value_name = "SIZE", default_value = "256MiB", value_parser = set)]
+    pub set_bytes: u64,
+    /// A folder on the disk to measure [default: the one for temporary files, $TMPDIR]
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// The object store to measure: a folder as file:// and its path [default: one in --dir]
+    #[arg(long, value_name = "URL")]
+    pub object: Option<Target>,
+    /// Where HBM is: host
+    #[arg(long, value_name = "DEVICE", default_value = "host")]
+    pub device: DeviceName,
+    /// Draw the ratios by block size into this file
+    #[arg(long, value_name = "FILE")]
+    pub svg: Option<PathBuf>,
+    /// Print one JSON array instead of a table
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// How a block lies on the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fragment {
+    /// In one piece.
+    Block,
+    /// In pages of so many bytes.
+    Pages(u64),
+}
+
+/// One row of the result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cell {
+    pub path: Path,
+    pub block_bytes: u64,
+    /// As long as the block where it lies in one piece.
+    pub fragment_bytes: u64,
+}
+
+impl TiersArgs {
+    /// Everything to measure, block size by block size.
+    ///
+    /// # Errors
+    /// Two arguments don't go together.
+    pub fn cells(&self) -> Result<Vec<Cell>, Failure> {
+        let mut cells = Vec::new();
+        for &block_bytes in &self.blocks {
+            self.check_block(block_bytes)?;
+            for path in Path::ALL.into_iter().filter(|path| self.takes(*path)) {
+                let fragments: &[Fragment] =
+                    if path.is_paged() { &self.fragments } else { &[Fragment::Block] };
+                for fragment_bytes in fragments.iter().filter_map(|f| f.within(block_bytes)) {
+                    let cell = Cell { path, block_bytes, fragment_bytes };
+                    if !cells.contains(&cell) {
+                        cells.push(cell);
+                    }
+                }
+            }
+        }
+        if cells.is_empty() {
+            let said = "nothing to measure: every --fragment is longer than every --block; add \
+                        `block` to the fragments";
+            return Err(Failure::Usage(said.into()));
+        }
+        Ok(cells)
+    }
+
+    #[must_use]
+    pub fn takes(&self, path: Path) -> bool {
+        self.paths.is_empty() || self.paths.iter().any(|choice| choice.includes(path))
+    }
+
+    fn check_block(&self, block_bytes: u64) -> Result<(), Failure> {
+        let uneven = self.fragments.iter().find_map(|fragment| match fragment {
+            Fragment::Pages(bytes)
+                if !block_bytes.is_multiple_of(*bytes) && *bytes < block_bytes =>
+            {
+                Some(bytes)
+            }
+            _ => None,
+        });
+        if let Some(bytes) = uneven {
+            return Err(Failure::Usage(format!(
+                "a block of {} can't be cut into fragments of {}: give sizes that divide it",
+                Bytes(block_bytes),
+                Bytes(*bytes)
+            )));
+        }
+        Ok(())
+    }
+}
+
+impl Fragment {
+    /// The fragment's length in a block of this length, if it fits one.
+    fn within(self, block_bytes: u64) -> Option<u64> {
+        match self {
+            Self::Block => Some(block_bytes),
+            Self::Pages(bytes) => (bytes <= block_bytes).then_some(bytes),
+        }
+    }
+}
+
+impl FromStr for Fragment {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "block" {
+            return Ok(Self::Block);
+        }
+        let bytes = size(text).map_err(|said| format!("{said}, or `block` for one piece"))?;
+        let fits = (FRAGMENT_BYTES_MIN..=PAYLOAD_BYTES_MAX).contains(&bytes);
+        fits.then_some(Self::Pages(bytes)).ok_or_else(|| {
+            format!("a fragment of {} can't be had: give 512B or more", Bytes(bytes))
+        })
+    }
+}
+
+/// Shorter pages than any engine's.
+const FRAGMENT_BYTES_MIN: u64 = 512;
+
+/// Which device HBM is on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceName {
+    Host,
+}
+
+impl FromStr for DeviceName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "host" => Ok(Self::Host),
+            _ => Err(format!("device `{text}` is not known: use host")),
+        }
+    }
+}
+
+fn size(text: &str) -> Result<u64, String> {
+    parse::size(text).map_err(|wrong| format!("{}: {}", wrong.problem, wrong.remedy))
+}
+
+fn block(text: &str) -> Result<u64, String> {
+    let (bytes, page) = (size(text)?, PAGE_BYTES as u64);
+    let fits = (page..=PAYLOAD_BYTES_MAX).contains(&bytes) && bytes.is_multiple_of(page);
+    fits.then_some(bytes).ok_or_else(|| {
+        let largest = parse::size_text(PAYLOAD_BYTES_MAX);
+        format!("a block of {bytes} bytes can't be had: give a multiple of 4KiB up to {largest}")
+    })
+}
+
+/// The largest set: beyond it only time is spent.
+const SET_BYTES_MAX: u64 = 64 << 30;
+
+fn set(text: &str) -> Result<u64, String> {
+    let bytes = size(text)?;
+    let fits = (CHUNK_BYTES..=SET_BYTES_MAX).contains(&bytes) && bytes.is_multiple_of(CHUNK_BYTES);
+    fits.then_some(bytes).ok_or_else(|| {
+        format!("a set of {} can't be had: give a multiple of 64MiB up to 64GiB", Bytes(bytes))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        tiers: TiersArgs,
+    }
+
+    /// What the command line comes to: how many rows, or what is said of it.
+    fn check(line: &str, expected: &str) {
+        let words = ["tiers"].into_iter().chain(line.split_whitespace());
+        let said = match Cli::try_parse_from(words) {
+            Err(error) => error.to_string(),
+            Ok(cli) => match cli.tiers.cells() {
+                Ok(cells) => format!("{} rows", cells.len()),
+                Err(Failure::Usage(said) | Failure::Failed(said)) => said,
+            },
+        };
+        assert!(said.contains(expected), "{line}\n  said   {said}\n  lacks  {expected}");
+    }
+
+    #[test]
+    fn what_is_measured() {
+        // Six sizes; three device paths in two layouts, and four others.
+        check("", "60 rows");
+        check("--path nvme --block 1MiB", "2 rows");
+        check("--path hbm-dram,dram-hbm --block 1MiB --fragment block,8KiB,64KiB", "6 rows");
+        check("--path object-dram --path nvme", "18 rows");
+        // A block no longer than its fragments is in one piece already.
+        check("--path hbm-dram --block 64KiB --fragment block,64KiB,1MiB", "1 rows");
+    }
+
+    #[test]
+    fn what_can_not_be_measured() {
+        check("--path ssd", "path `ssd` is not known: use hbm, nvme or object");
+        check("--block 65000B", "a block of 65000 bytes can't be had: give a multiple of 4KiB");
+        check("--block 65536", "the unit is missing: units are KiB");
+        check("--block 64MiB", "give a multiple of 4KiB up to 65532KiB");
+        check(
+            "--block 1MiB --fragment 24KiB",
+            "a block of 1 MiB can't be cut into fragments of 24",
+        );
+        check("--path hbm --block 64KiB --fragment 1MiB", "every --fragment is longer than every");
+        check("--fragment 100B", "a fragment of 100 B can't be had");
+        check("--fragment pages", "not a size: give a whole number and a unit");
+        check("--set 100MiB", "a set of 100 MiB can't be had: give a multiple of 64MiB");
+        check("--seconds 0", "0 is not in 1..=86400");
+        check("--depth 1000", "1000 is not in 1..=256");
+        check("--device gpu", "device `gpu` is not known: use host");
+        check("--object gs://x", "`gs://` is not known");
+    }
+}

@@ -1,0 +1,248 @@
+//! What is measured: memory, a device and stores as the daemon has them, in a folder that goes
+//! again, and a carrier that moves blocks between them.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::sync_channel;
+
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::cli::Failure;
+use crate::cli::daemon::{DaemonError, OwnFolder as Folder};
+use crate::cli::serve;
+use crate::config::{Machine, ThisMachine};
+use crate::domain::tier::Tier;
+use crate::domain::units::{Bytes, CHUNK_BYTES};
+use crate::env;
+use crate::manager::shell::{Carrier, CarrierParts};
+use crate::tiers::decorators::Metered;
+use crate::tiers::dram::{Arena, ArenaConfig};
+use crate::tiers::hbm::{Device, HostDevice, HostDeviceConfig};
+use crate::tiers::nvme::{self, NvmeConfig, NvmeFacts};
+use crate::tiers::object::{self, ObjectOptions, Target};
+use crate::tiers::store::{StoreError, StoreOp, TierStore};
+
+use super::args::{Cell, DeviceName, TiersArgs};
+
+/// Everything that blocks are moved between.
+pub struct Ground {
+    pub arena: Arc<Arena>,
+    pub carrier: Carrier,
+    pub nvme: Option<NvmeFacts>,
+    object: Option<Arc<dyn TierStore>>,
+    pub depth: usize,
+    /// What is kept beside the daemon's own files: the limits' files.
+    beside: PathBuf,
+    interrupted: Arc<AtomicBool>,
+    // Everything above is let go before the threads and the folders it uses.
+    _runtime: Runtime,
+    _folders: Vec<Folder>,
+}
+
+impl Ground {
+    /// Makes what the cells need.
+    ///
+    /// # Errors
+    /// There is no room for it, or the machine refuses; the text says what to change.
+    pub fn prepare(args: &TiersArgs, cells: &[Cell]) -> Result<Self, Failure> {
+        let uses = |tier| cells.iter().any(|cell| cell.path.far_tier() == tier);
+        let parent = args.dir.clone().unwrap_or_else(std::env::temp_dir);
+        check_room(&parent, args.set_bytes, uses(Tier::Nvme), uses(Tier::Object))?;
+        let folder = folder_in(&parent, "--dir")?;
+        let runtime = serve::start_runtime()
+            .map_err(|error| Failure::Failed(format!("can't start the runtime: {error}")))?;
+        let interrupted = listen(&runtime)?;
+        let arena =
+            ArenaConfig { tier_bytes: args.set_bytes, staging_bytes: 0, pretouch_threads: cores() };
+        let arena = Arc::new(Arena::new(arena).map_err(|error| no_memory(&error))?);
+        let device = open_device(args, &arena, uses(Tier::Hbm))?;
+        let nvme = uses(Tier::Nvme).then(|| open_nvme(args, folder.path(), &arena)).transpose()?;
+        let (store, facts) = nvme.unzip();
+        let beside = folder.path().to_owned();
+        let mut folders = vec![folder];
+        let object = uses(Tier::Object)
+            .then(|| open_object(args, &beside, &mut folders, &arena, &runtime))
+            .transpose()?;
+        let carrier = Carrier::new(CarrierParts {
+            runtime: runtime.handle().clone(),
+            arena: Arc::clone(&arena),
+            device,
+            nvme: store,
+            object: object.clone(),
+            node_id: env::random_bytes(),
+        });
+        Ok(Self {
+            arena,
+            carrier,
+            nvme: facts,
+            object,
+            depth: args.depth.into(),
+            beside,
+            interrupted,
+            _runtime: runtime,
+            _folders: folders,
+        })
+    }
+
+    /// A path beside the daemon's files, on the same disk.
+    #[must_use]
+    pub fn beside(&self, name: &str) -> PathBuf {
+        self.beside.join(name)
+    }
+
+    /// # Errors
+    /// Somebody wants the run to end.
+    pub fn go_on(&self) -> Result<(), Failure> {
+        if self.interrupted.load(Ordering::Relaxed) {
+            return Err(Failure::Failed("interrupted: the folder was removed".into()));
+        }
+        Ok(())
+    }
+
+    /// Takes objects away, so that they can be written again.
+    ///
+    /// # Errors
+    /// The store refused.
+    pub fn erase_objects(&self, ops: impl Iterator<Item = StoreOp>) -> Result<(), Failure> {
+        let store = self.object.as_ref().expect("only paths to objects erase them");
+        let (tell, told) = sync_channel(ERASES_QUEUED);
+        let mut waiting = 0;
+        let hear = || match told.recv() {
+            Ok(Ok(()) | Err(StoreError::Missing(_))) => Ok(()),
+            Ok(Err(error)) => Err(Failure::Failed(format!("can't take an object away: {error}"))),
+            Err(_) => unreachable!("an end is told once, and the sender lives here"),
+        };
+        for op in ops {
+            let tell = tell.clone();
+            // There is room: no more are under way than the channel holds.
+            store.submit(op, Box::new(move |ended| drop(tell.try_send(ended))));
+            waiting += 1;
+            if waiting == ERASES_QUEUED {
+                hear()?;
+                waiting -= 1;
+            }
+        }
+        (0..waiting).try_for_each(|_| hear())
+    }
+}
+
+/// Erases under way at once.
+const ERASES_QUEUED: usize = 64;
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+fn no_memory(error: &std::io::Error) -> Failure {
+    Failure::Failed(format!("{error}; or measure with a smaller --set"))
+}
+
+/// A flag that signals raise, so that the folder is removed whatever happens.
+fn listen(runtime: &Runtime) -> Result<Arc<AtomicBool>, Failure> {
+    let raised = Arc::new(AtomicBool::new(false));
+    let _inside = runtime.enter();
+    for kind in [SignalKind::interrupt(), SignalKind::terminate()] {
+        let raise = Arc::clone(&raised);
+        let mut signals = signal(kind)
+            .map_err(|error| Failure::Failed(format!("can't listen for signals: {error}")))?;
+        env::spawn_task_on(runtime.handle(), async move {
+            signals.recv().await;
+            raise.store(true, Ordering::Relaxed);
+        });
+    }
+    Ok(raised)
+}
+
+/// Says before anything is made that the disk is too small: a file system that is full in the
+/// middle of a run harms others too.
+fn check_room(parent: &Path, set_bytes: u64, nvme: bool, object: bool) -> Result<(), Failure> {
+    if !parent.is_dir() {
+        return Err(Failure::Usage(format!(
+            "--dir {}: there is no such folder; name one on the disk to measure",
+            parent.display()
+        )));
+    }
+    // The daemon's own, the limit's beside it, and as much again to leave some room.
+    let needed_bytes = set_bytes * 2 * (u64::from(nvme) + u64::from(object)) + CHUNK_BYTES;
+    let free_bytes = ThisMachine.disk(parent).map_or(u64::MAX, |disk| disk.free_bytes);
+    if free_bytes >= needed_bytes {
+        return Ok(());
+    }
+    Err(Failure::Usage(format!(
+        "{} has {} free and {} are needed: free some room, name another folder with --dir, or \
+         measure with a smaller --set",
+        parent.display(),
+        Bytes(free_bytes),
+        Bytes(needed_bytes)
+    )))
+}
+
+fn folder_in(parent: &Path, flag: &str) -> Result<Folder, Failure> {
+    Folder::make(parent).map_err(|error| {
+        let cause = match error {
+            DaemonError::Io { source, .. } => source.to_string(),
+            other => other.to_string(),
+        };
+        Failure::Usage(format!(
+            "can't make a folder in {}: {cause}; name one that this user can write to with {flag}",
+            parent.display()
+        ))
+    })
+}
+
+fn open_device(
+    args: &TiersArgs,
+    arena: &Arc<Arena>,
+    used: bool,
+) -> Result<Arc<dyn Device>, Failure> {
+    // Blocks within the device go from one half to the other.
+    let tier_bytes = if used { 2 * args.set_bytes } else { 0 };
+    match args.device {
+        DeviceName::Host => {
+            let config = HostDeviceConfig { tier_bytes, pretouch_threads: cores() };
+            let device =
+                HostDevice::new(Arc::clone(arena), config).map_err(|error| no_memory(&error))?;
+            Ok(Arc::new(device))
+        }
+    }
+}
+
+type Store = Arc<dyn TierStore>;
+
+fn open_nvme(
+    args: &TiersArgs,
+    folder: &Path,
+    arena: &Arc<Arena>,
+) -> Result<(Store, NvmeFacts), Failure> {
+    let config = NvmeConfig::new(folder.join("nvme"), args.set_bytes);
+    let (store, facts) = nvme::open(&config, arena).map_err(Failure::failed)?;
+    Ok((Arc::new(Metered::new(store)), facts))
+}
+
+fn open_object(
+    args: &TiersArgs,
+    folder: &Path,
+    folders: &mut Vec<Folder>,
+    arena: &Arc<Arena>,
+    runtime: &Runtime,
+) -> Result<Store, Failure> {
+    let target = match &args.object {
+        None => Target::Dir { path: folder.join("object"), fsync: false },
+        Some(Target::Dir { path, fsync }) => {
+            let own = folder_in(path, "--object")?;
+            let path = own.path().to_owned();
+            folders.push(own);
+            Target::Dir { path, fsync: *fsync }
+        }
+        Some(Target::S3(_)) => {
+            let said = "--object s3://…: a bucket can't be measured here, since there is no bare \
+                        client to hold it against; name a folder with file:///…";
+            return Err(Failure::Usage(said.into()));
+        }
+    };
+    let options = ObjectOptions { concurrency: args.depth.into(), ..ObjectOptions::default() };
+    let store = object::open(&target, options, arena, runtime.handle()).map_err(Failure::failed)?;
+    Ok(Arc::new(Metered::new(store)))
+}

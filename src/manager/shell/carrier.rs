@@ -1,0 +1,88 @@
+//! The performer of transfers with no manager over it: what a link is measured with.
+//!
+//! The copies are the daemon's own, leg by leg. Decides nothing and queues nothing: whoever orders
+//! a transfer owns its ends until that transfer's end was told.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::Receiver;
+use tokio::runtime;
+use tokio::sync::Semaphore;
+
+use super::ERASES_MAX;
+use super::complaints::Complaints;
+use super::perform::Performer;
+use super::staging::Staging;
+use crate::manager::NamespaceEntry;
+use crate::manager::api::{Event, ItemFailure, Transfer, TransferId};
+use crate::tiers::dram::Arena;
+use crate::tiers::hbm::Device;
+use crate::tiers::store::TierStore;
+
+/// Ends that may wait to be taken.
+const ENDS_QUEUED_MAX: usize = 1024;
+
+/// What a carrier moves bytes with.
+pub struct CarrierParts {
+    pub runtime: runtime::Handle,
+    pub arena: Arc<Arena>,
+    pub device: Arc<dyn Device>,
+    pub nvme: Option<Arc<dyn TierStore>>,
+    pub object: Option<Arc<dyn TierStore>>,
+    /// Stands in the headers of frames that transfers seal.
+    pub node_id: [u8; 16],
+}
+
+/// Performs transfers between tiers, one end of each in DRAM or both in HBM.
+pub struct Carrier {
+    performer: Arc<Performer>,
+    ends: Receiver<Event>,
+}
+
+/// A transfer that ended; `failed` names the copies that did not land.
+#[derive(Debug)]
+pub struct Ended {
+    pub transfer: TransferId,
+    pub failed: Vec<ItemFailure>,
+}
+
+impl Carrier {
+    #[must_use]
+    pub fn new(parts: CarrierParts) -> Self {
+        let (events, ends) = crossbeam_channel::bounded(ENDS_QUEUED_MAX);
+        let performer = Arc::new(Performer {
+            // With one end in DRAM no copy passes through staging.
+            staging: Staging::new(0..0),
+            arena: parts.arena,
+            device: parts.device,
+            nvme: parts.nvme,
+            object: parts.object,
+            node_id: parts.node_id,
+            events,
+            erasing: Semaphore::new(ERASES_MAX),
+            complaints: Complaints::start(),
+            runtime: parts.runtime,
+        });
+        Self { performer, ends }
+    }
+
+    /// Starts the transfer and returns at once.
+    ///
+    /// # Panics
+    /// An end is an engine's pool: there are none without a manager.
+    pub fn start(&self, transfer: Transfer, namespace: &NamespaceEntry) {
+        let no_pool = |pool| unreachable!("{pool:?} without a manager");
+        Performer::start(&self.performer, transfer, namespace, no_pool);
+    }
+
+    /// The next transfer to end; nothing if none did within `patience`.
+    #[must_use]
+    pub fn ended(&self, patience: Duration) -> Option<Ended> {
+        match self.ends.recv_timeout(patience) {
+            Ok(Event::TransferDone { transfer, failed }) => Some(Ended { transfer, failed }),
+            Ok(other) => unreachable!("{other:?} of a transfer"),
+            Err(_) => None,
+        }
+    }
+}
