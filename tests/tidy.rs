@@ -121,6 +121,8 @@ fn rules_find() {
     check("src/tiers/nvme/mod.rs", "use io_uring::IoUring;", &["outsiders"]);
     check("src/tiers/nvme/uring/ring.rs", "use io_uring::IoUring;", &[]);
     check("src/tiers/hbm/host.rs", "use cudarc::driver::sys;", &["outsiders"]);
+    check("src/tiers/hbm/cuda/lane.rs", "use cudarc::driver::sys;", &["outsiders"]);
+    check("src/tiers/hbm/cuda/sys.rs", "use cudarc::driver::sys;", &[]);
     check("src/tiers/object/dir.rs", "use aws_sdk_s3::Client;", &["outsiders"]);
     check("src/tiers/object/s3.rs", "use aws_sdk_s3::Client;", &[]);
     check("src/service/server.rs", "use prost::Message;", &["outsiders"]);

@@ -15,6 +15,7 @@ from . import answers, calls, errors, hints
 from .calls import Call, Hashes, Stored
 from .client import CALL_TIMEOUT_S, Client
 from .completions import Operation
+from .cuda import CudaPool
 from .namespace import Namespace
 from .pool import HostPool
 from .session import PoolHandle
@@ -67,7 +68,7 @@ class AsyncClient:
     async def wait_connected(self, timeout_s: float | None = None) -> bool:
         return await asyncio.to_thread(self._blocking.wait_connected, timeout_s)
 
-    async def register_pool(self, pool: HostPool, shard: int = 0) -> PoolHandle:
+    async def register_pool(self, pool: HostPool | CudaPool, shard: int = 0) -> PoolHandle:
         return await asyncio.to_thread(self._blocking.register_pool, pool, shard)
 
     async def unregister_pool(self, pool: PoolHandle) -> None:

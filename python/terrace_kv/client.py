@@ -17,6 +17,7 @@ from . import answers, calls, errors, hints
 from .calls import Call, Hashes, Stored
 from .completions import Operation
 from .connection import Connection
+from .cuda import CudaPool
 from .namespace import Namespace
 from .pool import HostPool
 from .session import Identity, PoolHandle
@@ -86,7 +87,7 @@ class Client:
         may have begun ends with its session."""
         self._connection.drop()
 
-    def register_pool(self, pool: HostPool, shard: int = 0) -> PoolHandle:
+    def register_pool(self, pool: HostPool | CudaPool, shard: int = 0) -> PoolHandle:
         """Registers `pool` as rank `shard`'s memory, in this session and all that follow.
 
         While no daemon is there it is registered as soon as one is.

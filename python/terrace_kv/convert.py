@@ -10,6 +10,7 @@ from typing import Any, TypeVar, cast
 
 from . import _wire, answers, hints
 from .answers import Tier
+from .cuda import CudaPool
 from .errors import DaemonFault, Invalid
 from .namespace import Namespace
 
@@ -51,6 +52,17 @@ def built(name: str, **values: Any) -> Any:
         return _wire.message(name)(**named)
     except (TypeError, ValueError, OverflowError) as error:
         raise Invalid(f"{name}: {error}") from error
+
+
+def cuda_memory(pool: CudaPool) -> Any:
+    """How the daemon opens a pool on a GPU."""
+    return built(
+        "CudaMemory",
+        device_uuid=pool.device_uuid,
+        memories=pool.memories,
+        layers=[built("CudaLayer", **vars(layer)) for layer in pool.layers],
+        ready_event=pool.ready_event,
+    )
 
 
 def slots(places: Any) -> list[int]:

@@ -15,6 +15,7 @@ import grpc
 
 from . import _wire, convert, errors
 from .completions import Completions
+from .cuda import CudaPool
 from .descriptors import Attachment
 from .namespace import Namespace
 
@@ -52,7 +53,7 @@ class Identity:
 class PoolHandle:
     """A pool that is registered in every session of its client. Made by `register_pool`."""
 
-    def __init__(self, pool: HostPool, shard: int) -> None:
+    def __init__(self, pool: HostPool | CudaPool, shard: int) -> None:
         self.pool = pool
         self.shard = shard
 
@@ -154,15 +155,18 @@ class Session:
     def register(self, handle: PoolHandle) -> None:
         """Sends a pool's memory and registers it."""
         pool, layout = handle.pool, handle.pool.layout
-        if pool.fileno() < 0:
-            raise errors.Invalid("the pool was closed: close it after its client")
         request = convert.built(
             "RegisterPoolRequest",
             token=self.token,
             shard=handle.shard,
             layout=convert.built("PoolLayout", **vars(layout)),
         )
-        request.tag = self._attachment.send_memory(pool.fileno())
+        if isinstance(pool, CudaPool):
+            request.cuda.CopyFrom(convert.cuda_memory(pool))
+        elif pool.fileno() < 0:
+            raise errors.Invalid("the pool was closed: close it after its client")
+        else:
+            request.tag = self._attachment.send_memory(pool.fileno())
         answer = self.channel.call("RegisterPool", request, self.identity.call_timeout_s)
         self.pools[handle] = answer.pool_id
 

@@ -96,10 +96,18 @@ pub const KEYS: &[Key] = &[
     ),
     key(
         "hbm.device",
-        Kind::Choice(&["auto", "host"]),
+        Kind::Text,
         "auto",
-        "What stands in for GPU memory. `host` keeps the tier in shared memory of this machine, \
-         which is what `auto` means in this version.",
+        "Where the HBM tier and the engines' pools lie: `cuda:N` is a GPU, as `nvidia-smi -L` \
+         counts; `host` is shared memory of this machine; `auto` is the first GPU that can be used, \
+         and the host where there is none.",
+    ),
+    key(
+        "hbm.multiprocessors_max",
+        count(1, 1024),
+        "8",
+        "The most multiprocessors of a GPU that copy kernels hold at a time, so that an engine's \
+         decoding is not disturbed.",
     ),
     key(
         "hbm.capacity",

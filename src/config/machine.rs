@@ -6,6 +6,8 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use crate::tiers::hbm::cuda;
+
 /// The file system that a folder is on, or would be if it were made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Disk {
@@ -30,6 +32,9 @@ pub trait Machine {
     fn slot_files_bytes(&self, folder: &Path) -> u64;
 
     fn is_dir(&self, path: &Path) -> bool;
+
+    /// Whether a GPU can be used here.
+    fn has_gpu(&self) -> bool;
 }
 
 /// The machine this process runs on.
@@ -64,6 +69,10 @@ impl Machine for ThisMachine {
             .filter_map(|entry| entry.metadata().ok())
             .map(|found| found.len())
             .sum()
+    }
+
+    fn has_gpu(&self) -> bool {
+        cuda::gpus().is_ok_and(|gpus| !gpus.is_empty())
     }
 
     fn is_dir(&self, path: &Path) -> bool {

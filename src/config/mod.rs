@@ -31,6 +31,7 @@ pub use places::Places;
 pub use sources::Sources;
 
 use crate::domain::retention::PolicyName;
+use crate::tiers::hbm::DeviceChoice;
 use crate::tiers::nvme::EngineChoice;
 use crate::tiers::object::Target;
 
@@ -39,6 +40,7 @@ use crate::tiers::object::Target;
 pub struct Config {
     pub places: Places,
     /// Absent tiers are `None`.
+    pub device: HbmDevice,
     pub hbm: Option<Hbm>,
     pub dram: Dram,
     pub nvme: Option<Nvme>,
@@ -59,7 +61,14 @@ pub struct Config {
     pub notes: Vec<String>,
 }
 
-/// The HBM tier, on the host device: a whole number of chunks, at least one.
+/// The device that the HBM tier and the engines' pools lie on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HbmDevice {
+    pub choice: DeviceChoice,
+    pub multiprocessors_max: u32,
+}
+
+/// The HBM tier: a whole number of chunks, at least one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hbm {
     pub capacity_bytes: u64,
@@ -166,15 +175,17 @@ impl Config {
         let reader = reader::Reader::new(&values, sources, machine);
         let places = Places::read(&reader)?;
         let mut notes = Vec::new();
+        let device = tiers::device(&reader)?;
         let hbm = tiers::hbm(&reader)?;
         let dram = tiers::dram(&reader)?;
-        tiers::check_memory(&reader, hbm, dram)?;
+        tiers::check_memory(&reader, device, hbm, dram)?;
         let nvme = tiers::nvme(&reader, &places, &mut notes)?;
         let object = tiers::object(&reader, &places, &mut notes)?;
         tiers::check_shared_disk(&reader, nvme.as_ref(), object.as_ref())?;
         let limits = rest::Limits::read(&reader)?;
         Ok(Self {
             places,
+            device,
             hbm,
             dram,
             nvme,

@@ -39,7 +39,8 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn parsed<T>(
+    /// Text in a form of its own.
+    pub fn parsed<T>(
         &self,
         name: &str,
         parse: impl FnOnce(&str) -> Result<T, Problem>,

@@ -38,6 +38,10 @@ impl Machine for Fake {
     fn is_dir(&self, path: &Path) -> bool {
         path.starts_with("/run/user")
     }
+
+    fn has_gpu(&self) -> bool {
+        false
+    }
 }
 
 fn sources(file: &str, env: &[(&str, &str)], flags: &[(&'static str, &str)]) -> Sources {
@@ -115,7 +119,7 @@ fn a_whole_file_is_read() {
         r#"
         socket = "/run/terrace/t.sock"
         state_dir = "~/kv"
-        hbm = { device = "host", capacity = "128MiB" }
+        hbm = { device = "cuda:1", capacity = "128MiB", multiprocessors_max = 4 }
         dram.capacity = 0
         [nvme]
         path = "/mnt/ssd/kv"
@@ -134,6 +138,8 @@ fn a_whole_file_is_read() {
         "#,
     );
     assert_eq!(config.places.state_dir, Path::new("/h/me/kv"));
+    let device = HbmDevice { choice: DeviceChoice::Cuda(1), multiprocessors_max: 4 };
+    assert_eq!(config.device, device);
     assert_eq!(config.hbm, Some(Hbm { capacity_bytes: 128 << 20, blocks_max: None }));
     assert_eq!(config.dram.capacity_bytes, 0);
     let nvme = config.nvme.unwrap();
@@ -218,6 +224,8 @@ const WRONG_FILES: &[&str] = &[
     "dram.capacity = \"1TiB\"\n",
     "dram.staging = 0\n",
     "hbm = { capacity = \"20GiB\" }\n",
+    "hbm.device = \"cuda\"\n",
+    "hbm.multiprocessors_max = 0\n",
     "nvme.capacity = \"81GiB\"\n",
     "nvme.path = \"here\"\n",
     "nvme.engine = \"spdk\"\n",

@@ -6,8 +6,9 @@ use super::error::{ConfigError, Problem};
 use super::parse::{shown, size_text};
 use super::places::Places;
 use super::reader::Reader;
-use super::{Dram, Hbm, Nvme, Object};
+use super::{Dram, Hbm, HbmDevice, Nvme, Object};
 use crate::domain::units::CHUNK_BYTES;
+use crate::tiers::hbm::DeviceChoice;
 use crate::tiers::nvme::EngineChoice;
 use crate::tiers::object::Target;
 
@@ -18,6 +19,7 @@ const S3_DEFAULT_BYTES: u64 = 1 << 40;
 const NVME_QUEUE_DEPTH_DEFAULT: usize = 64;
 const OBJECT_REQUESTS_DEFAULT: usize = 64;
 const PRETOUCH_THREADS_MAX: usize = 64;
+const MULTIPROCESSORS_DEFAULT: usize = 8;
 
 /// Whole chunks, rounded down.
 const fn chunks_below(bytes: u64) -> u64 {
@@ -28,9 +30,22 @@ fn blocks_max(reader: &Reader<'_>, name: &str) -> Result<Option<u64>, ConfigErro
     Ok(reader.count(name)?.map(|blocks| blocks as u64))
 }
 
-/// The HBM tier, if there is one. Both devices are the host's in this version.
+/// The device that the HBM tier and the engines' pools lie on.
+pub(super) fn device(reader: &Reader<'_>) -> Result<HbmDevice, ConfigError> {
+    let choice = reader.parsed("hbm.device", |text| {
+        DeviceChoice::parse(text).ok_or_else(|| {
+            Problem::new(format!("no such device `{text}`"), "choose auto, host, or cuda:0 and up")
+        })
+    })?;
+    let most = reader.count("hbm.multiprocessors_max")?.unwrap_or(MULTIPROCESSORS_DEFAULT);
+    Ok(HbmDevice {
+        choice: choice.unwrap_or_default(),
+        multiprocessors_max: u32::try_from(most).expect("the table bounds the multiprocessors"),
+    })
+}
+
+/// The HBM tier, if there is one.
 pub(super) fn hbm(reader: &Reader<'_>) -> Result<Option<Hbm>, ConfigError> {
-    reader.choice("hbm.device")?;
     let capacity_bytes = reader.chunks("hbm.capacity")?.unwrap_or(0);
     let blocks_max = blocks_max(reader, "hbm.blocks_max")?;
     Ok((capacity_bytes > 0).then_some(Hbm { capacity_bytes, blocks_max }))
@@ -54,10 +69,16 @@ pub(super) fn dram(reader: &Reader<'_>) -> Result<Dram, ConfigError> {
 /// What lies in memory fits there, with a tenth left to everybody else.
 pub(super) fn check_memory(
     reader: &Reader<'_>,
+    device: HbmDevice,
     hbm: Option<Hbm>,
     dram: Dram,
 ) -> Result<(), ConfigError> {
-    let hbm_bytes = hbm.map_or(0, |hbm| hbm.capacity_bytes);
+    let on_gpu = match device.choice {
+        DeviceChoice::Cuda(_) => true,
+        DeviceChoice::Auto => hbm.is_some() && reader.machine.has_gpu(),
+        DeviceChoice::Host => false,
+    };
+    let hbm_bytes = hbm.filter(|_| !on_gpu).map_or(0, |hbm| hbm.capacity_bytes);
     let parts = [
         ("hbm.capacity", hbm_bytes),
         ("dram.capacity", dram.capacity_bytes),

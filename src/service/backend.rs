@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 
 use crate::manager::api::{ClientId, Command, Completion, PoolId, Refusal, Reply};
 use crate::manager::shell::Handle;
-use crate::tiers::hbm::{ClaimedPool, EnginePool};
+use crate::tiers::hbm::{ClaimedPool, LentMemory};
 
 /// The manager, as the service sees it.
 pub trait Backend: Clone + Send + Sync + 'static {
@@ -25,14 +25,14 @@ pub trait Backend: Clone + Send + Sync + 'static {
         command: Command,
     ) -> impl Future<Output = Result<Reply, Refusal>> + Send;
 
-    /// Checks the claim against the memory behind `memory`, maps it and registers it.
+    /// Checks the claim against the memory that is lent, opens it and registers it.
     ///
     /// # Errors
     /// `Invalid` for a claim the memory does not bear out; whatever else the manager refused.
     fn register_pool(
         &self,
         client: ClientId,
-        memory: OwnedFd,
+        memory: LentMemory,
         claim: ClaimedPool,
     ) -> impl Future<Output = Result<PoolId, Refusal>> + Send;
 
@@ -59,10 +59,10 @@ impl Backend for Handle {
     async fn register_pool(
         &self,
         client: ClientId,
-        memory: OwnedFd,
+        memory: LentMemory,
         claim: ClaimedPool,
     ) -> Result<PoolId, Refusal> {
-        let pool = EnginePool::admit(memory, claim).map_err(Refusal::Invalid)?;
+        let pool = Handle::admit(self, memory, claim)?;
         Handle::register_pool(self, client, pool).await
     }
 

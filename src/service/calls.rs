@@ -14,7 +14,7 @@ use crate::domain::namespace::Namespace;
 use crate::env::{self, Stopwatch};
 use crate::hints::Batch;
 use crate::manager::api::{BlockStatus, ClientId, Command, PoolId, Reply, SessionStatus, Status};
-use crate::tiers::hbm::ClaimedPool;
+use crate::tiers::hbm::{ClaimedPool, CudaClaim, LentMemory};
 use crate::wire::{PROTOCOL_VERSION, Token};
 
 use super::ServiceConfig;
@@ -125,15 +125,22 @@ impl<B: Backend> Calls<B> {
         Ok(Welcome { session, frame_bytes })
     }
 
-    /// Registers the memory that waits under `tag`. Goes on to its end even when the call is given
-    /// up, so that the session always knows its pools.
+    /// Registers memory on a GPU, or else the memory that waits under `tag`. Goes on to its end even
+    /// when the call is given up, so that the session always knows its pools.
     pub(super) async fn register_pool(
         &self,
         session: Arc<Session>,
         tag: u64,
+        cuda: Option<CudaClaim>,
         claim: ClaimedPool,
     ) -> Result<PoolId, CallError> {
-        let memory = session.begin_pool(tag, &self.config.limits)?;
+        let memory = match cuda {
+            Some(cuda) => {
+                session.begin_lent_pool(&self.config.limits)?;
+                LentMemory::Cuda(cuda)
+            }
+            None => LentMemory::Shared(session.begin_pool(tag, &self.config.limits)?),
+        };
         let backend = self.backend.clone();
         let registering = env::spawn_task(async move {
             let registered = backend.register_pool(session.client, memory, claim).await;

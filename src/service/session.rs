@@ -42,6 +42,20 @@ struct State {
     pending: BTreeMap<u64, OwnedFd>,
 }
 
+impl State {
+    /// Holds a place among the pools.
+    fn begin_pool(&mut self, limits: &Limits) -> Result<(), Refusal> {
+        if self.pools.len() + self.registering >= limits.pools_max {
+            return Err(Refusal::Invalid(format!(
+                "this client has {} pools, the most it may: unregister one first",
+                limits.pools_max
+            )));
+        }
+        self.registering += 1;
+        Ok(())
+    }
+}
+
 impl Session {
     pub(super) fn new(
         token: Token,
@@ -137,14 +151,13 @@ impl Session {
                  first; each tag serves one RegisterPool"
             ))
         })?;
-        if state.pools.len() + state.registering >= limits.pools_max {
-            return Err(Refusal::Invalid(format!(
-                "this client has {} pools, the most it may: unregister one first",
-                limits.pools_max
-            )));
-        }
-        state.registering += 1;
+        state.begin_pool(limits)?;
         Ok(memory)
+    }
+
+    /// [`Session::begin_pool`] for memory that comes without a descriptor.
+    pub(super) fn begin_lent_pool(&self, limits: &Limits) -> Result<(), Refusal> {
+        self.state().begin_pool(limits)
     }
 
     /// Closes a descriptor whose registration was refused: a tag serves one call, well or not.

@@ -167,7 +167,7 @@ async fn raw_calls_in_the_wrong_order() {
         assert!(error.message().contains("Hello again"), "{}", error.message());
     }
 
-    let missing = pb::RegisterPoolRequest { token, tag: 1, shard: 0, layout: None };
+    let missing = pb::RegisterPoolRequest { token, tag: 1, ..Default::default() };
     let error = raw.register_pool(missing).await.unwrap_err();
     assert_eq!(error.code(), Code::FailedPrecondition, "not attached comes before the rest");
 }
@@ -178,13 +178,52 @@ async fn a_tag_that_nothing_waits_under_and_a_layout_left_out() {
     let (mut raw, token) = super::descriptors::attached_raw(&world, "raw").await;
     let token = bytes::Bytes::from(token.0.to_vec());
     let layout = pb::PoolLayout { slots: 1, slot_stride_bytes: 4096, ..pb::PoolLayout::default() };
-    let message = pb::RegisterPoolRequest { token, tag: 5, shard: 0, layout: Some(layout) };
+    let message =
+        pb::RegisterPoolRequest { token, tag: 5, layout: Some(layout), ..Default::default() };
     let error = raw.register_pool(message.clone()).await.unwrap_err();
     assert_eq!(error.code(), Code::NotFound);
     assert!(error.message().contains("tag 5: send it as POOL"), "{}", error.message());
     let without = pb::RegisterPoolRequest { layout: None, ..message };
     let error = raw.register_pool(without).await.unwrap_err();
     assert_eq!(error.code(), Code::InvalidArgument);
+}
+
+#[tokio::test]
+async fn gpu_memory_that_is_not_described_right() {
+    let world = World::start();
+    let (mut raw, token) = super::descriptors::attached_raw(&world, "raw").await;
+    let token = bytes::Bytes::from(token.0.to_vec());
+    let layout = pb::PoolLayout { slots: 1, slot_stride_bytes: 4096, ..pb::PoolLayout::default() };
+    let bytes = |count: usize| bytes::Bytes::from(vec![7; count]);
+    let good = pb::CudaMemory {
+        device_uuid: bytes(16),
+        memories: vec![bytes(64)],
+        ..pb::CudaMemory::default()
+    };
+    let cases = [
+        (
+            pb::CudaMemory { device_uuid: bytes(15), ..good.clone() },
+            "cuda.device_uuid has 15 bytes: send the 16",
+        ),
+        (
+            pb::CudaMemory { memories: vec![bytes(64), bytes(100)], ..good.clone() },
+            "cuda.memories has 100 bytes: an IPC handle has 64, raw",
+        ),
+        (pb::CudaMemory { ready_event: bytes(1), ..good.clone() }, "cuda.ready_event has 1 bytes"),
+        // Described right; this daemon has no GPU, and no descriptor is asked for.
+        (good, "this backend has no GPU"),
+    ];
+    for (cuda, want) in cases {
+        let message = pb::RegisterPoolRequest {
+            token: token.clone(),
+            layout: Some(layout),
+            cuda: Some(cuda),
+            ..Default::default()
+        };
+        let error = raw.register_pool(message).await.unwrap_err();
+        assert_eq!(error.code(), Code::InvalidArgument, "{want}");
+        assert!(error.message().contains(want), "{want}: {}", error.message());
+    }
 }
 
 #[tokio::test]

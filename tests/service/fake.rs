@@ -21,7 +21,7 @@ use terrace::manager::api::{
     PoolId, Prefill, Refusal, Reply, RequestId, Run, Status, Usage,
 };
 use terrace::service::Backend;
-use terrace::tiers::hbm::ClaimedPool;
+use terrace::tiers::hbm::{ClaimedPool, LentMemory};
 use tokio::sync::mpsc;
 
 pub const ARENA_BYTES: u64 = 8192;
@@ -251,13 +251,16 @@ impl Backend for Fake {
     async fn register_pool(
         &self,
         _client: ClientId,
-        memory: OwnedFd,
+        memory: LentMemory,
         claim: ClaimedPool,
     ) -> Result<PoolId, Refusal> {
         let mut state = self.state();
         if let Some(refusal) = state.refuse.take() {
             return Err(refusal);
         }
+        let LentMemory::Shared(memory) = memory else {
+            return Err(Refusal::Invalid("this backend has no GPU".into()));
+        };
         let memory = File::from(memory);
         let last = page_zero(&claim, claim.layout.slots - 1);
         if memory.metadata().unwrap().len() <= last {

@@ -30,7 +30,7 @@ const ROOMS: &[(&str, &[&str])] = &[
 
 /// A crate, the only places that may know it, and what everybody else does instead.
 const OUTSIDERS: &[(&str, &[&str], &str)] = &[
-    ("cudarc", &["src/tiers/hbm/cuda"], "go through the Device trait of tiers::hbm"),
+    ("cudarc", &["src/tiers/hbm/cuda/sys"], "go through the Device trait of tiers::hbm"),
     ("io_uring", &["src/tiers/nvme/uring"], "go through tiers::nvme::open"),
     ("aws_sdk_s3", &["src/tiers/object/s3"], "go through tiers::object::open"),
     ("aws_config", &["src/tiers/object/s3"], "go through tiers::object::open"),

@@ -1,7 +1,4 @@
-//! The machine itself: processor, memory, kernel, GPU.
-
-use std::fs;
-use std::path::Path;
+//! The machine itself: processor, memory, kernel.
 
 use rustix::process::{Resource, getrlimit};
 
@@ -16,7 +13,7 @@ const KERNEL_MIN: (u32, u32) = (5, 6);
 pub(super) fn checks(config: Option<&Config>) -> Vec<Check> {
     let room = MemoryRoom::of_this_machine();
     let release = rustix::system::uname().release().to_string_lossy().into_owned();
-    let mut checks = vec![cpu(has_fast_checksums()), kernel(&release), gpu()];
+    let mut checks = vec![cpu(has_fast_checksums()), kernel(&release)];
     if let Some(config) = config {
         let arena_bytes = config.dram.capacity_bytes + config.dram.staging_bytes;
         checks.extend([
@@ -113,27 +110,6 @@ fn kernel(release: &str) -> Check {
         ),
         _ => Check::ok("kernel", release),
     }
-}
-
-/// Looks for the driver's files only: nothing is loaded.
-fn gpu() -> Check {
-    const LIBRARY_FOLDERS: [&str; 6] = [
-        "/usr/lib/x86_64-linux-gnu",
-        "/usr/lib/aarch64-linux-gnu",
-        "/usr/lib64",
-        "/usr/lib",
-        "/usr/local/cuda/compat",
-        "/usr/local/nvidia/lib64",
-    ];
-    let library = LIBRARY_FOLDERS.iter().any(|f| Path::new(f).join("libcuda.so.1").exists());
-    let device = fs::exists("/dev/nvidia0").unwrap_or(false);
-    let found = match (device, library) {
-        (true, true) => "an NVIDIA GPU and its driver; the CUDA device comes with a later version",
-        (true, false) => "an NVIDIA GPU without libcuda.so.1 in the usual folders",
-        (false, true) => "libcuda.so.1, but no /dev/nvidia0",
-        (false, false) => "none found",
-    };
-    Check::ok("gpu", format!("{found}; the HBM tier stands in host memory"))
 }
 
 #[cfg(test)]

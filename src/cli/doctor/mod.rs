@@ -4,6 +4,7 @@
 //! never touches a running daemon.
 
 mod daemon;
+mod gpu;
 mod machine;
 mod storage;
 
@@ -89,6 +90,7 @@ fn checks(sources: &Sources) -> Vec<Check> {
     let config = Config::load(sources, &ThisMachine);
     let mut checks = vec![settings(&config)];
     checks.extend(machine::checks(config.as_ref().ok()));
+    checks.extend(gpu::checks(config.as_ref().ok()));
     if let Ok(places) = Places::load(sources, &ThisMachine) {
         checks.extend(daemon::checks(&places));
         checks.extend(storage::checks(&places, config.as_ref().ok()));
@@ -146,7 +148,9 @@ mod tests {
         let flags = vec![("socket", path("t.sock")), ("state_dir", path("state"))];
         let env = vec![("HOME".to_owned(), path("home"))];
         let found = checks(&Sources { file: None, env, flags });
-        for name in ["settings", "cpu", "memory", "io_uring", "state folder", "socket", "object"] {
+        for name in
+            ["settings", "cpu", "gpu", "memory", "io_uring", "state folder", "socket", "object"]
+        {
             assert!(found.iter().any(|check| check.check == name), "no {name} in {found:?}");
         }
         let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().collect();

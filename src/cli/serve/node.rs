@@ -18,7 +18,8 @@ use crate::manager::{ManagerConfig, ShieldShares, TierConfig};
 use crate::movement::{Link, LinkLimits};
 use crate::tiers::decorators::Metered;
 use crate::tiers::dram::{Arena, ArenaConfig};
-use crate::tiers::hbm::{HostDevice, HostDeviceConfig};
+use crate::tiers::hbm::cuda::{self, CudaConfig};
+use crate::tiers::hbm::{Device, DeviceChoice, HostDevice, HostDeviceConfig};
 use crate::tiers::nvme::{self, NvmeConfig, NvmeFacts};
 use crate::tiers::object::{self, ObjectOptions};
 use crate::tiers::open::OpenError;
@@ -41,6 +42,8 @@ pub enum NodeError {
     Machine { what: &'static str, source: io::Error },
     #[error(transparent)]
     Open(#[from] OpenError),
+    #[error("{0}")]
+    Gpu(String),
 }
 
 /// Transfers a link works on at once: enough that its next batch is always ready.
@@ -64,15 +67,8 @@ impl Node {
         let arena = Arc::new(arena.map_err(machine("can't make the DRAM arena"))?);
         let pages = if arena.has_huge_pages() { "huge pages" } else { "4 KiB pages" };
         facts.insert("dram".into(), format!("{} in {pages}", Bytes(arena.len_bytes())));
-        let device = HostDevice::new(
-            Arc::clone(&arena),
-            HostDeviceConfig {
-                tier_bytes: config.hbm.map_or(0, |hbm| hbm.capacity_bytes),
-                pretouch_threads: config.dram.pretouch_threads,
-            },
-        );
-        let device = device.map_err(machine("can't make the host device's memory"))?;
-        facts.insert("hbm".into(), "the host device".into());
+        let device = open_device(config, &arena)?;
+        facts.insert("hbm".into(), device.describe());
 
         let nvme = open_nvme(config, &arena)?;
         let node_id = nvme.as_ref().map_or_else(env::random_bytes, |(_, facts)| facts.node_id);
@@ -91,7 +87,7 @@ impl Node {
             runtime: runtime.clone(),
             staging: config.dram.capacity_bytes..arena.len_bytes(),
             arena,
-            device: Arc::new(device),
+            device,
             nvme,
             object,
             node_id,
@@ -105,6 +101,28 @@ impl Node {
     pub fn name(&self) -> String {
         format!("{:032x}", u128::from_be_bytes(self.node_id))
     }
+}
+
+/// The device that was chosen; under `auto` the first GPU that can be used, else the host.
+fn open_device(config: &Config, arena: &Arc<Arena>) -> Result<Arc<dyn Device>, NodeError> {
+    let tier_bytes = config.hbm.map_or(0, |hbm| hbm.capacity_bytes);
+    let multiprocessors_max = config.device.multiprocessors_max;
+    let cuda = |ordinal| {
+        let settings = CudaConfig { tier_bytes, multiprocessors_max };
+        cuda::open(ordinal, Arc::clone(arena), settings).map(|device| Arc::new(device) as _)
+    };
+    match config.device.choice {
+        DeviceChoice::Cuda(ordinal) => return cuda(ordinal).map_err(NodeError::Gpu),
+        DeviceChoice::Auto if cuda::gpus().is_ok_and(|gpus| !gpus.is_empty()) => match cuda(0) {
+            Ok(device) => return Ok(device),
+            Err(error) => tracing::warn!(%error, "the GPU is not used: the host device is"),
+        },
+        DeviceChoice::Auto | DeviceChoice::Host => (),
+    }
+    let settings = HostDeviceConfig { tier_bytes, pretouch_threads: config.dram.pretouch_threads };
+    let device = HostDevice::new(Arc::clone(arena), settings);
+    let what = "can't make the host device's memory";
+    Ok(Arc::new(device.map_err(|source| NodeError::Machine { what, source })?))
 }
 
 type Store = Arc<dyn TierStore>;

@@ -95,6 +95,7 @@ impl Remote {
             tag,
             shard,
             layout: Some(messages::layout(layout)),
+            cuda: None,
         };
         let answer = self.stub.clone().register_pool(self.bounded(message)).await;
         Ok(PoolId(self.answered(answer)?.pool_id))

@@ -14,7 +14,7 @@ use crate::env;
 use crate::manager::api::{ClientId, Command, Completion, PoolId, Refusal, Reply};
 use crate::manager::clients::RETRY_AFTER;
 use crate::tiers::dram::Arena;
-use crate::tiers::hbm::EnginePool;
+use crate::tiers::hbm::{ClaimedPool, Device, EnginePool, LentMemory};
 
 /// Completions a client may leave unread before it counts as gone.
 pub const COMPLETIONS_UNREAD_MAX: usize = 1024;
@@ -24,6 +24,7 @@ pub const COMPLETIONS_UNREAD_MAX: usize = 1024;
 pub struct Handle {
     commands: Sender<Message>,
     arena: Arc<Arena>,
+    device: Arc<dyn Device>,
     clients: Arc<AtomicU64>,
     /// What other nodes may have left.
     shared: Option<Arc<Shared>>,
@@ -33,10 +34,11 @@ impl Handle {
     pub(super) fn new(
         commands: Sender<Message>,
         arena: Arc<Arena>,
+        device: Arc<dyn Device>,
         shared: Option<Shared>,
     ) -> Self {
         let (clients, shared) = (Arc::new(AtomicU64::new(0)), shared.map(Arc::new));
-        Self { commands, arena, clients, shared }
+        Self { commands, arena, device, clients, shared }
     }
 
     /// A new client's number, and the stream on which its completions come. A client that leaves
@@ -81,7 +83,15 @@ impl Handle {
         }
     }
 
-    /// Registers `pool` (already checked and mapped) for the client.
+    /// Checks the claim against the memory that an engine lends, and opens it to the device.
+    ///
+    /// # Errors
+    /// `Invalid`, with what is wrong and what to send instead.
+    pub fn admit(&self, memory: LentMemory, claim: ClaimedPool) -> Result<EnginePool, Refusal> {
+        self.device.admit(memory, claim).map_err(Refusal::Invalid)
+    }
+
+    /// Registers `pool` (already checked and opened) for the client.
     ///
     /// # Errors
     /// Whatever the manager refused.

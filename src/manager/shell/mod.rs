@@ -85,7 +85,7 @@ impl Shell {
         let performer = Arc::new(Performer {
             staging: Staging::new(parts.staging),
             arena: Arc::clone(&parts.arena),
-            device: parts.device,
+            device: Arc::clone(&parts.device),
             nvme: parts.nvme,
             object: parts.object,
             node_id: parts.node_id,
@@ -101,7 +101,7 @@ impl Shell {
         if let Some(store) = scanned {
             env::spawn_thread("terrace-scan", move || scan(store.as_ref(), &events))?;
         }
-        Ok(Self { handle: Handle::new(commands, parts.arena, shared), thread })
+        Ok(Self { handle: Handle::new(commands, parts.arena, parts.device, shared), thread })
     }
 
     #[must_use]

@@ -11,7 +11,7 @@ use crate::service::calls::Hello;
 use crate::service::error::CallError;
 use crate::service::limits::Limits;
 use crate::service::session::Session;
-use crate::tiers::hbm::{ClaimedPool, PagedLayout};
+use crate::tiers::hbm::{ClaimedPool, CudaClaim, CudaLayer, IpcHandle, PagedLayout};
 use crate::wire::pb;
 
 use super::{movement, retention};
@@ -83,6 +83,34 @@ pub(super) fn claimed_pool(
             slot_stride: layout.slot_stride_bytes,
         },
     })
+}
+
+/// Memory on a GPU as the engine lends it, if that is what it lends.
+pub(super) fn cuda_claim(
+    message: &pb::RegisterPoolRequest,
+) -> Result<Option<CudaClaim>, CallError> {
+    let Some(cuda) = &message.cuda else { return Ok(None) };
+    let handle = |name: &str, bytes: &[u8]| -> Result<IpcHandle, CallError> {
+        bytes.try_into().map_err(|_| {
+            let (is, wanted) = (bytes.len(), size_of::<IpcHandle>());
+            CallError::invalid(format!("{name} has {is} bytes: an IPC handle has {wanted}, raw"))
+        })
+    };
+    let device_uuid = cuda.device_uuid.as_ref().try_into().map_err(|_| {
+        CallError::invalid(format!(
+            "cuda.device_uuid has {} bytes: send the 16 that cuDeviceGetUuid gives",
+            cuda.device_uuid.len()
+        ))
+    })?;
+    let memories = cuda.memories.iter().map(|bytes| handle("cuda.memories", bytes));
+    let event = Some(&cuda.ready_event).filter(|bytes| !bytes.is_empty());
+    let layer = |layer: &pb::CudaLayer| CudaLayer { memory: layer.memory, base: layer.base_bytes };
+    Ok(Some(CudaClaim {
+        device_uuid,
+        memories: memories.collect::<Result<_, _>>()?,
+        layers: cuda.layers.iter().map(layer).collect(),
+        ready_event: event.map(|bytes| handle("cuda.ready_event", bytes)).transpose()?,
+    }))
 }
 
 pub(super) fn lookup(

@@ -6,7 +6,7 @@
 //! holds nothing is never read.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::domain::units::CHUNK_BYTES;
 use crate::tiers::store::{Place, StoreError};
@@ -38,12 +38,12 @@ pub(super) struct Chunks {
 
 /// A copy under way from or to a chunk; the chunk keeps its cut while it lives.
 #[derive(Debug)]
-pub(super) struct Use<'a> {
-    chunks: &'a Chunks,
+pub(super) struct Use {
+    chunks: Arc<Chunks>,
     chunk: u64,
 }
 
-impl Drop for Use<'_> {
+impl Drop for Use {
     fn drop(&mut self) {
         let mut cut = self.chunks.cut.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(chunk) = cut.get_mut(&self.chunk) {
@@ -53,16 +53,16 @@ impl Drop for Use<'_> {
 }
 
 impl Chunks {
-    pub(super) fn new(tier_bytes: u64) -> Self {
-        Self { tier_bytes, cut: Mutex::default() }
+    pub(super) fn new(tier_bytes: u64) -> Arc<Self> {
+        Arc::new(Self { tier_bytes, cut: Mutex::default() })
     }
 
     /// Begins to write a block at `place`.
     pub(super) fn write(
-        &self,
+        self: &Arc<Self>,
         place: Place,
         geometry: BlockGeometry,
-    ) -> Result<Use<'_>, StoreError> {
+    ) -> Result<Use, StoreError> {
         let (index, slot, cut) = self.locate(place, geometry)?;
         let mut chunks = self.cut.lock().unwrap_or_else(PoisonError::into_inner);
         let chunk = chunks.entry(index).or_insert_with(|| Chunk::new(cut));
@@ -74,15 +74,15 @@ impl Chunks {
         }
         chunk.written[slot] = true;
         chunk.copies += 1;
-        Ok(Use { chunks: self, chunk: index })
+        Ok(Use { chunks: Arc::clone(self), chunk: index })
     }
 
     /// Begins to read the block at `place`.
     pub(super) fn read(
-        &self,
+        self: &Arc<Self>,
         place: Place,
         geometry: BlockGeometry,
-    ) -> Result<Use<'_>, StoreError> {
+    ) -> Result<Use, StoreError> {
         let (index, slot, cut) = self.locate(place, geometry)?;
         let mut chunks = self.cut.lock().unwrap_or_else(PoisonError::into_inner);
         let chunk = chunks.get_mut(&index).filter(|chunk| chunk.cut == cut && chunk.written[slot]);
@@ -90,7 +90,7 @@ impl Chunks {
             StoreError::Missing(format!("{place:?} holds no block of pages like {geometry:?}"))
         })?;
         chunk.copies += 1;
-        Ok(Use { chunks: self, chunk: index })
+        Ok(Use { chunks: Arc::clone(self), chunk: index })
     }
 
     /// The place's chunk and slot; an error if it is no slot of this memory for such a block.

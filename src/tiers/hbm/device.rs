@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::tiers::store::{FrameSpan, Place, StoreError};
 
 use super::geometry::BlockGeometry;
-use super::pool::EnginePool;
+use super::pool::{ClaimedPool, EnginePool, LentMemory};
 
 /// A device's queues. Copies on one stream run in order; streams run beside each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -76,4 +76,23 @@ pub trait Device: Send + Sync + 'static {
 
     /// Copies `copies` in order on `stream`; `done` hears how they ended.
     fn submit(&self, stream: Stream, copies: Vec<BlockCopy>, done: CopiesDone);
+
+    /// Checks the claim against the memory that an engine lends, and opens it to copies.
+    ///
+    /// # Errors
+    /// A sentence naming what is wrong and what to send instead.
+    fn admit(&self, memory: LentMemory, claim: ClaimedPool) -> Result<EnginePool, String> {
+        match memory {
+            LentMemory::Shared(fd) => EnginePool::admit(fd, claim),
+            LentMemory::Cuda(_) => Err("the daemon's HBM device is this machine's memory, which \
+                                        knows no CUDA handles: start it with hbm.device = \
+                                        \"cuda:0\" on a machine with a GPU, or lend shared memory"
+                .into()),
+        }
+    }
+
+    /// The device in words, for people.
+    fn describe(&self) -> String {
+        "the host device".into()
+    }
 }

@@ -44,43 +44,47 @@ impl BlockGeometry {
     }
 
     /// Pages in a row from `start` on.
-    fn contiguous(&self, start: u64) -> PageMap {
+    fn contiguous(&self, start: u64) -> PageMap<'static> {
         let plane = u64::from(self.shape.page_bytes);
         let layer = plane * u64::from(self.shape.planes);
-        PageMap { start, shard: layer * u64::from(self.shape.layers), layer, plane }
+        let shard = layer * u64::from(self.shape.layers);
+        PageMap { start, shard, layer, plane, layers: &[] }
     }
 
     /// The payload of the frame at `span` of the arena.
-    pub(super) fn in_frame(&self, span: FrameSpan) -> PageMap {
+    pub(super) fn in_frame(&self, span: FrameSpan) -> PageMap<'static> {
         self.contiguous(span.offset + HEADER_BYTES as u64)
     }
 
     /// The block at `place` of the HBM tier, which was checked.
-    pub(super) fn in_tier(&self, place: Place) -> PageMap {
+    pub(super) fn in_tier(&self, place: Place) -> PageMap<'static> {
         let slots = CHUNK_BYTES / u64::from(place.slot_bytes);
         let slot = place.offset % CHUNK_BYTES / u64::from(place.slot_bytes);
         let chunk = place.offset - place.offset % CHUNK_BYTES;
         let page_bytes = u64::from(self.shape.page_bytes);
-        let PageMap { shard, layer, plane, .. } = self.contiguous(0);
+        let PageMap { shard, layer, plane, layers, .. } = self.contiguous(0);
         PageMap {
             start: chunk + slot * page_bytes,
             shard: shard * slots,
             layer: layer * slots,
             plane: plane * slots,
+            layers,
         }
     }
 }
 
 /// Where each page of one block starts, in bytes from the start of a memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct PageMap {
+pub(super) struct PageMap<'a> {
     pub(super) start: u64,
     pub(super) shard: u64,
     pub(super) layer: u64,
     pub(super) plane: u64,
+    /// One start a layer, where layers are not `layer` apart; empty where they are.
+    pub(super) layers: &'a [u64],
 }
 
-impl PageMap {
+impl<'a> PageMap<'a> {
     /// The pages of slot `slot` of a pool, which holds one shard: the shard's index adds nothing.
     pub(super) fn in_pool(layout: &PagedLayout, slot: u32) -> Self {
         Self {
@@ -88,14 +92,21 @@ impl PageMap {
             shard: 0,
             layer: layout.layer_stride,
             plane: layout.plane_stride,
+            layers: &[],
         }
     }
 
+    /// The same pages, but each layer's from its own start on.
+    pub(super) fn with_layers(self, layers: &'a [u64]) -> Self {
+        Self { layers, ..self }
+    }
+
     pub(super) fn page(&self, shard: u32, layer: u32, plane: u32) -> u64 {
-        self.start
-            + u64::from(shard) * self.shard
-            + u64::from(layer) * self.layer
-            + u64::from(plane) * self.plane
+        let of_layer = match self.layers {
+            [] => u64::from(layer) * self.layer,
+            starts => starts[layer as usize],
+        };
+        self.start + of_layer + u64::from(shard) * self.shard + u64::from(plane) * self.plane
     }
 }
 

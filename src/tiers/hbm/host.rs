@@ -12,12 +12,13 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use crate::domain::units::CHUNK_BYTES;
 use crate::env::spawn_thread;
 use crate::tiers::dram::Arena;
-use crate::tiers::frame::HEADER_BYTES;
 use crate::tiers::shm::{MemoryRoom, SharedMemory};
 use crate::tiers::store::{FrameSpan, StoreError};
 
+use super::batch::Batch;
 use super::chunks::{Chunks, Use};
 use super::device::{BlockCopy, CopiesDone, CopyEnd, Device, FailedCopy, Stream};
+use super::ends::{self, Side, shards_of, unfit};
 use super::geometry::{BlockGeometry, PageMap};
 use super::past_cache;
 use super::pool::EnginePool;
@@ -64,49 +65,16 @@ impl Device for HostDevice {
     }
 
     fn submit(&self, stream: Stream, copies: Vec<BlockCopy>, done: CopiesDone) {
-        self.streams[stream as usize].submit(Batch { copies, done: Some(done) });
+        self.streams[stream as usize].submit(Batch::new(copies, done));
     }
 }
 
-/// A batch on its way. Dropped unfinished, it says that the device is gone.
-struct Batch {
-    copies: Vec<BlockCopy>,
-    done: Option<CopiesDone>,
-}
-
-impl Batch {
-    fn run(mut self, memory: &Memory) {
-        let copies = self.copies.iter().enumerate();
-        let failed = copies
-            .filter_map(|(copy, ends)| {
-                memory.copy(ends).err().map(|error| FailedCopy { copy, error })
-            })
-            .collect();
-        self.end(failed);
-    }
-
-    fn fail(mut self, error: impl Fn() -> StoreError) {
-        self.fail_all(error);
-    }
-
-    fn fail_all(&mut self, error: impl Fn() -> StoreError) {
-        let all = 0..self.copies.len();
-        self.end(all.map(|copy| FailedCopy { copy, error: error() }).collect());
-    }
-
-    fn end(&mut self, failed: Vec<FailedCopy>) {
-        // Pools are let go before anybody hears that the copies are over.
-        self.copies.clear();
-        if let Some(done) = self.done.take() {
-            done(failed);
-        }
-    }
-}
-
-impl Drop for Batch {
-    fn drop(&mut self) {
-        self.fail_all(|| StoreError::TierLost("the device has stopped".into()));
-    }
+fn run(batch: Batch, memory: &Memory) {
+    let copies = batch.copies().iter().enumerate();
+    let failed = copies
+        .filter_map(|(copy, ends)| memory.copy(ends).err().map(|error| FailedCopy { copy, error }))
+        .collect();
+    batch.end(failed);
 }
 
 /// One stream's thread and the queue to it.
@@ -125,7 +93,7 @@ impl Worker {
             Stream::Local => "hbm-local",
         };
         let thread =
-            spawn_thread(name, move || batches.iter().for_each(|batch| batch.run(&memory)))?;
+            spawn_thread(name, move || batches.iter().for_each(|batch| run(batch, &memory)))?;
         Ok(Self { queue: Some(queue), thread: Some(thread) })
     }
 
@@ -133,7 +101,7 @@ impl Worker {
         let queue = self.queue.as_ref().expect("the queue lives until the drop");
         match queue.try_send(batch) {
             Ok(()) => {}
-            Err(TrySendError::Full(batch)) => batch.fail(|| StoreError::Busy),
+            Err(TrySendError::Full(batch)) => batch.fail_all(|| StoreError::Busy),
             // The thread ended by a panic in someone's `done`; the batch says so when it drops.
             Err(TrySendError::Disconnected(batch)) => drop(batch),
         }
@@ -157,20 +125,14 @@ impl Drop for Worker {
 struct Memory {
     arena: Arc<Arena>,
     tier: Option<Arc<SharedMemory>>,
-    chunks: Chunks,
+    chunks: Arc<Chunks>,
 }
 
 /// A checked end: where the pages are, and what keeps them there.
 struct Located<'a> {
     base: *mut u8,
-    pages: PageMap,
-    _use: Option<Use<'a>>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Side {
-    From,
-    To,
+    pages: PageMap<'a>,
+    _use: Option<Use>,
 }
 
 impl Memory {
@@ -192,7 +154,7 @@ impl Memory {
         let shards = shards_of(copy)?;
         let from = self.locate(&copy.from, copy.geometry, Side::From)?;
         let to = self.locate(&copy.to, copy.geometry, Side::To)?;
-        for run in runs(copy.geometry, shards, from.pages, to.pages) {
+        for run in runs(copy.geometry.shape(), shards, from.pages, to.pages) {
             let at =
                 |offset: u64| usize::try_from(offset).expect("memories are in the address space");
             let source = from.base.wrapping_add(at(run.from));
@@ -207,20 +169,17 @@ impl Memory {
     }
 
     /// Checks that the end holds such a block, all of it, and finds its pages.
-    fn locate(
+    fn locate<'a>(
         &self,
-        end: &CopyEnd,
+        end: &'a CopyEnd,
         geometry: BlockGeometry,
         side: Side,
-    ) -> Result<Located<'_>, StoreError> {
+    ) -> Result<Located<'a>, StoreError> {
         match end {
             CopyEnd::Frame(span) => self.locate_frame(*span, geometry),
             CopyEnd::Pool { pool, slot } => locate_slot(pool, *slot, geometry),
             CopyEnd::Tier(place) => {
-                let chunk = match side {
-                    Side::From => self.chunks.read(*place, geometry)?,
-                    Side::To => self.chunks.write(*place, geometry)?,
-                };
+                let chunk = side.begin(&self.chunks, *place, geometry)?;
                 let tier = self.tier.as_ref().expect("a memory of no bytes has no places");
                 Ok(Located {
                     base: tier.base(),
@@ -235,11 +194,8 @@ impl Memory {
         &self,
         span: FrameSpan,
         geometry: BlockGeometry,
-    ) -> Result<Located<'_>, StoreError> {
-        let needed = HEADER_BYTES as u64 + geometry.payload_bytes();
-        if !self.arena.contains(span) || u64::from(span.bytes) < needed {
-            return Err(unfit(format!("{span:?} is no frame of the arena for {geometry:?}")));
-        }
+    ) -> Result<Located<'static>, StoreError> {
+        ends::check_frame(&self.arena, span, geometry)?;
         Ok(Located { base: self.arena.base(), pages: geometry.in_frame(span), _use: None })
     }
 }
@@ -248,33 +204,9 @@ fn locate_slot(
     pool: &EnginePool,
     slot: u32,
     geometry: BlockGeometry,
-) -> Result<Located<'static>, StoreError> {
-    let layout = &pool.claim().layout;
-    if slot >= layout.slots || layout.shape != geometry.shape() {
-        return Err(unfit(format!("slot {slot} of {layout:?} is none for {geometry:?}")));
-    }
-    Ok(Located { base: pool.base(), pages: PageMap::in_pool(layout, slot), _use: None })
-}
-
-/// The shards that a copy moves: all of them, or the one that its pool holds.
-fn shards_of(copy: &BlockCopy) -> Result<std::ops::Range<u32>, StoreError> {
-    let pool_shard = |end: &CopyEnd| match end {
-        CopyEnd::Pool { pool, .. } => Some(pool.claim().shard),
-        CopyEnd::Frame(_) | CopyEnd::Tier(_) => None,
-    };
-    let count = copy.geometry.shard_count();
-    match (pool_shard(&copy.from), pool_shard(&copy.to)) {
-        (None, None) => Ok(0..count),
-        (Some(from), Some(to)) if from != to => {
-            Err(unfit(format!("shard {from} of a block can't become shard {to}")))
-        }
-        (Some(shard), _) | (_, Some(shard)) if shard < count => Ok(shard..shard + 1),
-        (Some(shard), _) | (_, Some(shard)) => {
-            Err(unfit(format!("a block of {count} shards has no shard {shard}")))
-        }
-    }
-}
-
-fn unfit(what: String) -> StoreError {
-    StoreError::Io { what, source: io::ErrorKind::InvalidInput.into() }
+) -> Result<Located<'_>, StoreError> {
+    ends::check_slot(pool, slot, geometry)?;
+    let memory = pool.shared().ok_or_else(|| unfit(format!("{pool:?} is not in this memory")))?;
+    let pages = PageMap::in_pool(&pool.claim().layout, slot);
+    Ok(Located { base: memory.base(), pages, _use: None })
 }

@@ -69,7 +69,35 @@ impl PagedLayout {
         }
     }
 
-    fn check_counts(&self) -> Result<(), String> {
+    /// The part of the layout that lies within one layer.
+    pub(super) fn of_one_layer(&self) -> Self {
+        Self { shape: KvShape { layers: 1, ..self.shape }, ..*self }
+    }
+
+    /// For each stride that is stepped, from the smallest up: the stride, and the bytes that lie
+    /// within one step of it; at last all bytes, which no stride steps over.
+    pub(super) fn levels(&self) -> Vec<(u64, u64)> {
+        let mut steps = self.steps();
+        steps.sort_by_key(|(_, stride, _)| *stride);
+        let mut within = u64::from(self.shape.page_bytes);
+        let mut levels = Vec::with_capacity(steps.len() + 1);
+        for (_, stride, count) in steps.into_iter().filter(|(_, _, count)| *count > 1) {
+            levels.push((stride, within));
+            within += u64::from(count - 1) * stride;
+        }
+        levels.push((u64::MAX, within));
+        levels
+    }
+
+    fn steps(&self) -> [(&'static str, u64, u32); 3] {
+        [
+            ("layer_stride", self.layer_stride, self.shape.layers),
+            ("plane_stride", self.plane_stride, self.shape.planes),
+            ("slot_stride", self.slot_stride, self.slots),
+        ]
+    }
+
+    pub(super) fn check_counts(&self) -> Result<(), String> {
         let KvShape { layers, planes, page_bytes } = self.shape;
         for (name, value, max) in [
             ("layers", layers, 4096),
@@ -86,11 +114,7 @@ impl PagedLayout {
 
     /// Pages are apart when, from the smallest stride up, each steps over all that lies within.
     fn check_apart(&self) -> Result<(), String> {
-        let mut steps = [
-            ("layer_stride", self.layer_stride, self.shape.layers),
-            ("plane_stride", self.plane_stride, self.shape.planes),
-            ("slot_stride", self.slot_stride, self.slots),
-        ];
+        let mut steps = self.steps();
         steps.sort_by_key(|(_, stride, _)| *stride);
         let mut within = u64::from(self.shape.page_bytes);
         for (name, stride, count) in steps.into_iter().filter(|(_, _, count)| *count > 1) {

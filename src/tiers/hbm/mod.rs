@@ -3,10 +3,13 @@
 //! A device only copies: it never chooses a slot, never seals or verifies a frame, and never
 //! touches a byte outside the ends it was given.
 
+mod batch;
+mod choice;
 mod chunks;
-#[cfg(test)]
-mod cuda;
+pub mod cuda;
+mod cuda_claim;
 mod device;
+mod ends;
 mod geometry;
 mod host;
 mod layout;
@@ -17,9 +20,11 @@ mod store;
 #[cfg(test)]
 mod tests;
 
+pub use choice::DeviceChoice;
+pub use cuda_claim::{CudaClaim, CudaLayer, IpcHandle};
 pub use device::{BlockCopy, CopiesDone, CopyEnd, Device, FailedCopy, Stream};
 pub use geometry::BlockGeometry;
 pub use host::{HostDevice, HostDeviceConfig};
 pub use layout::PagedLayout;
-pub use pool::{ClaimedPool, EnginePool};
+pub use pool::{ClaimedPool, EnginePool, LentMemory};
 pub use store::HbmStore;

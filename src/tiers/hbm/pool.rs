@@ -1,7 +1,9 @@
-//! Engine pools: shared memory that an engine lends, whose layout is claimed and then proven.
+//! Engine pools: memory that an engine lends, whose layout is claimed and then proven.
 //!
 //! The engine may write to its pool at any time, so its bytes are only ever copied, never borrowed.
 
+use std::any::Any;
+use std::fmt;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -12,6 +14,7 @@ use rustix::fs::{
 use crate::domain::namespace::Namespace;
 use crate::tiers::shm::SharedMemory;
 
+use super::cuda_claim::CudaClaim;
 use super::layout::PagedLayout;
 
 /// The most ranks a block is cut over.
@@ -25,23 +28,61 @@ pub struct ClaimedPool {
     pub layout: PagedLayout,
 }
 
-/// A pool whose claim was checked against its memory, mapped.
+impl ClaimedPool {
+    pub(super) fn check_shard(&self) -> Result<(), String> {
+        if self.shard < SHARDS_MAX {
+            return Ok(());
+        }
+        Err(format!("pool.shard is {}: it must be below {SHARDS_MAX}", self.shard))
+    }
+}
+
+/// Memory that an engine lends, as it came.
 #[derive(Debug)]
+pub enum LentMemory {
+    /// A memfd.
+    Shared(OwnedFd),
+    /// Allocations on a GPU, by their IPC handles.
+    Cuda(CudaClaim),
+}
+
+/// A pool whose claim was checked against its memory, which is mapped while the pool lives.
 pub struct EnginePool {
     claim: ClaimedPool,
-    memory: Arc<SharedMemory>,
+    /// What a device keeps of the pool. Before the memory, so that it is let go first.
+    opened: Option<Box<dyn Any + Send + Sync>>,
+    memory: Option<Arc<SharedMemory>>,
+}
+
+impl fmt::Debug for EnginePool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the pool {:?}", self.claim)
+    }
 }
 
 impl EnginePool {
+    /// A pool whose memory only its device knows.
+    pub(super) fn opened(claim: ClaimedPool, opened: Box<dyn Any + Send + Sync>) -> Self {
+        Self { claim, memory: None, opened: Some(opened) }
+    }
+
+    /// The pool, with what its device keeps of it.
+    pub(super) fn with(self, opened: Box<dyn Any + Send + Sync>) -> Self {
+        Self { opened: Some(opened), ..self }
+    }
+
+    /// What the device kept, if it was of this kind.
+    pub(super) fn opened_as<T: 'static>(&self) -> Option<&T> {
+        self.opened.as_ref()?.downcast_ref()
+    }
+
     /// Maps the shared memory behind `fd` and checks the claim: pages inside the memory, pages that
     /// don't overlap, a memory that can't shrink (sealed, so that no access can fault).
     ///
     /// # Errors
     /// A sentence naming what is wrong and what to send instead.
     pub fn admit(fd: OwnedFd, claim: ClaimedPool) -> Result<Self, String> {
-        if claim.shard >= SHARDS_MAX {
-            return Err(format!("pool.shard is {}: it must be below {SHARDS_MAX}", claim.shard));
-        }
+        claim.check_shard()?;
         check_open_for_both(&fd)?;
         seal(&fd)?;
         // Only now can the length not shrink any more.
@@ -53,7 +94,7 @@ impl EnginePool {
         if filled {
             memory.map_pages_soon();
         }
-        Ok(Self { claim, memory })
+        Ok(Self { claim, memory: Some(memory), opened: None })
     }
 
     #[must_use]
@@ -83,8 +124,9 @@ impl EnginePool {
         Ok(())
     }
 
-    pub(super) fn base(&self) -> *mut u8 {
-        self.memory.base()
+    /// The pool's memory, if it is this machine's.
+    pub(super) fn shared(&self) -> Option<&Arc<SharedMemory>> {
+        self.memory.as_ref()
     }
 }
 

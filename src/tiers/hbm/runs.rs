@@ -4,7 +4,9 @@
 
 use std::ops::Range;
 
-use super::geometry::{BlockGeometry, PageMap};
+use crate::domain::namespace::KvShape;
+
+use super::geometry::PageMap;
 
 /// Bytes that lie in a row at both ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,35 +16,50 @@ pub(super) struct Run {
     pub(super) bytes: u64,
 }
 
-/// The pages of the shards `shards`, merged into the longest runs, in the order of a frame.
+impl Run {
+    /// Whether `next` goes on where this ends, at both ends.
+    pub(super) fn meets(&self, next: &Self) -> bool {
+        self.from + self.bytes == next.from && self.to + self.bytes == next.to
+    }
+}
+
+/// The pages of the shards `shards`, merged into the longest runs, in the order of a frame. Layers
+/// that have their own starts may lie in memories of their own, and are never merged.
 pub(super) fn runs(
-    geometry: BlockGeometry,
+    shape: KvShape,
     shards: Range<u32>,
-    from: PageMap,
-    to: PageMap,
+    from: PageMap<'_>,
+    to: PageMap<'_>,
 ) -> impl Iterator<Item = Run> {
-    let shape = geometry.shape();
     let bytes = u64::from(shape.page_bytes);
+    let tabled = !from.layers.is_empty() || !to.layers.is_empty();
     let planes =
         (0..shape.layers).flat_map(move |layer| (0..shape.planes).map(move |plane| (layer, plane)));
     let pages = shards.flat_map(move |shard| {
-        planes.clone().map(move |(layer, plane)| Run {
-            from: from.page(shard, layer, plane),
-            to: to.page(shard, layer, plane),
-            bytes,
+        planes.clone().map(move |(layer, plane)| Page {
+            run: Run {
+                from: from.page(shard, layer, plane),
+                to: to.page(shard, layer, plane),
+                bytes,
+            },
+            alone: tabled && plane == 0,
         })
     });
     merged(pages)
 }
 
-fn merged(pages: impl Iterator<Item = Run>) -> impl Iterator<Item = Run> {
+struct Page {
+    run: Run,
+    /// Whether what lies before it is not to be merged with it.
+    alone: bool,
+}
+
+fn merged(pages: impl Iterator<Item = Page>) -> impl Iterator<Item = Run> {
     let mut pages = pages.peekable();
     std::iter::from_fn(move || {
-        let mut run = pages.next()?;
-        while let Some(next) =
-            pages.next_if(|next| run.from + run.bytes == next.from && run.to + run.bytes == next.to)
-        {
-            run.bytes += next.bytes;
+        let mut run = pages.next()?.run;
+        while let Some(next) = pages.next_if(|next| !next.alone && run.meets(&next.run)) {
+            run.bytes += next.run.bytes;
         }
         Some(run)
     })
@@ -51,8 +68,8 @@ fn merged(pages: impl Iterator<Item = Run>) -> impl Iterator<Item = Run> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::namespace::{KvShape, Namespace, example};
-    use crate::tiers::hbm::PagedLayout;
+    use crate::domain::namespace::{Namespace, example};
+    use crate::tiers::hbm::{BlockGeometry, PagedLayout};
     use crate::tiers::store::{FrameSpan, Place};
 
     const SHAPE: KvShape = KvShape { layers: 3, planes: 2, page_bytes: 4096 };
@@ -61,8 +78,8 @@ mod tests {
         BlockGeometry::of(&Namespace { shape: SHAPE, shard_count: 2, ..example() }).unwrap()
     }
 
-    fn cut(shards: Range<u32>, from: PageMap, to: PageMap) -> Vec<Run> {
-        runs(geometry(), shards, from, to).collect()
+    fn cut(shards: Range<u32>, from: PageMap<'_>, to: PageMap<'_>) -> Vec<Run> {
+        runs(SHAPE, shards, from, to).collect()
     }
 
     #[test]
@@ -102,6 +119,15 @@ mod tests {
         let layout = PagedLayout::page_major(SHAPE, 1);
         let pool = PageMap::in_pool(&layout, 0);
         assert_eq!(cut(0..1, pool, pool).len(), 1);
+    }
+
+    #[test]
+    fn layers_anywhere_are_runs_of_their_own() {
+        let layout = PagedLayout { plane_stride: 4096, ..PagedLayout::page_major(SHAPE, 1) };
+        let pool = PageMap::in_pool(&layout, 0).with_layers(&[900_000, 8192, 16_384]);
+        let frame = geometry().in_frame(FrameSpan { offset: 0, bytes: 4096 * 13 });
+        let starts: Vec<_> = cut(0..1, pool, frame).iter().map(|run| run.from).collect();
+        assert_eq!(starts, [900_000, 8192, 16_384]);
     }
 
     #[test]

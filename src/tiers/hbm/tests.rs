@@ -1,5 +1,7 @@
-//! The host device against a naive copy, and its store against the contract.
+//! The host device against a naive copy, and its store against the contract; what the tests of other
+//! devices share.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 
@@ -16,31 +18,54 @@ use crate::tiers::store::{FrameSpan, Place, StoreError};
 
 const CONFIG: HostDeviceConfig = HostDeviceConfig { tier_bytes: CHUNK_BYTES, pretouch_threads: 0 };
 
-fn arena() -> Arc<Arena> {
+pub(super) fn arena() -> Arc<Arena> {
     let config = ArenaConfig { tier_bytes: 0, staging_bytes: 1 << 20, pretouch_threads: 0 };
     Arc::new(Arena::new(config).unwrap())
 }
 
 /// An engine: its own mapping of the pool's memory, beside the daemon's.
-struct Engine {
+pub(super) struct Engine {
     memory: SharedMemory,
     pool: Arc<EnginePool>,
 }
 
 fn engine(shard: u32, layout: PagedLayout) -> Engine {
+    engine_of(EnginePool::admit, shard, layout)
+}
+
+/// An engine whose pool no device has admitted.
+pub(super) fn stranger(layout: PagedLayout) -> Engine {
+    engine(0, layout)
+}
+
+/// An engine whose pool `device` has admitted.
+pub(super) fn engine_on(device: &dyn Device, shard: u32, layout: PagedLayout) -> Engine {
+    engine_of(|fd, claim| device.admit(LentMemory::Shared(fd), claim), shard, layout)
+}
+
+fn engine_of(
+    admit: impl FnOnce(OwnedFd, ClaimedPool) -> Result<EnginePool, String>,
+    shard: u32,
+    layout: PagedLayout,
+) -> Engine {
     let memory = SharedMemory::create("engine", layout.end_bytes().unwrap()).unwrap();
     let fd = memory.fd().try_clone_to_owned().unwrap();
-    let pool = EnginePool::admit(fd, ClaimedPool { shard, layout }).unwrap();
+    let pool = admit(fd, ClaimedPool { shard, layout }).unwrap();
     Engine { memory, pool: Arc::new(pool) }
 }
 
 impl Engine {
-    fn slot(&self, slot: u32) -> CopyEnd {
+    /// The memory of an engine whose pool is `pool`.
+    pub(super) fn new(memory: SharedMemory, pool: EnginePool) -> Self {
+        Self { memory, pool: Arc::new(pool) }
+    }
+
+    pub(super) fn slot(&self, slot: u32) -> CopyEnd {
         CopyEnd::Pool { pool: Arc::clone(&self.pool), slot }
     }
 
     /// The slot's bytes in the order of a frame, page by page as the layout's definition says.
-    fn read(&self, slot: u32) -> Vec<u8> {
+    pub(super) fn read(&self, slot: u32) -> Vec<u8> {
         let PagedLayout { shape, base, layer_stride, plane_stride, slot_stride, .. } =
             self.pool.claim().layout;
         let mut bytes = Vec::new();
@@ -60,7 +85,7 @@ impl Engine {
         bytes
     }
 
-    fn fill(&self, seed: u8) {
+    pub(super) fn fill(&self, seed: u8) {
         let len = usize::try_from(self.memory.len_bytes()).unwrap();
         // 251 is prime, so that no two pages of a power of two get the same bytes.
         for (index, byte) in (0..len).zip((0..=250_u8).cycle()) {
@@ -71,21 +96,25 @@ impl Engine {
     }
 }
 
-fn submit(device: &dyn Device, stream: Stream, copies: Vec<BlockCopy>) -> Vec<FailedCopy> {
+pub(super) fn submit(
+    device: &dyn Device,
+    stream: Stream,
+    copies: Vec<BlockCopy>,
+) -> Vec<FailedCopy> {
     let (tell, told) = sync_channel(1);
     device.submit(stream, copies, Box::new(move |failed| tell.send(failed).unwrap()));
     told.recv_timeout(std::time::Duration::from_mins(1)).expect("`done` is called")
 }
 
-fn copy(geometry: BlockGeometry, from: CopyEnd, to: CopyEnd) -> BlockCopy {
+pub(super) fn copy(geometry: BlockGeometry, from: CopyEnd, to: CopyEnd) -> BlockCopy {
     BlockCopy { geometry, from, to }
 }
 
-fn geometry(shape: KvShape, shard_count: u32) -> BlockGeometry {
+pub(super) fn geometry(shape: KvShape, shard_count: u32) -> BlockGeometry {
     BlockGeometry::of(&Namespace { shape, shard_count, ..example() }).unwrap()
 }
 
-fn place(geometry: BlockGeometry, slot: u64) -> Place {
+pub(super) fn place(geometry: BlockGeometry, slot: u64) -> Place {
     let slot_bytes = geometry.payload_bytes().next_multiple_of(4096);
     Place { offset: slot * slot_bytes, slot_bytes: u32::try_from(slot_bytes).unwrap() }
 }
@@ -115,7 +144,7 @@ fn any_shape() -> impl Strategy<Value = KvShape> {
     })
 }
 
-fn any_pools() -> impl Strategy<Value = (u32, Vec<PagedLayout>, Vec<PagedLayout>)> {
+pub(super) fn any_pools() -> impl Strategy<Value = (u32, Vec<PagedLayout>, Vec<PagedLayout>)> {
     (1..4_u32, any_shape()).prop_flat_map(|(shards, shape)| {
         let pools = || prop::collection::vec(any_pool(shape), shards as usize);
         (Just(shards), pools(), pools())
@@ -132,39 +161,53 @@ proptest! {
         let geometry = geometry(from[0].shape, shards);
         let arena = arena();
         let device = HostDevice::new(Arc::clone(&arena), CONFIG).unwrap();
-        let pools = |layouts: &[PagedLayout]| -> Vec<Engine> {
-            (0..).zip(layouts).map(|(shard, layout)| engine(shard, *layout)).collect()
-        };
-        let (from, to) = (pools(&from), pools(&to));
-        for engine in &from {
-            engine.fill(seed);
-        }
-        let bytes = u32::try_from(4096 + geometry.payload_bytes().next_multiple_of(4096)).unwrap();
-        let frames = [0, 512 << 10].map(|offset| FrameSpan { offset, bytes });
-        let place = CopyEnd::Tier(place(geometry, 3));
-        let [first, second] = frames.map(CopyEnd::Frame);
-        let legs = [
-            (Stream::Down, from.iter().map(|engine| copy(geometry, engine.slot(1), first.clone())).collect()),
-            (Stream::Up, vec![copy(geometry, first, place.clone())]),
-            (Stream::Local, to.iter().map(|engine| copy(geometry, place.clone(), engine.slot(0))).collect()),
-            (Stream::Down, vec![copy(geometry, place.clone(), second)]),
-        ];
-        for (stream, copies) in legs {
-            let failed = submit(&device, stream, copies);
-            prop_assert!(failed.is_empty(), "{failed:?}");
-        }
-        let wanted: Vec<u8> = from.iter().flat_map(|engine| engine.read(1)).collect();
-        let landed: Vec<u8> = to.iter().flat_map(|engine| engine.read(0)).collect();
-        prop_assert!(landed == wanted, "the pools differ");
-        for frame in frames {
-            // SAFETY: no copy is under way.
-            let payload = unsafe { arena.bytes(frame) };
-            prop_assert!(payload[4096..4096 + wanted.len()] == wanted, "a frame differs");
-            prop_assert!(payload[..4096].iter().all(|byte| *byte == 0), "a header was written");
-        }
-        // What lies beside the slot that was written is as it was.
-        prop_assert!(to.iter().all(|engine| engine.read(1).iter().all(|byte| *byte == 0)));
+        let [from, to] = [&from, &to].map(|layouts| engines(&device, layouts));
+        check_round_trip(&device, &arena, geometry, [&from, &to], seed);
     }
+}
+
+pub(super) fn engines(device: &dyn Device, layouts: &[PagedLayout]) -> Vec<Engine> {
+    (0..).zip(layouts).map(|(shard, layout)| engine_on(device, shard, *layout)).collect()
+}
+
+/// Slot 1 of the engines `from` goes to a frame, to the tier, to slot 0 of the engines `to`, and
+/// from the tier to another frame: the same bytes everywhere, and nothing else is touched.
+pub(super) fn check_round_trip(
+    device: &dyn Device,
+    arena: &Arena,
+    geometry: BlockGeometry,
+    [from, to]: [&[Engine]; 2],
+    seed: u8,
+) {
+    for engine in from {
+        engine.fill(seed);
+    }
+    let bytes = u32::try_from(4096 + geometry.payload_bytes().next_multiple_of(4096)).unwrap();
+    let frames = [0, 512 << 10].map(|offset| FrameSpan { offset, bytes });
+    let place = CopyEnd::Tier(place(geometry, 3));
+    let [first, second] = frames.map(CopyEnd::Frame);
+    let stored = from.iter().map(|engine| copy(geometry, engine.slot(1), first.clone()));
+    let loaded = to.iter().map(|engine| copy(geometry, place.clone(), engine.slot(0)));
+    let legs = [
+        (Stream::Down, stored.collect()),
+        (Stream::Up, vec![copy(geometry, first, place.clone())]),
+        (Stream::Local, loaded.collect()),
+        (Stream::Down, vec![copy(geometry, place, second)]),
+    ];
+    for (stream, copies) in legs {
+        let failed = submit(device, stream, copies);
+        assert!(failed.is_empty(), "{failed:?}");
+    }
+    let wanted: Vec<u8> = from.iter().flat_map(|engine| engine.read(1)).collect();
+    let landed: Vec<u8> = to.iter().flat_map(|engine| engine.read(0)).collect();
+    assert!(landed == wanted, "the pools differ");
+    for frame in frames {
+        // SAFETY: no copy is under way.
+        let payload = unsafe { arena.bytes(frame) };
+        assert!(payload[4096..4096 + wanted.len()] == wanted, "a frame differs");
+        assert!(payload[..4096].iter().all(|byte| *byte == 0), "a header was written");
+    }
+    assert!(to.iter().all(|engine| engine.read(1).iter().all(|byte| *byte == 0)), "slot 1");
 }
 
 const SHAPE: KvShape = KvShape { layers: 2, planes: 2, page_bytes: 4096 };
@@ -195,6 +238,20 @@ fn ends_that_do_not_fit_fail_alone() {
             panic!("{text}: {failed:?}");
         };
     }
+}
+
+#[test]
+fn a_pool_on_a_gpu_is_refused_with_the_remedy() {
+    let device = HostDevice::new(arena(), CONFIG).unwrap();
+    let cuda = CudaClaim {
+        device_uuid: [1; 16],
+        memories: vec![[2; 64]],
+        layers: Vec::new(),
+        ready_event: None,
+    };
+    let claim = ClaimedPool { shard: 0, layout: PagedLayout::page_major(SHAPE, 2) };
+    let said = device.admit(LentMemory::Cuda(cuda), claim).unwrap_err();
+    assert!(said.contains("start it with hbm.device = \"cuda:0\""), "{said}");
 }
 
 #[test]
@@ -296,8 +353,8 @@ fn a_device_may_be_dropped_by_its_own_thread() {
     told.recv_timeout(std::time::Duration::from_mins(1)).expect("the thread waits for itself");
 }
 
-/// Flips a bit of payload byte `byte` of the suite's block at `place`.
-fn flip_bit(device: &HostDevice, place: Place, byte: usize) {
+/// Where payload byte `byte` of the suite's block at `place` lies in the tier.
+pub(super) fn byte_in_tier(place: Place, byte: usize) -> u64 {
     let length = |bytes: &&u32| contract::slot_bytes(Tier::Hbm, **bytes) == place.slot_bytes;
     let payload_bytes = contract::PAYLOADS_BYTES.iter().find(length).expect("a slot of the suite");
     let geometry = BlockGeometry::of(&contract::namespace(*payload_bytes)).unwrap();
@@ -306,12 +363,31 @@ fn flip_bit(device: &HostDevice, place: Place, byte: usize) {
     let page = byte / page_bytes;
     let shard = page / planes / layers;
     let start = geometry.in_tier(place).page(shard, page / planes % layers, page % planes);
-    let at = start + u64::from(byte % page_bytes);
-    let at = device.tier_memory().unwrap().base().wrapping_add(usize::try_from(at).unwrap());
+    start + u64::from(byte % page_bytes)
+}
+
+/// Flips a bit of a byte of the tier.
+fn flip_bit(device: &HostDevice, byte: u64) {
+    let at = device.tier_memory().unwrap().base().wrapping_add(usize::try_from(byte).unwrap());
     // SAFETY: inside the tier, and the suite corrupts only while no operation is under way.
     let found = unsafe { at.read() };
     // SAFETY: as above.
     unsafe { at.write(found ^ 1) };
+}
+
+/// Layouts as engines have them, and one with gaps and odd lengths.
+pub(super) fn any_layouts() -> [PagedLayout; 3] {
+    let paged = PagedLayout::page_major(KvShape { layers: 4, planes: 2, page_bytes: 16_384 }, 4);
+    let odd = KvShape { layers: 3, planes: 2, page_bytes: 1135 };
+    let gaps = PagedLayout {
+        shape: odd,
+        slots: 3,
+        base: 12,
+        slot_stride: 1140,
+        layer_stride: 3425,
+        plane_stride: 10_300,
+    };
+    [paged, PagedLayout::slot_major(SHAPE, 4), gaps]
 }
 
 #[test]
@@ -329,7 +405,7 @@ fn the_store_keeps_the_contract() {
         Fixture::new(arena, store).corrupted_by(move |_, place, byte| {
             match byte.checked_sub(4096) {
                 None => header.corrupt_header(place),
-                Some(byte) => flip_bit(&device, place, byte),
+                Some(byte) => flip_bit(&device, byte_in_tier(place, byte)),
             }
         })
     });

@@ -4,7 +4,7 @@
 //! compiles for the device at hand.
 
 #[cfg(test)]
-mod host;
+pub(super) mod host;
 #[cfg(test)]
 mod tests;
 

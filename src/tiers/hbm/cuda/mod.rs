@@ -1,5 +1,30 @@
-//! HBM on a CUDA device: so far its kernels, which the tests run on the CPU.
+//! HBM on a CUDA device.
 //!
-//! The only place that may know CUDA.
+//! The only place that knows CUDA. Nothing here is linked to its driver: `sys.rs` looks for it when
+//! the daemon starts, and is all that needs a GPU. What it would be asked stands in `driver.rs`, and
+//! the tests answer in its place.
 
+mod calibration;
+mod copier;
+mod core;
+mod device;
+mod driver;
+#[cfg(test)]
+mod fake;
+#[cfg(test)]
+mod gpu;
+mod gpus;
 mod kernels;
+mod lane;
+mod memory;
+mod piece;
+mod pool;
+mod sys;
+#[cfg(test)]
+mod tests;
+mod tune;
+
+pub use calibration::{Calibration, Measured, Strategy};
+pub use device::{CudaConfig, CudaDevice};
+pub use driver::GpuFacts;
+pub use sys::{NoDriver, gpus, open};

@@ -1,0 +1,120 @@
+"""A paged KV pool on a GPU, lent to the daemon by CUDA IPC.
+
+Asks the driver itself (`libcuda.so.1`), so it works with any library's tensors: only their
+`data_ptr()` is used. Keeps the tensors; copies nothing. The daemon must use the same GPU, and the
+memory must come from cudaMalloc: for PyTorch, no `expandable_segments` in PYTORCH_CUDA_ALLOC_CONF.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .errors import Invalid
+from .namespace import Namespace
+from .pool import PageLayout
+
+_HANDLE_BYTES = 64
+_EVENT_INTERPROCESS_WITHOUT_TIMES = 0x4 | 0x2
+
+
+@dataclass(frozen=True)
+class CudaLayer:
+    """Where a layer's first page lies: an index into `memories`, and bytes from its start."""
+
+    memory: int
+    base_bytes: int
+
+
+class CudaPool:
+    """Tensors of a KV cache, one a layer, and an event for the stream that fills them."""
+
+    def __init__(
+        self, namespace: Namespace, layout: PageLayout, tensors: Sequence[Any], device: int = 0
+    ) -> None:
+        """`tensors` are one a layer, alike: plane and slot lie `plane_stride_bytes` and
+        `slot_stride_bytes` apart in each. `device` is the GPU's number in this process, whose
+        context must be current, as it is after the tensors were made."""
+        if len(tensors) != namespace.layers:
+            raise Invalid(f"{len(tensors)} tensors for {namespace.layers} layers: one a layer")
+        self.namespace = namespace
+        self.layout = layout
+        self._tensors = list(tensors)
+        self._driver = _Driver()
+        self.device_uuid = self._driver.uuid(device)
+        self.memories, self.layers = _allocations(self._driver, self._tensors)
+        self._event = self._driver.event()
+        self.ready_event = self._driver.event_handle(self._event)
+
+    def __len__(self) -> int:
+        """Slots."""
+        return self.layout.slots
+
+    def record(self, stream: int) -> None:
+        """Marks what was queued on `stream` (`torch.cuda.current_stream().cuda_stream`) so far:
+        copies of later stores and loads wait for it on the GPU."""
+        self._driver.record(self._event, stream)
+
+
+def _allocations(driver: _Driver, tensors: list[Any]) -> tuple[list[bytes], list[CudaLayer]]:
+    """Each allocation once, and where in them the tensors begin."""
+    known: dict[int, int] = {}
+    layers = []
+    for tensor in tensors:
+        at = tensor.data_ptr()
+        start = driver.allocation(at)
+        memory = known.setdefault(start, len(known))
+        layers.append(CudaLayer(memory, at - start))
+    return [driver.memory_handle(start) for start in known], layers
+
+
+class _Driver:
+    """The driver's calls that lending needs."""
+
+    def __init__(self) -> None:
+        try:
+            self._library = ctypes.CDLL("libcuda.so.1")
+        except OSError as error:
+            raise Invalid(
+                f"no NVIDIA driver here, so there is no pool on a GPU: {error}"
+            ) from error
+
+    def uuid(self, device: int) -> bytes:
+        number = ctypes.c_int()
+        self._call("cuDeviceGet", ctypes.byref(number), ctypes.c_int(device))
+        uuid = (ctypes.c_ubyte * 16)()
+        self._call("cuDeviceGetUuid_v2", uuid, number)
+        return bytes(uuid)
+
+    def allocation(self, at: int) -> int:
+        """Where the allocation begins that `at` lies in."""
+        start, length = ctypes.c_uint64(), ctypes.c_size_t()
+        address = ctypes.c_uint64(at)
+        self._call("cuMemGetAddressRange_v2", ctypes.byref(start), ctypes.byref(length), address)
+        return start.value
+
+    def memory_handle(self, start: int) -> bytes:
+        handle = (ctypes.c_ubyte * _HANDLE_BYTES)()
+        self._call("cuIpcGetMemHandle", handle, ctypes.c_uint64(start))
+        return bytes(handle)
+
+    def event(self) -> ctypes.c_void_p:
+        event = ctypes.c_void_p()
+        flags = ctypes.c_uint(_EVENT_INTERPROCESS_WITHOUT_TIMES)
+        self._call("cuEventCreate", ctypes.byref(event), flags)
+        return event
+
+    def event_handle(self, event: ctypes.c_void_p) -> bytes:
+        handle = (ctypes.c_ubyte * _HANDLE_BYTES)()
+        self._call("cuIpcGetEventHandle", handle, event)
+        return bytes(handle)
+
+    def record(self, event: ctypes.c_void_p, stream: int) -> None:
+        self._call("cuEventRecord", event, ctypes.c_void_p(stream))
+
+    def _call(self, name: str, *arguments: Any) -> None:
+        code = getattr(self._library, name)(*arguments)
+        if code != 0:
+            raise Invalid(f"{name} failed with the driver's error {code}: see CUresult")

@@ -1,0 +1,76 @@
+"""Pools on a GPU: what the daemon is told of them. The driver is a stand-in: no GPU is needed."""
+
+from __future__ import annotations
+
+import unittest
+from unittest import mock
+
+from terrace_kv import Namespace, convert, cuda, errors
+from terrace_kv.pool import PageLayout
+
+NAMESPACE = Namespace(model="m", layers=3, page_bytes=4096, block_tokens=16)
+LAYOUT = PageLayout(4, 0, 0, 4 * 4096, 4096)
+
+
+class Tensor:
+    def __init__(self, at: int) -> None:
+        self.at = at
+
+    def data_ptr(self) -> int:
+        return self.at
+
+
+class Driver:
+    """Allocations of 1 MiB, each where a MiB begins."""
+
+    def __init__(self) -> None:
+        self.recorded: list[int] = []
+
+    def uuid(self, device: int) -> bytes:
+        return bytes([device] * 16)
+
+    def allocation(self, at: int) -> int:
+        return at & ~0xFFFFF
+
+    def memory_handle(self, start: int) -> bytes:
+        return start.to_bytes(64, "little")
+
+    def event(self) -> int:
+        return 5
+
+    def event_handle(self, event: int) -> bytes:
+        return bytes([event] * 64)
+
+    def record(self, event: int, stream: int) -> None:
+        self.recorded.append(stream)
+
+
+class CudaPools(unittest.TestCase):
+    def test_each_allocation_is_sent_once_and_layers_name_theirs(self) -> None:
+        tensors = [Tensor(0x300040), Tensor(0x100000), Tensor(0x380000)]
+        with mock.patch.object(cuda, "_Driver", Driver):
+            pool = cuda.CudaPool(NAMESPACE, LAYOUT, tensors, device=2)
+        sent = convert.cuda_memory(pool)
+        self.assertEqual(sent.device_uuid, bytes([2] * 16))
+        starts = [int.from_bytes(one, "little") for one in sent.memories]
+        self.assertEqual(starts, [0x300000, 0x100000])
+        layers = [(layer.memory, layer.base_bytes) for layer in sent.layers]
+        self.assertEqual(layers, [(0, 0x40), (1, 0), (0, 0x80000)])
+        self.assertEqual(sent.ready_event, bytes([5] * 64))
+        pool.record(77)
+        self.assertEqual(pool._driver.recorded, [77])
+
+    def test_a_layer_too_few_is_refused(self) -> None:
+        with self.assertRaisesRegex(errors.Invalid, "2 tensors for 3 layers"):
+            cuda.CudaPool(NAMESPACE, LAYOUT, [Tensor(0), Tensor(0)])
+
+    def test_without_a_driver_it_says_so(self) -> None:
+        with (
+            mock.patch.object(cuda.ctypes, "CDLL", side_effect=OSError("no such file")),
+            self.assertRaisesRegex(errors.Invalid, "no NVIDIA driver here"),
+        ):
+            cuda.CudaPool(NAMESPACE, LAYOUT, [Tensor(0)] * 3)
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,140 @@
+//! The GPU: whether there is one that can be used, and how fast each way of copying is on it.
+//!
+//! Takes about 200 MB of it for a moment, and gives them back.
+
+use std::sync::Arc;
+
+use super::Check;
+use crate::config::Config;
+use crate::tiers::dram::{Arena, ArenaConfig};
+use crate::tiers::hbm::DeviceChoice;
+use crate::tiers::hbm::cuda::{self, Calibration, CudaConfig, GpuFacts, NoDriver};
+
+/// The GPUs of this machine, or why there are none.
+type Found = Result<Vec<GpuFacts>, NoDriver>;
+
+pub(super) fn checks(config: Option<&Config>) -> Vec<Check> {
+    let choice = config.map_or(DeviceChoice::Auto, |config| config.device.choice);
+    let found = cuda::gpus();
+    let mut checks = vec![gpu(choice, &found)];
+    if let (Some(config), Some(facts)) = (config, chosen(choice, &found)) {
+        checks.extend(copies(facts, config.device.multiprocessors_max));
+    }
+    checks
+}
+
+/// The GPU that the daemon would use.
+fn chosen(choice: DeviceChoice, found: &Found) -> Option<&GpuFacts> {
+    let ordinal = match choice {
+        DeviceChoice::Host => return None,
+        DeviceChoice::Auto => 0,
+        DeviceChoice::Cuda(ordinal) => ordinal,
+    };
+    found.as_ref().ok()?.iter().find(|gpu| gpu.ordinal == ordinal)
+}
+
+fn gpu(choice: DeviceChoice, found: &Found) -> Check {
+    const CHECK: &str = "gpu";
+    const ON_HOST: &str = "the HBM tier stands in host memory";
+    if let Some(facts) = chosen(choice, found) {
+        return Check::ok(CHECK, facts.to_string());
+    }
+    let there = match found {
+        Ok(gpus) if gpus.is_empty() => "none that this process may use".to_owned(),
+        Ok(gpus) => gpus.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
+        Err(error) => error.to_string(),
+    };
+    match (choice, found) {
+        (DeviceChoice::Cuda(ordinal), _) => Check::fail(
+            CHECK,
+            format!("hbm.device is cuda:{ordinal}, but: {there}"),
+            "set hbm.device to auto, or show the GPU to this process: nvidia-smi -L lists them, and \
+             containers want --gpus all",
+        ),
+        (DeviceChoice::Auto, Err(NoDriver::Old { .. } | NoDriver::Broken(_))) => Check::warn(
+            CHECK,
+            format!("{there}; {ON_HOST}"),
+            "install a driver that works, or set hbm.device to host",
+        ),
+        _ => Check::ok(CHECK, format!("{there}; {ON_HOST}")),
+    }
+}
+
+/// What the daemon measures when it starts, a line for each stream and fragment length.
+fn copies(facts: &GpuFacts, multiprocessors_max: u32) -> Vec<Check> {
+    const CHECK: &str = "gpu copies";
+    match measured(facts.ordinal, multiprocessors_max) {
+        Ok(table) => rows(&table).into_iter().map(|row| Check::ok(CHECK, row)).collect(),
+        Err(error) => vec![Check::fail(
+            CHECK,
+            error,
+            "mend what it names, or set hbm.device to host: the other tiers work without a GPU",
+        )],
+    }
+}
+
+fn measured(ordinal: u32, multiprocessors_max: u32) -> Result<Calibration, String> {
+    let config = ArenaConfig { tier_bytes: 0, staging_bytes: 64 << 10, pretouch_threads: 0 };
+    let arena = Arena::new(config).map_err(|error| error.to_string())?;
+    let config = CudaConfig { tier_bytes: 0, multiprocessors_max };
+    Ok(cuda::open(ordinal, Arc::new(arena), config)?.calibration().clone())
+}
+
+fn rows(table: &Calibration) -> Vec<String> {
+    let rows = table.rows().iter().map(|row| {
+        let best = table.best(row.stream, row.fragment_bytes);
+        format!("{row}: {}", best.map_or("nothing measured", |strategy| strategy.name()))
+    });
+    rows.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Verdict;
+    use super::*;
+    use crate::tiers::hbm::Stream;
+    use crate::tiers::hbm::cuda::{Measured, Strategy};
+
+    fn facts(ordinal: u32) -> GpuFacts {
+        GpuFacts {
+            ordinal,
+            name: "NVIDIA H100".into(),
+            uuid: [0; 16],
+            multiprocessors: 132,
+            memory_bytes: 80 << 30,
+            driver: (12, 8),
+            batches: true,
+        }
+    }
+
+    #[test]
+    fn what_is_found_is_judged_by_what_was_asked_for() {
+        let (auto, host, second) = (DeviceChoice::Auto, DeviceChoice::Host, DeviceChoice::Cuda(1));
+        let missing = || Found::Err(NoDriver::Missing);
+        let old = || Found::Err(NoDriver::Old { major: 11, minor: 4 });
+        let cases = [
+            (auto, missing(), Verdict::Ok, "no libcuda.so.1"),
+            (host, missing(), Verdict::Ok, "stands in host memory"),
+            (second, missing(), Verdict::Fail, "hbm.device is cuda:1, but: no libcuda.so.1"),
+            (auto, old(), Verdict::Warn, "CUDA 11.4, which is too old: install driver 525"),
+            (second, old(), Verdict::Fail, "too old"),
+            (auto, Ok(vec![]), Verdict::Ok, "none that this process may use"),
+            (auto, Ok(vec![facts(0)]), Verdict::Ok, "cuda:0, NVIDIA H100, CUDA 12.8"),
+            (second, Ok(vec![facts(0)]), Verdict::Fail, "but: cuda:0"),
+            (second, Ok(vec![facts(0), facts(1)]), Verdict::Ok, "cuda:1"),
+        ];
+        for (choice, found, verdict, want) in cases {
+            let check = gpu(choice, &found);
+            assert_eq!(check.verdict, verdict, "{check:?}");
+            assert!(check.found.contains(want), "{check:?}");
+        }
+    }
+
+    #[test]
+    fn the_table_is_shown_with_what_is_chosen() {
+        let speeds = vec![(Strategy::Copies, 4e9), (Strategy::Staged, 40e9)];
+        let row = Measured { stream: Stream::Up, fragment_bytes: 8192, speeds };
+        let said = rows(&Calibration::new(vec![row]));
+        assert_eq!(said, ["DRAM to HBM, 8 KiB: copies 4.0 GB/s staged 40.0 GB/s: staged"]);
+    }
+}

@@ -1,0 +1,154 @@
+//! The CUDA device: the HBM tier on a GPU, and engines' pools on any.
+//!
+//! Its threads only queue copies and wait for them; `done` is called on those that wait.
+
+use std::sync::Arc;
+
+use super::super::cuda_claim::IpcHandle;
+use super::super::device::{BlockCopy, CopiesDone, Device, Stream};
+use super::super::pool::{ClaimedPool, EnginePool, LentMemory};
+use super::calibration::Calibration;
+use super::core::Core;
+use super::driver::{Driver, DriverError, GpuFacts};
+use super::gpus::{Finder, Gpu, Gpus};
+use super::pool;
+use super::tune::{self, Trial};
+use crate::domain::units::CHUNK_BYTES;
+use crate::tiers::dram::Arena;
+
+/// How a CUDA device is made.
+#[derive(Clone, Copy, Debug)]
+pub struct CudaConfig {
+    /// The HBM tier's memory on the GPU: whole chunks, zero when the tier is absent.
+    pub tier_bytes: u64,
+    /// The most multiprocessors that copy kernels hold at a time, so that decoding is not
+    /// disturbed.
+    pub multiprocessors_max: u32,
+}
+
+/// How the device gets its table.
+#[derive(Clone, Debug)]
+pub(super) enum Tuning {
+    Measure(Trial),
+    #[cfg(test)]
+    Given(Calibration),
+}
+
+/// A GPU, and others that engines' pools lie on.
+pub struct CudaDevice {
+    gpus: Gpus,
+}
+
+impl CudaDevice {
+    /// Takes the GPU into use: registers the arena, takes the tier's memory, measures the ways to
+    /// copy. `find` takes others into use later.
+    pub(super) fn with_driver(
+        driver: &Arc<dyn Driver>,
+        arena: Arc<Arena>,
+        config: CudaConfig,
+        tuning: &Tuning,
+        find: Box<Finder>,
+    ) -> Result<Self, String> {
+        let CudaConfig { tier_bytes, multiprocessors_max } = config;
+        if !tier_bytes.is_multiple_of(CHUNK_BYTES) {
+            return Err(format!(
+                "the HBM tier of {tier_bytes} bytes is not whole chunks of 64 MiB"
+            ));
+        }
+        let groups_max = multiprocessors_max.min(driver.facts().multiprocessors);
+        let no_room = |error: DriverError| no_room(driver, &error);
+        let parts = Gpu::parts(driver, groups_max).map_err(no_room)?;
+        let table = match tuning {
+            Tuning::Measure(trial) => {
+                let first = parts.iter().map(|(copier, flights)| (copier, &flights[0]));
+                let copiers: Vec<_> = first.collect();
+                tune::measure(driver, &copiers, *trial).map_err(no_room)?
+            }
+            #[cfg(test)]
+            Tuning::Given(table) => table.clone(),
+        };
+        let core = Core::new(driver, arena, tier_bytes, table)?;
+        let home = Gpu::start(core, parts)?;
+        Ok(Self { gpus: Gpus::new(home, find, groups_max) })
+    }
+
+    #[must_use]
+    pub fn facts(&self) -> &GpuFacts {
+        self.core().driver.facts()
+    }
+
+    /// How fast each way of copying was at the start.
+    #[must_use]
+    pub fn calibration(&self) -> &Calibration {
+        &self.core().table
+    }
+
+    fn core(&self) -> &Core {
+        &self.gpus.home.core
+    }
+
+    /// Flips a bit of the tier's byte at `offset`, while no copy is under way.
+    #[cfg(test)]
+    pub(super) fn flip_bit(&self, offset: u64) {
+        use super::super::runs::Run;
+        use super::memory::{Event, MappedMemory, OwnStream};
+
+        let driver = &self.core().driver;
+        let there = self.core().tier().expect("the test has a tier").at + offset;
+        let here = MappedMemory::new(driver, 8).unwrap();
+        let (stream, landed) = (OwnStream::new(driver).unwrap(), Event::new(driver).unwrap());
+        let copy = |from, to| {
+            // SAFETY: a byte of the tier and one of `here`, which outlive the wait.
+            unsafe { driver.copy(Run { from, to, bytes: 1 }, stream.id) }.unwrap();
+            driver.record(landed.id, stream.id).unwrap();
+            driver.wait(landed.id).unwrap();
+        };
+        here.write(0, &[0_u64]);
+        copy(there, here.at);
+        here.write(0, &[here.read(0, 1)[0] ^ 1]);
+        copy(here.at, there);
+    }
+
+    /// The handle by which engines open the HBM tier's memory, if there is any.
+    ///
+    /// # Errors
+    /// The driver does not share memory between processes here.
+    pub fn export(&self) -> Result<Option<IpcHandle>, String> {
+        let export = |tier: &super::memory::DeviceMemory| self.core().driver.export_memory(tier.at);
+        let exported = self.core().tier().map(export).transpose();
+        exported.map_err(|error| format!("the HBM tier can't be shared: {error}"))
+    }
+}
+
+impl Device for CudaDevice {
+    fn tier_bytes(&self) -> u64 {
+        self.core().tier_bytes()
+    }
+
+    fn submit(&self, stream: Stream, copies: Vec<BlockCopy>, done: CopiesDone) {
+        self.gpus.submit(stream, copies, done);
+    }
+
+    fn admit(&self, memory: LentMemory, claim: ClaimedPool) -> Result<EnginePool, String> {
+        match memory {
+            LentMemory::Shared(fd) => pool::admit_shared(&self.core().driver, fd, claim),
+            LentMemory::Cuda(cuda) => {
+                claim.check_shard()?;
+                cuda.check(&claim.layout)?;
+                pool::admit_cuda(&self.gpus.driver_of(cuda.device_uuid)?, &cuda, claim)
+            }
+        }
+    }
+
+    fn describe(&self) -> String {
+        self.facts().to_string()
+    }
+}
+
+fn no_room(driver: &Arc<dyn Driver>, error: &DriverError) -> String {
+    format!(
+        "{} can't be taken into use: {error}: free about 200 MB on it, or set hbm.device to \
+         another one or to host",
+        driver.facts()
+    )
+}

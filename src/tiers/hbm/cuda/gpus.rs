@@ -1,0 +1,180 @@
+//! The GPUs of a device: the one that the tier lies on, and others as soon as an engine lends a pool on
+//! them. A block of several shards has its ranks' pools on several GPUs.
+//!
+//! Says which GPU does a copy; copies nothing.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::super::batch::Batch;
+use super::super::device::{BlockCopy, CopiesDone, CopyEnd, FailedCopy, Stream};
+use super::super::ends::are_independent;
+use super::copier::{Copier, Flight};
+use super::core::Core;
+use super::driver::{Driver, DriverError};
+use super::lane::{FLIGHTS_MAX, Lane};
+use super::pool::{OpenPool, uuid_text};
+
+/// A GPU's own id.
+pub(super) type Uuid = [u8; 16];
+
+/// Takes the GPU of that id into use.
+pub(super) type Finder = dyn Fn(Uuid) -> Result<Arc<dyn Driver>, String> + Send + Sync;
+
+/// A GPU with its streams.
+pub(super) struct Gpu {
+    lanes: [Lane; Stream::ALL.len()],
+    pub(super) core: Arc<Core>,
+}
+
+/// What a stream needs before it can start.
+pub(super) type Parts = Vec<(Copier, Vec<Flight>)>;
+
+impl Gpu {
+    /// The parts of every stream, in the order of [`Stream::ALL`].
+    pub(super) fn parts(driver: &Arc<dyn Driver>, groups_max: u32) -> Result<Parts, DriverError> {
+        let of_stream = |stream| {
+            let copier = Copier::new(driver, stream, groups_max)?;
+            let flights = (0..FLIGHTS_MAX).map(|_| Flight::new(driver, stream));
+            Ok((copier, flights.collect::<Result<_, _>>()?))
+        };
+        Stream::ALL.into_iter().map(of_stream).collect()
+    }
+
+    pub(super) fn start(core: Core, parts: Parts) -> Result<Self, String> {
+        let core = Arc::new(core);
+        let lanes = parts.into_iter().map(|(copier, flights)| Lane::start(&core, copier, flights));
+        let lanes: Result<Vec<_>, _> = lanes.collect();
+        let lanes = lanes.map_err(|error| format!("can't start threads: {error}"))?;
+        Ok(Self { lanes: lanes.try_into().ok().expect("one lane a stream"), core })
+    }
+
+    fn submit(&self, stream: Stream, copies: Vec<BlockCopy>, done: CopiesDone) {
+        self.lanes[stream as usize].submit(Batch::new(copies, done));
+    }
+
+    fn uuid(&self) -> Uuid {
+        self.core.driver.facts().uuid
+    }
+}
+
+/// All of them.
+pub(super) struct Gpus {
+    pub(super) home: Gpu,
+    others: Mutex<BTreeMap<Uuid, Arc<Gpu>>>,
+    find: Box<Finder>,
+    groups_max: u32,
+}
+
+impl Gpus {
+    pub(super) fn new(home: Gpu, find: Box<Finder>, groups_max: u32) -> Self {
+        Self { home, others: Mutex::default(), find, groups_max }
+    }
+
+    /// The driver of the GPU of that id, which is taken into use if it is not yet.
+    pub(super) fn driver_of(&self, uuid: Uuid) -> Result<Arc<dyn Driver>, String> {
+        if uuid == self.home.uuid() {
+            return Ok(Arc::clone(&self.home.core.driver));
+        }
+        let mut others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(gpu) = others.get(&uuid) {
+            return Ok(Arc::clone(&gpu.core.driver));
+        }
+        let named = |why: String| format!("the pool is on GPU {}: {why}", uuid_text(uuid));
+        let driver = (self.find)(uuid).map_err(named)?;
+        let parts = Gpu::parts(&driver, self.groups_max).map_err(|error| {
+            named(format!("it has no room for the daemon's buffers: {error}: free about 150 MB"))
+        })?;
+        let core = self.home.core.beside(&driver);
+        others.insert(uuid, Arc::new(Gpu::start(core, parts).map_err(named)?));
+        Ok(driver)
+    }
+
+    /// Has each copy done by its own GPU; `done` hears of all at once. Copies that depend on each
+    /// other run in order on one GPU, which reaches the memory of all.
+    pub(super) fn submit(&self, stream: Stream, copies: Vec<BlockCopy>, done: CopiesDone) {
+        let mut parts = self.by_gpu(&copies);
+        if parts.len() > 1 && !are_independent(&copies) {
+            parts.clear();
+        }
+        if let [(gpu, _)] = &parts[..] {
+            return self.submit_to(*gpu, stream, copies, done);
+        }
+        if parts.is_empty() {
+            return self.submit_to(self.home.uuid(), stream, copies, done);
+        }
+        let joined = Joined::new(parts.len(), done);
+        let mut copies: Vec<_> = copies.into_iter().map(Some).collect();
+        for (gpu, which) in parts {
+            let part = which.iter().map(|at| copies[*at].take().expect("each is in one part"));
+            self.submit_to(gpu, stream, part.collect(), Joined::part(&joined, which));
+        }
+    }
+
+    fn submit_to(&self, gpu: Uuid, stream: Stream, copies: Vec<BlockCopy>, done: CopiesDone) {
+        let others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
+        let other = others.get(&gpu).cloned();
+        drop(others);
+        match other {
+            Some(other) => other.submit(stream, copies, done),
+            None => self.home.submit(stream, copies, done),
+        }
+    }
+
+    /// Copies by the GPU that does them, by their index.
+    fn by_gpu(&self, copies: &[BlockCopy]) -> Vec<(Uuid, Vec<usize>)> {
+        let mut parts: Vec<(Uuid, Vec<usize>)> = Vec::new();
+        for (at, copy) in copies.iter().enumerate() {
+            let gpu = self.gpu_of(copy);
+            match parts.iter_mut().find(|(known, _)| *known == gpu) {
+                Some((_, which)) => which.push(at),
+                None => parts.push((gpu, vec![at])),
+            }
+        }
+        parts
+    }
+
+    /// The tier's GPU does what touches the tier; a pool's GPU the rest.
+    fn gpu_of(&self, copy: &BlockCopy) -> Uuid {
+        let ends = [&copy.from, &copy.to];
+        let pool = ends.into_iter().find_map(|end| match end {
+            CopyEnd::Pool { pool, .. } => pool.opened_as::<OpenPool>()?.gpu(),
+            CopyEnd::Frame(_) | CopyEnd::Tier(_) => None,
+        });
+        let on_tier = ends.into_iter().any(|end| matches!(end, CopyEnd::Tier(_)));
+        pool.filter(|_| !on_tier).unwrap_or_else(|| self.home.uuid())
+    }
+}
+
+/// Several parts of a batch, whose submitter hears once.
+struct Joined {
+    done: Option<CopiesDone>,
+    failed: Vec<FailedCopy>,
+    parts: usize,
+}
+
+impl Joined {
+    fn new(parts: usize, done: CopiesDone) -> Arc<Mutex<Self>> {
+        Arc::new(Mutex::new(Self { done: Some(done), failed: Vec::new(), parts }))
+    }
+
+    /// Who hears of the part that has the copies `which` of the batch.
+    fn part(joined: &Arc<Mutex<Self>>, which: Vec<usize>) -> CopiesDone {
+        let joined = Arc::clone(joined);
+        Box::new(move |failed| {
+            let mut state = joined.lock().unwrap_or_else(PoisonError::into_inner);
+            let of_batch =
+                failed.into_iter().map(|failed| FailedCopy { copy: which[failed.copy], ..failed });
+            state.failed.extend(of_batch);
+            state.parts -= 1;
+            if state.parts > 0 {
+                return;
+            }
+            state.failed.sort_by_key(|failed| failed.copy);
+            let all = std::mem::take(&mut state.failed);
+            let done = state.done.take().expect("the last part ends once");
+            drop(state);
+            done(all);
+        })
+    }
+}

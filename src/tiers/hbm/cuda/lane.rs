@@ -1,0 +1,228 @@
+//! One stream of the device: a thread that queues batches on the GPU, and one that waits for them.
+//!
+//! Up to [`FLIGHTS_MAX`] batches are on the GPU at a time, so that it never waits for this machine
+//! between two of them. A batch is over only when the GPU is done with it, whatever failed.
+
+use std::io;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+
+use super::super::batch::Batch;
+use super::super::chunks::Use;
+use super::super::device::{FailedCopy, Stream};
+use super::super::ends::are_independent;
+use super::copier::{Copier, Flight};
+use super::core::{Core, Located};
+use super::driver::{DriverError, EventId};
+use crate::env::spawn_thread;
+use crate::tiers::store::StoreError;
+
+/// Batches that wait on one stream before it is busy.
+const QUEUED_BATCHES_MAX: usize = 64;
+/// Batches that are on the GPU at a time.
+pub(super) const FLIGHTS_MAX: usize = 4;
+
+/// One stream's threads and the queue to them.
+pub(super) struct Lane {
+    queue: Option<Sender<Batch>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Lane {
+    pub(super) fn start(
+        core: &Arc<Core>,
+        copier: Copier,
+        flights: Vec<Flight>,
+    ) -> io::Result<Self> {
+        let (queue, batches) = bounded(QUEUED_BATCHES_MAX);
+        let (take_off, landings) = bounded::<Landing>(FLIGHTS_MAX);
+        let (give_back, free) = bounded(FLIGHTS_MAX);
+        for flight in flights {
+            give_back.send(flight).expect("there is room for each flight");
+        }
+        let [first, second] = names(copier.kind);
+        let issuer = Issuer { core: Arc::clone(core), copier };
+        let issuing = move || issuer.run(&batches, &free, &take_off);
+        // The second thread first: without it a batch would never end.
+        let ending = move || {
+            for landing in landings {
+                if let Some(flight) = landing.finish() {
+                    // The other thread has ended: nobody needs the flight.
+                    let _ = give_back.send(flight);
+                }
+            }
+        };
+        let threads = vec![spawn_thread(second, ending)?, spawn_thread(first, issuing)?];
+        Ok(Self { queue: Some(queue), threads })
+    }
+
+    pub(super) fn submit(&self, batch: Batch) {
+        let queue = self.queue.as_ref().expect("the queue lives until the drop");
+        match queue.try_send(batch) {
+            Ok(()) => {}
+            Err(TrySendError::Full(batch)) => batch.fail_all(|| StoreError::Busy),
+            // A thread ended by a panic in someone's `done`; the batch says so when it drops.
+            Err(TrySendError::Disconnected(batch)) => drop(batch),
+        }
+    }
+}
+
+const fn names(kind: Stream) -> [&'static str; 2] {
+    match kind {
+        Stream::Up => ["cuda-up", "cuda-up-ends"],
+        Stream::Down => ["cuda-down", "cuda-down-ends"],
+        Stream::Local => ["cuda-local", "cuda-local-ends"],
+    }
+}
+
+impl Drop for Lane {
+    fn drop(&mut self) {
+        self.queue = None;
+        let own = thread::current().id();
+        // A `done` may hold the last reference to the device: its thread can't wait for itself, and
+        // the other one waits for it. Both end when what is queued is over.
+        if self.threads.iter().any(|thread| thread.thread().id() == own) {
+            return;
+        }
+        for thread in self.threads.drain(..) {
+            // It panicked in someone's `done`; that was reported where it happened.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Queues batches on the GPU, in order.
+struct Issuer {
+    core: Arc<Core>,
+    copier: Copier,
+}
+
+impl Issuer {
+    fn run(&self, batches: &Receiver<Batch>, free: &Receiver<Flight>, to: &Sender<Landing>) {
+        for batch in batches {
+            // Fails when the thread that ends batches has panicked.
+            let Ok(flight) = free.recv() else { return };
+            if to.send(self.issue(batch, flight)).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn issue(&self, batch: Batch, flight: Flight) -> Landing {
+        let mut landing = Landing::new(&self.core, flight);
+        let mut located: Vec<Located<'_>> = Vec::with_capacity(batch.copies().len());
+        for (copy, ends) in batch.copies().iter().enumerate() {
+            let found = self.core.lost().map_or_else(|| self.core.locate(ends), Err);
+            match found {
+                Ok(found) => {
+                    located.push(found);
+                    landing.copies.push(copy);
+                }
+                Err(error) => landing.failed.push(FailedCopy { copy, error }),
+            }
+        }
+        landing.uses = located
+            .iter_mut()
+            .flat_map(|found| found.uses.each_mut())
+            .filter_map(Option::take)
+            .collect();
+        if !located.is_empty() {
+            let far = located.iter().any(|found| found.far);
+            let independent = !far && are_independent(batch.copies());
+            landing.error = self.enqueue(&located, independent, landing.flight()).err();
+        }
+        drop(located);
+        landing.batch = Some(batch);
+        landing
+    }
+
+    fn enqueue(
+        &self,
+        located: &[Located<'_>],
+        independent: bool,
+        flight: &Flight,
+    ) -> Result<(), DriverError> {
+        let driver = &self.core.driver;
+        let stream = self.copier.stream.id;
+        let mut waited: Vec<EventId> = Vec::new();
+        for event in located.iter().flat_map(|found| found.ready).flatten() {
+            if !waited.contains(&event) {
+                driver.hold(stream, event)?;
+                waited.push(event);
+            }
+        }
+        let pieces: Vec<_> = located.iter().map(|found| found.piece.clone()).collect();
+        let strategy = self.copier.choose(&self.core.table, &pieces, independent, flight);
+        // SAFETY: `locate` found every page in memory that the core or the copies' pools keep; the
+        // batch keeps the pools and its submitter the bytes until the landing is over, and an
+        // engine that writes to its pool meanwhile gets torn bytes, no more. `choose` gives what
+        // can be for these pieces, and the flight is this batch's.
+        let queued = unsafe { self.copier.enqueue(strategy, &pieces, flight) };
+        // What was queued before an error is waited for as well.
+        driver.record(flight.landed.id, stream).and(queued)
+    }
+}
+
+/// A batch on the GPU.
+struct Landing {
+    core: Arc<Core>,
+    batch: Option<Batch>,
+    /// Copies that were queued, by their index in the batch.
+    copies: Vec<usize>,
+    failed: Vec<FailedCopy>,
+    /// Why those that were queued did not all land.
+    error: Option<DriverError>,
+    uses: Vec<Use>,
+    flight: Option<Flight>,
+}
+
+impl Landing {
+    fn new(core: &Arc<Core>, flight: Flight) -> Self {
+        Self {
+            core: Arc::clone(core),
+            batch: None,
+            copies: Vec::new(),
+            failed: Vec::new(),
+            error: None,
+            uses: Vec::new(),
+            flight: Some(flight),
+        }
+    }
+
+    fn flight(&self) -> &Flight {
+        self.flight.as_ref().expect("a landing has its flight until it is over")
+    }
+
+    /// Waits for the GPU and says how the copies ended; gives the flight back.
+    fn finish(mut self) -> Option<Flight> {
+        let waited = self.wait();
+        if let Some(error) = self.error.take().or(waited.err()) {
+            let all = self.copies.iter();
+            let failed =
+                all.map(|copy| FailedCopy { copy: *copy, error: self.core.failed(&error) });
+            self.failed.extend(failed);
+            self.failed.sort_by_key(|failed| failed.copy);
+        }
+        let flight = self.flight.take();
+        let (batch, failed) = (self.batch.take(), std::mem::take(&mut self.failed));
+        self.uses.clear();
+        if let Some(batch) = batch {
+            batch.end(failed);
+        }
+        flight
+    }
+
+    fn wait(&self) -> Result<(), DriverError> {
+        self.flight.as_ref().map_or(Ok(()), |flight| self.core.driver.wait(flight.landed.id))
+    }
+}
+
+impl Drop for Landing {
+    fn drop(&mut self) {
+        // Unfinished, its ends are let go only after the GPU has let go of them. An error says
+        // that the GPU does nothing any more.
+        let _ = self.wait();
+    }
+}

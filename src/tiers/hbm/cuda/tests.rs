@@ -1,0 +1,462 @@
+//! The CUDA device over a driver without a GPU: the store's contract and round trips by every way of
+//! copying, engines' pools by IPC, and what goes wrong.
+
+use std::sync::Arc;
+use std::sync::mpsc::{TryRecvError, sync_channel};
+
+use proptest::prelude::*;
+
+use super::super::cuda_claim::{CudaClaim, CudaLayer};
+use super::super::tests::{
+    Engine, any_pools, arena, byte_in_tier, check_round_trip, copy, engine_on, engines, geometry,
+    place, submit,
+};
+use super::super::{
+    ClaimedPool, CopyEnd, Device, EnginePool, FailedCopy, HbmStore, LentMemory, PagedLayout, Stream,
+};
+use super::calibration::{Calibration, Measured, Strategy};
+use super::device::{CudaConfig, CudaDevice, Tuning};
+use super::driver::Driver;
+use super::fake::{FakeDriver, Kind};
+use super::gpus::Finder;
+use super::tune::Trial;
+use crate::domain::namespace::KvShape;
+use crate::domain::units::CHUNK_BYTES;
+use crate::tiers::contract::{self, Fixture};
+use crate::tiers::dram::Arena;
+use crate::tiers::shm::SharedMemory;
+use crate::tiers::store::{FrameSpan, StoreError};
+
+pub(super) const CONFIG: CudaConfig =
+    CudaConfig { tier_bytes: CHUNK_BYTES, multiprocessors_max: 3 };
+const SHAPE: KvShape = KvShape { layers: 2, planes: 2, page_bytes: 4096 };
+
+/// A table by which one way is the best for everything, where it can be.
+pub(super) fn always(strategy: Strategy) -> Tuning {
+    let row = |stream| Measured { stream, fragment_bytes: 1, speeds: vec![(strategy, 1e9)] };
+    Tuning::Given(Calibration::new(Stream::ALL.map(row).to_vec()))
+}
+
+fn device_on(driver: &Arc<FakeDriver>, arena: &Arc<Arena>, tuning: Tuning) -> CudaDevice {
+    let driver = Arc::clone(driver) as Arc<dyn Driver>;
+    CudaDevice::with_driver(&driver, Arc::clone(arena), CONFIG, &tuning, none()).unwrap()
+}
+
+/// No other GPUs.
+pub(super) fn none() -> Box<Finder> {
+    Box::new(|_| Err("the daemon does not see it".into()))
+}
+
+fn fake() -> Arc<FakeDriver> {
+    Arc::new(FakeDriver::new(true))
+}
+
+/// An engine whose pool lies in another process's allocations, one a layer.
+fn ipc_engine(driver: &FakeDriver, device: &CudaDevice, shard: u32, layout: PagedLayout) -> Engine {
+    let memory = SharedMemory::create("engine", layout.end_bytes().unwrap()).unwrap();
+    let pool = device
+        .admit(LentMemory::Cuda(claim(driver, &memory, &layout)), ClaimedPool { shard, layout });
+    Engine::new(memory, pool.unwrap())
+}
+
+fn claim(driver: &FakeDriver, memory: &SharedMemory, layout: &PagedLayout) -> CudaClaim {
+    let base = memory.base().expose_provenance() as u64;
+    let layer_bytes = layout.layer_stride;
+    let layers = 0..layout.shape.layers;
+    CudaClaim {
+        device_uuid: driver.facts().uuid,
+        memories: layers
+            .clone()
+            .map(|layer| driver.lend(base + u64::from(layer) * layer_bytes, layer_bytes))
+            .collect(),
+        layers: layers.map(|memory| CudaLayer { memory, base: 0 }).collect(),
+        ready_event: None,
+    }
+}
+
+/// The store's contract by one way of copying, over whatever driver.
+pub(super) fn check_contract(driver: impl Fn() -> Arc<dyn Driver>, strategy: Strategy) {
+    contract::check_store(|| {
+        let (arena, driver) = (contract::arena(0), driver());
+        let config = CudaConfig { tier_bytes: contract::CAPACITY_BYTES, ..CONFIG };
+        let tuning = always(strategy);
+        let device = CudaDevice::with_driver(&driver, Arc::clone(&arena), config, &tuning, none());
+        let device = Arc::new(device.unwrap());
+        let store = HbmStore::new(Arc::clone(&device) as Arc<dyn Device>, Arc::clone(&arena));
+        for payload_bytes in contract::PAYLOADS_BYTES {
+            store.add_namespace(&contract::namespace(payload_bytes)).unwrap();
+        }
+        let store = Arc::new(store);
+        let header = Arc::clone(&store);
+        Fixture::new(arena, store).corrupted_by(move |_, place, byte| {
+            match byte.checked_sub(4096) {
+                None => header.corrupt_header(place),
+                Some(byte) => device.flip_bit(byte_in_tier(place, byte)),
+            }
+        })
+    });
+}
+
+#[test]
+fn the_store_keeps_the_contract_by_single_copies() {
+    check_contract(|| fake(), Strategy::Copies);
+}
+
+#[test]
+fn the_store_keeps_the_contract_by_batches() {
+    check_contract(|| fake(), Strategy::Batch);
+}
+
+#[test]
+fn the_store_keeps_the_contract_by_the_kernel() {
+    check_contract(|| fake(), Strategy::Kernel);
+}
+
+#[test]
+fn the_store_keeps_the_contract_in_two_steps() {
+    check_contract(|| fake(), Strategy::Staged);
+}
+
+/// The call that a way of copying makes, so that a test knows it went that way.
+fn made_by(strategy: Strategy) -> &'static str {
+    match strategy {
+        Strategy::Copies => "copy",
+        Strategy::Batch => "copy_batch",
+        Strategy::Kernel | Strategy::Staged => "launch",
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// Engines in shared memory, any layout, by every way of copying.
+    #[test]
+    fn bytes_go_all_the_way_round(
+        (shards, from, to) in any_pools(), seed in any::<u8>(),
+        strategy in prop::sample::select(Strategy::ALL.to_vec()),
+    ) {
+        let geometry = geometry(from[0].shape, shards);
+        let (arena, driver) = (arena(), fake());
+        let device = device_on(&driver, &arena, always(strategy));
+        let [from, to] = [&from, &to].map(|layouts| engines(&device, layouts));
+        check_round_trip(&device, &arena, geometry, [&from, &to], seed);
+        prop_assert!(driver.calls(made_by(strategy)) > 0, "it went another way");
+    }
+
+    /// Engines on the GPU by IPC, an allocation a layer, by every way of copying.
+    #[test]
+    fn bytes_of_ipc_pools_go_all_the_way_round(
+        shards in 1..3_u32, layers in 1..4_u32, planes in 1..3_u32, page_bytes in 1..200_u32,
+        slots in 2..5_u32, seed in any::<u8>(),
+        strategy in prop::sample::select(Strategy::ALL.to_vec()),
+    ) {
+        let shape = KvShape { layers, planes, page_bytes: page_bytes * 16 };
+        let (arena, driver) = (arena(), fake());
+        let device = device_on(&driver, &arena, always(strategy));
+        let layout = PagedLayout::page_major(shape, slots);
+        let engines = || -> Vec<Engine> {
+            (0..shards).map(|shard| ipc_engine(&driver, &device, shard, layout)).collect()
+        };
+        let (from, to) = (engines(), engines());
+        check_round_trip(&device, &arena, geometry(shape, shards), [&from, &to], seed);
+        prop_assert!(driver.calls(made_by(strategy)) > 0, "it went another way");
+    }
+}
+
+/// A block of two shards, each rank's pool on a GPU of its own.
+#[test]
+fn ranks_on_several_gpus_make_one_block() {
+    for strategy in Strategy::ALL {
+        let (arena, driver) = (arena(), fake());
+        let second = Arc::new(driver.beside([2; 16]));
+        let (opened, found) = (Arc::clone(&driver) as Arc<dyn Driver>, Arc::clone(&second));
+        let find: Box<Finder> = Box::new(move |uuid| match uuid {
+            [2, ..] => Ok(Arc::clone(&found) as Arc<dyn Driver>),
+            _ => Err("the daemon does not see it".into()),
+        });
+        let tuning = always(strategy);
+        let device =
+            CudaDevice::with_driver(&opened, Arc::clone(&arena), CONFIG, &tuning, find).unwrap();
+        let layout = PagedLayout::page_major(SHAPE, 3);
+        let ranks = || {
+            [(0, &driver), (1, &second)].map(|(shard, gpu)| ipc_engine(gpu, &device, shard, layout))
+        };
+        let (from, to) = (ranks(), ranks());
+        check_round_trip(&device, &arena, geometry(SHAPE, 2), [&from, &to], 7);
+        drop((from, to, device));
+        for kind in [Kind::Opened, Kind::Registered, Kind::Device, Kind::Host] {
+            assert_eq!(driver.memories(kind), 0, "{strategy:?}: {kind:?}");
+        }
+    }
+}
+
+#[test]
+fn copies_of_several_gpus_fail_by_their_own_index() {
+    let (arena, driver) = (arena(), fake());
+    let second = Arc::new(driver.beside([2; 16]));
+    let (opened, found) = (Arc::clone(&driver) as Arc<dyn Driver>, Arc::clone(&second));
+    let find: Box<Finder> = Box::new(move |_| Ok(Arc::clone(&found) as Arc<dyn Driver>));
+    let tuning = always(Strategy::Batch);
+    let device = CudaDevice::with_driver(&opened, arena, CONFIG, &tuning, find).unwrap();
+    let layout = PagedLayout::page_major(SHAPE, 2);
+    let ranks =
+        [(0, &driver), (1, &second)].map(|(shard, gpu)| ipc_engine(gpu, &device, shard, layout));
+    let frame = |index: u64| CopyEnd::Frame(FrameSpan { offset: index * 40_960, bytes: 40_960 });
+    let two = geometry(SHAPE, 2);
+    // Slot 9 is none: copies 1 and 2 fail, one on each GPU.
+    let copies = vec![
+        copy(two, ranks[0].slot(0), frame(0)),
+        copy(two, ranks[1].slot(9), frame(0)),
+        copy(two, ranks[0].slot(9), frame(1)),
+        copy(two, ranks[1].slot(1), frame(1)),
+    ];
+    let failed = submit(&device, Stream::Down, copies);
+    assert_eq!(failed.iter().map(|failed| failed.copy).collect::<Vec<_>>(), [1, 2]);
+}
+
+#[test]
+fn everything_is_given_back() {
+    let (arena, driver) = (arena(), fake());
+    let device = device_on(&driver, &arena, always(Strategy::Staged));
+    let engine = ipc_engine(&driver, &device, 0, PagedLayout::page_major(SHAPE, 2));
+    let shared = engine_on(&device, 0, PagedLayout::page_major(SHAPE, 2));
+    assert_eq!(driver.memories(Kind::Opened), 2);
+    // The arena and the shared pool.
+    assert_eq!(driver.memories(Kind::Registered), 2);
+    drop((engine, shared, device));
+    for kind in [Kind::Opened, Kind::Registered, Kind::Device, Kind::Host] {
+        assert_eq!(driver.memories(kind), 0, "{kind:?}");
+    }
+    let given_back = |made, ended| assert_eq!(driver.calls(made), driver.calls(ended), "{made}");
+    given_back("create_stream", "destroy_stream");
+    given_back("create_event", "destroy_event");
+}
+
+#[test]
+fn neighbours_at_both_ends_become_one_run() {
+    let (arena, driver) = (arena(), fake());
+    let device = device_on(&driver, &arena, always(Strategy::Batch));
+    let layout = PagedLayout::page_major(SHAPE, 8);
+    let engine = ipc_engine(&driver, &device, 0, layout);
+    let target = ipc_engine(&driver, &device, 0, layout);
+    engine.fill(3);
+    let geometry = geometry(SHAPE, 1);
+    let copies = (0..8).map(|slot| copy(geometry, engine.slot(slot), target.slot(slot)));
+    assert!(submit(&device, Stream::Local, copies.collect()).is_empty());
+    assert!((0..8).all(|slot| engine.read(slot) == target.read(slot)));
+    // 8 slots x 4 pages in a layer's allocation are one run.
+    assert_eq!(driver.batched_runs(), 2);
+}
+
+#[test]
+fn copies_that_touch_each_other_run_in_order() {
+    let (arena, driver) = (arena(), fake());
+    let device = device_on(&driver, &arena, always(Strategy::Kernel));
+    let engine = engine_on(&device, 0, PagedLayout::page_major(SHAPE, 4));
+    engine.fill(5);
+    let (geometry, first) = (geometry(SHAPE, 1), engine.read(1));
+    let place = CopyEnd::Tier(place(geometry, 0));
+    let chain = vec![
+        copy(geometry, engine.slot(1), place.clone()),
+        copy(geometry, place.clone(), engine.slot(2)),
+        copy(geometry, engine.slot(2), engine.slot(3)),
+    ];
+    assert!(submit(&device, Stream::Local, chain).is_empty());
+    assert!(engine.read(3) == first);
+    assert_eq!((driver.calls("launch"), driver.calls("copy") > 0), (0, true));
+}
+
+#[test]
+fn copies_wait_on_the_gpu_for_the_engines_stream() {
+    let (arena, driver) = (arena(), fake());
+    let device = device_on(&driver, &arena, always(Strategy::Batch));
+    let layout = PagedLayout::page_major(SHAPE, 2);
+    let memory = SharedMemory::create("engine", layout.end_bytes().unwrap()).unwrap();
+    let ready_event = Some(driver.lend_event());
+    let cuda = CudaClaim { ready_event, ..claim(&driver, &memory, &layout) };
+    let pool = device.admit(LentMemory::Cuda(cuda), ClaimedPool { shard: 0, layout }).unwrap();
+    let engine = Engine::new(memory, pool);
+    let span = FrameSpan { offset: 0, bytes: 20_480 };
+    let (tell, told) = sync_channel(2);
+    let stored = vec![copy(geometry(SHAPE, 1), engine.slot(0), CopyEnd::Frame(span))];
+    let before = driver.calls("record");
+    device.submit(Stream::Down, stored, Box::new(move |failed| tell.send(failed).unwrap()));
+    // The batch is on the GPU, its copies are not done: this machine waits for nothing.
+    while driver.calls("record") == before {
+        std::thread::yield_now();
+    }
+    assert_eq!(driver.calls("hold"), 1);
+    assert!(matches!(told.try_recv(), Err(TryRecvError::Empty)));
+    engine.fill(8);
+    driver.end_engine_events();
+    assert!(told.recv().unwrap().is_empty());
+    // SAFETY: the copy is over.
+    let payload = unsafe { arena.bytes(span) };
+    assert!(payload[4096..] == engine.read(0), "it was copied before the engine was done");
+}
+
+#[test]
+fn a_pool_stays_open_until_its_copies_are_over() {
+    let (arena, driver) = (arena(), fake());
+    let device = device_on(&driver, &arena, always(Strategy::Kernel));
+    let layout = PagedLayout::page_major(SHAPE, 2);
+    let memory = SharedMemory::create("engine", layout.end_bytes().unwrap()).unwrap();
+    let ready_event = Some(driver.lend_event());
+    let cuda = CudaClaim { ready_event, ..claim(&driver, &memory, &layout) };
+    let pool = device.admit(LentMemory::Cuda(cuda), ClaimedPool { shard: 0, layout }).unwrap();
+    let pool = Arc::new(pool);
+    let frame = CopyEnd::Frame(FrameSpan { offset: 0, bytes: 20_480 });
+    let (tell, told) = sync_channel(1);
+    let seen = Arc::clone(&driver);
+    let done = Box::new(move |failed: Vec<FailedCopy>| {
+        tell.send((failed.len(), seen.memories(Kind::Opened))).unwrap();
+    });
+    let ends = CopyEnd::Pool { pool, slot: 0 };
+    let before = driver.calls("record");
+    device.submit(Stream::Down, vec![copy(geometry(SHAPE, 1), ends, frame)], done);
+    while driver.calls("record") == before {
+        std::thread::yield_now();
+    }
+    assert_eq!(driver.memories(Kind::Opened), 2, "closed under a copy");
+    driver.end_engine_events();
+    assert_eq!(told.recv().unwrap(), (0, 0));
+    drop(device);
+}
+
+#[test]
+fn ends_that_do_not_fit_fail_alone() {
+    let (arena, driver) = (arena(), fake());
+    let device = device_on(&driver, &arena, always(Strategy::Kernel));
+    let one = geometry(SHAPE, 1);
+    let pool = engine_on(&device, 0, PagedLayout::page_major(SHAPE, 2));
+    let frame = |offset| CopyEnd::Frame(FrameSpan { offset, bytes: 20_480 });
+    let stranger = crate::tiers::hbm::tests::stranger(PagedLayout::page_major(SHAPE, 2));
+    for bad in [
+        copy(one, pool.slot(2), frame(0)),
+        copy(one, pool.slot(0), frame(1 << 20)),
+        copy(one, stranger.slot(0), frame(0)),
+    ] {
+        let text = format!("{bad:?}");
+        let good = |offset| copy(one, pool.slot(0), frame(offset));
+        let failed = submit(&device, Stream::Down, vec![good(32_768), bad, good(65_536)]);
+        let [FailedCopy { copy: 1, error: StoreError::Io { .. } }] = failed.as_slice() else {
+            panic!("{text}: {failed:?}");
+        };
+    }
+    let never_written = copy(one, CopyEnd::Tier(place(one, 1)), frame(0));
+    let failed = submit(&device, Stream::Down, vec![never_written]);
+    assert!(matches!(failed[0].error, StoreError::Missing(_)), "{failed:?}");
+}
+
+#[test]
+fn an_error_that_passes_fails_its_batch_and_no_other() {
+    let (arena, driver) = (arena(), fake());
+    let device = device_on(&driver, &arena, always(Strategy::Copies));
+    let pool = engine_on(&device, 0, PagedLayout::page_major(SHAPE, 2));
+    let store = || {
+        let frame = CopyEnd::Frame(FrameSpan { offset: 0, bytes: 20_480 });
+        submit(&device, Stream::Down, vec![copy(geometry(SHAPE, 1), pool.slot(0), frame)])
+    };
+    driver.refuse("copy", 2, 1);
+    let failed = store();
+    assert!(matches!(failed[0].error, StoreError::Io { .. }), "{failed:?}");
+    assert!(store().is_empty());
+}
+
+#[test]
+fn a_lost_gpu_is_told_to_everybody() {
+    for call in ["launch", "record", "wait"] {
+        let (arena, driver) = (arena(), fake());
+        let device = device_on(&driver, &arena, always(Strategy::Kernel));
+        let pool = engine_on(&device, 0, PagedLayout::page_major(SHAPE, 2));
+        driver.refuse(call, 700, 1);
+        for _ in 0..2 {
+            let frame = CopyEnd::Frame(FrameSpan { offset: 0, bytes: 20_480 });
+            let stored = vec![copy(geometry(SHAPE, 1), pool.slot(0), frame)];
+            let failed = submit(&device, Stream::Down, stored);
+            let [FailedCopy { copy: 0, error: StoreError::TierLost(why) }] = &*failed else {
+                panic!("{call}: {failed:?}");
+            };
+            assert!(why.contains("restart the daemon"), "{why}");
+        }
+    }
+}
+
+#[test]
+fn pools_that_can_not_be_are_refused_with_the_cause() {
+    let (arena, driver) = (arena(), fake());
+    let device = device_on(&driver, &arena, always(Strategy::Kernel));
+    let layout = PagedLayout::page_major(SHAPE, 2);
+    let memory = SharedMemory::create("engine", layout.end_bytes().unwrap()).unwrap();
+    let good = claim(&driver, &memory, &layout);
+    let admit = |cuda: CudaClaim, layout| -> Result<EnginePool, String> {
+        device.admit(LentMemory::Cuda(cuda), ClaimedPool { shard: 0, layout })
+    };
+    let elsewhere = CudaClaim { device_uuid: [1; 16], ..good.clone() };
+    let gone = CudaClaim { memories: vec![[0; 64], good.memories[0]], ..good.clone() };
+    let event_gone = CudaClaim { ready_event: Some([0; 64]), ..good.clone() };
+    let more = PagedLayout { plane_stride: 16_384, ..layout };
+    let cases = [
+        ("another GPU", admit(elsewhere, layout), "GPU-01010101-0101-0101-0101-010101010101"),
+        ("a process that ended", admit(gone, layout), "its process has ended"),
+        ("an event that is none", admit(event_gone, layout), "CU_EVENT_INTERPROCESS"),
+        ("more than the memory", admit(good.clone(), more), "beyond its allocation"),
+    ];
+    for (name, admitted, want) in cases {
+        let said = admitted.expect_err(name);
+        assert!(said.contains(want), "{name}: {said}");
+    }
+    for (call, code, want) in [("open_memory", 801, "--ipc=host"), ("alloc", 2, "free some of it")]
+    {
+        driver.refuse(call, code, 1);
+        let said = admit(good.clone(), layout).expect_err(call);
+        assert!(said.contains(want), "{call}: {said}");
+    }
+    assert_eq!(driver.memories(Kind::Opened), 0, "a refused pool stayed open");
+    admit(good, layout).unwrap();
+}
+
+#[test]
+fn a_gpu_that_is_full_says_what_to_lower() {
+    for (call, want) in [("alloc", "free about 200 MB"), ("register", "lower dram.capacity")] {
+        let driver = fake();
+        driver.refuse(call, 2, 1);
+        let opened = Arc::clone(&driver) as Arc<dyn Driver>;
+        let made =
+            CudaDevice::with_driver(&opened, arena(), CONFIG, &always(Strategy::Kernel), none());
+        let said = made.err().unwrap();
+        assert!(said.contains(want), "{call}: {said}");
+        assert_eq!(driver.memories(Kind::Device), 0, "{call}");
+    }
+}
+
+#[test]
+fn what_is_measured_covers_every_stream_and_length() {
+    let (arena, driver) = (arena(), fake());
+    let trial = Trial { blocks: 2, block_bytes: 1 << 20, rounds: 1 };
+    let device = device_on(&driver, &arena, Tuning::Measure(trial));
+    let rows = device.calibration().rows();
+    assert_eq!(rows.len(), Stream::ALL.len() * Calibration::FRAGMENTS_BYTES.len());
+    for Measured { stream, speeds, .. } in rows {
+        let ways: Vec<_> = speeds.iter().map(|(strategy, _)| *strategy).collect();
+        // Within the GPU there is nothing to stage.
+        let wanted = if *stream == Stream::Local { 3 } else { 4 };
+        assert_eq!(ways, Strategy::ALL[..wanted]);
+        assert!(speeds.iter().all(|(_, speed)| speed.is_finite() && *speed > 0.0));
+    }
+    // Without the batch call there is one way less, and all else stands.
+    let old = Arc::new(FakeDriver::new(false));
+    let device = device_on(&old, &arena, Tuning::Measure(trial));
+    let without = |row: &Measured| row.speeds.iter().all(|(way, _)| *way != Strategy::Batch);
+    assert!(device.calibration().rows().iter().all(without));
+}
+
+#[test]
+fn the_tier_is_exported_by_a_handle() {
+    let (arena, driver) = (arena(), fake());
+    let device = device_on(&driver, &arena, always(Strategy::Copies));
+    let handle = device.export().unwrap().expect("there is a tier");
+    assert_eq!(driver.lent_bytes(&handle), Some(CHUNK_BYTES));
+    driver.refuse("export_memory", 801, 1);
+    assert!(device.export().unwrap_err().contains("can't be shared"));
+}
