@@ -264,7 +264,7 @@ pub const KEYS: &[Key] = &[
     key(
         "prefetch.tier_percent",
         count(1, 100),
-        "25",
+        "60",
         "How much of each tier lifts may hold, in hundredths. What of a lift is over it is answered \
          as clipped.",
     ),

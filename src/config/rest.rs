@@ -22,7 +22,7 @@ const IDLE_MAX: Duration = Duration::from_hours(168);
 const IDLE_DEFAULT: Duration = Duration::from_hours(4);
 const SESSIONS_DEFAULT: usize = 65_536;
 const LIFTS_DEFAULT: usize = 1024;
-const LIFT_PERCENT_DEFAULT: u8 = 25;
+const LIFT_PERCENT_DEFAULT: u8 = 60;
 
 pub(super) struct Limits {
     pub(super) lease_ttl: Duration,

@@ -180,8 +180,8 @@ fn lifts_are_bounded_or_switched_off() {
         let Prefetch { lifts_max, tier_percent } = load(file).prefetch;
         (lifts_max, tier_percent)
     };
-    assert_eq!(lifts(""), (1024, 25));
-    assert_eq!(lifts("prefetch.lifts_max = 0\n"), (0, 25));
+    assert_eq!(lifts(""), (1024, 60));
+    assert_eq!(lifts("prefetch.lifts_max = 0\n"), (0, 60));
     assert_eq!(lifts("[prefetch]\nlifts_max = 9\ntier_percent = 100\n"), (9, 100));
     let env = [("TERRACE_PREFETCH_LIFTS_MAX", "3"), ("TERRACE_PREFETCH_TIER_PERCENT", "4")];
     let given = sources("", &env, &[("prefetch.tier_percent", "5")]);

@@ -8,6 +8,7 @@ pub mod directory;
 pub mod hint;
 pub mod namespace;
 pub mod planner;
+pub mod prefetch;
 pub mod residency;
 pub mod retention;
 pub mod session;

@@ -70,6 +70,10 @@ impl ManagerConfig {
     /// Stores and loads in flight a client: the completions' stream holds as many.
     pub const OPS_PER_CLIENT_MAX: usize = 256;
 
+    /// How much of a tier lifts may hold unless the config says otherwise, in hundredths: more
+    /// than is usually waited for at once, and not so much that requests find no room.
+    pub const LIFT_PERCENT_DEFAULT: u8 = 60;
+
     /// The usual bounds around the given tiers.
     #[must_use]
     pub fn with_tiers(tiers: [Option<TierConfig>; Tier::COUNT]) -> Self {
@@ -91,7 +95,7 @@ impl ManagerConfig {
             ops_per_client_max: Self::OPS_PER_CLIENT_MAX,
             waiting_blocks_max: 65_536,
             lifts_max: 1024,
-            lift_percent: 25,
+            lift_percent: Self::LIFT_PERCENT_DEFAULT,
         }
     }
 }

@@ -8,6 +8,7 @@ use crate::domain::directory::BlockIndex;
 use crate::domain::retention::value::{Guard, Linked, Reuse, Seen, TipId, Worth};
 use crate::domain::session::{SessionEvent, SessionIndex, Stop};
 use crate::domain::tier::Tier;
+use crate::domain::units::Time;
 
 use super::Manager;
 use super::api::{ClientId, RequestId, Run};
@@ -116,16 +117,31 @@ impl Manager {
         }
     }
 
-    pub(super) fn heed_session(&mut self, session: SessionIndex, event: SessionEvent) {
+    /// `yields_until`: until then the session's blocks make room, since they are lifted back.
+    pub(super) fn heed_session(
+        &mut self,
+        session: SessionIndex,
+        event: SessionEvent,
+        yields_until: Option<Time>,
+    ) {
         let Some(knowledge) = self.learned.0.as_mut() else { return };
         let reuse = &mut knowledge.reuse;
         match event {
-            SessionEvent::ToolStart { expected } => reuse.tool_started(self.now, session, expected),
+            SessionEvent::ToolStart { expected } => {
+                reuse.tool_started(self.now, session, expected, yields_until);
+            }
             SessionEvent::ToolReturn => reuse.tool_returned(self.now, session),
             SessionEvent::Reset => reuse.reset(session),
             // Requests and answers are heeded where their chains are known.
             SessionEvent::Request | SessionEvent::Answered(_) => {}
         }
+        self.pass_on_moves();
+    }
+
+    /// What waits is worth what it is at this age.
+    pub(super) fn heed_time(&mut self) {
+        let Some(knowledge) = self.learned.0.as_mut() else { return };
+        knowledge.reuse.advance(self.now);
         self.pass_on_moves();
     }
 

@@ -10,24 +10,27 @@ mod moves;
 
 mod triggers;
 
+mod watch;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
 
 use crate::domain::block::Key;
 use crate::domain::directory::BlockIndex;
-use crate::domain::hint::{LiftReason, Outcome};
+use crate::domain::hint::LiftReason;
 use crate::domain::residency::CopyState;
 use crate::domain::session::SessionIndex;
 use crate::domain::tier::Tier;
 use crate::domain::units::Time;
 
-use super::api::{
-    ClientId, Completion, Effect, LiftCounts, LiftState, LiftStatus, NamespaceId, OpId, OpKind,
-    Refusal, Reply, RequestId,
-};
-use super::{Answer, Manager};
+use super::Manager;
+use super::api::{ClientId, LiftCounts, LiftState, LiftStatus, NamespaceId, OpId};
 
-/// The order in which lifts move: the nearest deadline, then the highest priority.
+/// The order in which lifts move: what is needed first, then the highest priority.
 type Rank = (Time, u8, OpId);
+
+/// How long a lift that found no room waits before it looks again.
+const TRY_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// Lifts that have ended and can still be asked about.
 const ENDED_MAX: usize = 1024;
@@ -45,10 +48,26 @@ pub(super) struct NewLift {
     pub reason: LiftReason,
     pub to: Tier,
     pub keys: Vec<Key>,
-    /// Until then it takes free room only.
-    pub begin: Time,
-    pub deadline: Time,
+    pub times: LiftTimes,
     pub priority: u8,
+}
+
+/// When a lift moves, and how long it holds what it moved.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LiftTimes {
+    /// Until then it takes free room only, and keeps nothing that is there already.
+    pub begin: Time,
+    /// When the blocks are expected to be asked for: who needs them first moves first.
+    pub needed: Time,
+    /// What nobody asked for by then is let go.
+    pub deadline: Time,
+}
+
+impl LiftTimes {
+    /// At once, for a request that comes within `deadline`.
+    pub fn now(now: Time, deadline: Duration) -> Self {
+        Self { begin: now, needed: now + deadline, deadline: now + deadline }
+    }
 }
 
 pub(super) struct Lift {
@@ -100,7 +119,7 @@ pub(super) struct Lifts {
 
 impl Lifts {
     fn rank(op: OpId, lift: &Lift) -> Rank {
-        (lift.what.deadline, u8::MAX - lift.what.priority, op)
+        (lift.what.times.needed, u8::MAX - lift.what.priority, op)
     }
 
     fn of_client(&self, client: ClientId) -> impl Iterator<Item = OpId> + '_ {
@@ -120,7 +139,7 @@ impl Lift {
             state: self.state,
             reason: self.what.reason,
             to: self.what.to,
-            deadline: self.what.deadline,
+            deadline: self.what.times.deadline,
             blocks: count(self.what.keys.len()),
             landed: self.landed,
             clipped: count(self.clipped.len()),
@@ -135,6 +154,17 @@ impl Lift {
         self.below = if self.is_indirect { 0 } else { self.what.keys.len() };
         self.landed = 0;
         self.clipped.clear();
+    }
+
+    /// When a lift that found no room looks again: when its time comes, or a little later if nobody was
+    /// told how much of it is lifted.
+    fn next_try(&self, now: Time) -> Option<Time> {
+        let times = self.what.times;
+        if times.begin > now {
+            return Some(times.begin);
+        }
+        let again = now + TRY_AGAIN_AFTER;
+        (self.what.reason == LiftReason::ToolStart && again < times.deadline).then_some(again)
     }
 
     /// What has not begun is not lifted any more.
@@ -176,7 +206,7 @@ impl Manager {
         };
         lift.start_over();
         self.lifts.queue.insert(Lifts::rank(op, &lift));
-        self.lifts.timers.insert((lift.what.deadline, op));
+        self.lifts.timers.insert((lift.what.times.deadline, op));
         self.lifts.open.insert(op, lift);
         self.lifts.counts.begun += 1;
         self.move_lifts();
@@ -211,7 +241,7 @@ impl Manager {
         }
         let rank = Lifts::rank(op, lift);
         self.lifts.queue.remove(&rank);
-        if lift.what.begin > now {
+        if lift.what.times.begin > now {
             self.wait_for_time(op);
             return;
         }
@@ -233,33 +263,17 @@ impl Manager {
     fn wait_for_time(&mut self, op: OpId) {
         let Some(lift) = self.lifts.open.get_mut(&op) else { return };
         lift.state = LiftState::Waiting;
-        let (rank, timer) = (Lifts::rank(op, lift), (lift.what.begin, op));
+        let (rank, timer) = (Lifts::rank(op, lift), (lift.what.times.begin, op));
         self.lifts.queue.remove(&rank);
         self.lifts.timers.insert(timer);
-    }
-
-    fn tell_lift(&mut self, op: OpId) {
-        let Some(lift) = self.lifts.open.get_mut(&op).filter(|lift| !lift.told) else { return };
-        lift.told = true;
-        let watched = lift.what.client.filter(|_| lift.what.is_watched);
-        // Whoever left is told nothing.
-        let Some(client) = watched.filter(|client| self.clients.contains_key(client)) else {
-            return;
-        };
-        let mut failed = lift.clipped.clone();
-        failed.sort_unstable();
-        let (request, kind, blocks) = (RequestId(0), OpKind::Prefetch, count(lift.what.keys.len()));
-        let not_durable = Vec::new();
-        let completion = Completion { op, request, kind, blocks, failed, not_durable };
-        self.out.push(Effect::Complete { client, completion });
     }
 
     fn close_lift(&mut self, op: OpId) {
         self.tell_lift(op);
         let Some(lift) = self.lifts.open.remove(&op) else { return };
         self.lifts.queue.remove(&Lifts::rank(op, &lift));
-        self.lifts.timers.remove(&(lift.what.begin, op));
-        self.lifts.timers.remove(&(lift.what.deadline, op));
+        self.lifts.timers.remove(&(lift.what.times.begin, op));
+        self.lifts.timers.remove(&(lift.what.times.deadline, op));
         if let Some(session) = lift.what.session
             && self.lifts.by_session.get(&session) == Some(&op)
         {
@@ -277,12 +291,16 @@ impl Manager {
 
     /// Begins and ends the lifts whose time has come.
     pub(super) fn time_lifts(&mut self) {
+        if self.lifts.timers.first().is_some_and(|(time, _)| *time <= self.now) {
+            // What yielded until now competes again.
+            self.heed_time();
+        }
         while let Some((time, op)) = self.lifts.timers.first().copied()
             && time <= self.now
         {
             self.lifts.timers.remove(&(time, op));
             let Some(lift) = self.lifts.open.get_mut(&op) else { continue };
-            if lift.what.deadline <= self.now {
+            if lift.what.times.deadline <= self.now {
                 self.end_lift(op, LiftState::Ended);
                 continue;
             }
@@ -403,43 +421,6 @@ impl Manager {
         let Some(last) = by_need.find(has_copies) else { return false };
         self.end_lift(last, LiftState::Ended);
         true
-    }
-
-    pub(super) fn cancel_lift(&mut self, client: ClientId, op: OpId) -> Outcome {
-        let own = self.lifts.open.get(&op).filter(|lift| lift.what.client == Some(client));
-        let Some(lift) = own else {
-            return Outcome::Missing(format!(
-                "no lift {} of this client is under way: it may have ended",
-                op.0
-            ));
-        };
-        let blocks = count(lift.what.keys.len()) - lift.landed;
-        self.end_lift(op, LiftState::Cancelled);
-        Outcome::Accepted { blocks }
-    }
-
-    pub(super) fn lift_status(&self, client: ClientId, op: OpId) -> Answer {
-        self.client(client)?;
-        let open = self.lifts.open.get(&op).filter(|lift| lift.what.client == Some(client));
-        let status = open.map(|lift| lift.status(op));
-        let is_it = |ended: &&(ClientId, LiftStatus)| ended.0 == client && ended.1.op == op;
-        let ended = || self.lifts.ended.iter().find(is_it).map(|(_, status)| status.clone());
-        status.or_else(ended).map(|status| Reply::Lift(Box::new(status))).ok_or_else(|| {
-            Refusal::NotFound(format!("lift {} is not this client's, or is over long since", op.0))
-        })
-    }
-
-    /// What the client asked for is needed no more.
-    pub(super) fn end_lifts_of(&mut self, client: ClientId) {
-        for op in self.lifts.of_client(client).collect::<Vec<_>>() {
-            self.end_lift(op, LiftState::Cancelled);
-        }
-    }
-
-    /// What came of lifts so far.
-    #[must_use]
-    pub fn lift_counts(&self) -> LiftCounts {
-        self.lifts.counts
     }
 }
 

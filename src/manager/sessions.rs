@@ -192,15 +192,14 @@ impl Manager {
         let session = self.sessions.get_mut(index);
         session.state = session.state.after(event);
         session.reset |= event == SessionEvent::Reset;
-        self.heed_session(index, event);
+        let pause = self.pause_of(event);
+        self.heed_session(index, event, pause.and_then(|pause| pause.yields_until));
         match event {
-            SessionEvent::ToolStart { expected: Some(expected) } => {
-                self.lift_for_tool(index, expected.since(self.now));
-            }
+            SessionEvent::ToolStart { .. } => self.lift_for_tool(index, pause),
             SessionEvent::ToolReturn => self.lift_for_return(index),
             SessionEvent::Request => self.stop_session_lift(index),
             SessionEvent::Reset => self.end_session_lift(index, LiftState::Ended),
-            SessionEvent::ToolStart { expected: None } | SessionEvent::Answered(_) => {}
+            SessionEvent::Answered(_) => {}
         }
     }
 

@@ -44,7 +44,7 @@ impl Manager {
                 return Err(format!("lift {}: {counted:?} are held or move", op.0));
             }
             let is_queued = self.lifts.queue.contains(&Lifts::rank(*op, lift));
-            let waits = self.lifts.timers.contains(&(lift.what.begin, *op));
+            let waits = self.lifts.timers.contains(&(lift.what.times.begin, *op));
             if !lift.is_all_begun() && !is_queued && !waits {
                 return Err(format!("lift {} is forgotten", op.0));
             }

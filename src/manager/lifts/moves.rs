@@ -122,12 +122,15 @@ impl Manager {
         }
     }
 
-    /// No further: cold blocks that find no room in DRAM may still go straight up; a lift that waits
-    /// for its time tries again then.
+    /// No further: cold blocks that find no room in DRAM may still go straight up; a lift that has time
+    /// tries again.
     fn stop_leg(&mut self, op: OpId, leg: Leg, why: &Moved) {
         let now = self.now;
         let Some(lift) = self.lifts.open.get_mut(&op) else { return };
-        if matches!(why, Moved::Refused) && lift.what.begin > now {
+        if matches!(why, Moved::Refused)
+            && let Some(begin) = lift.next_try(now)
+        {
+            lift.what.times.begin = begin;
             self.wait_for_time(op);
         } else if leg == Leg::Below {
             lift.below = lift.what.keys.len();
@@ -187,8 +190,8 @@ impl Manager {
         if is_full { Moved::Enough } else { Moved::Next }
     }
 
-    /// The block needs no lifting. The last one is held, and its whole chain with it, since a tier
-    /// gives up children before their parents.
+    /// The block needs no lifting. The last one is held when the lift's time has come, and its whole
+    /// chain with it, since a tier gives up children before their parents.
     fn found_there(
         &mut self,
         (op, leg): (OpId, Leg),
@@ -196,13 +199,13 @@ impl Manager {
         tier: Tier,
     ) {
         let lift = &self.lifts.open[&op];
-        let is_last = at + 1 == lift.what.keys.len();
+        let is_kept = at + 1 == lift.what.keys.len() && lift.what.times.begin <= self.now;
         if leg == Leg::Below {
             return;
         }
         self.landed(op);
         let row = self.directory.get(block);
-        if is_last && row.copy(tier).state == CopyState::Resident && !row.is_lifted(tier) {
+        if is_kept && row.copy(tier).state == CopyState::Resident && !row.is_lifted(tier) {
             self.hold(block, tier, Hold { op, index: count(at), moved: false });
         }
     }
@@ -220,7 +223,7 @@ impl Manager {
         if self.lifts.copies[tier.index()] >= self.lift_copies_max(tier, block) {
             return Moved::Refused;
         }
-        let takes_free_room_only = self.lifts.open[&op].what.begin > self.now;
+        let takes_free_room_only = self.lifts.open[&op].what.times.begin > self.now;
         let class = self.class_of(block, tier);
         loop {
             let space = self.space(tier);

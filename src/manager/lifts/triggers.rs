@@ -1,28 +1,18 @@
 //! What begins a lift: being asked to, or what is known of a session.
 
-use std::time::Duration;
-
 use crate::domain::block::Key;
 use crate::domain::directory::BlockIndex;
 use crate::domain::hint::{LIFT_DEADLINE_DEFAULT, LiftReason, LiftWish, Outcome, Target};
+use crate::domain::prefetch::Pause;
 use crate::domain::retention::Kind;
-use crate::domain::session::SessionIndex;
+use crate::domain::session::{SessionEvent, SessionIndex};
 use crate::domain::tier::Tier;
-use crate::domain::units::Time;
 
-use super::{Manager, NewLift, count};
+use super::{LiftTimes, Manager, NewLift, count};
 use crate::manager::api::{ClientId, LiftState, NamespaceId, OpId};
 
 /// The priority of lifts for which nobody names one.
 const PRIORITY_DEFAULT: u8 = 35;
-
-/// A tool's blocks are lifted when so much of its expected time is over: later, and more returns
-/// come before their blocks; sooner, and they take the room of others for longer.
-const LEAD_PERCENT: u32 = 60;
-
-/// How long beyond the expected time they are held, in hundredths of it, and at least.
-const GRACE_PERCENT: u32 = 50;
-const GRACE_MIN: Duration = Duration::from_secs(2);
 
 impl Manager {
     pub(in crate::manager) fn prefetch(
@@ -55,8 +45,7 @@ impl Manager {
             reason,
             to,
             keys,
-            begin: self.now,
-            deadline: self.now + wish.deadline.unwrap_or(LIFT_DEADLINE_DEFAULT),
+            times: LiftTimes::now(self.now, wish.deadline.unwrap_or(LIFT_DEADLINE_DEFAULT)),
             priority: wish.priority.unwrap_or(PRIORITY_DEFAULT),
         });
         match begun {
@@ -108,47 +97,58 @@ impl Manager {
             reason: LiftReason::Queued,
             to,
             keys,
-            begin: self.now,
-            deadline: self.now + LIFT_DEADLINE_DEFAULT,
+            times: LiftTimes::now(self.now, LIFT_DEADLINE_DEFAULT),
             priority: PRIORITY_DEFAULT,
         });
     }
 
+    /// What is planned for the pause, if the event begins one and something is known of its length.
+    pub(in crate::manager) fn pause_of(&self, event: SessionEvent) -> Option<Pause> {
+        match event {
+            SessionEvent::ToolStart { expected: Some(expected) } if self.config.lifts_max > 0 => {
+                Pause::plan(self.now, expected.since(self.now))
+            }
+            _ => None,
+        }
+    }
+
     /// The session waits for a tool: what has sunk is lifted at once where there is free room, else
-    /// in time for the return.
-    pub(in crate::manager) fn lift_for_tool(&mut self, session: SessionIndex, expected: Duration) {
+    /// in time for the return. What was planned before counts no more.
+    pub(in crate::manager) fn lift_for_tool(
+        &mut self,
+        session: SessionIndex,
+        pause: Option<Pause>,
+    ) {
+        self.end_session_lift(session, LiftState::Ended);
+        let Some(Pause { begin, needed, deadline, .. }) = pause else { return };
         let to = if self.taker_flags()[Tier::Dram.index()] {
             Some(Tier::Dram)
         } else {
             self.takers().next()
         };
-        let begin = self.now + expected * LEAD_PERCENT / 100;
-        let grace = (expected * GRACE_PERCENT / 100).max(GRACE_MIN);
-        let deadline = self.now + expected + grace;
-        self.end_session_lift(session, LiftState::Ended);
-        self.lift_session(session, (LiftReason::ToolStart, to), begin, deadline);
+        let times = LiftTimes { begin, needed, deadline };
+        self.lift_session(session, (LiftReason::ToolStart, to), times);
     }
 
     /// The tool is back: its request is about to come.
     pub(in crate::manager) fn lift_for_return(&mut self, session: SessionIndex) {
         let to = self.takers().next();
-        let deadline = self.now + LIFT_DEADLINE_DEFAULT;
         // What was lifted while the tool ran is about to be asked for.
         self.stop_session_lift(session);
-        self.lift_session(session, (LiftReason::ToolReturn, to), self.now, deadline);
+        let times = LiftTimes::now(self.now, LIFT_DEADLINE_DEFAULT);
+        self.lift_session(session, (LiftReason::ToolReturn, to), times);
     }
 
     fn lift_session(
         &mut self,
         session: SessionIndex,
         (reason, to): (LiftReason, Option<Tier>),
-        begin: Time,
-        deadline: Time,
+        times: LiftTimes,
     ) {
         let row = self.sessions.get(session);
         let (Some(tip), Some(to)) = (row.tip, to) else { return };
         let keys = self.chain_keys(tip);
-        self.lift_for_session(session, (reason, to), keys, (begin, deadline));
+        self.lift_for_session(session, (reason, to), keys, times);
     }
 
     fn lift_for_session(
@@ -156,7 +156,7 @@ impl Manager {
         session: SessionIndex,
         (reason, to): (LiftReason, Tier),
         keys: Vec<Key>,
-        (begin, deadline): (Time, Time),
+        times: LiftTimes,
     ) {
         let lift = self.begin_lift(NewLift {
             client: None,
@@ -165,8 +165,7 @@ impl Manager {
             reason,
             to,
             keys,
-            begin,
-            deadline,
+            times,
             priority: PRIORITY_DEFAULT,
         });
         if let Ok(op) = lift
@@ -190,7 +189,7 @@ impl Manager {
         let shared = chain.into_iter().take_while(is_shared);
         let keys: Vec<Key> = shared.map(|at| self.directory.get(at).key).collect();
         if !keys.is_empty() {
-            let times = (self.now, self.now + LIFT_DEADLINE_DEFAULT);
+            let times = LiftTimes::now(self.now, LIFT_DEADLINE_DEFAULT);
             self.lift_for_session(child, (LiftReason::SubagentStart, to), keys, times);
         }
     }

@@ -201,13 +201,69 @@ fn a_tool_that_is_due_back_has_its_blocks_lifted_in_time() {
     assert_eq!(bench.found(&[1, 2, 3]), "nvme:3");
     let expected = Some(Duration::from_secs(100));
     bench.hint(Action::ToolStart { session: name("s"), expected });
-    bench.pass(Duration::from_secs(59));
+    bench.pass(Duration::from_secs(29));
     assert_eq!(counts(&bench), [0; 4], "there is no free room, and time enough");
     bench.pass(Duration::from_secs(2));
     assert_eq!(bench.found(&[1, 2, 3]), "dram:3");
     bench.turn(Some("s"), &[], &[1, 2, 3]);
     bench.load(&[1, 2, 3]);
     assert_eq!(counts(&bench), [3, 3, 0, 0]);
+}
+
+/// Where two chains are that filled DRAM, of agents that wait for a tool, when a third has come; the
+/// first agent's tool takes eleven minutes.
+fn two_wait(lifts_max: usize, expected: Duration) -> (Bench, [String; 2]) {
+    let mut bench = Bench::with_config([0, 6, 40, 0], 1, |config| {
+        (config.policy, config.lifts_max) = (PolicyName::Value, lifts_max);
+    });
+    for (session, chain, expected) in
+        [("long", [1, 2, 3], Duration::from_mins(11)), ("waits", [11, 12, 13], expected)]
+    {
+        bench.turn(Some(session), &[], &chain);
+        let (session, expected) = (name(session), Some(expected));
+        bench.hint(Action::ToolStart { session, expected });
+    }
+    bench.turn(Some("new"), &[], &[21, 22, 23]);
+    let found = [&[1, 2, 3], &[11, 12, 13]].map(|chain| bench.found(chain));
+    (bench, found)
+}
+
+#[test]
+fn what_is_lifted_back_makes_room_first_meanwhile() {
+    let (mut bench, found) = two_wait(16, Duration::from_mins(1));
+    assert_eq!(found, ["dram:3", "nvme:3"]);
+    bench.pass(Duration::from_secs(17));
+    assert_eq!(bench.found(&[11, 12, 13]), "nvme:3");
+    bench.hint(Action::SessionEnd { session: name("new"), tree: false });
+    bench.pass(Duration::from_secs(2));
+    assert_eq!(bench.found(&[11, 12, 13]), "dram:3", "its time has come");
+    assert_eq!(bench.found(&[1, 2, 3]), "dram:3");
+}
+
+#[test]
+fn nothing_yields_where_nothing_is_lifted_back() {
+    for (lifts_max, expected_s) in [(0, 60), (16, 19), (16, 601)] {
+        let (_, found) = two_wait(lifts_max, Duration::from_secs(expected_s));
+        assert_eq!(found, ["nvme:3", "dram:3"], "{lifts_max} lifts, a tool of {expected_s} s");
+    }
+}
+
+#[test]
+fn a_lift_for_a_tool_that_finds_no_room_looks_again() {
+    let mut bench = sunk();
+    bench.turn(Some("s"), &[], &[1, 2, 3]);
+    let shield = Shield { ttl: Duration::from_secs(5), refresh_on_hit: false };
+    let wish = Wish { shield: Some(shield), ..Wish::default() };
+    for single in 201..=208 {
+        bench.store(None, &[single]);
+        bench.hint(Action::Retain { target: Target::Keys(keys(&[single])), wish });
+    }
+    let expected = Some(Duration::from_secs(10));
+    bench.hint(Action::ToolStart { session: name("s"), expected });
+    bench.pass(Duration::from_millis(3_500));
+    assert_eq!(bench.found(&[1, 2, 3]), "dram:2 nvme:1", "half of DRAM is shielded");
+    bench.pass(Duration::from_secs(3));
+    assert_eq!(bench.found(&[1, 2, 3]), "dram:3");
 }
 
 #[test]

@@ -29,6 +29,9 @@ impl Level {
     /// Of what no tip claims.
     pub const UNCLAIMED: Self = Self(1);
     const LEAST: f32 = 2.0;
+    /// By how much the worth of what is lifted back in time sinks meanwhile: eight octaves, so that
+    /// it goes before nearly all that has to be waited for.
+    const YIELDS: i16 = 64;
     const MOST: f32 = 1000.0;
 
     /// The level of so many expected returns a second.
@@ -37,6 +40,13 @@ impl Level {
     pub fn of_rate(per_s: f32) -> Self {
         let level = per_s.max(1e-12).log2() * LEVELS_PER_OCTAVE + LEVEL_OF_ONE;
         Self(level.clamp(Self::LEAST, Self::MOST) as i16)
+    }
+
+    /// The level, as long as losing the copy costs a lift and no wait.
+    #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "a small constant")]
+    pub fn yielding(self) -> Self {
+        Self((self.0 - Self::YIELDS).max(Self::LEAST as i16))
     }
 
     /// The level of a copy whose loss costs 2^(eighths/8) times the usual.

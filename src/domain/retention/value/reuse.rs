@@ -5,14 +5,13 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
-use std::time::Duration;
 
 use super::ages::{bin_of, end_of};
 use super::classes::{Habits, Idle, Wait};
 use super::index::{Level, Worth, best_rate};
 use super::noise::Noise;
 use super::survival::Survival;
-use super::tips::{Clock, State, TipId, Tips};
+use super::tips::{Announced, Clock, State, TipId, Tips};
 use crate::domain::block::Key;
 use crate::domain::session::{SessionIndex, Stop};
 use crate::domain::units::Time;
@@ -133,8 +132,15 @@ impl Reuse {
         self.wait(id, State::Idle { why, answered, announced: None }, Some((Wait::Answer, path)));
     }
 
-    /// A tool runs for the session; it is expected back at that time, if anyone said so.
-    pub fn tool_started(&mut self, now: Time, session: SessionIndex, expected: Option<Time>) {
+    /// A tool runs for the session; it is expected back at that time, if anyone said so. What its
+    /// chain is worth counts little until `yields_until`: it is lifted from then on.
+    pub fn tool_started(
+        &mut self,
+        now: Time,
+        session: SessionIndex,
+        expected: Option<Time>,
+        yields_until: Option<Time>,
+    ) {
         self.advance(now);
         let Some(id) = self.tip_of(session) else { return };
         if self.tips.get_mut(id).state == State::Running {
@@ -144,7 +150,8 @@ impl Reuse {
         let (State::Idle { announced, .. }, Some(wait)) = (&mut tip.state, tip.wait) else {
             return;
         };
-        *announced = expected.map(|at| bin_of(at.since(wait.since)));
+        *announced =
+            expected.map(|at| Announced { bin: bin_of(at.since(wait.since)), yields_until });
         self.judge(id, self.now);
     }
 
@@ -164,7 +171,7 @@ impl Reuse {
             let bin = bin_of(now.since(wait.since));
             self.tables[wait.wait.index()].returned(wait.path, bin, weight);
             if let Some(announced) = announced {
-                self.noise.learn(bin, announced, weight);
+                self.noise.learn(bin, announced.bin, weight);
             }
             self.tips.get_mut(id).wait = None;
         }
@@ -257,7 +264,7 @@ impl Reuse {
             let pace = if user { &mut tip.habits.user } else { &mut tip.habits.tool };
             pace.learn(now.since(answered));
             if let (Some(announced), Some(wait)) = (announced, tip.wait) {
-                self.noise.learn(bin_of(now.since(wait.since)), announced, tip.weight);
+                self.noise.learn(bin_of(now.since(wait.since)), announced.bin, tip.weight);
             }
         }
         tip.wait = None;
@@ -285,20 +292,28 @@ impl Reuse {
             return;
         };
         let bin = bin_of(now.since(clock.since));
+        let mut due = end_of(bin).map(|end| clock.since + end);
         let table = &mut self.tables[clock.wait.index()];
         let level = match state {
             State::Idle { announced: Some(announced), .. } => {
-                let told = self.noise.told(table.recent_hazards(clock.path), announced);
-                Level::of_rate(best_rate(&told, bin))
+                let told = self.noise.told(table.recent_hazards(clock.path), announced.bin);
+                let level = Level::of_rate(best_rate(&told, bin));
+                match announced.yields_until.filter(|until| now < *until) {
+                    Some(until) => {
+                        due = Some(due.map_or(until, |due| due.min(until)));
+                        level.yielding()
+                    }
+                    None => level,
+                }
             }
             _ => table.level(clock.path, bin),
         };
-        self.settle(id, level, end_of(bin).map(|end| (clock.since, end)));
+        self.settle(id, level, due);
     }
 
-    fn settle(&mut self, id: TipId, level: Level, next: Option<(Time, Duration)>) {
+    fn settle(&mut self, id: TipId, level: Level, due: Option<Time>) {
         let tip = self.tips.get_mut(id);
-        tip.due = next.map(|(since, age)| since + age);
+        tip.due = due;
         if let Some(at) = tip.due {
             self.due.push(Reverse((at, id.slot())));
         }

@@ -41,16 +41,25 @@ impl Clock {
     }
 }
 
+/// What was announced of a tip's return.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Announced {
+    /// When it returns: a bin of the clock that it waits by.
+    pub bin: usize,
+    /// Its blocks are lifted from then on; until then they make room for others.
+    pub yields_until: Option<Time>,
+}
+
 /// Where a tip stands.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum State {
     /// Its request began; perhaps it was answered since, and nobody said so.
     Running,
-    /// Its request was answered; what was announced for its return is a bin of the answer's clock.
+    /// Its request was answered.
     Idle {
         why: Idle,
         answered: Time,
-        announced: Option<usize>,
+        announced: Option<Announced>,
     },
     /// Its session left it.
     Left,
