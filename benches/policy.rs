@@ -16,7 +16,9 @@ use terrace::domain::retention::Directives;
 use terrace::domain::session::Stop;
 use terrace::domain::tier::Tier;
 use terrace::domain::units::{CHUNK_BYTES, Time};
-use terrace::manager::api::{ClientId, Command, Effect, Event, PoolId, Reply, ReplyTag, RequestId};
+use terrace::manager::api::{
+    ClientId, Command, Effect, Event, Labels, PoolId, Reply, ReplyTag, RequestId,
+};
 use terrace::manager::{Manager, ManagerConfig, PolicyName, TierConfig};
 use terrace::workload::content::mix;
 
@@ -115,6 +117,7 @@ impl Rig {
             slots: (0..u32::try_from(missing.len()).unwrap()).collect(),
             keys: missing,
             durable: false,
+            labels: Labels::default(),
             pool: self.pool,
         });
     }

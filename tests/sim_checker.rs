@@ -1,6 +1,7 @@
 //! The checker is worth what it finds: managers that break one rule each must be found out.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+use terrace::domain::directory::Change;
 use terrace::domain::units::Time;
 use terrace::manager::api::{Effect, End, Event, OpKind, Reply};
 use terrace::manager::{Manager, ManagerConfig};
@@ -26,6 +27,8 @@ enum Breach {
     RestampsTwice,
     RestampsWhatIsNot,
     ServesLate,
+    HidesChanges,
+    TellsChangesTwice,
 }
 
 /// A manager that keeps every rule but one.
@@ -51,6 +54,10 @@ impl Subject for Broken {
 
     fn check(&self) -> Result<(), String> {
         self.manager.check_invariants()
+    }
+
+    fn residents(&self) -> Vec<Change> {
+        self.manager.residents(0, u32::MAX).0
     }
 }
 
@@ -113,6 +120,13 @@ impl Breach {
                     item.meta.record.delete_after = Time::from_millis(1);
                 }
             }
+            (Self::HidesChanges, Effect::Residency { changes, .. }) if changes.len() > 2 => {
+                changes.pop();
+            }
+            (Self::TellsChangesTwice, Effect::Residency { namespace, changes }) => {
+                let again = Effect::Residency { namespace: *namespace, changes: changes.clone() };
+                return vec![effect, again];
+            }
             _ => {}
         }
         vec![effect]
@@ -158,6 +172,8 @@ fn every_breach_is_found_out() {
     check!(RestampsTwice, Faulty, "two records are written at once");
     check!(RestampsWhatIsNot, Faulty, "held nothing when its record was written");
     check!(ServesLate, Tight, "after it was to be forgotten");
+    check!(HidesChanges, Tight, "was told as served from");
+    check!(TellsChangesTwice, Faulty, "was told as served from");
 }
 
 #[test]

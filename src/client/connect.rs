@@ -62,11 +62,11 @@ pub async fn daemon_block(
     bounded("asking for a block", patience, asking).await
 }
 
-async fn remote(socket: &Path, patience: Duration) -> Result<Remote, ClientError> {
+pub(super) async fn remote(socket: &Path, patience: Duration) -> Result<Remote, ClientError> {
     Ok(Remote::new(channel(socket).await?, socket, patience))
 }
 
-async fn bounded<T>(
+pub(super) async fn bounded<T>(
     what: &str,
     patience: Duration,
     asking: impl Future<Output = Result<T, ClientError>>,

@@ -11,6 +11,7 @@ mod completions;
 mod connect;
 mod convert;
 mod error;
+mod events;
 mod movement;
 mod pool;
 mod retention;
@@ -35,6 +36,10 @@ pub use arena::ArenaView;
 pub use completions::Op;
 pub use connect::{daemon_block, daemon_sessions, daemon_status};
 pub use error::ClientError;
+pub use events::{
+    Events, EventsWanted, Overlap, Residency, ResidencyChanges, ResidencyEvent, daemon_events,
+    daemon_overlap,
+};
 pub use movement::{LiftCounts, LiftState, Link, LinkStatus, LookupOptions, Operation, Prefill};
 pub use pool::{HostPool, PoolOrder};
 pub use retention::{
@@ -339,6 +344,14 @@ impl Client {
     /// [`ClientError::Busy`], [`ClientError::NotFound`] when it is not there.
     pub async fn inspect(&self, hash: &[u8]) -> Result<DaemonBlock, ClientError> {
         self.session.remote.inspect(self.namespace().digest().key(hash)).await
+    }
+
+    /// How much of a chain (root first) is in which tier. Holds nothing and leaves no trace.
+    ///
+    /// # Errors
+    /// [`ClientError::Busy`], [`ClientError::Invalid`] for a list of the wrong length.
+    pub async fn overlap(&self, hashes: impl Into<Bytes>) -> Result<Overlap, ClientError> {
+        self.session.remote.overlap(None, hashes.into()).await
     }
 
     /// What the daemon holds and does.

@@ -268,6 +268,13 @@ pub const KEYS: &[Key] = &[
         "How much of each tier lifts may hold, in hundredths. What of a lift is over it is answered \
          as clipped.",
     ),
+    key(
+        "events.history",
+        count(0, 1 << 24),
+        "65536",
+        "Changes of residency that are kept for those who follow them, some 100 bytes each; whoever \
+         is further behind has lost some. 0: none are told, and `Events` is refused.",
+    ),
     key("clients.max", count(1, 4096), "256", "Engines and commands connected at once."),
     key(
         "ops.per_client_max",

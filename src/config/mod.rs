@@ -54,6 +54,7 @@ pub struct Config {
     pub shields: Shields,
     pub sessions: Sessions,
     pub prefetch: Prefetch,
+    pub events: Events,
     /// Where the Prometheus endpoint listens, if it does.
     pub metrics: Option<SocketAddr>,
     pub log: Log,
@@ -129,6 +130,13 @@ pub struct Prefetch {
     pub tier_percent: u8,
 }
 
+/// How changes of residency are told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Events {
+    /// Changes that are kept; zero: none are told.
+    pub history: usize,
+}
+
 /// What is logged, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Log {
@@ -199,6 +207,7 @@ impl Config {
             shields: rest::shields(&reader)?,
             sessions: rest::sessions(&reader)?,
             prefetch: rest::prefetch(&reader)?,
+            events: rest::events(&reader)?,
             metrics: rest::metrics(&reader)?,
             log: rest::log(&reader)?,
             notes,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::error::{ConfigError, Problem};
 use super::nearest::nearest;
 use super::reader::Reader;
-use super::{Level, Log, Prefetch, Sessions, Shields};
+use super::{Events, Level, Log, Prefetch, Sessions, Shields};
 use crate::domain::retention::PolicyName;
 
 const WAIT_MIN: Duration = Duration::from_millis(100);
@@ -23,6 +23,7 @@ const IDLE_DEFAULT: Duration = Duration::from_hours(4);
 const SESSIONS_DEFAULT: usize = 65_536;
 const LIFTS_DEFAULT: usize = 1024;
 const LIFT_PERCENT_DEFAULT: u8 = 60;
+const HISTORY_DEFAULT: usize = 65_536;
 
 pub(super) struct Limits {
     pub(super) lease_ttl: Duration,
@@ -78,6 +79,10 @@ pub(super) fn prefetch(reader: &Reader<'_>) -> Result<Prefetch, ConfigError> {
         lifts_max: reader.count("prefetch.lifts_max")?.unwrap_or(LIFTS_DEFAULT),
         tier_percent: percent(reader, "prefetch.tier_percent")?.unwrap_or(LIFT_PERCENT_DEFAULT),
     })
+}
+
+pub(super) fn events(reader: &Reader<'_>) -> Result<Events, ConfigError> {
+    Ok(Events { history: reader.count("events.history")?.unwrap_or(HISTORY_DEFAULT) })
 }
 
 pub(super) fn sessions(reader: &Reader<'_>) -> Result<Sessions, ConfigError> {

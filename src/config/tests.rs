@@ -244,6 +244,7 @@ const WRONG_FILES: &[&str] = &[
     "sessions.idle_timeout = \"14400000\"\n",
     "sessions.idle_timeout = \"100ms\"\n",
     "sessions.max = 0\n",
+    "events.history = \"all\"\n",
     "prefetch.lifts_max = 70000\n",
     "prefetch.lifts_max = \"all\"\n",
     "prefetch.tier_percent = 0\n",

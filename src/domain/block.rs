@@ -41,6 +41,35 @@ impl fmt::Debug for Key {
     }
 }
 
+/// What routers know a block by: the last eight bytes of the engine's own hash, as a big-endian
+/// number.
+///
+/// Source: vLLM's `maybe_convert_block_hash`, which cuts hashes down so for its events. Names blocks
+/// to others only; nothing here is found by it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HashTail(pub u64);
+
+impl HashTail {
+    /// Nobody said the engine's hash. One in 2^64 hashes ends like this, and counts as not said.
+    pub const UNKNOWN: Self = Self(0);
+
+    /// The tail of an engine's hash of any length.
+    #[must_use]
+    pub fn of(engine_hash: &[u8]) -> Self {
+        let tail = engine_hash.iter().rev().take(8).rev();
+        Self(tail.fold(0, |tail, byte| tail << 8 | u64::from(*byte)))
+    }
+
+    /// The number, if the hash is known.
+    #[must_use]
+    pub const fn known(self) -> Option<u64> {
+        match self.0 {
+            0 => None,
+            tail => Some(tail),
+        }
+    }
+}
+
 /// A hasher for tables keyed by [`Key`]: passes the key's own bits through, since they are a hash.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct KeyHasher(u64);
@@ -67,3 +96,17 @@ pub type BuildKeyHasher = std::hash::BuildHasherDefault<KeyHasher>;
 
 /// A map from keys; iteration order depends only on the keys and the order of insertion.
 pub type KeyMap<V> = hashbrown::HashMap<Key, V, BuildKeyHasher>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tail_is_the_end_of_the_hash_as_a_number() {
+        let long: Vec<u8> = (1..=32).collect();
+        assert_eq!(HashTail::of(&long).known(), Some(0x191a_1b1c_1d1e_1f20));
+        assert_eq!(HashTail::of(&[0x12, 0x34]).known(), Some(0x1234));
+        assert_eq!(HashTail::of(&[0xff; 9]).known(), Some(u64::MAX));
+        assert_eq!(HashTail::of(&[0; 32]), HashTail::UNKNOWN);
+    }
+}

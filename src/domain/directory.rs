@@ -4,16 +4,20 @@
 
 mod census;
 
+mod changes;
+
 mod marks;
 
 mod stamps;
+
+mod walks;
 
 #[cfg(test)]
 mod tests;
 
 use hashbrown::HashTable;
 
-use super::block::Key;
+use super::block::{HashTail, Key};
 use super::residency::{CopyEvent, CopyState};
 use super::retention::RetentionRecord;
 use super::retention::value::TipId;
@@ -23,6 +27,7 @@ use super::tier::Tier;
 use super::units::Time;
 use census::Census;
 
+pub use changes::Change;
 pub use stamps::Stamp;
 
 /// A block's row in the directory; reused after the block is removed.
@@ -62,6 +67,8 @@ pub struct TierCopy {
 #[expect(clippy::struct_excessive_bools, reason = "each is so or not, whatever the others")]
 pub struct Block {
     pub key: Key,
+    /// What routers know it by.
+    pub tail: HashTail,
     pub namespace: u32,
     /// Index in its chain; the root block is 0.
     pub position: u32,
@@ -84,7 +91,8 @@ pub struct Block {
     pub floor: Tier,
     /// When the record is to be looked at; zero when it asks for nothing.
     pub wake: Time,
-    /// To be removed as soon as no transfer touches it; never served again.
+    /// To be removed as soon as no transfer touches it; never served again. Set by
+    /// [`Directory::doom`].
     pub doomed: bool,
     /// Doomed by a promise to forget: gone from stores that others share, too.
     pub forgotten: bool,
@@ -189,6 +197,7 @@ impl Block {
 #[derive(Clone, Copy, Debug)]
 pub struct NewBlock {
     pub key: Key,
+    pub tail: HashTail,
     pub namespace: u32,
     pub parent: Option<BlockIndex>,
     pub created_at: Time,
@@ -218,6 +227,8 @@ pub struct Directory {
     table: HashTable<u32>,
     /// By namespace.
     census: Vec<Census>,
+    /// What changed and was not told yet; nothing where nobody asked for it.
+    changes: Option<Vec<Change>>,
 }
 
 impl Directory {
@@ -266,6 +277,7 @@ impl Directory {
         let next_sibling = new.parent.map_or(BlockIndex::NONE, |p| self.get(p).first_child);
         let block = Block {
             key: new.key,
+            tail: new.tail,
             namespace: new.namespace,
             position: new.parent.map_or(0, |p| self.get(p).position + 1),
             leases: 0,
@@ -352,11 +364,6 @@ impl Directory {
         self.find(self.get(index).key) == Some(index)
     }
 
-    /// The chain from a block up to its root.
-    pub fn chain_up(&self, from: Option<BlockIndex>) -> impl Iterator<Item = BlockIndex> + '_ {
-        std::iter::successors(from, |at| self.get(*at).parent())
-    }
-
     /// Recomputes the block's floor from its record and its parent; true if it changed.
     pub fn refloor(&mut self, index: BlockIndex) -> bool {
         let block = self.get(index);
@@ -400,22 +407,10 @@ impl Directory {
                 _ => {}
             }
         }
+        if before.is_readable() != after.is_readable() {
+            self.note_copy(index, tier, before.is_readable());
+        }
         after
-    }
-
-    /// The rows of all blocks, in no particular but reproducible order.
-    pub fn iter(&self) -> impl Iterator<Item = (BlockIndex, &Block)> {
-        self.table.iter().map(|row| (BlockIndex(*row), &self.rows[*row as usize]))
-    }
-
-    /// A block's children, newest first.
-    pub fn children(&self, index: BlockIndex) -> impl Iterator<Item = BlockIndex> + '_ {
-        let mut next = self.get(index).first_child.some();
-        std::iter::from_fn(move || {
-            let child = next?;
-            next = self.get(child).next_sibling.some();
-            Some(child)
-        })
     }
 }
 
@@ -427,6 +422,7 @@ pub fn test_rows(count: u8) -> Vec<BlockIndex> {
     let row = |n: u8| {
         directory.insert(NewBlock {
             key: Key([n; 16]),
+            tail: HashTail::UNKNOWN,
             namespace: 0,
             parent: None,
             created_at: Time::ZERO,

@@ -45,6 +45,51 @@ impl Tier {
     }
 }
 
+/// Some of the tiers.
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TierSet(u8);
+
+impl TierSet {
+    pub const EMPTY: Self = Self(0);
+
+    #[must_use]
+    pub const fn has(self, tier: Tier) -> bool {
+        self.0 & (1 << tier.index()) != 0
+    }
+
+    #[must_use]
+    pub const fn with(self, tier: Tier) -> Self {
+        Self(self.0 | 1 << tier.index())
+    }
+
+    #[must_use]
+    pub const fn without(self, tier: Tier) -> Self {
+        Self(self.0 & !(1 << tier.index()))
+    }
+
+    #[must_use]
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// The tiers in it, fastest first.
+    pub fn iter(self) -> impl Iterator<Item = Tier> {
+        Tier::ALL.into_iter().filter(move |tier| self.has(*tier))
+    }
+}
+
+impl fmt::Debug for TierSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.iter()).finish()
+    }
+}
+
+impl FromIterator<Tier> for TierSet {
+    fn from_iter<T: IntoIterator<Item = Tier>>(tiers: T) -> Self {
+        tiers.into_iter().fold(Self::EMPTY, Self::with)
+    }
+}
+
 impl fmt::Display for Tier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.name())
@@ -59,5 +104,20 @@ impl FromStr for Tier {
             .into_iter()
             .find(|tier| tier.name() == name)
             .ok_or_else(|| format!("unknown tier `{name}`: use hbm, dram, nvme or object"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_set_holds_what_was_put_in() {
+        let all: TierSet = Tier::ALL.into_iter().collect();
+        assert!(all.iter().eq(Tier::ALL));
+        let some = all.without(Tier::Dram).without(Tier::Dram);
+        assert!(some.has(Tier::Hbm) && !some.has(Tier::Dram));
+        assert_eq!(some.with(Tier::Dram), all);
+        assert!(TierSet::EMPTY.is_empty() && TierSet::EMPTY.iter().next().is_none());
     }
 }

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use crate::domain::block::Key;
+use crate::domain::block::{HashTail, Key};
+use crate::domain::directory::Change;
 use crate::domain::hint::{Action, Outcome};
 use crate::domain::namespace::Namespace;
 use crate::domain::planner::Plan;
@@ -148,6 +149,7 @@ pub enum Command {
         directives: Directives,
         parent: Option<Key>,
         keys: Vec<Key>,
+        labels: Labels,
         pool: PoolId,
         slots: Vec<u32>,
         /// The operation ends only when each block is in a tier that outlives the daemon, or will
@@ -187,11 +189,23 @@ pub enum Command {
     Inspect {
         key: Key,
     },
+    /// How much of the chain `keys` (root first), of whatever namespace, is in which tier. Leaves no
+    /// trace: no lease, no hit, no use. Needs no Hello.
+    Overlap {
+        keys: Vec<Key>,
+    },
     /// How one of the client's own lifts stands.
     Lift {
         op: OpId,
     },
     Status,
+}
+
+/// What those who route requests know a store's blocks by; said or not, the blocks are the same.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Labels {
+    /// One a block, or none at all.
+    pub tails: Vec<HashTail>,
 }
 
 /// KV that an engine computed, and the time it took.
@@ -251,10 +265,22 @@ pub enum Reply {
     },
     Inspect(Box<BlockStatus>),
     Lift(Box<LiftStatus>),
+    Overlap(Overlap),
     /// Done; nothing to say.
     Ok,
     Status(Box<Status>),
     Refused(Refusal),
+}
+
+/// How much of a chain is in which tier.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Overlap {
+    /// The stored prefix by each block's fastest tier.
+    pub runs: Vec<Run>,
+    /// Blocks of that prefix that have a copy in each tier.
+    pub held_blocks: [u64; Tier::COUNT],
+    /// Nothing where no block was found, or only frames from before a restart tell of the namespace.
+    pub block_tokens: Option<u32>,
 }
 
 /// Why a command was not carried out, named by what the caller does next.
@@ -323,6 +349,12 @@ pub enum Effect {
         place: Option<Place>,
         key: Key,
         record: RetentionRecord,
+    },
+    /// Where blocks of one namespace are served from has changed, in this order; only where the
+    /// configuration asks for it.
+    Residency {
+        namespace: NamespaceId,
+        changes: Vec<Change>,
     },
     /// Nothing reads or writes this pool any more: unmap it.
     PoolFreed {

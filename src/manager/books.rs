@@ -292,7 +292,7 @@ impl Manager {
         let mut stack = vec![index];
         let mut order = Vec::new();
         while let Some(next) = stack.pop() {
-            self.directory.get_mut(next).doomed = true;
+            self.directory.doom(next);
             self.give_up_durable(next);
             order.push(next);
             stack.extend(self.directory.children(next));

@@ -64,6 +64,8 @@ pub struct ManagerConfig {
     pub lifts_max: usize,
     /// How much of a tier lifts may hold, in hundredths.
     pub lift_percent: u8,
+    /// Whether changes of residency are told.
+    pub tells_residency: bool,
 }
 
 impl ManagerConfig {
@@ -96,6 +98,7 @@ impl ManagerConfig {
             waiting_blocks_max: 65_536,
             lifts_max: 1024,
             lift_percent: Self::LIFT_PERCENT_DEFAULT,
+            tells_residency: false,
         }
     }
 }

@@ -79,7 +79,7 @@ impl Manager {
         Some(keys.len())
     }
 
-    fn longest_prefix(&self, keys: &[Key]) -> Prefix {
+    pub(super) fn longest_prefix(&self, keys: &[Key]) -> Prefix {
         let mut stirred = Vec::new();
         let mut runs: Vec<Run> = Vec::new();
         let mut tips = [None; Tier::COUNT];
@@ -108,10 +108,10 @@ impl Manager {
 }
 
 /// The longest prefix of a chain that can be served.
-struct Prefix {
-    runs: Vec<Run>,
+pub(super) struct Prefix {
+    pub(super) runs: Vec<Run>,
     /// The deepest block found in each tier.
-    tips: [Option<BlockIndex>; Tier::COUNT],
+    pub(super) tips: [Option<BlockIndex>; Tier::COUNT],
     /// Blocks that a hit changes: shields are renewed, the dead live again.
     stirred: Vec<BlockIndex>,
 }

@@ -51,6 +51,8 @@ mod books;
 
 mod recovery;
 
+mod residency;
+
 mod status;
 
 mod check;
@@ -132,10 +134,14 @@ pub struct Manager {
 impl Manager {
     #[must_use]
     pub fn new(config: ManagerConfig) -> Self {
+        let mut directory = Directory::default();
+        if config.tells_residency {
+            directory.note_changes();
+        }
         Self {
             now: Time::ZERO,
             tick: 0,
-            directory: Directory::default(),
+            directory,
             tiers: config.tiers.map(|tier| tier.map(TierSpace::new)),
             namespaces: Vec::new(),
             clients: BTreeMap::new(),
@@ -189,6 +195,7 @@ impl Manager {
         self.settle_all();
         self.rewrite_before_stop();
         self.complete_ops();
+        self.tell_residency();
         std::mem::swap(&mut self.out, effects);
     }
 
@@ -211,9 +218,19 @@ impl Manager {
             Command::Lookup { request, session, keys, ask_shared: _, queued } => {
                 self.lookup((client, request), session.as_ref(), &keys, queued)
             }
-            Command::Store { request, session, directives, parent, keys, pool, slots, durable } => {
+            Command::Store {
+                request,
+                session,
+                directives,
+                parent,
+                keys,
+                labels,
+                pool,
+                slots,
+                durable,
+            } => {
                 let asked = (session.as_ref(), &directives, durable);
-                self.store((client, request), asked, parent, &keys, (pool, &slots))
+                self.store((client, request), asked, parent, (&keys, &labels), (pool, &slots))
             }
             Command::Load { request, keys, pool, slots, timeout } => {
                 self.load(client, request, &keys, (pool, &slots), timeout)
@@ -225,6 +242,7 @@ impl Manager {
             Command::Hint { actions } => self.hint(client, actions),
             Command::Sessions { sessions_max } => Ok(self.session_list(sessions_max)),
             Command::Inspect { key } => self.inspect(key),
+            Command::Overlap { keys } => Ok(Reply::Overlap(self.overlap(&keys))),
             Command::Lift { op } => self.lift_status(client, op),
             Command::Status => Ok(Reply::Status(Box::new(self.status()))),
         };

@@ -114,6 +114,7 @@ impl Manager {
         }
         let row = self.directory.insert(NewBlock {
             key: meta.key,
+            tail: meta.tail,
             namespace: namespace.0,
             parent: meta.parent.and_then(|parent| self.directory.find(parent)),
             created_at: meta.created_at,

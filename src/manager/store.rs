@@ -1,6 +1,6 @@
 //! Store: blocks come in from a client's pool and are placed in the fastest tier that takes them.
 
-use crate::domain::block::Key;
+use crate::domain::block::{HashTail, Key};
 use crate::domain::directory::{BlockIndex, NewBlock};
 use crate::domain::residency::{CopyEvent, CopyState};
 use crate::domain::retention::Directives;
@@ -8,7 +8,7 @@ use crate::domain::retention::value::TipId;
 use crate::domain::session::{SessionIndex, SessionName};
 use crate::domain::tier::Tier;
 
-use super::api::{ClientId, NamespaceId, OpKind, PoolId, Reply, RequestId};
+use super::api::{ClientId, Labels, NamespaceId, OpKind, PoolId, Reply, RequestId};
 use super::state::{Job, Part, Partial};
 use super::{Answer, Manager};
 
@@ -18,7 +18,7 @@ impl Manager {
         (client, request): (ClientId, RequestId),
         (session, directives, durable): (Option<&SessionName>, &Directives, bool),
         parent: Option<Key>,
-        keys: &[Key],
+        (keys, labels): (&[Key], &Labels),
         (pool, slots): (PoolId, &[u32]),
     ) -> Answer {
         self.check_slots(client, keys.len(), (pool, slots))?;
@@ -33,12 +33,13 @@ impl Manager {
         let mut tip = previous.flatten();
         for (index, (key, slot)) in (0_u32..).zip(keys.iter().zip(slots)) {
             let part = Part { op, index, pool, shard, slot: *slot };
+            let tail = labels.tails.get(index as usize).copied().unwrap_or_default();
             // Without its parent a block would be a hole's far side: never found, so not kept.
             let placed = match previous {
                 Some(None) => None,
                 parent => {
                     let asked = (session, directives, claim);
-                    self.store_block(namespace, (parent.flatten(), asked), *key, part)
+                    self.store_block(namespace, (parent.flatten(), asked), (*key, tail), part)
                 }
             };
             match placed {
@@ -72,7 +73,7 @@ impl Manager {
         &mut self,
         namespace: NamespaceId,
         (parent, (session, directives, tip)): (Option<BlockIndex>, Asked<'_>),
-        key: Key,
+        (key, tail): (Key, HashTail),
         part: Part,
     ) -> Option<(BlockIndex, Placed)> {
         if parent.is_some_and(|parent| self.directory.get(parent).doomed) {
@@ -80,14 +81,17 @@ impl Manager {
         }
         if let Some(block) = self.directory.find_after(parent, key) {
             self.claim_for(block, tip);
-            return self.store_known(block, parent, part).map(|placed| (block, placed));
+            let placed = self.store_known(block, parent, part)?;
+            self.directory.name(block, tail);
+            return Some((block, placed));
         }
         let position = parent.map_or(0, |parent| self.directory.get(parent).position + 1);
         let block_tokens = self.namespace(namespace).block_tokens();
         let (record, owner) = self.first_record(session, directives, (position, block_tokens));
         let tier = self.takers().next().filter(|tier| *tier <= record.floor)?;
         let created_at = self.now;
-        let new = NewBlock { key, namespace: namespace.0, parent, created_at, record, owner, tip };
+        let new =
+            NewBlock { key, tail, namespace: namespace.0, parent, created_at, record, owner, tip };
         let block = self.directory.insert(new);
         self.watch(block);
         self.directory.get_mut(block).scratch = self.is_subagent(session);

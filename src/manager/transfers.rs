@@ -140,6 +140,7 @@ impl Manager {
         let parent = row.parent().filter(|_| with_parent);
         FrameMeta {
             key: row.key,
+            tail: row.tail,
             parent: parent.map(|parent| self.directory.get(parent).key),
             position: row.position,
             created_at: row.created_at,

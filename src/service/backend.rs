@@ -3,11 +3,12 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
 use crate::manager::api::{ClientId, Command, Completion, PoolId, Refusal, Reply};
-use crate::manager::shell::Handle;
+use crate::manager::shell::{Handle, Journal, Page};
 use crate::tiers::hbm::{ClaimedPool, LentMemory};
 
 /// The manager, as the service sees it.
@@ -45,6 +46,15 @@ pub trait Backend: Clone + Send + Sync + 'static {
     /// # Errors
     /// There is no arena, or the kernel refused.
     fn arena(&self) -> io::Result<(OwnedFd, u64)>;
+
+    /// The journal of residency, where one is kept.
+    fn journal(&self) -> Option<Arc<Journal>>;
+
+    /// A stretch of the directory as it stands.
+    ///
+    /// # Errors
+    /// Whatever the manager refused.
+    fn residents(&self, first_row: u32) -> impl Future<Output = Result<Page, Refusal>> + Send;
 }
 
 impl Backend for Handle {
@@ -73,5 +83,13 @@ impl Backend for Handle {
     fn arena(&self) -> io::Result<(OwnedFd, u64)> {
         let arena = Handle::arena(self);
         Ok((arena.read_only_fd()?, arena.len_bytes()))
+    }
+
+    fn journal(&self) -> Option<Arc<Journal>> {
+        Handle::journal(self)
+    }
+
+    async fn residents(&self, first_row: u32) -> Result<Page, Refusal> {
+        Handle::residents(self, first_row).await
     }
 }

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::timeout;
 
 use crate::domain::block::Key;
@@ -13,7 +13,9 @@ use crate::domain::hint::Outcome;
 use crate::domain::namespace::Namespace;
 use crate::env::{self, Stopwatch};
 use crate::hints::Batch;
-use crate::manager::api::{BlockStatus, ClientId, Command, PoolId, Reply, SessionStatus, Status};
+use crate::manager::api::{
+    BlockStatus, ClientId, Command, Overlap, PoolId, Reply, SessionStatus, Status,
+};
 use crate::tiers::hbm::{ClaimedPool, CudaClaim, LentMemory};
 use crate::wire::{PROTOCOL_VERSION, Token};
 
@@ -32,6 +34,8 @@ pub struct Calls<B: Backend> {
     pub(super) config: ServiceConfig,
     pub(super) sessions: Sessions,
     in_flight: Semaphore,
+    event_streams: Arc<Semaphore>,
+    stopping: watch::Sender<bool>,
     /// The service's own place at the manager, for questions that belong to no client.
     own: ClientId,
     uptime: Stopwatch,
@@ -59,6 +63,8 @@ impl<B: Backend> Calls<B> {
         Self {
             sessions: Sessions::new(config.limits.clients_max),
             in_flight: Semaphore::new(config.limits.calls_in_flight_max),
+            event_streams: Arc::new(Semaphore::new(config.limits.event_streams_max)),
+            stopping: watch::Sender::new(false),
             own,
             uptime: Stopwatch::start(),
             backend,
@@ -197,6 +203,30 @@ impl<B: Backend> Calls<B> {
         }
     }
 
+    /// How much of a chain is in which tier.
+    pub(super) async fn overlap(&self, keys: Vec<Key>) -> Result<Overlap, CallError> {
+        match self.ask(self.own, Command::Overlap { keys }).await? {
+            Reply::Overlap(overlap) => Ok(overlap),
+            other => Err(unexpected("Overlap", &other)),
+        }
+    }
+
+    /// A reader's place among the followers of the journal.
+    pub(super) fn event_stream(&self) -> Result<OwnedSemaphorePermit, CallError> {
+        let streams = Arc::clone(&self.event_streams);
+        let full = "as many Events streams are open as may be";
+        streams.try_acquire_owned().map_err(|_| CallError::busy(full))
+    }
+
+    /// Waits until the daemon stops.
+    pub(super) fn stopping(&self) -> impl Future<Output = ()> + Send + 'static {
+        let mut stopping = self.stopping.subscribe();
+        async move {
+            // The sender going without a word is a stop as well.
+            let _ = stopping.wait_for(|stopping| *stopping).await;
+        }
+    }
+
     pub(super) fn uptime(&self) -> Duration {
         self.uptime.elapsed()
     }
@@ -221,8 +251,9 @@ impl<B: Backend> Calls<B> {
         }
     }
 
-    /// Ends every session: the daemon stops.
+    /// Ends every session and stream: the daemon stops.
     pub(super) fn end_all(&self) {
+        self.stopping.send_replace(true);
         for token in self.sessions.pick(|_| true) {
             self.end_session(&token, "the daemon stops");
         }

@@ -17,6 +17,8 @@ pub struct Limits {
     /// Blocks of one Lookup, and of one Store or Load.
     pub lookup_blocks_max: u32,
     pub transfer_blocks_max: u32,
+    /// Open Events streams, over all readers.
+    pub event_streams_max: usize,
     /// Of one client: its pools, and descriptors sent but not registered yet.
     pub pools_max: usize,
     pub pending_fds_max: usize,
@@ -32,6 +34,7 @@ impl Default for Limits {
             message_bytes_max: 8 << 20,
             lookup_blocks_max: 65_536,
             transfer_blocks_max: 16_384,
+            event_streams_max: 16,
             pools_max: 16,
             pending_fds_max: 16,
         }

@@ -9,6 +9,7 @@ mod backend;
 mod calls;
 mod convert;
 mod error;
+mod events;
 mod fd;
 mod limits;
 mod session;

@@ -4,13 +4,13 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::domain::block::Key;
+use crate::domain::block::{HashTail, Key};
 use crate::domain::hint::Outcome;
 use crate::domain::retention::Directives;
 use crate::domain::units::Time;
 use crate::manager::api::{
-    ClientId, Command, Completion, Event, LeaseId, NamespaceId, OpId, OpKind, PoolId, Refusal,
-    Reply, RequestId,
+    ClientId, Command, Completion, Event, Labels, LeaseId, NamespaceId, OpId, OpKind, PoolId,
+    Refusal, Reply, RequestId,
 };
 
 use super::asks;
@@ -214,6 +214,7 @@ impl Joined {
             directives,
             parent,
             keys: keys.to_vec(),
+            labels: Labels { tails: keys.iter().map(|key| HashTail(key.low_bits())).collect() },
             pool,
             slots: slots.clone(),
             durable: core.draw.percent(25),
@@ -325,6 +326,7 @@ impl Joined {
                 directives: Directives::default(),
                 parent: None,
                 keys,
+                labels: Labels::default(),
                 pool,
                 slots,
                 durable: true,

@@ -18,5 +18,6 @@ mod checker;
 mod digest;
 mod faults;
 mod machine;
+mod residency;
 pub mod scenario;
 pub mod world;

@@ -138,6 +138,7 @@ impl Scenario {
             waiting_blocks_max: if faultless { 100_000 } else { 4 + draw.index(60) },
             leases_max: if faultless { 1_000 } else { 12 },
             ops_per_client_max: if faultless { 100 } else { 3 },
+            tells_residency: true,
             ..ManagerConfig::with_tiers(tiers)
         };
         Self {

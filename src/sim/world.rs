@@ -6,6 +6,7 @@
 mod core;
 mod run;
 
+use crate::domain::directory::Change;
 use crate::domain::units::Time;
 use crate::manager::Manager;
 use crate::manager::api::{Effect, Event};
@@ -20,6 +21,9 @@ pub trait Subject {
     /// # Errors
     /// The first broken invariant, in a sentence.
     fn check(&self) -> Result<(), String>;
+
+    /// Every block that is served from somewhere, as a change from nowhere.
+    fn residents(&self) -> Vec<Change>;
 }
 
 impl Subject for Manager {
@@ -29,6 +33,10 @@ impl Subject for Manager {
 
     fn check(&self) -> Result<(), String> {
         self.check_invariants()
+    }
+
+    fn residents(&self) -> Vec<Change> {
+        Self::residents(self, 0, u32::MAX).0
     }
 }
 

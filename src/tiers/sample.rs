@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::dram::{Arena, ArenaConfig};
 use super::frame::{self, HEADER_BYTES, HEADER_SPAN_BYTES, HeaderDraft};
 use super::store::{Done, FoundFrame, FrameMeta, FrameSpan, Place, StoreError, StoreOp, TierStore};
-use crate::domain::block::Key;
+use crate::domain::block::{HashTail, Key};
 use crate::domain::namespace::example;
 use crate::domain::retention::RetentionRecord;
 use crate::domain::units::{Time, page_align};
@@ -80,6 +80,7 @@ impl Sample {
     fn draft(self) -> HeaderDraft {
         let meta = FrameMeta {
             key: self.key(),
+            tail: HashTail(self.number.into()),
             parent: None,
             position: self.number,
             created_at: Time::from_millis(1),

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::domain::block::Key;
+use crate::domain::block::{HashTail, Key};
 use crate::domain::retention::RetentionRecord;
 use crate::domain::tier::Tier;
 use crate::domain::units::Time;
@@ -129,6 +129,8 @@ pub trait TierStore: Send + Sync + 'static {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FrameMeta {
     pub key: Key,
+    /// What routers know the block by.
+    pub tail: HashTail,
     pub parent: Option<Key>,
     /// The block's index in its chain: the root block is 0.
     pub position: u32,

@@ -18,8 +18,9 @@ use terrace::domain::tier::Tier;
 use terrace::domain::units::Time;
 use terrace::manager::api::{
     ClientId, Command, Completion, LeaseId, LiftCounts, LiftStatus, NamespaceId, OpId, OpKind,
-    PoolId, Prefill, Refusal, Reply, RequestId, Run, Status, Usage,
+    Overlap, PoolId, Prefill, Refusal, Reply, RequestId, Run, Status, Usage,
 };
+use terrace::manager::shell::{Journal, Page};
 use terrace::service::Backend;
 use terrace::tiers::hbm::{ClaimedPool, LentMemory};
 use tokio::sync::mpsc;
@@ -184,6 +185,7 @@ impl State {
             }
             Command::Sessions { .. } => Reply::Sessions { sessions: Vec::new(), sessions_total: 0 },
             Command::Inspect { .. } => Reply::Refused(Refusal::NotFound("no such block".into())),
+            Command::Overlap { .. } => Reply::Overlap(Overlap::default()),
             Command::Lift { op } => match self.lifts.get(&(client, op)) {
                 Some(lift) => Reply::Lift(Box::new(lift.clone())),
                 None => Reply::Refused(Refusal::NotFound(format!("no lift {} here", op.0))),
@@ -275,6 +277,14 @@ impl Backend for Fake {
         let mut state = self.state();
         state.completions.remove(&client);
         state.gone.push(client);
+    }
+
+    fn journal(&self) -> Option<Arc<Journal>> {
+        None
+    }
+
+    async fn residents(&self, _first_row: u32) -> Result<Page, Refusal> {
+        panic!("there is no journal to follow");
     }
 
     fn arena(&self) -> io::Result<(OwnedFd, u64)> {

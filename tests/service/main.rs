@@ -6,6 +6,7 @@ mod bounds;
 mod calls;
 mod cancel;
 mod descriptors;
+mod events;
 mod fake;
 mod hints;
 mod life;

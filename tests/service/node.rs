@@ -37,24 +37,33 @@ impl Node {
     }
 
     pub fn with(adjust: impl FnOnce(&mut ManagerConfig)) -> Self {
-        Self::made(adjust, None)
+        Self::made(adjust, None, 0)
     }
 
     /// With so many blocks in DRAM, and a disk of these limits.
     pub fn with_disk(dram_blocks: u64, limits: Limits) -> Self {
+        Self::with_journal(dram_blocks, limits, 0)
+    }
+
+    /// The same, with so many changes of residency kept.
+    pub fn with_journal(dram_blocks: u64, limits: Limits, changes_max: usize) -> Self {
         let adjust = |config: &mut ManagerConfig| {
             let dram = config.tiers[Tier::Dram.index()].as_mut().unwrap();
             dram.slots_max = dram_blocks;
             config.tiers[Tier::Nvme.index()] = Some(TierConfig { slots_max: u64::MAX, ..*dram });
             config.policy = PolicyName::Lru;
         };
-        Self::made(adjust, Some(limits))
+        Self::made(adjust, Some(limits), changes_max)
     }
 
-    fn made(adjust: impl FnOnce(&mut ManagerConfig), disk: Option<Limits>) -> Self {
+    fn made(
+        adjust: impl FnOnce(&mut ManagerConfig),
+        disk: Option<Limits>,
+        changes_max: usize,
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("t.sock");
-        let shell = shell(adjust, disk);
+        let shell = shell(adjust, disk, changes_max);
         let server = Server::bind(ServiceConfig::new(&socket), shell.handle()).unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
         let running = tokio::spawn(server.run(async {
@@ -84,7 +93,11 @@ impl Node {
     }
 }
 
-fn shell(adjust: impl FnOnce(&mut ManagerConfig), disk: Option<Limits>) -> Shell {
+fn shell(
+    adjust: impl FnOnce(&mut ManagerConfig),
+    disk: Option<Limits>,
+    journal_changes_max: usize,
+) -> Shell {
     let arena = Arc::new(
         Arena::new(ArenaConfig {
             tier_bytes: CHUNK_BYTES,
@@ -113,6 +126,7 @@ fn shell(adjust: impl FnOnce(&mut ManagerConfig), disk: Option<Limits>) -> Shell
         nvme,
         object: None,
         node_id: [7; 16],
+        journal_changes_max,
     })
     .unwrap()
 }

@@ -14,7 +14,7 @@ use terrace::domain::session::Stop;
 use terrace::domain::tier::Tier;
 use terrace::env::{Stopwatch, SystemClock};
 use terrace::manager::api::{
-    BlockStatus, ClientId, Command, Completion, PoolId, Refusal, Reply, RequestId, Status,
+    BlockStatus, ClientId, Command, Completion, Labels, PoolId, Refusal, Reply, RequestId, Status,
 };
 use terrace::manager::shell::{Handle, Shell, ShellParts};
 use terrace::manager::{ManagerConfig, PolicyName, TierConfig};
@@ -130,6 +130,7 @@ impl Node {
             directives: Directives::admit(claims.into_iter().collect()).unwrap(),
             parent: None,
             keys: self.keys(ids),
+            labels: Labels::default(),
             pool: self.pool,
             slots,
             durable: false,
@@ -262,6 +263,7 @@ fn shell(spec: &Spec, runtime: &Runtime) -> Shell {
         nvme,
         object,
         node_id,
+        journal_changes_max: 0,
     };
     Shell::start(parts).unwrap()
 }

@@ -16,7 +16,9 @@ use crate::domain::session::Stop;
 use crate::domain::tier::Tier;
 use crate::domain::units::{CHUNK_BYTES, PAGE_BYTES, Time};
 use crate::env::Stopwatch;
-use crate::manager::api::{ClientId, Command, Effect, Event, PoolId, Reply, ReplyTag, RequestId};
+use crate::manager::api::{
+    ClientId, Command, Effect, Event, Labels, PoolId, Reply, ReplyTag, RequestId,
+};
 use crate::manager::{Manager, ManagerConfig, PolicyName, TierConfig};
 use crate::workload::content::mix;
 
@@ -176,6 +178,7 @@ impl Books {
             directives,
             parent,
             keys,
+            labels: Labels::default(),
             pool,
             slots,
             durable,

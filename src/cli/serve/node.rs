@@ -91,6 +91,7 @@ impl Node {
             nvme,
             object,
             node_id,
+            journal_changes_max: config.events.history,
         };
         let shell = Shell::start(parts).map_err(machine("can't start the manager"))?;
         Ok(Self { shell, node_id, facts, stores })

@@ -4,6 +4,7 @@
 //! nothing.
 
 mod errors;
+mod events;
 mod hints;
 mod messages;
 mod movement;
@@ -26,6 +27,8 @@ use super::{
     EndedRequest, LeaseId, Lookup, LookupOptions, OpId, Operation, Outcome, PoolId, Request,
     RequestId, Usage, Welcome,
 };
+
+pub(super) use events::EventSource;
 
 /// The longest deadline sent; the transport panics on those its header cannot hold.
 const DEADLINE_MAX: Duration = Duration::from_hours(24);

@@ -12,6 +12,7 @@ fn key(n: u64) -> Key {
 fn add(directory: &mut Directory, n: u64, parent: Option<BlockIndex>) -> BlockIndex {
     directory.insert(NewBlock {
         key: key(n),
+        tail: HashTail(n),
         namespace: 0,
         parent,
         created_at: Time::ZERO,

@@ -7,13 +7,16 @@ use std::time::Duration;
 use crossbeam_channel::Receiver;
 use tokio::sync::{mpsc, oneshot};
 
+use super::journal::{Journal, Page};
 use super::perform::Performer;
 use crate::domain::block::Key;
 use crate::domain::tier::Tier;
 use crate::domain::units::Time;
 use crate::env::Clock;
-use crate::manager::Manager;
-use crate::manager::api::{ClientId, Command, Completion, Effect, Event, PoolId, Reply, ReplyTag};
+use crate::manager::api::{
+    ClientId, Command, Completion, Effect, Event, NamespaceId, PoolId, Reply, ReplyTag,
+};
+use crate::manager::{Manager, NamespaceEntry};
 use crate::tiers::hbm::EnginePool;
 use crate::tiers::store::FoundFrame;
 
@@ -45,6 +48,11 @@ pub(super) enum Message {
     FoundShared {
         frames: Vec<FoundFrame>,
     },
+    /// A stretch of the directory for those who follow residency.
+    Residents {
+        first_row: u32,
+        page: oneshot::Sender<Page>,
+    },
     Stop {
         patience: Duration,
     },
@@ -52,6 +60,9 @@ pub(super) enum Message {
 
 /// How often time passes for leases and timeouts.
 const TICK: Duration = Duration::from_millis(100);
+
+/// Rows of the directory in one page: a fraction of a millisecond of the manager's time.
+const PAGE_ROWS: u32 = 4096;
 
 /// Who waits for a reply, and the pool to keep if it says so.
 struct Asker {
@@ -72,10 +83,18 @@ pub(super) struct Actor {
     /// What the performer will tell the end of.
     under_way: usize,
     stop_by: Option<Time>,
+    journal: Option<Arc<Journal>>,
+    /// What batches say of their namespaces, once clients have told it.
+    namespaces: HashMap<NamespaceId, Arc<NamespaceEntry>>,
 }
 
 impl Actor {
-    pub fn new(manager: Manager, clock: Arc<dyn Clock>, performer: Arc<Performer>) -> Self {
+    pub fn new(
+        manager: Manager,
+        clock: Arc<dyn Clock>,
+        performer: Arc<Performer>,
+        journal: Option<Arc<Journal>>,
+    ) -> Self {
         Self {
             manager,
             clock,
@@ -87,6 +106,8 @@ impl Actor {
             given_up: Vec::new(),
             under_way: 0,
             stop_by: None,
+            journal,
+            namespaces: HashMap::new(),
         }
     }
 
@@ -143,8 +164,32 @@ impl Actor {
                     self.step(Event::Found { tier: Tier::Object, frame: Box::new(frame) });
                 }
             }
+            Message::Residents { first_row, page } => {
+                // Between two steps: what changed so far is in the journal.
+                let _ = page.send(self.page(first_row));
+            }
             Message::Stop { patience } => self.stop(patience),
         }
+    }
+
+    fn page(&mut self, first_row: u32) -> Page {
+        let (changes, next_row) = self.manager.residents(first_row, PAGE_ROWS);
+        let as_of = self.journal.as_ref().map_or(0, |journal| journal.next_sequence());
+        let of_one = changes.chunk_by(|one, next| one.namespace == next.namespace);
+        let parts = of_one.map(|some| (self.entry(NamespaceId(some[0].namespace)), some.to_vec()));
+        Page { as_of, parts: parts.collect(), next_row }
+    }
+
+    fn entry(&mut self, id: NamespaceId) -> Arc<NamespaceEntry> {
+        if let Some(entry) = self.namespaces.get(&id) {
+            return Arc::clone(entry);
+        }
+        let entry = Arc::new(self.manager.namespace(id).clone());
+        // Until a client says Hello in it, more may become known.
+        if entry.namespace.is_some() {
+            self.namespaces.insert(id, Arc::clone(&entry));
+        }
+        entry
     }
 
     fn command(&mut self, client: ClientId, command: Command, asker: Asker) {
@@ -189,6 +234,12 @@ impl Actor {
             Effect::Restamp { tier, place, key, record } => {
                 self.under_way += 1;
                 Performer::restamp(&self.performer, (tier, place), key, record);
+            }
+            Effect::Residency { namespace, changes } => {
+                let entry = self.entry(namespace);
+                if let Some(journal) = &self.journal {
+                    journal.append(self.clock.now(), entry, changes);
+                }
             }
             Effect::PoolFreed { pool, .. } => {
                 if let Some(memory) = self.pools.remove(&pool) {

@@ -8,6 +8,7 @@ use crossbeam_channel::{Sender, TrySendError};
 use tokio::sync::{mpsc, oneshot};
 
 use super::actor::Message;
+use super::journal::{Journal, Page};
 use super::shared::Shared;
 use crate::domain::block::Key;
 use crate::env;
@@ -28,6 +29,7 @@ pub struct Handle {
     clients: Arc<AtomicU64>,
     /// What other nodes may have left.
     shared: Option<Arc<Shared>>,
+    journal: Option<Arc<Journal>>,
 }
 
 impl Handle {
@@ -36,9 +38,10 @@ impl Handle {
         arena: Arc<Arena>,
         device: Arc<dyn Device>,
         shared: Option<Shared>,
+        journal: Option<Arc<Journal>>,
     ) -> Self {
         let (clients, shared) = (Arc::new(AtomicU64::new(0)), shared.map(Arc::new));
-        Self { commands, arena, device, clients, shared }
+        Self { commands, arena, device, clients, shared, journal }
     }
 
     /// A new client's number, and the stream on which its completions come. A client that leaves
@@ -107,22 +110,42 @@ impl Handle {
         }
     }
 
+    /// The journal of residency, where one is kept.
+    #[must_use]
+    pub fn journal(&self) -> Option<Arc<Journal>> {
+        self.journal.clone()
+    }
+
+    /// A stretch of the directory as it stands: its blocks and where they are served from.
+    ///
+    /// # Errors
+    /// `Refusal::Busy` while the queue is full, `Refusal::Precondition` when the manager stopped.
+    pub async fn residents(&self, first_row: u32) -> Result<Page, Refusal> {
+        let (page, answer) = oneshot::channel();
+        self.try_send(Message::Residents { first_row, page })?;
+        answer.await.map_err(|_| stopping())
+    }
+
     async fn ask(
         &self,
         message: impl FnOnce(oneshot::Sender<Reply>) -> Message,
     ) -> Result<Reply, Refusal> {
         let (reply, answer) = oneshot::channel();
-        self.commands.try_send(message(reply)).map_err(|error| match error {
+        self.try_send(message(reply))?;
+        match answer.await.map_err(|_| stopping())? {
+            Reply::Refused(refusal) => Err(refusal),
+            reply => Ok(reply),
+        }
+    }
+
+    fn try_send(&self, message: Message) -> Result<(), Refusal> {
+        self.commands.try_send(message).map_err(|error| match error {
             TrySendError::Full(_) => Refusal::Busy {
                 what: "the daemon's command queue is full",
                 retry_after: RETRY_AFTER,
             },
             TrySendError::Disconnected(_) => stopping(),
-        })?;
-        match answer.await.map_err(|_| stopping())? {
-            Reply::Refused(refusal) => Err(refusal),
-            reply => Ok(reply),
-        }
+        })
     }
 
     /// The client went. Never lost, and never waited for: while the command queue is full, a

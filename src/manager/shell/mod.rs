@@ -11,6 +11,8 @@ mod complaints;
 
 mod handle;
 
+mod journal;
+
 mod perform;
 
 mod upkeep;
@@ -39,6 +41,7 @@ use actor::{Actor, Message};
 pub use carrier::{Carrier, CarrierParts, Ended};
 use complaints::Complaints;
 pub use handle::Handle;
+pub use journal::{Batch, Entry, Journal, Page};
 use perform::Performer;
 use shared::Shared;
 use staging::Staging;
@@ -56,6 +59,8 @@ pub struct ShellParts {
     pub object: Option<Arc<dyn TierStore>>,
     /// Stands in the header of every frame this node writes.
     pub node_id: [u8; 16],
+    /// Changes of residency that are kept for those who follow them; zero: none are told.
+    pub journal_changes_max: usize,
 }
 
 /// A running manager. Dropping it without [`Shell::stop`] leaves the thread to end on its own.
@@ -94,14 +99,21 @@ impl Shell {
             complaints: Complaints::start(),
             runtime: parts.runtime,
         });
-        let manager = Manager::new(ManagerConfig { node_id: parts.node_id, ..parts.config });
-        let actor = Actor::new(manager, parts.clock, performer);
+        let journal = (parts.journal_changes_max > 0)
+            .then(|| Arc::new(Journal::new(parts.clock.now().micros, parts.journal_changes_max)));
+        let manager = Manager::new(ManagerConfig {
+            node_id: parts.node_id,
+            tells_residency: journal.is_some(),
+            ..parts.config
+        });
+        let actor = Actor::new(manager, parts.clock, performer, journal.clone());
         let thread =
             env::spawn_thread("terrace-manager", move || actor.run(&command_queue, &event_queue))?;
         if let Some(store) = scanned {
             env::spawn_thread("terrace-scan", move || scan(store.as_ref(), &events))?;
         }
-        Ok(Self { handle: Handle::new(commands, parts.arena, parts.device, shared), thread })
+        let handle = Handle::new(commands, parts.arena, parts.device, shared, journal);
+        Ok(Self { handle, thread })
     }
 
     #[must_use]

@@ -29,6 +29,7 @@ fn start(
         directives,
         parent: parent.map(key),
         keys: keys(blocks),
+        labels: Labels::default(),
         pool: bench.pool,
         slots: (0..).take(blocks.len()).collect(),
         durable: true,

@@ -16,10 +16,13 @@ mod plans;
 
 mod durable;
 
+mod residency;
+
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::domain::block::Key;
+use crate::domain::block::{HashTail, Key};
+use crate::domain::directory::Change;
 use crate::domain::hint::{Action, Outcome};
 use crate::domain::namespace::{KvShape, Namespace};
 use crate::domain::retention::{Directive, Directives, RetentionRecord};
@@ -40,6 +43,7 @@ struct Bench {
     transfers: VecDeque<Transfer>,
     completions: Vec<Completion>,
     freed: Vec<PoolId>,
+    changes: Vec<Change>,
     erases: VecDeque<(Tier, Option<Place>, Key)>,
     restamps: VecDeque<(Tier, Key, RetentionRecord)>,
     client: ClientId,
@@ -103,6 +107,7 @@ impl Bench {
             transfers: VecDeque::new(),
             completions: Vec::new(),
             freed: Vec::new(),
+            changes: Vec::new(),
             erases: VecDeque::new(),
             restamps: VecDeque::new(),
             client: ClientId(1),
@@ -138,6 +143,7 @@ impl Bench {
                 Effect::Start(transfer) => self.transfers.push_back(transfer),
                 Effect::Complete { completion, .. } => self.completions.push(completion),
                 Effect::PoolFreed { pool, .. } => self.freed.push(pool),
+                Effect::Residency { changes, .. } => self.changes.extend(changes),
                 Effect::Erase { tier, place, key, .. } => self.erases.push_back((tier, place, key)),
                 Effect::Restamp { tier, key, record, .. } => {
                     self.restamps.push_back((tier, key, record));
@@ -202,6 +208,7 @@ impl Bench {
             directives,
             parent,
             keys: keys(blocks),
+            labels: Labels { tails: blocks.iter().map(|n| HashTail(*n)).collect() },
             pool,
             slots,
             durable: false,

@@ -214,6 +214,7 @@ fn bad_commands_are_refused_with_the_remedy() {
         directives: Directives::default(),
         parent: None,
         keys: keys(&[1]),
+        labels: Labels::default(),
         pool,
         slots,
         durable: false,

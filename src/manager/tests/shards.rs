@@ -54,6 +54,7 @@ fn found_frame(n: u64, parent: Option<u64>, position: u32, slot: u64) -> Event {
     let slot_bytes = namespace.frame_bytes();
     let meta = FrameMeta {
         key: key(n),
+        tail: HashTail(n),
         parent: parent.map(key),
         position,
         created_at: Time::ZERO,

@@ -40,6 +40,7 @@ impl Bench {
             directives: Directives::admit(vec![claim]).expect("it makes sense"),
             parent: None,
             keys: keys(blocks),
+            labels: Labels::default(),
             pool,
             slots,
             durable: false,
@@ -234,6 +235,7 @@ fn frame(n: u64, parent: Option<u64>, position: u32, record: RetentionRecord) ->
     let namespace = namespace(1);
     let meta = FrameMeta {
         key: key(n),
+        tail: HashTail(n),
         parent: parent.map(key),
         position,
         created_at: Time::ZERO,

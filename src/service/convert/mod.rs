@@ -6,6 +6,7 @@
 mod answers;
 mod completions;
 mod deadline;
+mod events;
 mod hints;
 mod movement;
 mod refusals;
@@ -30,6 +31,7 @@ use super::error::CallError;
 pub(super) use router::router;
 
 use completions::CompletionStream;
+use events::EventStream;
 
 /// The generated service, over [`Calls`].
 struct Edge<B: Backend>(Arc<Calls<B>>);
@@ -50,6 +52,7 @@ fn close<T>(answer: Result<T, CallError>) -> Result<Response<T>, Status> {
 #[tonic::async_trait]
 impl<B: Backend> Terrace for Edge<B> {
     type CompletionsStream = CompletionStream;
+    type EventsStream = EventStream;
 
     async fn hello(
         &self,
@@ -247,6 +250,29 @@ impl<B: Backend> Terrace for Edge<B> {
                     let session = calls.attached(&message.token)?;
                     let command = Command::Lift { op: OpId(message.operation_id) };
                     movement::operation(&calls.ask(session.client, command).await?)
+                })
+                .await,
+        )
+    }
+
+    async fn events(
+        &self,
+        request: Request<pb::EventsRequest>,
+    ) -> Result<Response<Self::EventsStream>, Status> {
+        let (calls, message, _) = self.open(request);
+        close(events::open(calls, &message))
+    }
+
+    async fn overlap(
+        &self,
+        request: Request<pb::OverlapRequest>,
+    ) -> Result<Response<pb::OverlapResponse>, Status> {
+        let (calls, message, bound) = self.open(request);
+        close(
+            calls
+                .bounded(bound, async {
+                    let keys = events::overlap_keys(calls, &message)?;
+                    Ok(events::overlap(&calls.overlap(keys).await?))
                 })
                 .await,
         )

@@ -3,10 +3,10 @@
 
 use std::time::Duration;
 
-use crate::domain::block::Key;
+use crate::domain::block::{HashTail, Key};
 use crate::domain::namespace::{KvShape, Namespace};
 use crate::hints::Hashes;
-use crate::manager::api::{Command, PoolId, RequestId};
+use crate::manager::api::{Command, Labels, PoolId, RequestId};
 use crate::service::calls::Hello;
 use crate::service::error::CallError;
 use crate::service::limits::Limits;
@@ -141,16 +141,24 @@ pub(super) fn store(
     check_slots(session, pool, &message.slots, keys.len())?;
     let parent = message.parent_hash.map(|hash| parent_key(session, &hash)).transpose()?;
     let request = RequestId(message.request_id);
+    let labels = labels(session, &message.hashes);
     Ok(Command::Store {
         request,
         session: named,
         directives,
         parent,
         keys,
+        labels,
         pool,
         slots: message.slots,
         durable: message.durable,
     })
+}
+
+/// What routers know blocks with these hashes by; the list was checked.
+fn labels(session: &Session, hashes: &[u8]) -> Labels {
+    let hashes = hashes.chunks_exact(session.namespace.hash_bytes as usize);
+    Labels { tails: hashes.map(HashTail::of).collect() }
 }
 
 /// How many directives of a store asked for more time than is granted.

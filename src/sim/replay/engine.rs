@@ -13,7 +13,8 @@ use crate::domain::session::{SessionName, Stop};
 use crate::domain::tier::Tier;
 use crate::domain::units::Time;
 use crate::manager::api::{
-    ClientId, Command, Effect, Event, LeaseId, PoolId, Reply, RequestId, Run, Status, TransferId,
+    ClientId, Command, Effect, Event, Labels, LeaseId, PoolId, Reply, RequestId, Run, Status,
+    TransferId,
 };
 use crate::manager::{Manager, ManagerConfig};
 use crate::sim::timeline::Timeline;
@@ -353,6 +354,7 @@ impl Engine {
             directives: Directives::default(),
             parent,
             keys,
+            labels: Labels::default(),
             pool,
             slots,
             durable: false,

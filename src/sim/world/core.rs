@@ -16,6 +16,7 @@ use crate::sim::checker::Checker;
 use crate::sim::digest::Digest;
 use crate::sim::faults::{Faults, Plan, WATCHDOG};
 use crate::sim::machine::{Checked, Machine};
+use crate::sim::residency::Residency;
 use crate::sim::scenario::Scenario;
 use crate::sim::timeline::Timeline;
 use crate::tiers::store::{FoundFrame, Place};
@@ -52,6 +53,9 @@ pub(in crate::sim) enum Due {
 /// How long a scan takes after the power came back.
 const SCAN: Duration = Duration::from_millis(200);
 
+/// A change that was not told stays wrong, so it need not be looked for after every step.
+const RESIDENCY_CHECKED: u64 = 64;
+
 struct Flight {
     transfer: Transfer,
     plan: Plan,
@@ -72,6 +76,7 @@ pub(in crate::sim) struct Core<S> {
     flights: BTreeMap<TransferId, Flight>,
     /// Completions that no client has taken yet.
     pub(in crate::sim) told: Vec<(ClientId, Completion)>,
+    told_residency: Residency,
     effects: Vec<Effect>,
     digest: Digest,
     tags: u64,
@@ -97,6 +102,7 @@ impl<S: Subject> Core<S> {
             draw: Draw::new(seed),
             flights: BTreeMap::new(),
             told: Vec::new(),
+            told_residency: Residency::default(),
             effects: Vec::new(),
             digest: Digest::default(),
             tags: 0,
@@ -159,7 +165,15 @@ impl<S: Subject> Core<S> {
         }
         self.effects = effects;
         self.subject.check()?;
+        if self.steps.is_multiple_of(RESIDENCY_CHECKED) {
+            self.check_residency()?;
+        }
         Ok(replies)
+    }
+
+    /// What was told of residency must add up to what is served.
+    pub(super) fn check_residency(&self) -> Checked {
+        self.told_residency.check(&self.subject.residents())
     }
 
     fn perform(&mut self, effect: Effect) -> Checked {
@@ -188,6 +202,7 @@ impl<S: Subject> Core<S> {
                 self.timeline.add(self.now + after, due);
                 Ok(())
             }
+            Effect::Residency { changes, .. } => self.told_residency.hear(&changes),
             Effect::PoolFreed { pool, .. } => self.machine.free_pool(pool),
         }
     }
@@ -250,6 +265,7 @@ impl<S: Subject> Core<S> {
         self.timeline = Timeline::default();
         self.flights.clear();
         self.told.clear();
+        self.told_residency = Residency::default();
         let mut config = self.scenario.config.clone();
         let scans = config.tiers[Tier::Nvme.index()].is_some();
         if let Some(nvme) = &mut config.tiers[Tier::Nvme.index()] {

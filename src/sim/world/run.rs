@@ -80,6 +80,7 @@ impl<S: Subject> World<S> {
             self.happen(due)?;
             self.deliver();
         }
+        self.core.check_residency()?;
         let status = self.core.status()?;
         Checker::check_rest(&status, &self.core.machine)
     }

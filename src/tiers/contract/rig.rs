@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::Duration;
 
-use crate::domain::block::Key;
+use crate::domain::block::{HashTail, Key};
 use crate::domain::retention::RetentionRecord;
 use crate::domain::tier::Tier;
 use crate::domain::units::{CHUNK_BYTES, Time};
@@ -47,7 +47,8 @@ impl Block {
         let created_at = Time { micros: 1_700_000_000_000_000 + u64::from(self.number) };
         let record = Self::record(WRITTEN);
         let position = self.number;
-        let meta = FrameMeta { key: self.key(), parent, position, created_at, record };
+        let tail = HashTail(self.number.into());
+        let meta = FrameMeta { key: self.key(), tail, parent, position, created_at, record };
         HeaderDraft { namespace, meta, payload_bytes: self.payload_bytes.into(), node_id: [5; 16] }
     }
 

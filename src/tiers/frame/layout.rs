@@ -3,7 +3,7 @@
 //! Knows offsets and nothing else: no IO, no payload. What it does not use it writes as zero, and
 //! what it cannot read it names.
 
-use crate::domain::block::Key;
+use crate::domain::block::{HashTail, Key};
 use crate::domain::namespace::{NamespaceDigest, PAYLOAD_BYTES_MAX};
 use crate::domain::retention::record::PRIORITY_MAX;
 use crate::domain::retention::{Kind, RetentionRecord, Scope};
@@ -32,7 +32,9 @@ pub(super) const AT_PAYLOAD_BYTES: usize = 96;
 const AT_PAYLOAD_CHECKSUM: usize = 104;
 const AT_CREATED: usize = 112;
 const AT_NODE: usize = 120;
-// 136..256 is reserved.
+/// Zero in frames of programs that did not know it, and in those nobody named.
+const AT_TAIL: usize = 136;
+// 144..256 is reserved.
 
 /// Bytes of the page, from its start, that this version gives a meaning to or holds back; the two
 /// records stand behind them.
@@ -56,7 +58,7 @@ pub(super) const FLAG_ERASED: u32 = 1 << 1;
 /// Flags that a reader must know to read the frame; it may pass over the others.
 pub(super) const FLAGS_CRITICAL: u32 = 0xffff;
 
-const _: () = assert!(AT_NODE + 16 <= USED_BYTES as usize && HEADER_BYTES == 4096);
+const _: () = assert!(AT_TAIL + 8 <= USED_BYTES as usize && HEADER_BYTES == 4096);
 const _: () = assert!(USED_BYTES as usize <= RECORDS.start && RECORDS.end < HEADER_BYTES);
 
 pub(super) fn encode(header: &FrameHeader, page: &mut Page) {
@@ -70,6 +72,7 @@ pub(super) fn encode(header: &FrameHeader, page: &mut Page) {
     put(page, AT_PAYLOAD_CHECKSUM, header.payload_checksum.to_le_bytes());
     put(page, AT_CREATED, meta.created_at.micros.to_le_bytes());
     put(page, AT_NODE, header.node_id);
+    put(page, AT_TAIL, meta.tail.0.to_le_bytes());
     finish(page, if meta.parent.is_some() { FLAG_HAS_PARENT } else { 0 });
     put_record(page, RECORDS_AT[0], 1, &meta.record);
 }
@@ -104,6 +107,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<FrameHeader, FrameError> {
         namespace: NamespaceDigest(get(page, AT_NAMESPACE)),
         meta: FrameMeta {
             key: Key(get(page, AT_KEY)),
+            tail: HashTail(get_u64(page, AT_TAIL)),
             parent: get_parent(page, flags)?,
             position: get_u32(page, AT_POSITION),
             created_at: Time { micros: get_u64(page, AT_CREATED) },

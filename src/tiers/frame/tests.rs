@@ -7,6 +7,7 @@ use super::layout::{
     RECORDS_AT,
 };
 use super::*;
+use crate::domain::block::HashTail;
 use crate::domain::namespace::PAYLOAD_BYTES_MAX;
 use crate::domain::retention::{Kind, RetentionRecord, Scope};
 use crate::domain::tier::Tier;
@@ -17,6 +18,7 @@ fn header() -> FrameHeader {
         namespace: NamespaceDigest([3; 32]),
         meta: FrameMeta {
             key: Key([1; 16]),
+            tail: HashTail(0x1122_3344_5566_7788),
             parent: Some(Key([2; 16])),
             position: 7,
             created_at: Time { micros: 99 },
@@ -116,9 +118,10 @@ fn the_drawing_holds() {
     assert_eq!(page[104..112], 0x1234_5678_9abc_def0_u64.to_le_bytes());
     assert_eq!(page[112..120], 99_u64.to_le_bytes());
     assert_eq!(page[120..136], [9; 16]);
+    assert_eq!(page[136..144], 0x1122_3344_5566_7788_u64.to_le_bytes());
     assert_eq!(page[520..528], 1_u64.to_le_bytes());
     assert_eq!(page[528..536], [35, 0, 3, 0, 0, 0, 0, 0]);
-    assert!(page[136..512].iter().chain(&page[536..]).all(|byte| *byte == 0));
+    assert!(page[144..512].iter().chain(&page[536..]).all(|byte| *byte == 0));
     let [header, record] = [16, 512].map(|at| page[at..at + 8].to_vec());
     let summed = [&page[..16], &page[24..512], &page[1536..]].concat();
     assert_eq!(header, checksum(&summed).to_le_bytes());
@@ -196,6 +199,7 @@ prop_compose! {
     fn any_header()(
         namespace in any::<[u8; 32]>(),
         key in any::<[u8; 16]>(),
+        tail in any::<u64>(),
         parent in any::<Option<[u8; 16]>>(),
         position in any::<u32>(),
         created in any::<u64>(),
@@ -206,6 +210,7 @@ prop_compose! {
     ) -> FrameHeader {
         let meta = FrameMeta {
             key: Key(key),
+            tail: HashTail(tail),
             parent: parent.map(Key),
             position,
             created_at: Time { micros: created },

@@ -3,7 +3,7 @@
 use rand::seq::SliceRandom;
 
 use crate::cli::Failure;
-use crate::domain::block::Key;
+use crate::domain::block::{HashTail, Key};
 use crate::domain::namespace::NamespaceDigest;
 use crate::domain::retention::RetentionRecord;
 use crate::domain::units::{CHUNK_BYTES, PAGE_BYTES, Time};
@@ -100,7 +100,8 @@ pub fn meta(block: usize) -> FrameMeta {
     key.0.copy_from_slice(halves.as_flattened());
     let position = u32::try_from(block).expect("a set has fewer blocks");
     let created_at = Time::from_millis(1);
-    FrameMeta { key, parent: None, position, created_at, record: RetentionRecord::default() }
+    let (tail, record) = (HashTail::UNKNOWN, RetentionRecord::default());
+    FrameMeta { key, tail, parent: None, position, created_at, record }
 }
 
 const CONTENT: Content = Content::new(1);

@@ -104,7 +104,7 @@ impl Engine {
                     self.done.push_back(Event::Restamped { tier, key, end: RestampEnd::Written });
                 }
                 Effect::Complete { completion, .. } => self.completed(&completion),
-                Effect::PoolFreed { .. } => {}
+                Effect::PoolFreed { .. } | Effect::Residency { .. } => {}
             }
         }
         self.effects = effects;

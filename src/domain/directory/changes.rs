@@ -1,0 +1,112 @@
+//! What changed about where blocks are served from: a note for each copy that came or went, in order.
+//!
+//! Keeps notes only once it was asked to, and only until they are taken. Changes nothing else.
+
+use crate::domain::block::{HashTail, Key};
+use crate::domain::tier::{Tier, TierSet};
+
+use super::{Block, BlockIndex, Directory};
+
+/// A block, and the tiers that served it before and serve it now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Change {
+    pub key: Key,
+    pub namespace: u32,
+    /// Index in its chain; the root block is 0.
+    pub position: u32,
+    pub tail: HashTail,
+    /// The block before it; unknown for a root.
+    pub parent_tail: HashTail,
+    pub before: TierSet,
+    pub after: TierSet,
+}
+
+impl Block {
+    /// The tiers that may serve it.
+    #[must_use]
+    pub fn served_from(&self) -> TierSet {
+        let readable = Tier::ALL.into_iter().filter(|tier| self.copy(*tier).state.is_readable());
+        if self.doomed { TierSet::EMPTY } else { readable.collect() }
+    }
+}
+
+impl Directory {
+    /// From now on every change is noted, until [`Self::take_changes`].
+    pub fn note_changes(&mut self) {
+        self.changes.get_or_insert_default();
+    }
+
+    /// The changes since they were last taken, in order.
+    pub fn take_changes(&mut self) -> Vec<Change> {
+        self.changes.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// The engine says what it calls a block that is here. What was known already stays.
+    pub fn name(&mut self, index: BlockIndex, tail: HashTail) {
+        let block = self.get_mut(index);
+        if block.tail == HashTail::UNKNOWN && tail != HashTail::UNKNOWN {
+            block.tail = tail;
+            // Nobody who knows blocks by these names has heard of it.
+            self.note(index, TierSet::EMPTY);
+        }
+    }
+
+    /// The blocks of so many rows that are served from somewhere, each as if it had just come, and
+    /// the row to go on with.
+    #[must_use]
+    pub fn residents(&self, first_row: u32, rows_max: u32) -> (Vec<Change>, Option<u32>) {
+        let end = first_row.saturating_add(rows_max).min(self.rows_len());
+        let rows = (first_row..end).map(BlockIndex);
+        let changes = rows.map(|row| self.change(row, TierSet::EMPTY));
+        let residents = changes.filter(|change| !change.after.is_empty()).collect();
+        (residents, (end < self.rows_len()).then_some(end))
+    }
+
+    /// From now on nothing serves the block, and as soon as nothing touches it, it goes.
+    pub fn doom(&mut self, index: BlockIndex) {
+        let before = self.get(index).served_from();
+        self.get_mut(index).doomed = true;
+        self.note(index, before);
+    }
+
+    fn rows_len(&self) -> u32 {
+        u32::try_from(self.rows.len()).expect("fewer than 2^32 blocks")
+    }
+
+    /// A copy came, or went.
+    pub(super) fn note_copy(&mut self, index: BlockIndex, tier: Tier, was_readable: bool) {
+        let block = self.get(index);
+        if block.doomed {
+            // It was told as gone from everywhere when it was doomed.
+            return;
+        }
+        let after = block.served_from();
+        self.note(index, if was_readable { after.with(tier) } else { after.without(tier) });
+    }
+
+    pub(super) fn note(&mut self, index: BlockIndex, before: TierSet) {
+        if self.changes.is_none() {
+            return;
+        }
+        let change = self.change(index, before);
+        if let Some(changes) = self.changes.as_mut().filter(|_| change.before != change.after) {
+            changes.push(change);
+        }
+    }
+
+    fn change(&self, index: BlockIndex, before: TierSet) -> Change {
+        let block = self.get(index);
+        // A row without a block keeps the number of a parent whose row may serve another by now.
+        let after = block.served_from();
+        let parent = block.parent().filter(|_| !after.is_empty() || !before.is_empty());
+        Change {
+            key: block.key,
+            namespace: block.namespace,
+            position: block.position,
+            tail: block.tail,
+            parent_tail: parent.map_or(HashTail::UNKNOWN, |parent| self.get(parent).tail),
+            before,
+            after,
+        }
+    }
+}

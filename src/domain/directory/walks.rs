@@ -1,0 +1,25 @@
+//! Ways through the rows: up a chain, down to children, over all. Changes nothing.
+
+use super::{Block, BlockIndex, Directory};
+
+impl Directory {
+    /// The chain from a block up to its root.
+    pub fn chain_up(&self, from: Option<BlockIndex>) -> impl Iterator<Item = BlockIndex> + '_ {
+        std::iter::successors(from, |at| self.get(*at).parent())
+    }
+
+    /// The rows of all blocks, in no particular but reproducible order.
+    pub fn iter(&self) -> impl Iterator<Item = (BlockIndex, &Block)> {
+        self.table.iter().map(|row| (BlockIndex(*row), &self.rows[*row as usize]))
+    }
+
+    /// A block's children, newest first.
+    pub fn children(&self, index: BlockIndex) -> impl Iterator<Item = BlockIndex> + '_ {
+        let mut next = self.get(index).first_child.some();
+        std::iter::from_fn(move || {
+            let child = next?;
+            next = self.get(child).next_sibling.some();
+            Some(child)
+        })
+    }
+}
