@@ -156,8 +156,8 @@ impl Performer {
     /// Has the store keep what landed, where that is asked for: once for all of a transfer.
     async fn keep(&self, work: &Work, outcomes: &mut Outcomes) {
         let asked = |piece: &Piece| stored(piece.item.to).filter(|_| piece.item.durable);
-        let landed = work.items.iter().zip(&*outcomes).filter(|(_, end)| end.is_ok());
-        let Some((tier, _)) = landed.filter_map(|(piece, _)| asked(piece)).next() else { return };
+        let mut landed = work.items.iter().zip(&*outcomes).filter(|(_, end)| end.is_ok());
+        let Some((tier, _)) = landed.find_map(|(piece, _)| asked(piece)) else { return };
         let (done, ended) = on_end();
         self.store(tier).sync(done);
         let end = ended.await.unwrap_or_else(|_| Err(StoreError::TierLost("it stopped".into())));

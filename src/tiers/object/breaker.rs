@@ -120,6 +120,8 @@ impl Breaker {
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::Write;
+
     use super::*;
 
     #[test]
@@ -131,7 +133,8 @@ mod tests {
                     let next = state.next(heard, enough);
                     let many = if enough { " (many)" } else { "" };
                     if !enough || next != state.next(heard, false) {
-                        table += &format!("{state:?} + {heard:?}{many} -> {next:?}\n");
+                        writeln!(table, "{state:?} + {heard:?}{many} -> {next:?}")
+                            .expect("a string");
                     }
                 }
             }

@@ -37,9 +37,9 @@ pub(super) fn always(strategy: Strategy) -> Tuning {
     Tuning::Given(Calibration::new(Stream::ALL.map(row).to_vec()))
 }
 
-fn device_on(driver: &Arc<FakeDriver>, arena: &Arc<Arena>, tuning: Tuning) -> CudaDevice {
+fn device_on(driver: &Arc<FakeDriver>, arena: &Arc<Arena>, tuning: &Tuning) -> CudaDevice {
     let driver = Arc::clone(driver) as Arc<dyn Driver>;
-    CudaDevice::with_driver(&driver, Arc::clone(arena), CONFIG, &tuning, none()).unwrap()
+    CudaDevice::with_driver(&driver, Arc::clone(arena), CONFIG, tuning, none()).unwrap()
 }
 
 /// No other GPUs.
@@ -137,7 +137,7 @@ proptest! {
     ) {
         let geometry = geometry(from[0].shape, shards);
         let (arena, driver) = (arena(), fake());
-        let device = device_on(&driver, &arena, always(strategy));
+        let device = device_on(&driver, &arena, &always(strategy));
         let [from, to] = [&from, &to].map(|layouts| engines(&device, layouts));
         check_round_trip(&device, &arena, geometry, [&from, &to], seed);
         prop_assert!(driver.calls(made_by(strategy)) > 0, "it went another way");
@@ -152,7 +152,7 @@ proptest! {
     ) {
         let shape = KvShape { layers, planes, page_bytes: page_bytes * 16 };
         let (arena, driver) = (arena(), fake());
-        let device = device_on(&driver, &arena, always(strategy));
+        let device = device_on(&driver, &arena, &always(strategy));
         let layout = PagedLayout::page_major(shape, slots);
         let engines = || -> Vec<Engine> {
             (0..shards).map(|shard| ipc_engine(&driver, &device, shard, layout)).collect()
@@ -217,7 +217,7 @@ fn copies_of_several_gpus_fail_by_their_own_index() {
 #[test]
 fn everything_is_given_back() {
     let (arena, driver) = (arena(), fake());
-    let device = device_on(&driver, &arena, always(Strategy::Staged));
+    let device = device_on(&driver, &arena, &always(Strategy::Staged));
     let engine = ipc_engine(&driver, &device, 0, PagedLayout::page_major(SHAPE, 2));
     let shared = engine_on(&device, 0, PagedLayout::page_major(SHAPE, 2));
     assert_eq!(driver.memories(Kind::Opened), 2);
@@ -235,7 +235,7 @@ fn everything_is_given_back() {
 #[test]
 fn neighbours_at_both_ends_become_one_run() {
     let (arena, driver) = (arena(), fake());
-    let device = device_on(&driver, &arena, always(Strategy::Batch));
+    let device = device_on(&driver, &arena, &always(Strategy::Batch));
     let layout = PagedLayout::page_major(SHAPE, 8);
     let engine = ipc_engine(&driver, &device, 0, layout);
     let target = ipc_engine(&driver, &device, 0, layout);
@@ -251,7 +251,7 @@ fn neighbours_at_both_ends_become_one_run() {
 #[test]
 fn copies_that_touch_each_other_run_in_order() {
     let (arena, driver) = (arena(), fake());
-    let device = device_on(&driver, &arena, always(Strategy::Kernel));
+    let device = device_on(&driver, &arena, &always(Strategy::Kernel));
     let engine = engine_on(&device, 0, PagedLayout::page_major(SHAPE, 4));
     engine.fill(5);
     let (geometry, first) = (geometry(SHAPE, 1), engine.read(1));
@@ -269,7 +269,7 @@ fn copies_that_touch_each_other_run_in_order() {
 #[test]
 fn copies_wait_on_the_gpu_for_the_engines_stream() {
     let (arena, driver) = (arena(), fake());
-    let device = device_on(&driver, &arena, always(Strategy::Batch));
+    let device = device_on(&driver, &arena, &always(Strategy::Batch));
     let layout = PagedLayout::page_major(SHAPE, 2);
     let memory = SharedMemory::create("engine", layout.end_bytes().unwrap()).unwrap();
     let ready_event = Some(driver.lend_event());
@@ -298,7 +298,7 @@ fn copies_wait_on_the_gpu_for_the_engines_stream() {
 #[test]
 fn a_pool_stays_open_until_its_copies_are_over() {
     let (arena, driver) = (arena(), fake());
-    let device = device_on(&driver, &arena, always(Strategy::Kernel));
+    let device = device_on(&driver, &arena, &always(Strategy::Kernel));
     let layout = PagedLayout::page_major(SHAPE, 2);
     let memory = SharedMemory::create("engine", layout.end_bytes().unwrap()).unwrap();
     let ready_event = Some(driver.lend_event());
@@ -326,7 +326,7 @@ fn a_pool_stays_open_until_its_copies_are_over() {
 #[test]
 fn ends_that_do_not_fit_fail_alone() {
     let (arena, driver) = (arena(), fake());
-    let device = device_on(&driver, &arena, always(Strategy::Kernel));
+    let device = device_on(&driver, &arena, &always(Strategy::Kernel));
     let one = geometry(SHAPE, 1);
     let pool = engine_on(&device, 0, PagedLayout::page_major(SHAPE, 2));
     let frame = |offset| CopyEnd::Frame(FrameSpan { offset, bytes: 20_480 });
@@ -351,7 +351,7 @@ fn ends_that_do_not_fit_fail_alone() {
 #[test]
 fn an_error_that_passes_fails_its_batch_and_no_other() {
     let (arena, driver) = (arena(), fake());
-    let device = device_on(&driver, &arena, always(Strategy::Copies));
+    let device = device_on(&driver, &arena, &always(Strategy::Copies));
     let pool = engine_on(&device, 0, PagedLayout::page_major(SHAPE, 2));
     let store = || {
         let frame = CopyEnd::Frame(FrameSpan { offset: 0, bytes: 20_480 });
@@ -367,7 +367,7 @@ fn an_error_that_passes_fails_its_batch_and_no_other() {
 fn a_lost_gpu_is_told_to_everybody() {
     for call in ["launch", "record", "wait"] {
         let (arena, driver) = (arena(), fake());
-        let device = device_on(&driver, &arena, always(Strategy::Kernel));
+        let device = device_on(&driver, &arena, &always(Strategy::Kernel));
         let pool = engine_on(&device, 0, PagedLayout::page_major(SHAPE, 2));
         driver.refuse(call, 700, 1);
         for _ in 0..2 {
@@ -385,7 +385,7 @@ fn a_lost_gpu_is_told_to_everybody() {
 #[test]
 fn pools_that_can_not_be_are_refused_with_the_cause() {
     let (arena, driver) = (arena(), fake());
-    let device = device_on(&driver, &arena, always(Strategy::Kernel));
+    let device = device_on(&driver, &arena, &always(Strategy::Kernel));
     let layout = PagedLayout::page_major(SHAPE, 2);
     let memory = SharedMemory::create("engine", layout.end_bytes().unwrap()).unwrap();
     let good = claim(&driver, &memory, &layout);
@@ -434,7 +434,7 @@ fn a_gpu_that_is_full_says_what_to_lower() {
 fn what_is_measured_covers_every_stream_and_length() {
     let (arena, driver) = (arena(), fake());
     let trial = Trial { blocks: 2, block_bytes: 1 << 20, rounds: 1 };
-    let device = device_on(&driver, &arena, Tuning::Measure(trial));
+    let device = device_on(&driver, &arena, &Tuning::Measure(trial));
     let rows = device.calibration().rows();
     assert_eq!(rows.len(), Stream::ALL.len() * Calibration::FRAGMENTS_BYTES.len());
     for Measured { stream, speeds, .. } in rows {
@@ -446,7 +446,7 @@ fn what_is_measured_covers_every_stream_and_length() {
     }
     // Without the batch call there is one way less, and all else stands.
     let old = Arc::new(FakeDriver::new(false));
-    let device = device_on(&old, &arena, Tuning::Measure(trial));
+    let device = device_on(&old, &arena, &Tuning::Measure(trial));
     let without = |row: &Measured| row.speeds.iter().all(|(way, _)| *way != Strategy::Batch);
     assert!(device.calibration().rows().iter().all(without));
 }
@@ -454,7 +454,7 @@ fn what_is_measured_covers_every_stream_and_length() {
 #[test]
 fn the_tier_is_exported_by_a_handle() {
     let (arena, driver) = (arena(), fake());
-    let device = device_on(&driver, &arena, always(Strategy::Copies));
+    let device = device_on(&driver, &arena, &always(Strategy::Copies));
     let handle = device.export().unwrap().expect("there is a tier");
     assert_eq!(driver.lent_bytes(&handle), Some(CHUNK_BYTES));
     driver.refuse("export_memory", 801, 1);

@@ -53,7 +53,7 @@ impl S3Access for Door {
         let mood = self.mood.lock().unwrap().clone();
         match mood {
             Mood::RefusesWrites(code) if writes => return Err(S3Error::new(code)),
-            Mood::RefusesMost(code) if number % 3 != 0 => return Err(S3Error::new(code)),
+            Mood::RefusesMost(code) if !number.is_multiple_of(3) => return Err(S3Error::new(code)),
             Mood::Refuses(code) => return Err(S3Error::new(code)),
             Mood::Silent => std::future::pending().await,
             Mood::Well | Mood::RefusesWrites(_) | Mood::RefusesMost(_) => {}
