@@ -14,7 +14,7 @@ use terrace::manager::PolicyName;
 use terrace::sim::oracle::LruOracle;
 use terrace::sim::replay::hints::SIGMA;
 use terrace::sim::replay::{
-    Foresight, Hints, Opt, Pace, Replay, ReplayConfig, ReplayOutcome, Timing, Told,
+    Foresight, Hints, Opt, Pace, Replay, ReplayConfig, ReplayOutcome, Timing, Told, Writes,
 };
 use terrace::workload::generator::{Agentic, AgenticParams};
 use terrace::workload::trace::Trace;
@@ -33,8 +33,14 @@ fn unique_blocks(requests: &[Request]) -> u64 {
 
 fn replay(requests: &[Request], capacity_blocks: [u64; 4], pace: Pace) -> ReplayOutcome {
     let (policy, block_tokens, seed) = (PolicyName::Lru, 64, 1);
-    let mut replay =
-        Replay::new(&ReplayConfig { capacity_blocks, policy, block_tokens, seed, pace });
+    let mut replay = Replay::new(&ReplayConfig {
+        capacity_blocks,
+        policy,
+        block_tokens,
+        seed,
+        pace,
+        writes: Writes::default(),
+    });
     for request in requests {
         replay.request(request);
     }
@@ -106,6 +112,7 @@ fn value(requests: &[Request], capacity_blocks: u64, hints: Hints, sigma: f64) -
         foresight.learn(request);
     }
     let config = ReplayConfig {
+        writes: Writes::default(),
         capacity_blocks: [capacity_blocks, 0, 0, 0],
         policy: PolicyName::Value,
         block_tokens: 64,

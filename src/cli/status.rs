@@ -1,10 +1,13 @@
 //! `terrace status`: what a running daemon holds and does.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use super::output::{self, Table};
 use super::{DaemonArgs, Failure, PATIENCE};
 use crate::client::{self, DaemonStatus, LiftCounts, Link};
+use crate::domain::admission::{Reason, Spared, WriteCounts};
 use crate::domain::tier::Tier;
 use crate::domain::units::Bytes;
 
@@ -59,7 +62,9 @@ struct Shown<'a> {
     broken_shields: u64,
     links: Vec<ShownLink>,
     lifts: ShownLifts,
-    facts: &'a std::collections::BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    nvme_writes: Option<ShownWrites>,
+    facts: &'a BTreeMap<String, String>,
 }
 
 #[derive(Serialize)]
@@ -114,6 +119,27 @@ impl From<&LiftCounts> for ShownLifts {
     }
 }
 
+/// Bytes, by reason.
+#[derive(Serialize)]
+struct ShownWrites {
+    written: BTreeMap<&'static str, u64>,
+    spared: BTreeMap<&'static str, u64>,
+    budget_left_bytes: Option<u64>,
+}
+
+impl From<&WriteCounts> for ShownWrites {
+    fn from(counts: &WriteCounts) -> Self {
+        let written = Reason::ALL.iter().map(|reason| reason.name()).zip(counts.written_bytes);
+        let spared = Spared::ALL.iter().map(|why| why.name()).zip(counts.spared_bytes);
+        let budget_left_bytes = counts.budget_left_bytes;
+        Self { written: written.collect(), spared: spared.collect(), budget_left_bytes }
+    }
+}
+
+fn has_nvme(status: &DaemonStatus) -> bool {
+    status.tiers[Tier::Nvme.index()].present
+}
+
 impl<'a> Shown<'a> {
     fn of(status: &'a DaemonStatus) -> Self {
         Self {
@@ -140,6 +166,7 @@ impl<'a> Shown<'a> {
             broken_shields: status.broken_shields,
             links: links(status),
             lifts: (&status.lifts).into(),
+            nvme_writes: has_nvme(status).then(|| (&status.nvme_writes).into()),
             facts: &status.facts,
         }
     }
@@ -229,9 +256,30 @@ fn lift_line(lifts: &LiftCounts) -> String {
     )
 }
 
+/// What NVMe was written; nothing where there is none.
+fn write_line(status: &DaemonStatus) -> String {
+    if !has_nvme(status) {
+        return String::new();
+    }
+    let ShownWrites { written, spared, budget_left_bytes } = (&status.nvme_writes).into();
+    let shown = |reasons: &BTreeMap<&str, u64>| {
+        let parts: Vec<_> =
+            reasons.iter().map(|(name, bytes)| format!("{name} {}", Bytes(*bytes))).collect();
+        parts.join(", ")
+    };
+    let left = budget_left_bytes.map(|left| format!("; the budget has {} left", Bytes(left)));
+    format!(
+        "nvme written: {}\nnvme spared: {}{}\n",
+        shown(&written),
+        shown(&spared),
+        left.unwrap_or_default()
+    )
+}
+
 fn text(status: &DaemonStatus) -> String {
     let links = link_table(status);
     let lifts = lift_line(&status.lifts);
+    let writes = write_line(status);
     let mut table = Table::new(
         1,
         [
@@ -274,7 +322,7 @@ fn text(status: &DaemonStatus) -> String {
          {} lookups for {} blocks; {} stores and loads under way; {} transfers under way, {} \
          waiting\n\
          {} offered blocks found no room; {} corrupt copies dropped; {} blocks forgotten as asked; \
-         {} shields broken\n{lifts}\n\n{facts}",
+         {} shields broken\n{lifts}\n{writes}\n{facts}",
         status.daemon_version,
         status.pid,
         status.uptime.as_secs(),
@@ -328,6 +376,11 @@ mod tests {
         (link.bytes_per_s, link.latency_us) = (3 << 30, 85);
         (link.in_flight_bytes, link.queued_transfers) = (1 << 20, 4);
         status.links[Link::DeviceUp.index()].queued_transfers = 1;
+        let nvme = &mut status.tiers[Tier::Nvme.index()];
+        (nvme.present, nvme.capacity_bytes) = (true, 9 << 30);
+        status.nvme_writes.written_bytes = [5 << 20, 0, 1 << 20, 0, 2 << 20, 4096];
+        status.nvme_writes.spared_bytes = [3 << 20, 0, 1 << 20, 0];
+        status.nvme_writes.budget_left_bytes = Some(7 << 20);
         status.lifts = LiftCounts {
             begun: 6,
             cancelled: 1,

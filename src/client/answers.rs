@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::domain::admission::WriteCounts;
 use crate::domain::planner::Plan;
 use crate::domain::tier::Tier;
 use crate::domain::units::Time;
@@ -138,6 +139,7 @@ pub struct DaemonStatus {
     pub broken_shields: u64,
     pub links: [LinkStatus; Link::COUNT],
     pub lifts: LiftCounts,
+    pub nvme_writes: WriteCounts,
     pub facts: BTreeMap<String, String>,
 }
 

@@ -167,6 +167,41 @@ pub const KEYS: &[Key] = &[
         "Reads and writes that the disk works on at once.",
     ),
     key(
+        "nvme.write_mode",
+        Kind::Choice(&["demote", "through"]),
+        "demote",
+        "When blocks are written to NVMe: `demote` when memory needs their room, `through` as soon as \
+         they are in memory.",
+    ),
+    key(
+        "nvme.admission",
+        Kind::Choice(&["returning", "read", "all"]),
+        "returning",
+        "What is worth writing to NVMe. `returning`: chains like it have come back often enough; \
+         `read`: it was read since it was stored; `all`. What a session still reaches, and what is \
+         shielded or of raised priority, is written by every rule.",
+    ),
+    key(
+        "nvme.admit_percent",
+        count(0, 100),
+        "10",
+        "Of a hundred chains so many must come back for `returning` to write what is like them.",
+    ),
+    key(
+        "nvme.write_bytes_per_s",
+        Kind::Size,
+        "0",
+        "At most so many bytes a second are written to NVMe, ten seconds' worth at once; 0: no limit. \
+         What is over it goes to the object tier, or is dropped.",
+    ),
+    key(
+        "nvme.write_bytes_per_day",
+        Kind::Size,
+        "0",
+        "The same for a day: the bucket holds one, and starts with an hour's share. A drive of 3.84 TB \
+         that is rated for one write of itself a day takes 3576GiB.",
+    ),
+    key(
         "object.url",
         Kind::Text,
         "`file://` and `object` in `state_dir`",

@@ -30,6 +30,7 @@ pub use nearest::nearest;
 pub use places::Places;
 pub use sources::Sources;
 
+use crate::domain::admission::WriteRules;
 use crate::domain::retention::PolicyName;
 use crate::tiers::hbm::DeviceChoice;
 use crate::tiers::nvme::EngineChoice;
@@ -95,6 +96,7 @@ pub struct Nvme {
     /// How the disk is driven.
     pub engine: EngineChoice,
     pub queue_depth: u32,
+    pub writes: WriteRules,
 }
 
 /// The object tier.

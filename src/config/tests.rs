@@ -6,6 +6,7 @@ use std::path::Path;
 use insta::assert_snapshot;
 
 use super::*;
+use crate::domain::admission::{Rule, WriteMode};
 use crate::tiers::object::Bucket;
 
 /// A machine of 24 GiB of memory and 80 GiB of free disk.
@@ -187,6 +188,23 @@ fn lifts_are_bounded_or_switched_off() {
     let given = sources("", &env, &[("prefetch.tier_percent", "5")]);
     let given = Config::load(&given, &FAKE).unwrap().prefetch;
     assert_eq!(given, Prefetch { lifts_max: 3, tier_percent: 5 });
+}
+
+#[test]
+fn what_nvme_is_written_is_bounded_by_rule_and_budget() {
+    let writes = |file: &str| load(file).nvme.unwrap().writes;
+    assert_eq!(writes(""), WriteRules::default());
+    let read = writes("nvme.admission = \"read\"\nnvme.write_bytes_per_s = \"44MiB\"\n");
+    assert_eq!((read.rule, read.bytes_per_s, read.bytes_per_day), (Rule::Read, 44 << 20, 0));
+    let through =
+        "[nvme]\nwrite_mode = \"through\"\nadmit_percent = 30\nwrite_bytes_per_day = \"3TiB\"\n";
+    let rule = Rule::Returning { percent: 30 };
+    let mode = WriteMode::Through;
+    let expected = WriteRules { mode, rule, bytes_per_s: 0, bytes_per_day: 3 << 40 };
+    assert_eq!(writes(through), expected);
+    let bad = sources("nvme.admit_percent = 101\n", &[], &[]);
+    let said = Config::load(&bad, &FAKE).unwrap_err().to_string();
+    assert!(said.contains("nvme.admit_percent"), "{said}");
 }
 
 #[test]

@@ -7,6 +7,7 @@ use super::parse::{shown, size_text};
 use super::places::Places;
 use super::reader::Reader;
 use super::{Dram, Hbm, HbmDevice, Nvme, Object};
+use crate::domain::admission::{Rule, WriteMode, WriteRules};
 use crate::domain::units::CHUNK_BYTES;
 use crate::tiers::hbm::DeviceChoice;
 use crate::tiers::nvme::EngineChoice;
@@ -125,6 +126,7 @@ pub(super) fn nvme(
     if !reader.boolean("nvme.enabled")?.unwrap_or(true) {
         return Ok(None);
     }
+    let writes = nvme_writes(reader)?;
     let held_bytes = chunks_below(reader.machine.slot_files_bytes(&path));
     let disk = reader.machine.disk(&path);
     let usual = || {
@@ -141,7 +143,24 @@ pub(super) fn nvme(
     let room_bytes = disk.map_or(u64::MAX, |disk| disk.free_bytes.saturating_add(held_bytes));
     check_disk(reader, "nvme.capacity", "nvme.path", &path, capacity_bytes, room_bytes)?;
     let blocks_max = blocks_max(reader, "nvme.blocks_max")?;
-    Ok(Some(Nvme { path, capacity_bytes, blocks_max, engine, queue_depth }))
+    Ok(Some(Nvme { path, capacity_bytes, blocks_max, engine, queue_depth, writes }))
+}
+
+/// What is written to NVMe, and how much.
+fn nvme_writes(reader: &Reader<'_>) -> Result<WriteRules, ConfigError> {
+    let mode = match reader.choice("nvme.write_mode")? {
+        Some("through") => WriteMode::Through,
+        _ => WriteMode::Demote,
+    };
+    let percent = reader.count("nvme.admit_percent")?.unwrap_or(Rule::PERCENT.into());
+    let percent = u8::try_from(percent).expect("the table bounds the percentage");
+    let name = reader.choice("nvme.admission")?.unwrap_or(Rule::default().name());
+    Ok(WriteRules {
+        mode,
+        rule: Rule::named(name, percent).expect("the table lists the rules"),
+        bytes_per_s: reader.size("nvme.write_bytes_per_s")?.unwrap_or(0),
+        bytes_per_day: reader.size("nvme.write_bytes_per_day")?.unwrap_or(0),
+    })
 }
 
 fn usual_disk_bytes(free_bytes: u64) -> u64 {

@@ -79,6 +79,8 @@ pub struct Block {
     pub tip_of: Option<SessionIndex>,
     /// The last session that reached it ended or was reset: the first to go, unless shielded.
     pub dead: bool,
+    /// A lookup found it since it was stored. A leaf speaks for its ancestors, as with ticks.
+    pub was_read: bool,
     /// A sub-agent stored it, and no session that is none has reached it.
     pub scratch: bool,
     /// Copies in tiers above this one go first.
@@ -284,6 +286,7 @@ impl Directory {
             claims: 0,
             tip_of: None,
             dead: false,
+            was_read: false,
             scratch: false,
             cold_above: None,
             shielded: false,

@@ -3,6 +3,7 @@
 //! Never does IO, reads a clock, takes a lock, spawns or logs: time comes in as an argument, and
 //! decisions go out as values.
 
+pub mod admission;
 pub mod block;
 pub mod directory;
 pub mod hint;

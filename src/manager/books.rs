@@ -69,14 +69,15 @@ pub(super) fn candidate_of(
 }
 
 /// What losing the copy costs, in eighths of an octave: one that is above as well costs nothing while
-/// that stays, one that is below already costs the way back, one that can still go below must be
-/// written there first, and the last one costs the model's work.
+/// that stays, but on NVMe it will have to be written again, one that is below already costs the way
+/// back, one that can still go below must be written there first, and the last one costs the model's
+/// work.
 fn cost_of(block: &Block, tier: Tier, sink: Option<Tier>) -> i16 {
     const SPARE: i16 = -64;
     const WRITTEN: i16 = 4;
     const RECOMPUTED: i16 = 16;
     if block.resident_above(tier) {
-        SPARE
+        if tier == Tier::Nvme { WRITTEN } else { SPARE }
     } else if block.resident_elsewhere(tier) {
         0
     } else if sink.is_some() {
@@ -197,7 +198,7 @@ impl Manager {
     }
 
     fn leave(&mut self, index: BlockIndex, tier: Tier, event: CopyEvent, is_bad: bool) {
-        self.inherit_tip(index);
+        self.inherit_use(index);
         if self.directory.get(index).is_lifted(tier) {
             self.lift_lost(index, tier);
         }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::domain::admission::WriteRules;
 use crate::domain::retention::banded::Banded;
 use crate::domain::retention::lru::Lru;
 use crate::domain::retention::s3fifo::S3Fifo;
@@ -54,6 +55,8 @@ pub struct ManagerConfig {
     pub sessions: SessionLimits,
     pub shields: ShieldShares,
     pub rewrites: RewriteLimits,
+    /// What is written to NVMe, and how much.
+    pub nvme_writes: WriteRules,
     /// Which of the frames in a shared store are this node's own.
     pub node_id: [u8; 16],
     /// Stores and loads in flight a client.
@@ -93,6 +96,7 @@ impl ManagerConfig {
             sessions: SessionLimits::default(),
             shields: ShieldShares::default(),
             rewrites: RewriteLimits::default(),
+            nvme_writes: WriteRules::default(),
             node_id: [0; 16],
             ops_per_client_max: Self::OPS_PER_CLIENT_MAX,
             waiting_blocks_max: 65_536,

@@ -40,6 +40,11 @@ impl Learned {
         let tip = tip?;
         Some((tip, self.0.as_ref()?.reuse.worth(tip)?))
     }
+
+    /// How likely the tip's chain is to be asked for again, if anything is known of it.
+    pub fn chance(&self, tip: Option<TipId>) -> Option<f32> {
+        self.0.as_ref()?.reuse.chance(tip?)
+    }
 }
 
 impl Manager {
@@ -159,8 +164,13 @@ impl Manager {
         block.tip = knowledge.reuse.better(tip, block.tip);
     }
 
-    /// A copy of the block is about to go: who claims it claims its parent.
-    pub(super) fn inherit_tip(&mut self, at: BlockIndex) {
+    /// A copy of the block is about to go: who claims it claims its parent, and who read it read its
+    /// parent, too.
+    pub(super) fn inherit_use(&mut self, at: BlockIndex) {
+        let block = self.directory.get(at);
+        if let (Some(parent), true) = (block.parent(), block.was_read) {
+            self.directory.get_mut(parent).was_read = true;
+        }
         if !self.learned.is_on() {
             return;
         }

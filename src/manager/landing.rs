@@ -19,8 +19,12 @@ impl Manager {
             Job::Store(part) => {
                 self.commit(block, filled(to));
                 self.stored(block, part.op, part.index);
+                self.write_through(block, filled(to));
             }
-            Job::Seal => self.commit(block, filled(to)),
+            Job::Seal => {
+                self.commit(block, filled(to));
+                self.write_through(block, filled(to));
+            }
             Job::Fill { from, .. } => {
                 self.unpin(block, from);
                 self.commit(block, filled(to));
@@ -88,6 +92,9 @@ impl Manager {
         let is_copy = !matches!(job, Job::Seal | Job::Sync { .. });
         if let Some(to) = to.filter(|_| is_copy) {
             self.space(to).stats.bytes_in += bytes;
+            if to == Tier::Nvme {
+                self.nvme_written(block, job);
+            }
         }
         if let Some(from) = from {
             self.space(from).stats.bytes_out += bytes;
@@ -97,6 +104,9 @@ impl Manager {
     pub(super) fn item_failed(&mut self, item: FlightItem, kind: FailureKind) {
         let FlightItem { block, to, job } = item;
         self.count_failure(to, job, kind);
+        if to == Some(Tier::Nvme) && kind == FailureKind::NotDone {
+            self.refund_write(block, job);
+        }
         match job {
             Job::Store(part) => self.store_failed(block, filled(to), part),
             Job::Seal => self.abandon_fill(block, filled(to)),

@@ -46,6 +46,9 @@ impl Manager {
         }
         let deepest =
             tips.into_iter().flatten().max_by_key(|tip| self.directory.get(*tip).position);
+        if let Some(deepest) = deepest {
+            self.directory.get_mut(deepest).was_read = true;
+        }
         self.request_read((client, request), keys.len(), &runs);
         if let Some(session) = session {
             self.session_reached(session, deepest);

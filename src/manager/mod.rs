@@ -27,6 +27,8 @@ mod rewrite;
 
 mod durable;
 
+mod admit;
+
 mod heed;
 
 mod ops;
@@ -66,6 +68,7 @@ pub mod shell;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::domain::admission::Gate;
 use crate::domain::block::Key;
 use crate::domain::directory::{BlockIndex, Directory};
 use crate::domain::slots::SlotPage;
@@ -118,6 +121,8 @@ pub struct Manager {
     erasing_slots: BTreeSet<(Tier, SlotPage)>,
     rewrites: Rewrites,
     durables: Durables,
+    /// Before writes to NVMe.
+    gate: Gate,
     recovery: Recovery,
     counters: Counters,
     /// Work that this step still owes: batches to start, classes whose room changed, transfers
@@ -161,6 +166,7 @@ impl Manager {
             erasing_slots: BTreeSet::new(),
             rewrites: Rewrites::default(),
             durables: Durables::default(),
+            gate: Gate::new(config.nvme_writes),
             recovery: Recovery::default(),
             counters: Counters::default(),
             batches: Vec::new(),

@@ -165,7 +165,7 @@ impl Manager {
         self.unpin(at, tier);
         self.durable_restamped(at, tier, end == RestampEnd::Written);
         match end {
-            RestampEnd::Written => {}
+            RestampEnd::Written => self.record_written(tier),
             // A daemon that stops does not try for ever.
             RestampEnd::Failed if self.rewrites.hurried => {}
             RestampEnd::Failed => self.queue_rewrite(at, self.config.rewrites.retry_delay),

@@ -115,10 +115,10 @@ impl Manager {
             tier == Tier::Hbm && !row.drains() && sink_of(row, tier, takers) == Some(Tier::Dram);
         if row.resident_elsewhere(tier) && !sinks_into_memory {
             self.release_copy(block, tier, CopyEvent::Dropped);
-        } else if let Some(sink) = sink_of(row, tier, takers) {
-            let tick = row.copy(tier).tick;
-            let parent = row.parent();
-            self.inherit_tip(block);
+        } else if let Some(sink) = self.admitted_sink(block, tier) {
+            let row = self.directory.get(block);
+            let (tick, parent) = (row.copy(tier).tick, row.parent());
+            self.inherit_use(block);
             self.directory.apply(block, tier, CopyEvent::DrainStarted);
             self.directory.get_mut(block).set_durable(tier, false);
             // A chain drains as a whole: its next block need not wait for this one to land.
@@ -220,6 +220,9 @@ impl Manager {
     /// There is no room for it.
     pub(super) fn refuse(&mut self, tier: Tier, want: Want) {
         let Want { block, job } = want;
+        if tier == Tier::Nvme {
+            self.refund_write(block, job);
+        }
         match job {
             Job::Store(part) => self.store_lower(block, tier, part),
             Job::Fill { from, .. } => self.fill_failed(block, tier, from, None),
@@ -233,22 +236,19 @@ impl Manager {
 
     /// A store that finds no room in `tier` tries the next one.
     fn store_lower(&mut self, block: BlockIndex, tier: Tier, part: Part) {
-        let takers = self.taker_flags();
-        let sink = sink_of(self.directory.get(block), tier, takers);
-        let (Some(sink), false) = (sink, self.partials.contains_key(&block)) else {
-            self.store_failed(block, tier, part);
-            return;
-        };
-        self.want_lower(block, (tier, sink), Job::Store(part));
+        let is_whole = !self.partials.contains_key(&block);
+        match is_whole.then(|| self.admitted_sink(block, tier)).flatten() {
+            Some(sink) => self.want_lower(block, (tier, sink), Job::Store(part)),
+            None => self.store_failed(block, tier, part),
+        }
     }
 
     /// A copy on its way down that finds no room in `tier` passes it by: dropping it would forget
     /// the block while a lower tier has room.
     fn demote_lower(&mut self, block: BlockIndex, tier: Tier, from: Tier) {
-        let row = self.directory.get(block);
         // What is in a colder tier already goes no further down for want of room in this one.
-        let sink = sink_of(row, tier, self.taker_flags());
-        match sink.filter(|_| !row.resident_elsewhere(from)) {
+        let is_last = !self.directory.get(block).resident_elsewhere(from);
+        match is_last.then(|| self.admitted_sink(block, tier)).flatten() {
             Some(sink) => self.want_lower(block, (tier, sink), Job::Demote { from }),
             None => self.demote_failed(block, tier, from),
         }

@@ -126,7 +126,7 @@ pub(super) struct Part {
 pub(super) enum Job {
     /// A client's pool into a tier.
     Store(Part),
-    /// A tier into a faster one.
+    /// A tier into another one, and both keep it: up towards its use, or written through.
     Fill { from: Tier, class: Class },
     /// A tier into a slower one, to make room.
     Demote { from: Tier },

@@ -83,6 +83,7 @@ impl Manager {
             broken_shields: self.counters.broken_shields,
             links: Link::ALL.map(|link| self.link_status(link)),
             lifts: self.lift_counts(),
+            nvme_writes: self.gate.counts(self.now),
             policy: self.config.policy.name(),
         }
     }

@@ -88,7 +88,7 @@ impl Manager {
         let position = parent.map_or(0, |parent| self.directory.get(parent).position + 1);
         let block_tokens = self.namespace(namespace).block_tokens();
         let (record, owner) = self.first_record(session, directives, (position, block_tokens));
-        let tier = self.takers().next().filter(|tier| *tier <= record.floor)?;
+        let tier = self.first_tier(namespace, &record)?;
         let created_at = self.now;
         let new =
             NewBlock { key, tail, namespace: namespace.0, parent, created_at, record, owner, tip };

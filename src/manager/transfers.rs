@@ -40,7 +40,8 @@ impl Manager {
         let namespace = NamespaceId(self.directory.get(block).namespace);
         let seal = self.makes_frame(namespace, &from_end, &to_end, job);
         let meta = self.meta(block, seal);
-        let restamp = matches!(job, Job::Demote { .. } | Job::Persist { .. }) && !seal;
+        let sinks = job.source().zip(to).is_some_and(|(from, to)| from < to);
+        let restamp = sinks && !seal;
         let durable = matches!(job, Job::Persist { .. } | Job::Sync { .. });
         let item = TransferItem { from: from_end, to: to_end, meta, seal, restamp, durable };
         if let Some(part) = job.part() {

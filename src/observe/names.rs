@@ -95,6 +95,13 @@ metrics! {
     TIER_FAILURES: Counter Count "terrace_tier_failures_total" ["tier"]
         "Copies to or from a tier that failed.";
 
+    NVME_WRITTEN_BYTES: Counter Bytes "terrace_nvme_written_bytes_total" ["reason"]
+        "Frames and headers that were written to NVMe, by why.";
+    NVME_SPARED_BYTES: Counter Bytes "terrace_nvme_spared_bytes_total" ["reason"]
+        "Frames that were not written to NVMe although memory needed their room, by why.";
+    NVME_WRITE_BUDGET_BYTES: Gauge Bytes "terrace_nvme_write_budget_bytes" []
+        "What the write budget has left; only where there is one.";
+
     LINK_BYTES: Counter Bytes "terrace_link_bytes_total" ["link", "class"]
         "Payload that a link moved, by how urgent it was.";
     LINK_BYTES_PER_SECOND: Gauge BytesPerSecond "terrace_link_bytes_per_second" ["link"]

@@ -3,6 +3,7 @@
 use metrics::{counter, gauge};
 
 use super::names;
+use crate::domain::admission::{Reason, Spared, WriteCounts};
 use crate::domain::tier::Tier;
 use crate::manager::api::{LiftCounts, LinkStatus, Status, TierStatus};
 use crate::movement::{Class, Link};
@@ -21,6 +22,9 @@ pub fn publish(status: &Status) {
         publish_link(link.name(), &status.links[link.index()]);
     }
     publish_lifts(&status.lifts);
+    if status.tiers[Tier::Nvme.index()].present {
+        publish_writes(&status.nvme_writes);
+    }
     for (name, value) in [
         (names::BLOCKS, status.blocks),
         (names::CLIENTS, status.clients),
@@ -80,6 +84,20 @@ fn publish_link(link: &'static str, figures: &LinkStatus) {
     }
     let latency_seconds = shown(figures.latency_us) / 1e6;
     gauge!(names::LINK_LATENCY_SECONDS, "link" => link).set(latency_seconds);
+}
+
+fn publish_writes(counts: &WriteCounts) {
+    for reason in Reason::ALL {
+        let bytes = counts.written_bytes[reason.index()];
+        counter!(names::NVME_WRITTEN_BYTES, "reason" => reason.name()).absolute(bytes);
+    }
+    for why in Spared::ALL {
+        let bytes = counts.spared_bytes[why.index()];
+        counter!(names::NVME_SPARED_BYTES, "reason" => why.name()).absolute(bytes);
+    }
+    if let Some(left_bytes) = counts.budget_left_bytes {
+        gauge!(names::NVME_WRITE_BUDGET_BYTES).set(shown(left_bytes));
+    }
 }
 
 fn publish_lifts(counts: &LiftCounts) {

@@ -8,10 +8,12 @@ pub mod hints;
 pub mod links;
 pub mod opt;
 mod waits;
+pub mod writes;
 
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use crate::domain::admission::WriteCounts;
 use crate::domain::namespace::{KvShape, Namespace};
 use crate::domain::tier::Tier;
 use crate::domain::units::{CHUNK_BYTES, PAGE_BYTES};
@@ -25,6 +27,7 @@ pub use hints::{Foresight, Hints, Told};
 pub use links::{LinkSpeed, LinkSpeeds, LinkUse};
 pub use opt::Opt;
 pub use waits::Spread;
+pub use writes::Writes;
 
 /// The most blocks a simulated tier can hold: what its addresses reach.
 pub const CAPACITY_BLOCKS_MAX: u64 =
@@ -50,6 +53,7 @@ pub struct ReplayConfig {
     /// Separates the keys of one simulation from those of another; figures don't depend on it.
     pub seed: u64,
     pub pace: Pace,
+    pub writes: Writes,
 }
 
 /// When things happen.
@@ -112,6 +116,8 @@ pub struct ReplayOutcome {
     pub hit_tokens: [u64; Tier::COUNT],
     /// Blocks that left each tier because room was needed.
     pub evicted_blocks: [u64; Tier::COUNT],
+    /// What was written to NVMe.
+    pub nvme_writes: WriteCounts,
     /// Only where things take time.
     pub timed: Option<TimedOutcome>,
 }
@@ -171,6 +177,7 @@ pub struct Replay {
     engine: Engine,
     outcome: ReplayOutcome,
     block_tokens: u64,
+    writes: Writes,
 }
 
 impl Replay {
@@ -188,6 +195,7 @@ impl Replay {
             engine: Engine::new(manager_config(config), config, told),
             outcome: ReplayOutcome::default(),
             block_tokens: u64::from(config.block_tokens),
+            writes: config.writes,
         }
     }
 
@@ -210,6 +218,7 @@ impl Replay {
     pub fn finish(mut self) -> ReplayOutcome {
         let (status, timed) = self.engine.finish();
         self.outcome.timed = timed;
+        self.outcome.nvme_writes = self.writes.counted(&status.nvme_writes);
         self.outcome.evicted_blocks = status.tiers.map(|tier| tier.evicted_copies);
         self.outcome
     }
@@ -233,6 +242,7 @@ fn manager_config(config: &ReplayConfig) -> ManagerConfig {
         leases_per_client_max: many,
         ops_per_client_max: many,
         waiting_blocks_max: many,
+        nvme_writes: config.writes.scaled(),
         lifts_max: if lifts { usual.lifts_max } else { 0 },
         ..usual
     }

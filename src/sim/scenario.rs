@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::domain::admission::{Rule, WriteMode, WriteRules};
 use crate::domain::block::Key;
 use crate::domain::namespace::{KvShape, Namespace};
 use crate::domain::tier::Tier;
@@ -139,6 +140,7 @@ impl Scenario {
             leases_max: if faultless { 1_000 } else { 12 },
             ops_per_client_max: if faultless { 100 } else { 3 },
             tells_residency: true,
+            nvme_writes: write_rules(&mut Draw::new(mix(!seed))),
             ..ManagerConfig::with_tiers(tiers)
         };
         Self {
@@ -182,6 +184,17 @@ fn tier_config(draw: &mut Draw, roomy: bool) -> TierConfig {
     let chunks = if roomy { 10_000 } else { 1 + u64::from(draw.below(5)) };
     let slots_max = if roomy || draw.percent(70) { u64::MAX } else { 2 + u64::from(draw.below(9)) };
     TierConfig { capacity_bytes: chunks * CHUNK_BYTES, slots_max, recovers: false }
+}
+
+/// Every way to write, and budgets of a few blocks a second in half of the runs. Drawn apart, so that
+/// the rest of the run is the same whatever comes out.
+fn write_rules(draw: &mut Draw) -> WriteRules {
+    let mode = WriteMode::ALL[draw.index(2)];
+    let percent = u8::try_from(draw.below(101)).expect("a percentage");
+    let rule = Rule::named(Rule::NAMES[draw.index(3)], percent).expect("a rule's own name");
+    let mut limit =
+        |bytes: u64| if draw.percent(50) { bytes + u64::from(draw.below(1 << 24)) } else { 0 };
+    WriteRules { mode, rule, bytes_per_s: limit(1 << 20), bytes_per_day: limit(1 << 32) }
 }
 
 /// One to three namespaces of different block lengths, some of them with several ranks.

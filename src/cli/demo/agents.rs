@@ -67,7 +67,7 @@ mod tests {
     use super::*;
     use crate::domain::tier::Tier;
     use crate::manager::PolicyName;
-    use crate::sim::replay::{Pace, Replay, ReplayConfig};
+    use crate::sim::replay::{Pace, Replay, ReplayConfig, Writes};
 
     /// Whatever the seed, every tier overflows and every tier serves something.
     #[test]
@@ -77,6 +77,7 @@ mod tests {
             let all = CAPACITY_BLOCKS.iter().sum::<u64>();
             assert!(workload.unique_blocks > all, "seed {seed}: {}", workload.unique_blocks);
             let mut replay = Replay::new(&ReplayConfig {
+                writes: Writes::default(),
                 capacity_blocks: CAPACITY_BLOCKS,
                 policy: PolicyName::Lru,
                 block_tokens: BLOCK_TOKENS,

@@ -10,6 +10,7 @@ use crate::sim::replay::{CAPACITY_BLOCKS_MAX, Hints};
 
 use super::ReplayError;
 use super::timing::TimingArgs;
+use super::writes::WriteArgs;
 
 /// Replay a trace of real requests and show where their blocks were found
 #[derive(clap::Args, Clone, Debug)]
@@ -63,6 +64,8 @@ pub struct ReplayArgs {
     pub block_bytes: Option<u64>,
     #[command(flatten)]
     pub timing: TimingArgs,
+    #[command(flatten)]
+    pub writes: WriteArgs,
     /// Print one JSON object instead of a table
     #[arg(long)]
     pub json: bool,

@@ -66,6 +66,11 @@ pub(super) fn live(args: &ReplayArgs) -> Result<ReplayReport, ReplayError> {
         ));
     };
     args.timing.refuse("needs --simulate: a live replay takes the time that it takes")?;
+    if args.writes.is_given() {
+        return Err(ReplayError::Usage(
+            "--nvme-write and its like need --simulate: a daemon has settings for them".into(),
+        ));
+    }
     let trace = Trace::open(&args.trace)?;
     let info = *trace.info();
     let plan = LivePlan {

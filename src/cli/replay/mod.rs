@@ -8,6 +8,7 @@ pub mod live;
 pub mod report;
 mod simulate;
 pub mod timing;
+pub mod writes;
 
 use super::Outcome;
 use crate::workload::trace::TraceError;

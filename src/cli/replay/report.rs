@@ -4,6 +4,7 @@
 //! gives are left out of a simulated one, and those of simulated time out of the others.
 
 mod timed;
+mod writes;
 
 use std::fmt::Write;
 
@@ -15,6 +16,7 @@ use crate::sim::replay::ratio;
 use crate::workload::trace::TraceInfo;
 
 pub use timed::TimedReport;
+pub use writes::WritesReport;
 
 /// One replay. Fields are printed in this order.
 #[derive(Clone, Debug, Serialize)]
@@ -37,6 +39,9 @@ pub struct ReplayReport {
     pub hit_ratio: f64,
     pub recomputed_tokens: u64,
     pub elapsed_s: f64,
+    /// Only of a simulation with an NVMe tier.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nvme_writes: Option<WritesReport>,
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     pub timed: Option<TimedReport>,
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
@@ -151,6 +156,7 @@ impl ReplayReport {
             hit_ratio: ratio(hit_tokens, counts.input_tokens),
             recomputed_tokens: counts.input_tokens - hit_tokens,
             elapsed_s,
+            nvme_writes: None,
             timed: None,
             live,
         }
@@ -219,6 +225,9 @@ impl ReplayReport {
             writeln!(out, "{name:<10} {:>16} {tokens:>16} {percent:>7.2}%", "")?;
         }
         writeln!(out)?;
+        if let Some(writes) = &self.nvme_writes {
+            writes.write_table(out)?;
+        }
         if let Some(timed) = &self.timed {
             timed.write_table(out)?;
         }

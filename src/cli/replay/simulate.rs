@@ -4,11 +4,13 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::domain::tier::Tier;
 use crate::env::Stopwatch;
-use crate::sim::replay::{Foresight, Hints, Opt, Pace, Replay, ReplayConfig, ReplayOutcome, Told};
+use crate::sim::replay::{
+    Foresight, Hints, Opt, Pace, Replay, ReplayConfig, ReplayOutcome, Told, Writes,
+};
 use crate::workload::trace::{Format, Trace};
 
 use super::args::ReplayPolicy;
-use super::report::{Mode, ReplayReport, ReportCounts, ReportHead, TimedReport};
+use super::report::{Mode, ReplayReport, ReportCounts, ReportHead, TimedReport, WritesReport};
 use super::{ReplayArgs, ReplayError};
 
 /// What a token's KV takes where `--block-bytes` doesn't say: Llama 3.1 8B in bf16, which is 32
@@ -21,12 +23,13 @@ pub(super) fn simulate(args: &ReplayArgs) -> Result<ReplayReport, ReplayError> {
     let info = *trace.info();
     let capacity_blocks = args.capacity_blocks(info.unique_blocks)?;
     let pace = pace(args, info.block_tokens)?;
+    let writes = writes(args, info.block_tokens, capacity_blocks)?;
     let limit = usize::try_from(args.limit.unwrap_or(u64::MAX)).unwrap_or(usize::MAX);
     let outcome = match args.policy {
         ReplayPolicy::Opt => upper_bound(args, &trace, capacity_blocks, limit)?,
         ReplayPolicy::Online(policy) => {
             let (block_tokens, seed) = (info.block_tokens, args.seed);
-            let config = ReplayConfig { capacity_blocks, policy, block_tokens, seed, pace };
+            let config = ReplayConfig { capacity_blocks, policy, block_tokens, seed, pace, writes };
             run(Replay::told(&config, told(args, &trace, limit)?), &trace, limit)?
         }
     };
@@ -51,7 +54,32 @@ pub(super) fn simulate(args: &ReplayArgs) -> Result<ReplayReport, ReplayError> {
         (Pace::Timed(timing), Some(timed)) => Some(TimedReport::new(&timing, timed)),
         _ => None,
     };
-    Ok(ReplayReport { timed, ..report })
+    let has_nvme = capacity_blocks[Tier::Nvme.index()] > 0 && is_online(args.policy);
+    let nvme_writes = has_nvme
+        .then(|| WritesReport::new(&writes.rules, writes.block_bytes, &outcome.nvme_writes));
+    Ok(ReplayReport { nvme_writes, timed, ..report })
+}
+
+/// What the drive is written. Saying something of it makes no sense where there is none.
+fn writes(
+    args: &ReplayArgs,
+    block_tokens: u32,
+    capacity_blocks: [u64; Tier::COUNT],
+) -> Result<Writes, ReplayError> {
+    let has_nvme = capacity_blocks[Tier::Nvme.index()] > 0 && is_online(args.policy);
+    if args.writes.is_given() && !has_nvme {
+        return Err(ReplayError::Usage(
+            "--nvme-write and its like say what an NVMe tier is written: give --nvme a capacity, \
+             and a policy other than opt"
+                .into(),
+        ));
+    }
+    let block_bytes = args.block_bytes.unwrap_or(TOKEN_BYTES * u64::from(block_tokens));
+    Ok(Writes { rules: args.writes.rules(), block_bytes })
+}
+
+const fn is_online(policy: ReplayPolicy) -> bool {
+    matches!(policy, ReplayPolicy::Online(_))
 }
 
 fn pace(args: &ReplayArgs, block_tokens: u32) -> Result<Pace, ReplayError> {

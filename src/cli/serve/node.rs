@@ -182,6 +182,7 @@ fn bounds(config: &Config) -> ManagerConfig {
             namespace_percent: config.shields.namespace_percent,
             tenant_percent: config.shields.tenant_percent,
         },
+        nvme_writes: config.nvme.as_ref().map(|nvme| nvme.writes).unwrap_or_default(),
         lifts_max: config.prefetch.lifts_max,
         lift_percent: config.prefetch.tier_percent,
         sessions: SessionLimits {

@@ -9,6 +9,7 @@ use crate::client::{
     ClientConfig, ClientError, Completion, DaemonStatus, LeaseId, Lookup, OpId, OpKind, RequestId,
     Run, TierStatus, Welcome, WelcomeLimits,
 };
+use crate::domain::admission::WriteCounts;
 use crate::domain::tier::Tier;
 use crate::domain::units::Time;
 use crate::tiers::hbm::PagedLayout;
@@ -125,8 +126,29 @@ pub(super) fn status(message: pb::StatusResponse) -> Result<DaemonStatus, Client
         broken_shields: message.broken_shields,
         links: movement::links(&message.links),
         lifts: movement::lifts(message.lifts.unwrap_or_default()),
+        nvme_writes: nvme_writes(message.nvme_writes.unwrap_or_default()),
         facts: message.facts,
     })
+}
+
+fn nvme_writes(message: pb::NvmeWrites) -> WriteCounts {
+    WriteCounts {
+        written_bytes: [
+            message.demoted_bytes,
+            message.through_bytes,
+            message.stored_bytes,
+            message.lifted_bytes,
+            message.durable_bytes,
+            message.record_bytes,
+        ],
+        spared_bytes: [
+            message.spared_dead_bytes,
+            message.spared_floor_bytes,
+            message.spared_unlikely_bytes,
+            message.spared_budget_bytes,
+        ],
+        budget_left_bytes: message.budget_left_bytes,
+    }
 }
 
 fn tier_status(figures: &pb::TierStatus) -> TierStatus {

@@ -1,5 +1,6 @@
 //! What the manager says of itself: figures, sessions, single blocks.
 
+use crate::domain::admission::WriteCounts;
 use crate::domain::block::Key;
 use crate::domain::hint::LiftReason;
 use crate::domain::namespace::NamespaceDigest;
@@ -35,6 +36,7 @@ pub struct Status {
     pub broken_shields: u64,
     pub links: [LinkStatus; Link::COUNT],
     pub lifts: LiftCounts,
+    pub nvme_writes: WriteCounts,
     pub policy: &'static str,
 }
 

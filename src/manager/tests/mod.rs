@@ -18,6 +18,8 @@ mod durable;
 
 mod residency;
 
+mod writes;
+
 use std::collections::VecDeque;
 use std::time::Duration;
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::domain::admission::WriteCounts;
 use crate::domain::tier::Tier;
 use crate::manager::api::{Completion, OpKind, Reply, Status, TierStatus};
 use crate::service::ServiceConfig;
@@ -137,6 +138,25 @@ pub(super) fn status(
         broken_shields: status.broken_shields,
         links: movement::links(status),
         lifts: Some(movement::lifts(&status.lifts)),
+        nvme_writes: Some(nvme_writes(&status.nvme_writes)),
+    }
+}
+
+fn nvme_writes(counts: &WriteCounts) -> pb::NvmeWrites {
+    let [demoted, through, stored, lifted, durable, record] = counts.written_bytes;
+    let [dead, floor, unlikely, budget] = counts.spared_bytes;
+    pb::NvmeWrites {
+        demoted_bytes: demoted,
+        through_bytes: through,
+        stored_bytes: stored,
+        lifted_bytes: lifted,
+        durable_bytes: durable,
+        record_bytes: record,
+        spared_dead_bytes: dead,
+        spared_floor_bytes: floor,
+        spared_unlikely_bytes: unlikely,
+        spared_budget_bytes: budget,
+        budget_left_bytes: counts.budget_left_bytes,
     }
 }
 

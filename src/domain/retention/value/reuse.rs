@@ -86,6 +86,22 @@ impl Reuse {
         self.tips.worth(tip)
     }
 
+    /// How likely the tip's chain is to be asked for again at all, now that it has waited as long as
+    /// it has; nothing if the tip was forgotten or waits for nothing. A pessimistic guess counts against
+    /// those only that were left: of the others enough must have been seen.
+    #[must_use]
+    pub fn chance(&self, tip: TipId) -> Option<f32> {
+        let tip = self.tips.get(tip)?;
+        if tip.state == State::Ended {
+            return Some(0.0);
+        }
+        let clock = tip.wait.or(tip.turn)?;
+        let bin = bin_of(self.now.since(clock.since));
+        let table = &self.tables[clock.wait.index()];
+        let is_known = tip.state == State::Left || table.has_seen(clock.path, bin);
+        is_known.then(|| table.chance(clock.path, bin))
+    }
+
     /// Of two tips the one that keeps what both claim for longer.
     #[must_use]
     pub fn better(&self, one: Option<TipId>, other: Option<TipId>) -> Option<TipId> {

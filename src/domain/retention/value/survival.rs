@@ -102,6 +102,19 @@ impl Survival {
         hazards
     }
 
+    /// The chance of a return at all of one of the class that has reached the bin.
+    #[must_use]
+    pub fn chance(&self, path: Path, bin: usize) -> f32 {
+        let missed: f32 = self.hazards(path)[bin..].iter().map(|hazard| 1.0 - hazard).product();
+        1.0 - missed
+    }
+
+    /// Whether enough reached the bin, of whatever class, for the guess to have lost its say.
+    #[must_use]
+    pub fn has_seen(&self, path: Path, bin: usize) -> bool {
+        self.depths[0][usize::from(path[0])].reached[bin] >= SHRINKAGE
+    }
+
     fn curve(&mut self, path: Path) -> &Curve {
         let class = usize::from(path[DEPTH - 1]);
         let epoch = self.returns / REFRESH_EVERY;
@@ -153,6 +166,18 @@ mod tests {
         let hazards = survival.hazards(CLASS);
         for (bin, expected) in [(8, 0.6), (20, 0.5), (3, 0.0), (30, 0.0)] {
             assert!((hazards[bin] - expected).abs() < 0.02, "bin {bin}: {}", hazards[bin]);
+        }
+    }
+
+    #[test]
+    fn who_has_waited_longer_than_most_returns_less_often() {
+        let mut survival = survival();
+        assert!(!survival.has_seen(CLASS, 0));
+        teach(&mut survival, 2000);
+        assert!(survival.has_seen(OTHER, 20));
+        for (bin, expected) in [(0, 0.8), (9, 0.5), (21, 0.0)] {
+            let chance = survival.chance(CLASS, bin);
+            assert!((chance - expected).abs() < 0.05, "bin {bin}: {chance}");
         }
     }
 

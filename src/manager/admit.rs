@@ -1,0 +1,132 @@
+//! Writes to NVMe: the gate is asked before they begin, and told when they are down.
+//!
+//! Never leaves a hole: what the gate refuses goes to the tier below, or is the tail of its chain.
+
+use crate::domain::admission::{Case, Reason, Spared, WriteMode};
+use crate::domain::directory::{Block, BlockIndex};
+use crate::domain::residency::CopyState;
+use crate::domain::retention::RetentionRecord;
+use crate::domain::retention::record::PRIORITY_DEFAULT;
+use crate::domain::tier::Tier;
+use crate::domain::units::PAGE_BYTES;
+use crate::movement::Class;
+
+use super::Manager;
+use super::api::NamespaceId;
+use super::books::sink_of;
+use super::state::Job;
+
+/// Why a job writes to NVMe, if it does.
+fn reason_of(job: Job) -> Option<Reason> {
+    match job {
+        Job::Store(_) => Some(Reason::Stored),
+        Job::Demote { .. } => Some(Reason::Demoted),
+        Job::Fill { from, .. } if from < Tier::Nvme => Some(Reason::Through),
+        Job::Fill { .. } => Some(Reason::Lifted),
+        Job::Persist { .. } => Some(Reason::Durable),
+        Job::Deliver { .. } | Job::Seal | Job::Sync { .. } => None,
+    }
+}
+
+/// Whether its owner asked for the block to be kept.
+fn is_asked(block: &Block) -> bool {
+    block.shielded || block.record.priority > PRIORITY_DEFAULT
+}
+
+impl Manager {
+    /// The tier that takes the block when its copy in `tier` goes; NVMe only if it is worth the write,
+    /// which is charged then.
+    pub(super) fn admitted_sink(&mut self, at: BlockIndex, tier: Tier) -> Option<Tier> {
+        let takers = self.taker_flags();
+        let row = self.directory.get(at);
+        let sink = sink_of(row, tier, takers);
+        let is_new_there =
+            row.copy(Tier::Nvme).state == CopyState::Absent && takers[Tier::Nvme.index()];
+        if sink.is_none() && tier < Tier::Nvme && is_new_there {
+            let why = if row.dead { Spared::Dead } else { Spared::Floor };
+            let bytes = self.write_bytes(NamespaceId(row.namespace));
+            self.gate.spare(why, bytes);
+        }
+        let sink = sink?;
+        if sink != Tier::Nvme || self.admits(at) {
+            return Some(sink);
+        }
+        sink_of(self.directory.get(at), Tier::Nvme, takers)
+    }
+
+    fn admits(&mut self, at: BlockIndex) -> bool {
+        let row = self.directory.get(at);
+        let can_pass_by = sink_of(row, Tier::Nvme, self.taker_flags()).is_some();
+        let case = Case {
+            forced: row.copy(Tier::Nvme).children > 0 || (row.has_children() && !can_pass_by),
+            asked: is_asked(row),
+            claimed: row.claims > 0,
+            was_read: row.was_read,
+            chance: self.learned.chance(row.tip),
+            kind: row.record.kind,
+        };
+        let bytes = self.write_bytes(NamespaceId(row.namespace));
+        self.gate.admits(self.now, &case, bytes)
+    }
+
+    /// The fastest tier that takes a new block. Where that is NVMe nothing is known of the block yet,
+    /// but the budget counts.
+    pub(super) fn first_tier(
+        &mut self,
+        namespace: NamespaceId,
+        record: &RetentionRecord,
+    ) -> Option<Tier> {
+        let mut takers = self.takers();
+        let (first, next) = (takers.next()?, takers.next());
+        drop(takers);
+        let bytes = self.write_bytes(namespace);
+        let may_be = first != Tier::Nvme || self.gate.takes(self.now, record.kind, bytes);
+        let tier = if may_be { Some(first) } else { next };
+        tier.filter(|tier| *tier <= record.floor)
+    }
+
+    /// A new block is in memory: where that is asked for it is written down at once.
+    pub(super) fn write_through(&mut self, at: BlockIndex, tier: Tier) {
+        if self.gate.mode() != WriteMode::Through || self.directory.get(at).doomed {
+            return;
+        }
+        let is_next = sink_of(self.directory.get(at), tier, self.takers_below_memory());
+        if is_next == Some(Tier::Nvme) && tier < Tier::Nvme && self.admits(at) {
+            self.fill(at, Tier::Nvme, tier, Class::Background);
+        }
+    }
+
+    /// Whoever takes copies, memory apart: what is in HBM need not pass through DRAM to be kept.
+    fn takers_below_memory(&self) -> [bool; Tier::COUNT] {
+        let [_, _, nvme, object] = self.taker_flags();
+        [false, false, nvme, object]
+    }
+
+    /// What was admitted is not written after all.
+    pub(super) fn refund_write(&mut self, at: BlockIndex, job: Job) {
+        let bytes = self.write_bytes(NamespaceId(self.directory.get(at).namespace));
+        if reason_of(job).is_some_and(Reason::is_judged) {
+            self.gate.refund(bytes);
+        }
+    }
+
+    /// A copy of the block is down on NVMe.
+    pub(super) fn nvme_written(&mut self, at: BlockIndex, job: Job) {
+        let bytes = self.write_bytes(NamespaceId(self.directory.get(at).namespace));
+        if let Some(reason) = reason_of(job) {
+            self.gate.written(self.now, reason, bytes);
+        }
+    }
+
+    /// A header's record was written anew.
+    pub(super) fn record_written(&mut self, tier: Tier) {
+        if tier == Tier::Nvme {
+            self.gate.written(self.now, Reason::Record, PAGE_BYTES as u64);
+        }
+    }
+
+    /// Bytes that one block of the namespace takes on NVMe.
+    fn write_bytes(&self, namespace: NamespaceId) -> u64 {
+        self.namespace(namespace).slot_bytes(Tier::Nvme).into()
+    }
+}
