@@ -27,6 +27,10 @@ class DaemonGone(TerraceError):
     """
 
 
+class NoDaemon(DaemonGone):
+    """Nothing listens at the socket: the process that did has ended, or is about to."""
+
+
 class SessionLost(DaemonGone):
     """The daemon dropped this session. The client makes a new one by itself: try again.
 
@@ -125,7 +129,8 @@ def unreachable(socket: Path, error: OSError) -> TerraceError:
         errno.ECONNREFUSED: "a daemon that died left this socket",
         errno.EACCES: "the socket belongs to another user: run as the daemon's user",
     }.get(error.errno or 0, str(error))
-    return DaemonGone(f"{_no_daemon(socket)}: {what}")
+    kind = NoDaemon if error.errno in (errno.ENOENT, errno.ECONNREFUSED) else DaemonGone
+    return kind(f"{_no_daemon(socket)}: {what}")
 
 
 def _no_daemon(socket: Path) -> str:

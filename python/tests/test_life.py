@@ -16,6 +16,7 @@ from terrace_kv import (
     HostPool,
     Invalid,
     NameTaken,
+    NoDaemon,
     NotFound,
     PageLayout,
     SessionLost,
@@ -179,7 +180,7 @@ class RestartTest(unittest.TestCase):
         daemon = self.daemon().start()
         engine = self.engine(daemon)
         daemon.kill()
-        until(lambda: not engine.client.connected, "the client notices")
+        until(lambda: isinstance(engine.client.away, NoDaemon), "the client knows that it is dead")
         engine.client.unregister_pool(engine.handle)
         engine.handle = engine.client.register_pool(engine.pool)
         daemon.start()

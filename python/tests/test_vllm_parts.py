@@ -6,14 +6,14 @@ from types import SimpleNamespace as Bag
 
 import numpy as np
 
-from terrace_kv import HostPool, Kind, Namespace, hints
+from terrace_kv import HostPool, Kind, Namespace, Run, Tier, hints
 from terrace_kv.vllm import hints as said
 from terrace_kv.vllm import layout, support
 from terrace_kv.vllm.events import Announced
 from terrace_kv.vllm.holds import Holds
 from terrace_kv.vllm.jobs import Load, Over, Report, Store
 from terrace_kv.vllm.ledger import GRACE_S, Daemon, Ledger
-from terrace_kv.vllm.lookups import Breaker, Question
+from terrace_kv.vllm.lookups import Breaker, Found, Question
 from terrace_kv.vllm.settings import Settings
 from terrace_kv.vllm.stats import Counts
 
@@ -287,6 +287,7 @@ class SupportTest(unittest.TestCase):
             self.space(load="dummy"),
             self.space(Settings("/s", tenant_salt="t")),
             self.space(Settings("/s", weights="tuned")),
+            self.space(Settings("/s", model="other")),
         ):
             self.assertNotEqual(first.digest(), other.digest())
 
@@ -429,6 +430,15 @@ class SmallPartsTest(unittest.TestCase):
         both = first.merge(Report({1: Over(1, 3)}, set(), {"b"}))
         self.assertEqual(both.over, {1: Over(2, 3), 2: Over(1, 1)})
         self.assertEqual((both.lingering, both.failed_requests), ({7}, {"a", "b"}))
+
+    def test_tiers_of_a_stretch(self):
+        runs = (Run(Tier.DRAM, 3, 0), Run(Tier.NVME, 4, 0), Run(Tier.DRAM, 2, 0))
+        found = Found(9, runs, 9, 0.0)
+        for start, end, counts in (
+            (0, 9, {Tier.DRAM: 5, Tier.NVME: 4}), (3, 7, {Tier.NVME: 4}),
+            (2, 4, {Tier.DRAM: 1, Tier.NVME: 1}), (5, 5, {}), (8, 20, {Tier.DRAM: 1}),
+        ):  # fmt: skip
+            self.assertEqual(found.tiers(start, end), counts)
 
     def test_a_question_is_given_up_in_time(self):
         question = Question(give_up_at=5.0)

@@ -10,7 +10,7 @@ import numpy as np
 from test_vllm_parts import Pool
 
 from rig import BLOCK_TOKENS, PATIENCE_S, Daemon, DaemonCase, chain, content, namespace, until
-from terrace_kv import HostPool, Tier
+from terrace_kv import HostPool, Invalid, Tier
 from terrace_kv.vllm.hints import RequestHints
 from terrace_kv.vllm.lookups import Asker
 from terrace_kv.vllm.scheduler import SchedulerSide, summary
@@ -192,6 +192,23 @@ class LifeTest(DaemonCase):
         self.assertEqual((known["child"], known["other"]), ("parent", ""))
         engine.finish(request, range(4))
         until(lambda: engine.client.inspect(hashes[0]).dead, "the session ended")
+
+    def test_a_device_that_takes_no_fence(self):
+        engine, hashes = self.engine(), chain(4, seed=6)
+        request = engine.request(hashes)
+        engine.matched(request)
+        engine.compute(request, range(4), seed=6)
+        engine.settle()
+
+        def broken() -> None:
+            raise Invalid("the driver failed")
+
+        engine.worker._fence = broken
+        again = engine.request(hashes)
+        failed = engine.load(again, engine.matched(again), range(10, 14))
+        self.assertEqual(failed, set(range(10, 14)))
+        engine.compute(again, range(10, 14), seed=6)
+        engine.settle()
 
     def test_an_aborted_load_stores_nothing(self):
         engine, hashes = self.engine(), chain(4, seed=4)

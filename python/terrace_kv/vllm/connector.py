@@ -24,10 +24,12 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
 )
 from vllm.distributed.kv_transfer.kv_connector.v1.metrics import KVConnectorStats
 from vllm.distributed.parallel_state import get_tensor_model_parallel_rank
+from vllm.platforms import current_platform
 from vllm.v1.core.kv_cache_utils import maybe_convert_block_hash
 from vllm.v1.metrics.cache_hit_source import CacheHitSource
 
 from ..answers import Tier
+from ..cuda import CudaPool
 from ..namespace import Namespace
 from ..pool import HostPool
 from . import hints, layout, support
@@ -128,6 +130,7 @@ class TerraceConnector(KVConnectorBase_V1):
         self._settings = Settings.read(given, os.environ)
         self._engine = f"vllm-{self._kv_transfer_config.engine_id}"
         self._shared: SharedMemory | None = None
+        self._lent: CudaPool | None = None
         self._namespace: Namespace | None = None
         self._worker: WorkerSide | None = None
         self._scheduler: SchedulerSide | None = None
@@ -146,29 +149,58 @@ class TerraceConnector(KVConnectorBase_V1):
     # ---- the workers ----
 
     def get_mem_pool_context(self) -> Any:
+        if current_platform.is_cuda():
+            # Memory of the driver's own is lent by CUDA IPC as it is.
+            return None
+
         def made(shared: SharedMemory) -> None:
             self._shared = shared
 
         return SharedAllocation(made)
 
     def register_kv_caches(self, kv_caches: dict[str, torch.Tensor]) -> None:
-        tensors = {name: _facts(name, one) for name, one in kv_caches.items()}
-        shared = self._shared
-        if shared is None:
-            raise layout.Unsupported(
-                "vLLM did not make its KV cache in shared memory: this version of it allocates "
-                "otherwise than 0.32, the one that is served"
-            )
+        tensors = {name: _facts(one) for name, one in kv_caches.items()}
         blocks = self._kv_cache_config.num_blocks
-        geometry = layout.read(tensors, blocks, shared.memory)
+        geometry = layout.read(tensors, blocks, self._memory(kv_caches))
         config, settings = self._vllm_config, self._settings
         space = support.namespace_of(config, self._kv_cache_config, geometry, settings)
         rank = get_tensor_model_parallel_rank()
         client = open_client(settings, space, f"{self._engine}/{os.getpid()}/rank-{rank}")
-        pool = HostPool(space, geometry.layout, shared.fd)
-        self._worker = WorkerSide(client, pool, rank, settings)
+        pool = self._pool(space, geometry, kv_caches)
+        self._worker = WorkerSide(client, pool, rank, settings, self._record)
         self._namespace = space
         _log.info("rank %d: %d blocks of %s", rank, blocks, geometry)
+
+    def _memory(self, kv_caches: dict[str, torch.Tensor]) -> layout.Memory:
+        """The memory that the daemon maps as well, or will."""
+        one = next(iter(kv_caches.values()))
+        if one.device.type == "cuda":
+            storage = one.untyped_storage()
+            return layout.Memory(storage.data_ptr(), storage.nbytes())
+        if one.device.type != "cpu":
+            raise layout.Unsupported(
+                f"the KV cache lies on {one.device}: CPUs and NVIDIA GPUs are served"
+            )
+        if self._shared is None:
+            raise layout.Unsupported(
+                "vLLM did not make its KV cache in shared memory: this version of it allocates "
+                "otherwise than 0.32, the one that is served"
+            )
+        return self._shared.memory
+
+    def _pool(
+        self, space: Namespace, geometry: layout.Geometry, kv_caches: dict[str, torch.Tensor]
+    ) -> HostPool | CudaPool:
+        if self._shared is not None:
+            return HostPool(space, geometry.layout, self._shared.fd)
+        tensors = [kv_caches[name] for name in geometry.names]
+        self._lent = CudaPool(space, geometry.layout, tensors, tensors[0].device.index or 0)
+        return self._lent
+
+    def _record(self) -> None:
+        """The daemon's copies wait, on the GPU, for what was queued so far."""
+        if self._lent is not None:
+            self._lent.record(torch.cuda.current_stream().cuda_stream)
 
     def get_handshake_metadata(self) -> KVConnectorHandshakeMetadata | None:
         return None if self._namespace is None else TerraceHandshake(self._namespace)
@@ -403,11 +435,7 @@ def _computed(scheduler_output: Any) -> Iterable[tuple[str, int]]:
         yield request_id, computed + scheduled.get(request_id, 0)
 
 
-def _facts(name: str, tensor: torch.Tensor) -> layout.Tensor:
-    if tensor.device.type != "cpu":
-        raise layout.Unsupported(
-            f"the KV cache of {name} lies on {tensor.device}: only CPU engines are served yet"
-        )
+def _facts(tensor: torch.Tensor) -> layout.Tensor:
     size = tensor.element_size()
     strides = tuple(stride * size for stride in tensor.stride())
     return layout.Tensor(tensor.data_ptr(), tuple(tensor.shape), strides, size)

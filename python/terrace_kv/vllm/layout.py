@@ -47,6 +47,8 @@ class Geometry:
     # The order and sizes of the axes inside a block, outermost first ("H8.N16.C256").
     order: str
     layout: PageLayout
+    # The layers' tensors in the daemon's order, one a layer.
+    names: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,8 @@ def read(tensors: Mapping[str, Tensor], blocks: int, memory: Memory) -> Geometry
         plane_stride_bytes=first.plane_stride,
         slot_stride_bytes=first.stride,
     )
-    geometry = Geometry(len(addresses), first.planes, first.page_bytes, first.order, layout)
+    names = tuple(unique[address] for address in addresses)
+    geometry = Geometry(len(names), first.planes, first.page_bytes, first.order, layout, names)
     _check_inside(geometry, memory)
     return geometry
 

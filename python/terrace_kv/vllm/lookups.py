@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from .. import errors
-from ..answers import Lookup, Tier
+from ..answers import Lookup, Run, Tier
 from ..client import Client
 from .hints import RequestHints
 from .settings import Settings
@@ -34,13 +34,24 @@ class Found:
     """What a lookup found, from the chain's root on."""
 
     blocks: int
-    # The fastest tier of each block.
-    tiers: tuple[Tier, ...]
+    # Stretches of blocks with the same fastest tier, in order.
+    runs: tuple[Run, ...]
     # Blocks that load no slower than they are computed.
     worthy_blocks: int
     lease_until_unix_s: float
     # The answer itself, to give its lease back; None where nothing was answered.
     answer: Lookup | None = None
+
+    def tiers(self, start: int, end: int) -> dict[Tier, int]:
+        """How many of the blocks `start` to before `end` each tier has."""
+        counts: dict[Tier, int] = {}
+        first = 0
+        for run in self.runs:
+            inside = min(first + run.blocks, end) - max(first, start)
+            if inside > 0:
+                counts[run.tier] = counts.get(run.tier, 0) + inside
+            first += run.blocks
+        return counts
 
 
 NOTHING = Found(0, (), 0, float("inf"))
@@ -52,7 +63,7 @@ def found_of(answer: Lookup) -> Found:
     if answer.plan.recompute_us is not None:
         worthy = min(worthy, answer.plan.load_blocks)
     until = answer.lease_expires_unix_us / 1e6 if answer.lease_id is not None else float("inf")
-    return Found(answer.matched_blocks, tuple(answer.tiers()), worthy, until, answer)
+    return Found(answer.matched_blocks, answer.runs, worthy, until, answer)
 
 
 class Question:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -43,7 +42,8 @@ class Tracked:
     is_loading: bool = False
     # A load of it failed: what the daemon has is not asked for again.
     gave_up: bool = False
-    loaded: Counter[Tier] = field(default_factory=Counter)
+    # Blocks loaded, by the tier that had them.
+    loaded: dict[Tier, int] = field(default_factory=dict)
     # What its load under way needs.
     held: Found | None = None
 
@@ -115,7 +115,7 @@ class SchedulerSide:
         start = tracked.local_blocks
         end = start + external_tokens // self.block_tokens
         tracked.is_loading = True
-        tracked.loaded = Counter(found.tiers[start:end])
+        tracked.loaded = found.tiers(start, end)
         for tier, blocks in tracked.loaded.items():
             name = f"loaded_tokens_{tier.name.lower()}"
             self.counts.add(name, blocks * self.block_tokens)
@@ -127,7 +127,7 @@ class SchedulerSide:
     def sources(self, request: Any, external_tokens: int) -> dict[Tier, int]:
         """By which tier the tokens of the load just planned are supplied."""
         tracked = self._requests.get(request.request_id)
-        loaded = tracked.loaded if tracked is not None else Counter[Tier]()
+        loaded = tracked.loaded if tracked is not None else {}
         tokens = {tier: blocks * self.block_tokens for tier, blocks in loaded.items()}
         return tokens if sum(tokens.values()) == external_tokens else {}
 
@@ -157,7 +157,7 @@ class SchedulerSide:
             tracked = self._requests.get(request_id)
             if tracked is not None:
                 tracked.gave_up = True
-                tracked.loaded = Counter()
+                tracked.loaded = {}
                 # What was lost below is offered again.
                 tracked.offered_blocks = 0
         for number, kept in self.holds.update(report).items():

@@ -19,6 +19,8 @@ class Settings:
     socket: str
     # Separates tenants that must not share blocks.
     tenant_salt: str = ""
+    # Names the model where vLLM's name is a path that differs between machines.
+    model: str = ""
     # Names the weights where the model's name and revision do not: after a fine-tune in place.
     weights: str = ""
     # How long a request may wait for its lookup before it is served without.
@@ -49,7 +51,7 @@ class Settings:
         return settings
 
     def _check(self) -> None:
-        for name in ("socket", "tenant_salt", "weights"):
+        for name in ("socket", "tenant_salt", "model", "weights"):
             if not isinstance(getattr(self, name), str):
                 raise _wrong(name, getattr(self, name), "text")
         for name in ("lookup_timeout_s", "load_timeout_s", "call_timeout_s", "pause_s"):

@@ -89,7 +89,7 @@ def namespace_of(config: Any, cache: Any, geometry: Geometry, settings: Settings
     model = config.model_config
     algorithm = config.cache_config.prefix_caching_hash_algo
     return Namespace(
-        model=str(model.model)[:256],
+        model=(settings.model or str(model.model))[:256],
         revision=f"{model.revision or ''}#{weights_digest(config, settings)}",
         dtype=f"{str(model.dtype).removeprefix('torch.')}/{config.cache_config.cache_dtype}",
         layout=geometry.order,

@@ -11,12 +11,14 @@ import logging
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 
 from .. import errors
 from ..answers import Completion
 from ..calls import Stored
 from ..client import Client
 from ..completions import Operation
+from ..cuda import CudaPool
 from ..namespace import Namespace
 from ..pool import HostPool
 from .jobs import Load, Report, Step, Store
@@ -37,8 +39,17 @@ _UNDER_WAY_MAX = 128
 class WorkerSide:
     """One rank's jobs."""
 
-    def __init__(self, client: Client, pool: HostPool, shard: int, settings: Settings) -> None:
+    def __init__(
+        self,
+        client: Client,
+        pool: HostPool | CudaPool,
+        shard: int,
+        settings: Settings,
+        fence: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`fence` orders what the engine has queued on its device before the daemon's copies."""
         self._client = client
+        self._fence = fence
         self._settings = settings
         self._handle = client.register_pool(pool, shard)
         self._ledger = Ledger()
@@ -61,10 +72,19 @@ class WorkerSide:
                 self._ledger.add(load, now + load_s)
             for store in step.stores:
                 self._ledger.add(store, now + _STORE_S_MAX)
+            fenced = self._fenced()
             jobs: list[Load | Store] = [*step.loads, *step.stores]
             for job in jobs:
-                self._take(job)
+                (self._take if fenced else self._refused)(job)
             self._state.notify_all()
+
+    def _fenced(self) -> bool:
+        try:
+            self._fence()
+        except errors.TerraceError:
+            _log.exception("the engine's device takes no fence: nothing is moved")
+            return False
+        return True
 
     def _take(self, job: Load | Store) -> None:
         available = self._client.connected and time.monotonic() >= self._left_alone_until
@@ -106,8 +126,7 @@ class WorkerSide:
                 self._ledger.lost(number)
             self._pause()
             self._client.reconnect()
-        away = self._client.away
-        is_gone = type(away) is errors.DaemonGone
+        is_gone = isinstance(self._client.away, errors.NoDaemon)
         self._ledger.look(now, Daemon(self._client.epoch, is_gone))
 
     def _pause(self) -> None:
