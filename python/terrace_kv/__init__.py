@@ -25,6 +25,7 @@ from .answers import (
     OpKind,
     Outcome,
     OutcomeStatus,
+    Overlap,
     Record,
     Run,
     Scope,
@@ -59,6 +60,7 @@ from .errors import (
 from .namespace import Namespace
 from .observe import daemon_block, daemon_sessions, daemon_status
 from .pool import HostPool, PageLayout
+from .residency import Events, Residents, daemon_events, daemon_overlap
 from .session import PoolHandle
 
 __version__ = "0.1.0"
@@ -74,6 +76,7 @@ __all__ = [
     "DaemonFault",
     "DaemonGone",
     "EnvelopeAnswer",
+    "Events",
     "HostPool",
     "Invalid",
     "Kind",
@@ -94,10 +97,12 @@ __all__ = [
     "Operation",
     "Outcome",
     "OutcomeStatus",
+    "Overlap",
     "PageLayout",
     "PoolHandle",
     "Precondition",
     "Record",
+    "Residents",
     "Run",
     "Scope",
     "SessionInfo",
@@ -115,6 +120,8 @@ __all__ = [
     "VersionMismatch",
     "Welcome",
     "daemon_block",
+    "daemon_events",
+    "daemon_overlap",
     "daemon_sessions",
     "daemon_status",
     "hashing",

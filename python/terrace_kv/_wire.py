@@ -72,7 +72,8 @@ def _methods() -> dict[str, Method]:
         answer = message_factory.GetMessageClass(one.output_type)
         path = f"/{_SERVICE}/{one.name}"
         made[one.name] = Method(path, request.SerializeToString, answer.FromString, False)
-    made["Completions"] = made["Completions"]._replace(streams=True)
+    for name in ("Completions", "Events"):
+        made[name] = made[name]._replace(streams=True)
     return made
 
 

@@ -168,6 +168,9 @@ class AsyncClient:
     async def sessions(self, sessions_max: int = 0) -> answers.Sessions:
         return await self._run(calls.sessions(self._connection.session(), sessions_max))
 
+    async def overlap(self, hashes: Hashes) -> answers.Overlap:
+        return await self._run(calls.overlap(self._connection.session(), hashes))
+
     async def inspect(self, block_hash: bytes) -> answers.Block:
         return await self._run(calls.inspect(self._connection.session(), block_hash))
 

@@ -197,6 +197,20 @@ class Lookup:
 
 
 @dataclass(frozen=True)
+class Overlap:
+    """How much of a chain is in which tier."""
+
+    # The prefix that could be served now. Its tokens, as block_tokens, are 0 until a client of the
+    # namespace has said Hello.
+    matched_blocks: int
+    matched_tokens: int
+    block_tokens: int
+    # Of the matched blocks: those each tier is the fastest to have, and those it has at all.
+    fastest_blocks: Mapping[Tier, int]
+    held_blocks: Mapping[Tier, int]
+
+
+@dataclass(frozen=True)
 class Completion:
     """A store, load or lift ended. Blocks not listed as failed landed."""
 

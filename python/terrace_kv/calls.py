@@ -200,6 +200,12 @@ def unregister(session: Session, pool: PoolHandle) -> Call[None]:
     return _bounded(session, "UnregisterPool", message, read)
 
 
+def overlap(session: Session, hashes: Hashes) -> Call[answers.Overlap]:
+    joined = convert.joined(hashes, _width(session))
+    message = convert.built("OverlapRequest", token=session.token, hashes=joined)
+    return _bounded(session, "Overlap", message, convert.overlap)
+
+
 def sessions(session: Session, sessions_max: int) -> Call[answers.Sessions]:
     message = convert.built("SessionsRequest", sessions_max=sessions_max)
     return _bounded(session, "Sessions", message, convert.sessions)

@@ -227,6 +227,10 @@ class Client:
         """The daemon's sessions, of all namespaces: so many of those heard of last (0: 100)."""
         return self._run(calls.sessions(self._connection.session(), sessions_max))
 
+    def overlap(self, hashes: Hashes) -> answers.Overlap:
+        """How much of a chain (root first) is in which tier. Holds nothing and leaves no trace."""
+        return self._run(calls.overlap(self._connection.session(), hashes))
+
     def inspect(self, block_hash: bytes) -> answers.Block:
         """What the daemon knows of the block that this client's engine calls `block_hash`."""
         return self._run(calls.inspect(self._connection.session(), block_hash))

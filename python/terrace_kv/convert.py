@@ -111,6 +111,20 @@ def lookup(message: Any, epoch: int) -> answers.Lookup:
     )
 
 
+def overlap(message: Any) -> answers.Overlap:
+    return answers.Overlap(
+        matched_blocks=message.matched_blocks,
+        matched_tokens=message.matched_tokens,
+        block_tokens=message.block_tokens,
+        fastest_blocks={_tier(one.tier): one.blocks for one in message.fastest},
+        held_blocks={_tier(one.tier): one.blocks for one in message.held},
+    )
+
+
+def tiers(numbers: Iterable[int]) -> frozenset[Tier]:
+    return frozenset(map(_tier, numbers))
+
+
 def completion(message: Any) -> answers.Completion:
     return answers.Completion(
         op_id=message.op_id,
