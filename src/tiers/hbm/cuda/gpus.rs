@@ -80,7 +80,7 @@ impl Gpus {
         if let Some(gpu) = others.get(&uuid) {
             return Ok(Arc::clone(&gpu.core.driver));
         }
-        let named = |why: String| format!("the pool is on GPU {}: {why}", uuid_text(uuid));
+        let named = |why: String| format!("the pool is on {}: {why}", uuid_text(uuid));
         let driver = (self.find)(uuid).map_err(named)?;
         let parts = Gpu::parts(&driver, self.groups_max).map_err(|error| {
             named(format!("it has no room for the daemon's buffers: {error}: free about 150 MB"))
