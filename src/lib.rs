@@ -12,6 +12,8 @@ pub mod movement;
 
 pub mod manager;
 
+pub mod events;
+
 pub mod hints;
 
 pub mod wire;

@@ -100,6 +100,7 @@ class AsyncClient:
         session: str | None = None,
         directives: Iterable[hints.Directive] = (),
         durable: bool = False,
+        token_ids: Iterable[int] = (),
         timeout_s: float | None = None,
     ) -> Stored:
         living = self._connection.session()
@@ -114,6 +115,7 @@ class AsyncClient:
                 session,
                 directives,
                 durable,
+                token_ids,
                 timeout_s,
             )
         )

@@ -85,6 +85,7 @@ def store(
     agent: str | None,
     directives: Iterable[hints.Directive],
     durable: bool,
+    token_ids: Iterable[int],
     timeout_s: float | None,
 ) -> Call[Stored]:
     message = convert.built(
@@ -98,6 +99,7 @@ def store(
         session=agent,
         directives=[convert.directive(one) for one in directives],
         durable=durable,
+        token_ids=convert.tokens(token_ids),
     )
 
     def read(answer: Any) -> Stored:

@@ -138,6 +138,7 @@ class Client:
         session: str | None = None,
         directives: Iterable[hints.Directive] = (),
         durable: bool = False,
+        token_ids: Iterable[int] = (),
         timeout_s: float | None = None,
     ) -> Stored:
         """Offers the blocks in `slots`, a run of one chain.
@@ -146,6 +147,8 @@ class Client:
         The slots of taken blocks must not change before `Stored.op` ends. A `durable` store's ends
         only when each block outlives the daemon, a crash and a loss of power, or will not:
         `Completion.not_durable` says which.
+        `token_ids` are all their tokens, for routers that know blocks by them; say them only where
+        the hashes are made of tokens alone.
         """
         living = self._connection.session()
         return self._run(
@@ -159,6 +162,7 @@ class Client:
                 session,
                 directives,
                 durable,
+                token_ids,
                 timeout_s,
             )
         )

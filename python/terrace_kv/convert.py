@@ -8,6 +8,8 @@ from dataclasses import fields
 from enum import IntEnum
 from typing import Any, TypeVar, cast
 
+import numpy as np
+
 from . import _wire, answers, hints
 from .answers import Tier
 from .cuda import CudaPool
@@ -123,6 +125,14 @@ def overlap(message: Any) -> answers.Overlap:
 
 def tiers(numbers: Iterable[int]) -> frozenset[Tier]:
     return frozenset(map(_tier, numbers))
+
+
+def tokens(ids: Iterable[int]) -> bytes:
+    """Token ids as the protocol has them: four bytes each, little-endian."""
+    try:
+        return np.array(list(ids), dtype="<u4").tobytes()
+    except (TypeError, ValueError, OverflowError) as error:
+        raise Invalid(f"token_ids: {error}: a token is a number of 32 bits") from error
 
 
 def completion(message: Any) -> answers.Completion:

@@ -43,7 +43,8 @@ class Daemon:
             "nvme-enabled": "false",
             "object-url": "off",
             "log-level": "warn",
-            **settings,
+            # Sockets beside the daemon's own: FOLDER is where it lives.
+            **{key: value.replace("FOLDER", str(self.folder)) for key, value in settings.items()},
         }
         self._process: subprocess.Popen[bytes] | None = None
 

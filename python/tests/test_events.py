@@ -1,11 +1,16 @@
-"""Residency from a real daemon: events, snapshots, overlaps."""
+"""Residency from a real daemon: events, snapshots, overlaps, and vLLM's format over ZeroMQ."""
 
+import struct
 import threading
+import time
 import unittest
 from typing import ClassVar
 
+import msgspec
+import zmq
+
 from rig import BLOCK_TOKENS, DaemonCase, chain, until
-from terrace_kv import Invalid, NotFound, Tier
+from terrace_kv import Invalid, NotFound, Tier, hashing
 from terrace_kv.residency import (
     Changes,
     Complete,
@@ -15,6 +20,8 @@ from terrace_kv.residency import (
     daemon_events,
     daemon_overlap,
 )
+
+END = (-1).to_bytes(8, "big", signed=True)
 
 
 class Followed:
@@ -93,6 +100,14 @@ class EventsTest(DaemonCase):
         with self.assertRaises(NotFound):
             engine.client.inspect(hashes[4])
 
+    def test_tokens_that_do_not_fit_are_refused(self):
+        engine = self.engine()
+        hashes = chain(2, seed=904)
+        for tokens in ([1] * BLOCK_TOKENS, [1 << 32] * (2 * BLOCK_TOKENS), [-1], ["a"]):
+            with self.assertRaises(Invalid):
+                engine.client.store(hashes, engine.handle, range(2), token_ids=tokens)
+        engine.store(hashes, token_ids=[1] * (2 * BLOCK_TOKENS))
+
 
 class SmallHistoryTest(DaemonCase):
     settings: ClassVar = {"events-history": "2"}
@@ -109,6 +124,113 @@ class SmallHistoryTest(DaemonCase):
         residents = Residents()
         residents.apply(lost)
         self.assertTrue(residents.is_patchy)
+
+
+# As vLLM's examples/online_serving/kv_events_subscriber.py decodes them, with vLLM 0.32's classes.
+class Event(msgspec.Struct, omit_defaults=True, tag=True):
+    pass
+
+
+class BlockStored(Event):
+    block_hashes: list[int]
+    parent_block_hash: int | None
+    token_ids: list[int]
+    block_size: int
+    lora_id: int | None
+    medium: str | None
+    lora_name: str | None
+
+
+class BlockRemoved(Event):
+    block_hashes: list[int]
+    medium: str | None
+
+
+class AllBlocksCleared(Event):
+    pass
+
+
+class Batch(msgspec.Struct, array_like=True, omit_defaults=True):
+    ts: float
+    events: list[BlockStored | BlockRemoved | AllBlocksCleared]
+    data_parallel_rank: int | None = None
+
+
+class ZmqTest(DaemonCase):
+    """A subscriber on libzmq."""
+
+    settings: ClassVar = {
+        "events-zmq": "ipc://FOLDER/pub",
+        "events-zmq-replay": "ipc://FOLDER/replay",
+        "events-topic": "kv@node@{model}",
+    }
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        super().setUpClass()
+        cls.context = zmq.Context()
+        cls.addClassCleanup(cls.context.destroy, 0)
+
+    def socket(self, kind: int, name: str) -> zmq.Socket:
+        socket = self.context.socket(kind)
+        socket.setsockopt(zmq.RCVTIMEO, 10_000)
+        if kind == zmq.SUB:
+            socket.subscribe("kv@")
+        socket.connect(f"ipc://{self.daemon.folder}/{name}")
+        self.addCleanup(socket.close, 0)
+        return socket
+
+    def read(self, frames: list[bytes]) -> tuple[int, Batch]:
+        topic, number, payload = frames
+        self.assertIn(topic, (b"kv@node@test", b"kv@node@"))
+        return struct.unpack(">Q", number)[0], msgspec.msgpack.decode(payload, type=Batch)
+
+    def replayed(self, first: int) -> list[tuple[int, Batch]]:
+        dealer = self.socket(zmq.DEALER, "replay")
+        dealer.send_multipart([b"", first.to_bytes(8, "big")])
+        found = []
+        while True:
+            empty, *frames = dealer.recv_multipart()
+            self.assertEqual(empty, b"")
+            if frames[1] == END:
+                self.assertEqual(frames, [b"", END, b""])
+                return found
+            found.append(self.read(frames))
+
+    def test_a_subscriber_follows_and_replays(self):
+        engine = self.engine()
+        sub = self.socket(zmq.SUB, "pub")
+        # Whether a subscription has arrived is seen by what comes.
+        seeds = iter(range(920, 1000))
+        while not sub.poll(200):
+            engine.store(chain(1, seed=next(seeds)))
+        tokens = list(range(100_000, 100_000 + 3 * BLOCK_TOKENS))
+        hashes = hashing.block_hashes(tokens, BLOCK_TOKENS)
+        engine.store(hashes, token_ids=tokens)
+        names = [int.from_bytes(one[-8:], "big") for one in hashes]
+        stored, last = [], None
+        while names[-1] not in [name for one in stored for name in one.block_hashes]:
+            number, batch = self.read(sub.recv_multipart())
+            self.assertIn(last, (None, number - 1), "a number is missing")
+            self.assertLess(abs(batch.ts - time.time()), 60)
+            last = number
+            stored += [one for one in batch.events if isinstance(one, BlockStored)]
+        mine = [one for one in stored if set(one.block_hashes) & set(names)]
+        self.assertEqual([name for one in mine for name in one.block_hashes], names)
+        self.assertIsNone(mine[0].parent_block_hash)
+        self.assertEqual([token for one in mine for token in one.token_ids], tokens)
+        self.assertEqual({one.medium for one in mine}, {"CPU"})
+        self.assertEqual({one.block_size for one in mine}, {BLOCK_TOKENS})
+
+        everything = self.replayed(0)
+        self.assertIsInstance(everything[0][1].events[0], AllBlocksCleared)
+        self.assertEqual([number for number, _ in everything], list(range(last + 1)))
+        self.assertEqual(self.replayed(last)[0][0], last)
+        self.assertEqual(self.replayed(last + 1), [])
+        # A REQ socket, as vLLM's example has it.
+        req = self.socket(zmq.REQ, "replay")
+        req.send(last.to_bytes(8, "big"))
+        self.assertEqual(self.read(req.recv_multipart())[0], last)
 
 
 if __name__ == "__main__":

@@ -307,8 +307,37 @@ pub const KEYS: &[Key] = &[
         "events.history",
         count(0, 1 << 24),
         "65536",
-        "Changes of residency that are kept for those who follow them, some 100 bytes each; whoever \
-         is further behind has lost some. 0: none are told, and `Events` is refused.",
+        "Changes of residency that are kept for those who follow them, some 100 bytes and a block's \
+         tokens each; whoever is further behind has lost some. 0: none are told, and `Events` is \
+         refused.",
+    ),
+    key(
+        "events.zmq",
+        Kind::Text,
+        "off",
+        "Where changes of residency are published over ZeroMQ in vLLM's format, for routers: \
+         `tcp://127.0.0.1:5557`, `ipc:///folder/socket`, or `off`.",
+    ),
+    key(
+        "events.zmq_replay",
+        Kind::Text,
+        "off",
+        "Where subscribers of `events.zmq` ask for messages that they missed, of those that \
+         `events.history` keeps; another endpoint, or `off`.",
+    ),
+    key(
+        "events.topic",
+        Kind::Text,
+        "empty",
+        "The topic that is published; `{model}` stands for the model of the blocks. Routers of \
+         llm-d want `kv@ADDRESS@{model}`, with the address of the engine's pod.",
+    ),
+    key(
+        "events.allow_remote",
+        Kind::Bool,
+        "false",
+        "Whether `events.zmq` and `events.zmq_replay` may be addresses that other machines reach. \
+         Neither asks for a password, and whoever listens learns which prefixes are cached here.",
     ),
     key("clients.max", count(1, 4096), "256", "Engines and commands connected at once."),
     key(

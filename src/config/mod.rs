@@ -32,6 +32,7 @@ pub use sources::Sources;
 
 use crate::domain::admission::WriteRules;
 use crate::domain::retention::PolicyName;
+use crate::events::PublisherConfig;
 use crate::tiers::hbm::DeviceChoice;
 use crate::tiers::nvme::EngineChoice;
 use crate::tiers::object::Target;
@@ -137,6 +138,8 @@ pub struct Prefetch {
 pub struct Events {
     /// Changes that are kept; zero: none are told.
     pub history: usize,
+    /// Over ZeroMQ, if they are.
+    pub publisher: Option<PublisherConfig>,
 }
 
 /// What is logged, and how.

@@ -8,6 +8,7 @@ use super::nearest::nearest;
 use super::reader::Reader;
 use super::{Events, Level, Log, Prefetch, Sessions, Shields};
 use crate::domain::retention::PolicyName;
+use crate::events::{Endpoint, PublisherConfig};
 
 const WAIT_MIN: Duration = Duration::from_millis(100);
 const WAIT_MAX: Duration = Duration::from_hours(1);
@@ -82,7 +83,56 @@ pub(super) fn prefetch(reader: &Reader<'_>) -> Result<Prefetch, ConfigError> {
 }
 
 pub(super) fn events(reader: &Reader<'_>) -> Result<Events, ConfigError> {
-    Ok(Events { history: reader.count("events.history")?.unwrap_or(HISTORY_DEFAULT) })
+    let history = reader.count("events.history")?.unwrap_or(HISTORY_DEFAULT);
+    let remote = reader.boolean("events.allow_remote")?.unwrap_or(false);
+    let publish = endpoint(reader, "events.zmq", remote)?;
+    let replay = endpoint(reader, "events.zmq_replay", remote)?;
+    let wrong =
+        |name, problem: &str, remedy: &str| Err(reader.wrong(name, Problem::new(problem, remedy)));
+    let Some(publish) = publish else {
+        return match replay {
+            Some(_) => wrong(
+                "events.zmq_replay",
+                "nothing is published that could be sent again",
+                "set events.zmq as well, or leave this one off",
+            ),
+            None => Ok(Events { history, publisher: None }),
+        };
+    };
+    if history == 0 {
+        return wrong(
+            "events.zmq",
+            "events.history is 0, so there is nothing to publish",
+            "raise events.history, or set this one to off",
+        );
+    }
+    if replay.as_ref() == Some(&publish) {
+        return wrong("events.zmq_replay", "the same as events.zmq", "name another port or path");
+    }
+    let topic = reader.text("events.topic").unwrap_or_default().to_owned();
+    Ok(Events { history, publisher: Some(PublisherConfig { publish, replay, topic }) })
+}
+
+/// An endpoint, if there is one; another machine reaches it only where that is said twice.
+fn endpoint(
+    reader: &Reader<'_>,
+    name: &str,
+    remote: bool,
+) -> Result<Option<Endpoint>, ConfigError> {
+    let text = match reader.text(name) {
+        None | Some("off") => return Ok(None),
+        Some(text) => text,
+    };
+    let wrong =
+        |problem: &str, remedy: &str| Err(reader.wrong(name, Problem::new(problem, remedy)));
+    match text.parse::<Endpoint>() {
+        Err(problem) => wrong(&problem, "write tcp://127.0.0.1:5557, ipc:///folder/socket or off"),
+        Ok(endpoint) if endpoint.is_remote() && !remote => wrong(
+            "other machines could reach this address, and whoever listens learns what is cached",
+            "name a loopback address, or set events.allow_remote = true",
+        ),
+        Ok(endpoint) => Ok(Some(endpoint)),
+    }
 }
 
 pub(super) fn sessions(reader: &Reader<'_>) -> Result<Sessions, ConfigError> {

@@ -15,9 +15,10 @@ mod walks;
 #[cfg(test)]
 mod tests;
 
+use bytes::Bytes;
 use hashbrown::HashTable;
 
-use super::block::{HashTail, Key};
+use super::block::{HashTail, Key, KeyMap};
 use super::residency::{CopyEvent, CopyState};
 use super::retention::RetentionRecord;
 use super::retention::value::TipId;
@@ -231,6 +232,8 @@ pub struct Directory {
     census: Vec<Census>,
     /// What changed and was not told yet; nothing where nobody asked for it.
     changes: Option<Vec<Change>>,
+    /// Tokens of blocks, of those whose tokens were said, where changes are told.
+    tokens: KeyMap<Bytes>,
 }
 
 impl Directory {
@@ -354,6 +357,7 @@ impl Directory {
         let entry = self.table.find_entry(key.low_bits(), |row| *row == index.0);
         let Ok(entry) = entry else { unreachable!("every block is in the table") };
         entry.remove();
+        self.tokens.remove(&key);
         let namespace = self.get(index).namespace;
         self.census_mut(namespace).blocks -= 1;
         let block = self.get_mut(index);

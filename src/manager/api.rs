@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use crate::domain::block::{HashTail, Key};
 use crate::domain::directory::Change;
 use crate::domain::hint::{Action, Outcome};
@@ -206,6 +208,18 @@ pub enum Command {
 pub struct Labels {
     /// One a block, or none at all.
     pub tails: Vec<HashTail>,
+    /// As `tails`: each block's tokens, four bytes each, little-endian.
+    pub tokens: Vec<Bytes>,
+}
+
+impl Labels {
+    /// What is said of the block at `index`.
+    #[must_use]
+    pub fn of(&self, index: u32) -> (HashTail, Bytes) {
+        let index = index as usize;
+        let tail = self.tails.get(index).copied().unwrap_or_default();
+        (tail, self.tokens.get(index).cloned().unwrap_or_default())
+    }
 }
 
 /// KV that an engine computed, and the time it took.

@@ -33,15 +33,18 @@ impl Manager {
         let mut tip = previous.flatten();
         for (index, (key, slot)) in (0_u32..).zip(keys.iter().zip(slots)) {
             let part = Part { op, index, pool, shard, slot: *slot };
-            let tail = labels.tails.get(index as usize).copied().unwrap_or_default();
+            let (tail, tokens) = labels.of(index);
             // Without its parent a block would be a hole's far side: never found, so not kept.
             let placed = match previous {
                 Some(None) => None,
                 parent => {
                     let asked = (session, directives, claim);
-                    self.store_block(namespace, (parent.flatten(), asked), (*key, tail), part)
+                    self.store_block(namespace, (parent.flatten(), asked), *key, part)
                 }
             };
+            if let Some((block, _)) = placed {
+                self.directory.label(block, tail, tokens);
+            }
             match placed {
                 Some((block, Placed::Taken)) => new.push(block),
                 Some((_, Placed::Again)) => {}
@@ -73,7 +76,7 @@ impl Manager {
         &mut self,
         namespace: NamespaceId,
         (parent, (session, directives, tip)): (Option<BlockIndex>, Asked<'_>),
-        (key, tail): (Key, HashTail),
+        key: Key,
         part: Part,
     ) -> Option<(BlockIndex, Placed)> {
         if parent.is_some_and(|parent| self.directory.get(parent).doomed) {
@@ -81,17 +84,23 @@ impl Manager {
         }
         if let Some(block) = self.directory.find_after(parent, key) {
             self.claim_for(block, tip);
-            let placed = self.store_known(block, parent, part)?;
-            self.directory.name(block, tail);
-            return Some((block, placed));
+            return self.store_known(block, parent, part).map(|placed| (block, placed));
         }
         let position = parent.map_or(0, |parent| self.directory.get(parent).position + 1);
         let block_tokens = self.namespace(namespace).block_tokens();
         let (record, owner) = self.first_record(session, directives, (position, block_tokens));
         let tier = self.first_tier(namespace, &record)?;
         let created_at = self.now;
-        let new =
-            NewBlock { key, tail, namespace: namespace.0, parent, created_at, record, owner, tip };
+        let new = NewBlock {
+            key,
+            tail: HashTail::UNKNOWN,
+            namespace: namespace.0,
+            parent,
+            created_at,
+            record,
+            owner,
+            tip,
+        };
         let block = self.directory.insert(new);
         self.watch(block);
         self.directory.get_mut(block).scratch = self.is_subagent(session);

@@ -214,7 +214,10 @@ impl Joined {
             directives,
             parent,
             keys: keys.to_vec(),
-            labels: Labels { tails: keys.iter().map(|key| HashTail(key.low_bits())).collect() },
+            labels: Labels {
+                tails: keys.iter().map(|key| HashTail(key.low_bits())).collect(),
+                tokens: Vec::new(),
+            },
             pool,
             slots: slots.clone(),
             durable: core.draw.percent(25),

@@ -21,7 +21,7 @@ impl Residency {
     }
 
     fn hear_one(&mut self, change: &Change) -> Checked {
-        let Change { key, before, after, .. } = *change;
+        let &Change { key, before, after, .. } = change;
         let believed = self.served.remove(&key).unwrap_or_default();
         if believed != before {
             return Err(format!("{key} was told as served from {believed:?}, then {before:?}"));

@@ -10,6 +10,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("tiers", &["domain", "env"]),
     ("movement", &["domain", "env", "tiers"]),
     ("manager", &["domain", "env", "tiers", "movement"]),
+    ("events", &["domain", "env", "manager"]),
     ("hints", &["domain"]),
     ("wire", &[]),
     ("service", &["domain", "env", "tiers", "movement", "manager", "hints", "wire"]),
@@ -17,13 +18,14 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("workload", &["domain", "env"]),
     ("sim", &["domain", "env", "tiers", "movement", "manager", "workload"]),
     ("observe", &["domain", "env", "tiers", "movement", "manager"]),
-    // A store reads its own URL and names its own engines; settings pass them through.
-    ("config", &["domain", "env", "tiers"]),
+    // A store reads its own URL and names its own engines, and events read their own endpoints;
+    // settings pass them through.
+    ("config", &["domain", "env", "tiers", "events"]),
     (
         "cli",
         &[
-            "domain", "env", "tiers", "movement", "manager", "hints", "wire", "service", "client",
-            "workload", "sim", "observe", "config",
+            "domain", "env", "tiers", "movement", "manager", "events", "hints", "wire", "service",
+            "client", "workload", "sim", "observe", "config",
         ],
     ),
 ];

@@ -18,6 +18,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::Failure;
 use crate::config::{Config, Flags, Level, ThisMachine};
 use crate::env;
+use crate::events;
 use crate::manager::api::{ClientId, Command, Completion, Reply};
 use crate::manager::shell::Handle;
 use crate::observe::{self, LogFormat, LogLevel};
@@ -121,11 +122,12 @@ fn serve(args: &ServeArgs, config: &Config, runtime: &Runtime, node: &Node) -> R
     let server = Server::bind(service_config(config, node), handle.clone());
     let server = server.map_err(Failure::failed)?;
     if config.metrics.is_some() {
-        let publisher = Publisher::new(handle);
+        let publisher = Publisher::new(handle.clone());
         // Once before the daemon is ready: whoever waits for that finds the figures.
         runtime.block_on(publisher.publish());
         env::spawn_task(publisher.run());
     }
+    let _events = publish_events(config, &handle, runtime)?;
     let ready = Ready::of(config, node);
     tracing::info!("{ready}");
     ready.print(args.json);
@@ -139,6 +141,21 @@ fn serve(args: &ServeArgs, config: &Config, runtime: &Runtime, node: &Node) -> R
         });
     }));
     ended.map_err(|error| failed("the service ended", &error))
+}
+
+/// Publishes changes of residency over ZeroMQ, where that is asked for, until this is dropped.
+fn publish_events(
+    config: &Config,
+    handle: &Handle,
+    runtime: &Runtime,
+) -> Result<Option<events::Publisher>, Failure> {
+    let Some((settings, journal)) = config.events.publisher.as_ref().zip(handle.journal()) else {
+        return Ok(None);
+    };
+    let publisher = events::Publisher::start(settings, journal, runtime.handle());
+    let publisher = publisher.map_err(Failure::failed)?;
+    tracing::info!(at = %settings.publish, "publishing residency");
+    Ok(Some(publisher))
 }
 
 fn service_config(config: &Config, node: &Node) -> ServiceConfig {

@@ -144,6 +144,7 @@ impl Remote {
             hashes: blocks.hashes,
             pool_id: blocks.pool.0,
             slots: blocks.slots.to_vec(),
+            token_ids: Bytes::new(),
         };
         let answer = self.stub.clone().store(self.bounded(message)).await;
         let answer = self.answered(answer)?;

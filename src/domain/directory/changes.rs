@@ -2,13 +2,15 @@
 //!
 //! Keeps notes only once it was asked to, and only until they are taken. Changes nothing else.
 
+use bytes::Bytes;
+
 use crate::domain::block::{HashTail, Key};
 use crate::domain::tier::{Tier, TierSet};
 
 use super::{Block, BlockIndex, Directory};
 
 /// A block, and the tiers that served it before and serve it now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
     pub key: Key,
     pub namespace: u32,
@@ -17,6 +19,8 @@ pub struct Change {
     pub tail: HashTail,
     /// The block before it; unknown for a root.
     pub parent_tail: HashTail,
+    /// Four bytes each, little-endian; none where nobody said them.
+    pub tokens: Bytes,
     pub before: TierSet,
     pub after: TierSet,
 }
@@ -41,11 +45,25 @@ impl Directory {
         self.changes.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
-    /// The engine says what it calls a block that is here. What was known already stays.
-    pub fn name(&mut self, index: BlockIndex, tail: HashTail) {
+    /// The engine says what routers know a block by that is here. What was known already stays;
+    /// tokens are kept only where changes are told.
+    pub fn label(&mut self, index: BlockIndex, tail: HashTail, tokens: Bytes) {
+        let told = self.changes.is_some();
         let block = self.get_mut(index);
-        if block.tail == HashTail::UNKNOWN && tail != HashTail::UNKNOWN {
+        let (key, is_named) = (block.key, block.tail != HashTail::UNKNOWN);
+        let names = !is_named && tail != HashTail::UNKNOWN;
+        if names {
             block.tail = tail;
+        }
+        let spells = told && !tokens.is_empty() && !self.tokens.contains_key(&key);
+        if spells {
+            self.tokens.insert(key, tokens);
+        }
+        if spells && is_named {
+            // It was told without tokens: taken back, so that whoever counts hears of it once.
+            self.note_gone(index);
+        }
+        if names || spells {
             // Nobody who knows blocks by these names has heard of it.
             self.note(index, TierSet::EMPTY);
         }
@@ -84,6 +102,13 @@ impl Directory {
         self.note(index, if was_readable { after.with(tier) } else { after.without(tier) });
     }
 
+    fn note_gone(&mut self, index: BlockIndex) {
+        let here = self.change(index, TierSet::EMPTY);
+        if let Some(changes) = self.changes.as_mut().filter(|_| !here.after.is_empty()) {
+            changes.push(Change { before: here.after, after: TierSet::EMPTY, ..here });
+        }
+    }
+
     pub(super) fn note(&mut self, index: BlockIndex, before: TierSet) {
         if self.changes.is_none() {
             return;
@@ -105,6 +130,7 @@ impl Directory {
             position: block.position,
             tail: block.tail,
             parent_tail: parent.map_or(HashTail::UNKNOWN, |parent| self.get(parent).tail),
+            tokens: self.tokens.get(&block.key).cloned().unwrap_or_default(),
             before,
             after,
         }

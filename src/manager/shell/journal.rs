@@ -152,6 +152,7 @@ mod tests {
             position: 0,
             tail: HashTail(1),
             parent_tail: HashTail::UNKNOWN,
+            tokens: bytes::Bytes::new(),
             before: TierSet::EMPTY,
             after: TierSet::EMPTY,
         }

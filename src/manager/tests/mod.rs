@@ -210,7 +210,10 @@ impl Bench {
             directives,
             parent,
             keys: keys(blocks),
-            labels: Labels { tails: blocks.iter().map(|n| HashTail(*n)).collect() },
+            labels: Labels {
+                tails: blocks.iter().map(|n| HashTail(*n)).collect(),
+                tokens: Vec::new(),
+            },
             pool,
             slots,
             durable: false,

@@ -83,11 +83,17 @@ fn a_name_that_comes_late_is_told() {
     bench.ask(store(Labels::default()));
     bench.run();
     assert_eq!(bench.told(), "0 ->dram");
-    bench.ask(store(Labels { tails: vec![HashTail(1)] }));
+    bench.ask(store(Labels { tails: vec![HashTail(1)], tokens: Vec::new() }));
     bench.run();
     assert_eq!(bench.told(), "1 ->dram");
-    bench.ask(store(Labels { tails: vec![HashTail(7)] }));
+    bench.ask(store(Labels { tails: vec![HashTail(7)], tokens: Vec::new() }));
     assert_eq!(bench.told(), "", "the first name stays");
+    let tokens = bytes::Bytes::from_static(&[5; 64]);
+    bench.ask(store(Labels { tails: Vec::new(), tokens: vec![tokens.clone()] }));
+    assert_eq!(bench.changes.last().map(|change| &change.tokens), Some(&tokens));
+    assert_eq!(bench.told(), "1 dram->, 1 ->dram", "told without tokens, so it is taken back");
+    bench.ask(store(Labels { tails: Vec::new(), tokens: vec![tokens] }));
+    assert_eq!(bench.told(), "");
 }
 
 #[test]

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use crate::domain::block::{HashTail, Key};
 use crate::domain::namespace::{KvShape, Namespace};
 use crate::hints::Hashes;
@@ -141,7 +143,7 @@ pub(super) fn store(
     check_slots(session, pool, &message.slots, keys.len())?;
     let parent = message.parent_hash.map(|hash| parent_key(session, &hash)).transpose()?;
     let request = RequestId(message.request_id);
-    let labels = labels(session, &message.hashes);
+    let labels = labels(session, &message.hashes, &message.token_ids)?;
     Ok(Command::Store {
         request,
         session: named,
@@ -155,10 +157,24 @@ pub(super) fn store(
     })
 }
 
-/// What routers know blocks with these hashes by; the list was checked.
-fn labels(session: &Session, hashes: &[u8]) -> Labels {
-    let hashes = hashes.chunks_exact(session.namespace.hash_bytes as usize);
-    Labels { tails: hashes.map(HashTail::of).collect() }
+/// What routers know blocks with these hashes by; the list of hashes was checked.
+fn labels(session: &Session, hashes: &[u8], token_ids: &[u8]) -> Result<Labels, CallError> {
+    let namespace = &session.namespace;
+    let hashes = hashes.chunks_exact(namespace.hash_bytes as usize);
+    let block_bytes = namespace.block_tokens as usize * 4;
+    if !token_ids.is_empty() && token_ids.len() != hashes.len() * block_bytes {
+        return Err(CallError::invalid(format!(
+            "token_ids is {} bytes long: {} blocks of {} tokens take {}, four a token; leave it \
+             out if nobody routes by tokens",
+            token_ids.len(),
+            hashes.len(),
+            namespace.block_tokens,
+            hashes.len() * block_bytes
+        )));
+    }
+    // Each block's own: a slice would keep the whole request.
+    let tokens = token_ids.chunks_exact(block_bytes).map(Bytes::copy_from_slice).collect();
+    Ok(Labels { tails: hashes.map(HashTail::of).collect(), tokens })
 }
 
 /// How many directives of a store asked for more time than is granted.

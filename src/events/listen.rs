@@ -1,0 +1,149 @@
+//! Listens at an endpoint, and serves a bounded number of connections, each in a task of its own.
+//!
+//! A UNIX socket is made for its owner alone, never in the place of one that somebody listens at, and
+//! goes with the listener.
+
+use std::fs::{self, Permissions};
+use std::io;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::{Semaphore, watch};
+
+use crate::env;
+
+use super::endpoint::Endpoint;
+
+/// Connections of one socket; those beyond are closed at once.
+const CONNECTIONS_MAX: usize = 64;
+
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 32;
+
+/// Before the next try to accept, when one failed: the process may be out of descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Both halves of a connection.
+pub(super) type Halves = (Box<dyn AsyncRead + Send + Unpin>, Box<dyn AsyncWrite + Send + Unpin>);
+
+/// A socket that listens until this goes.
+pub(super) struct Listener {
+    /// Its end ends all that was begun.
+    _running: watch::Sender<()>,
+    file: Option<PathBuf>,
+}
+
+enum Socket {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+impl Listener {
+    /// Listens, and has `serve` serve each connection. To be called inside the runtime.
+    ///
+    /// # Errors
+    /// The endpoint is taken, or can't be had.
+    pub(super) fn start<F>(
+        endpoint: &Endpoint,
+        serve: impl Fn(Halves) -> F + Send + 'static,
+    ) -> io::Result<Self>
+    where
+        F: Future<Output = io::Result<()>> + Send + 'static,
+    {
+        let (socket, file) = match endpoint {
+            Endpoint::Tcp(address) => {
+                let listener = std::net::TcpListener::bind(address)?;
+                listener.set_nonblocking(true)?;
+                (Socket::Tcp(TcpListener::from_std(listener)?), None)
+            }
+            Endpoint::Ipc(path) => (Socket::Unix(bind_unix(path)?), Some(path.clone())),
+        };
+        let running = watch::Sender::new(());
+        env::spawn_task(accept_all(socket, serve, running.subscribe()));
+        Ok(Self { _running: running, file })
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        if let Some(path) = &self.file
+            && let Err(error) = fs::remove_file(path)
+        {
+            tracing::warn!(path = %path.display(), %error, "the events' socket stays behind");
+        }
+    }
+}
+
+fn bind_unix(path: &Path) -> io::Result<UnixListener> {
+    let is_socket = fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
+    if is_socket && std::os::unix::net::UnixStream::connect(path).is_err() {
+        // A daemon that died left it.
+        fs::remove_file(path)?;
+    }
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
+    // Until `listen` nobody can connect, so the mode is in force from the first connection.
+    fs::set_permissions(path, Permissions::from_mode(0o600))?;
+    rustix::net::listen(&socket, BACKLOG)?;
+    UnixListener::from_std(socket.into())
+}
+
+async fn accept_all<F>(
+    socket: Socket,
+    serve: impl Fn(Halves) -> F + Send + 'static,
+    running: watch::Receiver<()>,
+) where
+    F: Future<Output = io::Result<()>> + Send + 'static,
+{
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut ended = running.clone();
+    loop {
+        let accepted = tokio::select! {
+            accepted = socket.accept() => accepted,
+            _ = ended.changed() => return,
+        };
+        let Ok(halves) = accepted else {
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+            continue;
+        };
+        let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+            tracing::warn!("too many connections for events: one is turned away");
+            continue;
+        };
+        let (serving, mut ended) = (serve(halves), running.clone());
+        env::spawn_task(async move {
+            let _place = place;
+            tokio::select! {
+                // Peers come and go; how is theirs to know.
+                end = serving => if let Err(error) = end {
+                    tracing::debug!(%error, "a connection for events ended");
+                },
+                _ = ended.changed() => (),
+            }
+        });
+    }
+}
+
+impl Socket {
+    async fn accept(&self) -> io::Result<Halves> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, _) = listener.accept().await?;
+                stream.set_nodelay(true)?;
+                let (read, write) = stream.into_split();
+                Ok((Box::new(read), Box::new(write)))
+            }
+            Self::Unix(listener) => {
+                let (stream, _) = listener.accept().await?;
+                let (read, write) = stream.into_split();
+                Ok((Box::new(read), Box::new(write)))
+            }
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! A batch of the journal as vLLM tells it: `(topic, sequence, payload)`, the payload MessagePack.
+//!
+//! Source: `vllm/distributed/kv_events.py` of vLLM 0.32.0: `[ts, events, data_parallel_rank]`, and
+//! each event a map tagged `type`. Says nothing of blocks that nobody named, and never that a block
+//! is there before it can be loaded.
+
+use std::sync::Arc;
+
+use crate::domain::directory::Change;
+use crate::domain::tier::{Tier, TierSet};
+use crate::domain::units::Time;
+use crate::manager::shell::{Batch, Entry, Journal};
+
+use super::pack::Pack;
+
+/// One message, in three frames.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Message {
+    pub(super) topic: Vec<u8>,
+    pub(super) sequence: u64,
+    pub(super) payload: Vec<u8>,
+}
+
+/// What a reader finds at a number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    Message(Message),
+    /// It is gone; the oldest that is left has this number.
+    Lost {
+        oldest: u64,
+    },
+}
+
+/// The journal as a row of messages. Number 0 says that nothing is here, since a daemon that has just
+/// started knows of nothing; number `n` is the batch `n - 1`.
+pub(super) struct Feed {
+    journal: Arc<Journal>,
+    topic: String,
+}
+
+impl Feed {
+    pub(super) fn new(journal: Arc<Journal>, topic: String) -> Self {
+        Self { journal, topic }
+    }
+
+    /// The number of the next message to come.
+    pub(super) fn next_sequence(&self) -> u64 {
+        self.journal.next_sequence() + 1
+    }
+
+    /// What stands at `sequence`; nothing if that is still to come.
+    pub(super) fn at(&self, sequence: u64) -> Option<Found> {
+        let Some(batch) = sequence.checked_sub(1) else { return Some(self.cleared()) };
+        self.journal.at(batch).map(|entry| self.found(entry))
+    }
+
+    /// As [`Self::at`]; waits for what is still to come.
+    pub(super) async fn follow(&self, sequence: u64) -> Found {
+        match sequence.checked_sub(1) {
+            Some(batch) => self.found(self.journal.follow(batch).await),
+            None => self.cleared(),
+        }
+    }
+
+    fn found(&self, entry: Entry) -> Found {
+        match entry {
+            Entry::Batch(batch) => Found::Message(self.message(&batch)),
+            Entry::Lost { oldest } => Found::Lost { oldest: oldest + 1 },
+        }
+    }
+
+    /// The message is there as long as what follows it is.
+    fn cleared(&self) -> Found {
+        if let Some(Entry::Lost { oldest }) = self.journal.at(0) {
+            return Found::Lost { oldest: oldest + 1 };
+        }
+        let mut pack = head(Time { micros: self.journal.life() }, 1);
+        pack.map(1).text("type").text("AllBlocksCleared").uint(RANK);
+        let topic = self.topic_of("");
+        Found::Message(Message { topic, sequence: 0, payload: pack.into_bytes() })
+    }
+
+    fn message(&self, batch: &Batch) -> Message {
+        let known = batch.namespace.namespace.as_ref();
+        let block_tokens = known.map_or(0, |known| known.block_tokens);
+        Message {
+            topic: self.topic_of(known.map_or("", |known| &known.model)),
+            sequence: batch.sequence + 1,
+            payload: payload(batch.at, block_tokens, &batch.changes),
+        }
+    }
+
+    fn topic_of(&self, model: &str) -> Vec<u8> {
+        self.topic.replace("{model}", model).into_bytes()
+    }
+}
+
+/// A daemon serves all ranks of an engine alike.
+const RANK: u64 = 0;
+
+/// What vLLM calls the places of blocks. Both tiers that outlive memory are storage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Medium {
+    Gpu,
+    Cpu,
+    Storage,
+}
+
+impl Medium {
+    const ALL: [Self; 3] = [Self::Gpu, Self::Cpu, Self::Storage];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Gpu => "GPU",
+            Self::Cpu => "CPU",
+            Self::Storage => "STORAGE",
+        }
+    }
+
+    fn holds(self, tiers: TierSet) -> bool {
+        match self {
+            Self::Gpu => tiers.has(Tier::Hbm),
+            Self::Cpu => tiers.has(Tier::Dram),
+            Self::Storage => tiers.has(Tier::Nvme) || tiers.has(Tier::Object),
+        }
+    }
+}
+
+/// A block that came to a medium, or left it.
+#[derive(Clone, Copy)]
+struct Move<'a> {
+    change: &'a Change,
+    medium: Medium,
+    came: bool,
+}
+
+impl Move<'_> {
+    /// Whether one event may tell both: of one medium and kind, and of blocks that came, in a chain
+    /// and with tokens or without.
+    fn joins(&self, next: &Self) -> bool {
+        let alike = self.medium == next.medium && self.came == next.came;
+        let (one, other) = (self.change, next.change);
+        let follows = other.parent_tail == one.tail && one.tokens.len() == other.tokens.len();
+        alike && (!self.came || follows)
+    }
+}
+
+fn payload(at: Time, block_tokens: u32, changes: &[Change]) -> Vec<u8> {
+    let moves: Vec<Move<'_>> = changes.iter().filter(|one| is_named(one)).flat_map(moves).collect();
+    let events: Vec<&[Move<'_>]> = moves.chunk_by(Move::joins).collect();
+    let mut pack = head(at, events.len());
+    for event in events {
+        write_event(&mut pack, block_tokens, event);
+    }
+    pack.uint(RANK);
+    pack.into_bytes()
+}
+
+/// `[ts, [events...` up to the first of so many events.
+fn head(at: Time, events: usize) -> Pack {
+    let mut pack = Pack::default();
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "microseconds since 1970 fit 53 bits until 2255"
+    )]
+    let seconds = at.micros as f64 / 1e6;
+    pack.array(3).float(seconds).array(events);
+    pack
+}
+
+/// Whether routers have a name for the block, and for the one before it.
+fn is_named(change: &Change) -> bool {
+    change.tail.known().is_some() && (change.position == 0 || change.parent_tail.known().is_some())
+}
+
+fn moves(change: &Change) -> impl Iterator<Item = Move<'_>> {
+    Medium::ALL.into_iter().filter_map(move |medium| {
+        let (before, after) = (medium.holds(change.before), medium.holds(change.after));
+        (before != after).then_some(Move { change, medium, came: after })
+    })
+}
+
+/// One event: the fields in vLLM's order, those left out that have their default.
+fn write_event(pack: &mut Pack, block_tokens: u32, moves: &[Move<'_>]) {
+    let Move { change: first, medium, came } = moves[0];
+    if !came {
+        pack.map(3).text("type").text("BlockRemoved");
+        write_hashes(pack, moves);
+        pack.text("medium").text(medium.name());
+        return;
+    }
+    pack.map(8).text("type").text("BlockStored");
+    write_hashes(pack, moves);
+    pack.text("parent_block_hash").maybe_uint(first.parent_tail.known());
+    write_tokens(pack, moves);
+    pack.text("block_size").uint(block_tokens.into());
+    pack.text("lora_id").nil();
+    pack.text("medium").text(medium.name());
+    pack.text("lora_name").nil();
+}
+
+fn write_tokens(pack: &mut Pack, moves: &[Move<'_>]) {
+    let tokens = moves.iter().flat_map(|one| one.change.tokens.as_chunks::<4>().0);
+    pack.text("token_ids").array(tokens.clone().count());
+    for token in tokens {
+        pack.uint(u32::from_le_bytes(*token).into());
+    }
+}
+
+fn write_hashes(pack: &mut Pack, moves: &[Move<'_>]) {
+    pack.text("block_hashes").array(moves.len());
+    for one in moves {
+        pack.uint(one.change.tail.0);
+    }
+}
+
+#[cfg(test)]
+mod tests;
