@@ -4,6 +4,7 @@
 //! nothing queued on a stream runs before somebody waits for it, so that whoever forgets to wait
 //! finds stale bytes. The kernels are the real ones, run by `kernels/host.c`.
 
+use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -181,8 +182,8 @@ impl FakeDriver {
 
     fn new_memory(&self, call: &'static str, bytes: u64, kind: Kind) -> Result<u64, DriverError> {
         let mut state = self.begin(call)?;
-        let words = vec![[0_u8; 64]; usize::try_from(bytes.div_ceil(64)).unwrap()];
-        let at = Box::leak(words.into_boxed_slice()).as_mut_ptr().expose_provenance() as u64;
+        // SAFETY: no test asks for a memory of no bytes.
+        let at = unsafe { alloc_zeroed(layout(bytes)) }.expose_provenance() as u64;
         state.memories.insert(at, Memory { bytes, kind });
         Ok(at)
     }
@@ -192,11 +193,8 @@ impl FakeDriver {
         let memory = state.memories.remove(&at).expect("what is given back was there");
         assert_eq!(memory.kind, kind, "given back as what it was");
         if matches!(kind, Kind::Device | Kind::Host) {
-            let words = usize::try_from(memory.bytes.div_ceil(64)).unwrap();
-            let start = pointer(at).cast::<[u8; 64]>();
-            let words = std::ptr::slice_from_raw_parts_mut(start, words);
-            // SAFETY: leaked in `new_memory` with this length, and given back once.
-            drop(unsafe { Box::from_raw(words) });
+            // SAFETY: allocated in `new_memory` with this layout, and given back once.
+            unsafe { dealloc(pointer(at), layout(memory.bytes)) };
         }
     }
 
@@ -296,6 +294,11 @@ impl State {
         let inside = memory.is_some_and(|(start, memory)| at + bytes <= start + memory.bytes);
         assert!(inside, "{what} {bytes} bytes at {at:#x}, which is in no memory of the GPU's");
     }
+}
+
+/// On 16 bytes as vectors want it, and no more: then pages come when they are first touched.
+fn layout(bytes: u64) -> Layout {
+    Layout::from_size_align(usize::try_from(bytes).unwrap(), 16).unwrap()
 }
 
 fn pointer(at: Address) -> *mut u8 {
