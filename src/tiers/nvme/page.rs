@@ -4,7 +4,7 @@ use crate::domain::units::PAGE_BYTES;
 use crate::tiers::frame;
 
 /// One aligned page.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C, align(4096))]
 pub struct Page([u8; PAGE_BYTES]);
 
@@ -14,6 +14,18 @@ impl Page {
     #[must_use]
     pub fn zeroed() -> Box<Self> {
         Box::new(Self([0; PAGE_BYTES]))
+    }
+
+    /// So many pages in a row.
+    #[must_use]
+    pub fn row(pages: usize) -> Box<[Self]> {
+        vec![Self([0; PAGE_BYTES]); pages].into()
+    }
+
+    /// The bytes of pages in a row.
+    #[must_use]
+    pub fn bytes_of_row(row: &mut [Self]) -> &mut [u8] {
+        bytemuck::cast_slice_mut(row)
     }
 
     /// What stands in an erased slot instead of its frame's header.

@@ -1,10 +1,10 @@
-//! Finds the frames of a former run: one header page a slot, many reads at once.
+//! Finds the frames of a former run: one header page a slot, many reads at once. Where slots are so
+//! short that their headers lie close together, a run of slots is read through instead.
 //!
-//! Never reads payloads (a torn one is noticed when it is read), never judges between duplicates,
+//! Never looks at payloads (a torn one is noticed when it is read), never judges between duplicates,
 //! and never writes.
 
 use std::fs::File;
-use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,13 +14,20 @@ use crossbeam_channel::Sender;
 use super::failed;
 use super::page::Page;
 use super::table::ChunkTable;
-use crate::domain::units::CHUNK_BYTES;
+use crate::domain::units::{CHUNK_BYTES, PAGE_BYTES};
 use crate::tiers::frame::{FrameError, FrameHeader};
 use crate::tiers::store::{FoundFrame, Place, StoreError};
 use crate::tiers::workers::Workers;
 
 /// Enough single-page reads at once to keep a device busy.
 const READERS: usize = 16;
+
+/// Slots of at most so many bytes are read through: for the time of one page by itself, a device moves
+/// about as much in a row.
+const READ_THROUGH_BYTES_MAX: u32 = 16 << 10;
+
+/// What is read through at once, in pages.
+const ROW_PAGES: usize = 64;
 
 /// Frames that wait for the caller at most.
 const FOUND_MAX: usize = 1024;
@@ -86,34 +93,64 @@ pub fn scan(
 impl Search {
     /// Takes chunks until there are none, or nobody listens any more.
     fn read_chunks(&self, report: &Sender<Result<FoundFrame, StoreError>>) {
-        let mut page = Page::zeroed();
+        let mut row = Page::row(ROW_PAGES);
         loop {
             let chunk = self.next_chunk.fetch_add(1, Ordering::Relaxed);
             if chunk >= self.table.chunks() {
                 return;
             }
-            for place in slots_of(chunk, self.table.slot_bytes(chunk)) {
-                let read = self.read_header(place, &mut page).map_err(failed("scan", place));
-                if read.transpose().is_some_and(|result| report.send(result).is_err()) {
+            let places: Vec<Place> = slots_of(chunk, self.table.slot_bytes(chunk)).collect();
+            for run in places.chunks(slots_a_read(self.table.slot_bytes(chunk))) {
+                if !self.read_run(run, &mut row, report) {
                     return;
                 }
             }
         }
     }
 
-    fn read_header(&self, place: Place, page: &mut Page) -> io::Result<Option<FoundFrame>> {
-        self.slots.read_exact_at(page.bytes_mut(), place.offset)?;
+    /// Reads the headers of neighbours. False: nobody listens any more.
+    fn read_run(
+        &self,
+        run: &[Place],
+        row: &mut [Page],
+        report: &Sender<Result<FoundFrame, StoreError>>,
+    ) -> bool {
+        let pages_a_slot = run[0].slot_bytes as usize / PAGE_BYTES;
+        let span = if run.len() > 1 { pages_a_slot * run.len() } else { 1 };
+        let read = self.slots.read_exact_at(Page::bytes_of_row(&mut row[..span]), run[0].offset);
+        if read.is_err() && run.len() > 1 {
+            // One bad page must not hide its neighbours.
+            return run.iter().all(|place| self.read_run(&[*place], row, report));
+        }
+        if let Err(error) = read {
+            return report.send(Err(failed("scan", run[0])(error))).is_ok();
+        }
+        let headers = row.iter().step_by(pages_a_slot);
+        let found = run.iter().zip(headers).filter_map(|(place, page)| self.look(*place, page));
+        found.into_iter().all(|frame| report.send(Ok(frame)).is_ok())
+    }
+
+    fn look(&self, place: Place, page: &Page) -> Option<FoundFrame> {
         self.headers_read.fetch_add(1, Ordering::Relaxed);
         match FrameHeader::parse(page.bytes()) {
             Ok(header) if header.frame_bytes() <= u64::from(place.slot_bytes) => {
-                Ok(Some(FoundFrame { place, header }))
+                Some(FoundFrame { place, header })
             }
             Err(FrameError::UnsupportedVersion { .. }) => {
                 self.foreign.fetch_add(1, Ordering::Relaxed);
-                Ok(None)
+                None
             }
-            Ok(_) | Err(FrameError::Missing(_) | FrameError::Corrupt(_)) => Ok(None),
+            Ok(_) | Err(FrameError::Missing(_) | FrameError::Corrupt(_)) => None,
         }
+    }
+}
+
+/// How many neighbours are read at once.
+fn slots_a_read(slot_bytes: u32) -> usize {
+    if (1..=READ_THROUGH_BYTES_MAX).contains(&slot_bytes) {
+        ROW_PAGES * PAGE_BYTES / slot_bytes as usize
+    } else {
+        1
     }
 }
 
