@@ -163,8 +163,9 @@ pub const KEYS: &[Key] = &[
     key(
         "nvme.queue_depth",
         count(1, 4096),
-        "64",
-        "Reads and writes that the disk works on at once.",
+        "tuned at the start where there is something to read, else 64",
+        "Reads and writes that the disk works on at once. Tuning takes a third of a second, and sets \
+         the length of an IO as well; `terrace doctor` shows what it comes to.",
     ),
     key(
         "nvme.write_mode",

@@ -98,6 +98,8 @@ pub struct Nvme {
     pub engine: EngineChoice,
     pub queue_depth: u32,
     pub writes: WriteRules,
+    /// The depth was not given: the disk is tried out at the start.
+    pub tuned: bool,
 }
 
 /// The object tier.

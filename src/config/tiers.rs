@@ -120,7 +120,8 @@ pub(super) fn nvme(
         Some("blocking") => EngineChoice::Blocking,
         _ => EngineChoice::Auto,
     };
-    let depth = reader.count("nvme.queue_depth")?.unwrap_or(NVME_QUEUE_DEPTH_DEFAULT);
+    let asked = reader.count("nvme.queue_depth")?;
+    let (depth, tuned) = (asked.unwrap_or(NVME_QUEUE_DEPTH_DEFAULT), asked.is_none());
     let queue_depth = u32::try_from(depth).expect("the table bounds the queue depth");
     let given_bytes = reader.chunks("nvme.capacity")?;
     if !reader.boolean("nvme.enabled")?.unwrap_or(true) {
@@ -143,7 +144,7 @@ pub(super) fn nvme(
     let room_bytes = disk.map_or(u64::MAX, |disk| disk.free_bytes.saturating_add(held_bytes));
     check_disk(reader, "nvme.capacity", "nvme.path", &path, capacity_bytes, room_bytes)?;
     let blocks_max = blocks_max(reader, "nvme.blocks_max")?;
-    Ok(Some(Nvme { path, capacity_bytes, blocks_max, engine, queue_depth, writes }))
+    Ok(Some(Nvme { path, capacity_bytes, blocks_max, engine, queue_depth, tuned, writes }))
 }
 
 /// What is written to NVMe, and how much.

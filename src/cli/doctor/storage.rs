@@ -18,7 +18,7 @@ use crate::domain::block::Key;
 use crate::domain::units::{Bytes, CHUNK_BYTES};
 use crate::env;
 use crate::tiers::dram::{Arena, ArenaConfig};
-use crate::tiers::nvme::{self, Engine, NvmeConfig, NvmeFacts};
+use crate::tiers::nvme::{self, Engine, NvmeConfig, NvmeFacts, Survey};
 use crate::tiers::object::{self, ObjectOptions, Target};
 use crate::tiers::store::{FrameSpan, Place, StoreError, StoreOp};
 
@@ -30,7 +30,9 @@ pub(super) fn checks(places: &Places, config: Option<&Config>) -> Vec<Check> {
     let path = config.and_then(|c| c.nvme.as_ref()).map_or(&usual, |nvme| &nvme.path);
     let mut checks = vec![free_disk(path)];
     match trial_tier(standing(path)) {
-        Ok(facts) => checks.extend([io_uring(&facts), direct_io(&facts)]),
+        Ok((facts, survey)) => {
+            checks.extend([io_uring(&facts), direct_io(&facts), disk_speed(&survey)]);
+        }
         Err(said) => checks.push(Check::fail(
             "io_uring",
             format!("not tried: {said}"),
@@ -86,12 +88,12 @@ fn small_arena() -> Result<Arc<Arena>, String> {
 }
 
 /// What an NVMe tier in this folder turns out to be.
-fn trial_tier(folder: &Path) -> Result<NvmeFacts, String> {
+fn trial_tier(folder: &Path) -> Result<(NvmeFacts, io::Result<Survey>), String> {
     let trial = Trial::make(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
     let config = NvmeConfig::new(trial.0.join("nvme"), CHUNK_BYTES);
     let (_store, facts) =
         nvme::open(&config, &small_arena()?).map_err(|error| error.to_string())?;
-    Ok(facts)
+    Ok((facts, nvme::try_out(&trial.0)))
 }
 
 fn io_uring(facts: &NvmeFacts) -> Check {
@@ -102,6 +104,26 @@ fn io_uring(facts: &NvmeFacts) -> Check {
             format!("refused: {}", facts.why),
             "blocking threads drive the disk instead, with more CPU: allow io_uring in the \
              container's seccomp profile and set the sysctl kernel.io_uring_disabled to 0",
+        ),
+    }
+}
+
+/// Below this, models compute short prefixes as quickly as they are read.
+const SLOW_BYTES_PER_S: u64 = 500 << 20;
+
+fn disk_speed(survey: &io::Result<Survey>) -> Check {
+    const CHECK: &str = "disk speed";
+    match survey {
+        Ok(survey) if survey.bytes_per_s < SLOW_BYTES_PER_S => Check::warn(
+            CHECK,
+            format!("reads {survey}"),
+            "put nvme.path on a local SSD: blocks on a slow disk are often quicker computed anew",
+        ),
+        Ok(survey) => Check::ok(CHECK, format!("reads {survey}")),
+        Err(error) => Check::warn(
+            CHECK,
+            format!("not tried: {error}"),
+            "free 64 MiB, or set nvme.path to a folder on a local ext4 or xfs disk",
         ),
     }
 }
@@ -178,7 +200,7 @@ mod tests {
     #[test]
     fn a_trial_tier_leaves_nothing_behind() {
         let folder = tempfile::tempdir().unwrap();
-        let facts = trial_tier(folder.path()).unwrap();
+        let (facts, _) = trial_tier(folder.path()).unwrap();
         assert_eq!(facts.capacity_bytes, CHUNK_BYTES);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
     }
@@ -204,7 +226,7 @@ mod tests {
     #[test]
     fn what_the_disk_lacks_is_a_warning() {
         let folder = tempfile::tempdir().unwrap();
-        let facts = trial_tier(folder.path()).unwrap();
+        let (facts, _) = trial_tier(folder.path()).unwrap();
         let blocking = NvmeFacts { engine: Engine::Blocking, ..facts.clone() };
         assert_eq!(io_uring(&blocking).verdict, Verdict::Warn);
         let cached = NvmeFacts { direct: false, ..facts.clone() };

@@ -16,7 +16,7 @@ use crate::env::{self, SystemClock};
 use crate::manager::shell::{Shell, ShellParts};
 use crate::manager::{ManagerConfig, ShieldShares, TierConfig};
 use crate::movement::{Link, LinkLimits};
-use crate::tiers::decorators::Metered;
+use crate::tiers::decorators::{Metered, Patience, Watched};
 use crate::tiers::dram::{Arena, ArenaConfig};
 use crate::tiers::hbm::cuda::{self, CudaConfig};
 use crate::tiers::hbm::{Device, DeviceChoice, HostDevice, HostDeviceConfig};
@@ -130,11 +130,11 @@ type Store = Arc<dyn TierStore>;
 
 fn open_nvme(config: &Config, arena: &Arc<Arena>) -> Result<Option<(Store, NvmeFacts)>, NodeError> {
     let Some(settings) = &config.nvme else { return Ok(None) };
-    let queue_depth = settings.queue_depth;
+    let (engine, queue_depth, tuned) = (settings.engine, settings.queue_depth, settings.tuned);
     let usual = NvmeConfig::new(&settings.path, settings.capacity_bytes);
-    let (store, facts) =
-        nvme::open(&NvmeConfig { engine: settings.engine, queue_depth, ..usual }, arena)?;
-    Ok(Some((Arc::new(Metered::new(store)), facts)))
+    let (store, facts) = nvme::open(&NvmeConfig { engine, queue_depth, tuned, ..usual }, arena)?;
+    let watched = Watched::new(store, Arc::new(SystemClock::start()), Patience::default());
+    Ok(Some((Arc::new(Metered::new(Arc::new(watched))), facts)))
 }
 
 fn open_object(

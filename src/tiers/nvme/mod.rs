@@ -19,6 +19,7 @@ mod recovery;
 mod stamp;
 mod store;
 mod superblock;
+mod survey;
 mod sync;
 mod table;
 mod uring;
@@ -26,9 +27,11 @@ mod uring;
 #[cfg(test)]
 mod tests;
 
+pub use survey::Survey;
+
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -59,6 +62,9 @@ pub struct NvmeConfig {
     pub io_bytes: u32,
     /// Operations under way at most; beyond it the store answers `Busy`.
     pub ops_max: usize,
+    /// Try the device out at the start, where there is something to read, and take the depth and the
+    /// length of IOs that it likes best instead.
+    pub tuned: bool,
     /// The node that the folder must belong to; a new folder without one gets a random id.
     pub node_id: Option<[u8; 16]>,
 }
@@ -73,6 +79,7 @@ impl NvmeConfig {
             queue_depth: QUEUE_DEPTH_DEFAULT,
             io_bytes: IO_BYTES_DEFAULT,
             ops_max: OPS_MAX_DEFAULT,
+            tuned: false,
             node_id: None,
         }
     }
@@ -145,6 +152,8 @@ pub struct NvmeFacts {
     pub capacity_bytes: u64,
     pub io_bytes: u32,
     pub queue_depth: u32,
+    /// What the device did when it was tried out, if it was.
+    pub survey: Option<Survey>,
     /// Whether the arena is registered with the ring.
     pub fixed_buffers: bool,
     /// The node that the folder belongs to.
@@ -166,7 +175,11 @@ impl fmt::Display for NvmeFacts {
             self.queue_depth,
             Bytes(u64::from(self.io_bytes)),
             self.fixed_buffers,
-        )
+        )?;
+        match &self.survey {
+            Some(survey) => write!(f, ", tried out: {survey}"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -182,6 +195,14 @@ pub fn open(
     let home = home::Home::open(config)?;
     let (store, facts) = store::NvmeStore::start(config, home, arena)?;
     Ok((Arc::new(store), facts))
+}
+
+/// Tries out the disk under `folder`, through a file of its own that goes again.
+///
+/// # Errors
+/// The folder takes no such file, or the machine no such memory.
+pub fn try_out(folder: &Path) -> io::Result<Survey> {
+    survey::of_folder(folder)
 }
 
 /// Names an error of the device by what the caller does next.

@@ -8,6 +8,8 @@ use std::sync::Arc;
 
 use super::home::Home;
 use super::queue::{Bell, Queue};
+use super::superblock::Superblock;
+use super::survey::{self, Survey};
 use super::sync::Syncer;
 use super::table::{ChunkTable, Clerk};
 use super::uring::{self, Parts};
@@ -28,6 +30,9 @@ struct Line {
     queue: Queue,
     workers: Workers,
 }
+
+/// So many chunks with something in them tell of the device and not of a cache.
+const CHUNKS_TO_TRY: usize = 4;
 
 /// The NVMe tier.
 pub struct NvmeStore {
@@ -55,6 +60,8 @@ impl NvmeStore {
         arena: &Arc<Arena>,
     ) -> Result<(Self, NvmeFacts), OpenError> {
         let slots = Arc::new(home.slots);
+        let survey = try_out(config, (&slots, home.direct), arena, &home.superblock);
+        let config = &tuned(config, survey);
         let mut facts = NvmeFacts {
             dir: home.dir.clone(),
             engine: Engine::Blocking,
@@ -64,6 +71,7 @@ impl NvmeStore {
             capacity_bytes: home.superblock.capacity_bytes(),
             io_bytes: config.io_bytes,
             queue_depth: config.queue_depth,
+            survey,
             fixed_buffers: false,
             node_id: home.superblock.node_id,
         };
@@ -189,6 +197,31 @@ impl TierStore for NvmeStore {
     fn scan(&self, found: &mut dyn FnMut(FoundFrame)) -> Result<(), StoreError> {
         recovery::scan(&self.slots, &self.table, found)
     }
+}
+
+/// What the device is like, where that is asked for and there is enough to read.
+fn try_out(
+    config: &NvmeConfig,
+    (slots, direct): (&Arc<File>, bool),
+    arena: &Arc<Arena>,
+    superblock: &Superblock,
+) -> Option<Survey> {
+    let chunks = superblock.written_chunks();
+    if !(config.tuned && direct && chunks.len() >= CHUNKS_TO_TRY) {
+        return None;
+    }
+    match survey::survey(slots, arena, &chunks) {
+        Ok(survey) => Some(survey),
+        Err(error) => {
+            tracing::warn!(%error, "the NVMe device could not be tried out");
+            None
+        }
+    }
+}
+
+fn tuned(config: &NvmeConfig, survey: Option<Survey>) -> NvmeConfig {
+    let Some(Survey { queue_depth, io_bytes, .. }) = survey else { return config.clone() };
+    NvmeConfig { queue_depth, io_bytes, ..config.clone() }
 }
 
 fn start_engine(

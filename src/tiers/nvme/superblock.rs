@@ -56,6 +56,13 @@ impl Superblock {
         written as u64 * CHUNK_BYTES
     }
 
+    /// Where the chunks start that were ever written.
+    #[must_use]
+    pub fn written_chunks(&self) -> Vec<u64> {
+        let chunks = (0_u64..).zip(&self.slot_bytes).filter(|(_, slot)| **slot != 0);
+        chunks.map(|(chunk, _)| chunk * CHUNK_BYTES).collect()
+    }
+
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let chunks = u32::try_from(self.slot_bytes.len()).expect("chunks are bounded");
