@@ -59,7 +59,7 @@ async fn what_was_called_durable_outlives_a_kill_at_any_moment() {
     let mut all = Acknowledged::default();
     let mut tally = Tally::default();
     for round in 0..rounds {
-        let after = Duration::from_micros(20_000 + u64::from(draw.below(600_000)));
+        let after = Duration::from_micros(5_000 + u64::from(draw.below(250_000)));
         let fresh = load::until_killed(&mut daemon, (round, u64::from(draw.below(1 << 30))), after);
         let fresh = fresh.await;
         daemon.restart().await.unwrap();
