@@ -1,4 +1,4 @@
-// Runs the kernels on a CPU: `terrace_host_launch` is to them what cuLaunchKernel is on a device.
+// Runs the kernels on a CPU: `launch_on_host` is to them what cuLaunchKernel is on a device.
 //
 // Finds what a device would only show now and then: a barrier that not every thread reaches is an
 // error, and threads between two barriers run in another order each time. Compiled by the test
@@ -98,7 +98,7 @@ static const struct {
 
 // 0: the kernel ran. -1: a barrier that some threads did not reach. -2: there is no such kernel.
 // -3: no memory.
-int terrace_host_launch(const char *name, u32 groups, u32 threads, void **args)
+int launch_on_host(const char *name, u32 groups, u32 threads, void **args)
 {
     body = NULL;
     for (size_t kernel = 0; kernel < sizeof KERNELS / sizeof *KERNELS; kernel++)

@@ -15,9 +15,9 @@ use terrace::env::Stopwatch;
 use super::rig::{self, BLOCK_BYTES, Engine, NONE, REQUEST, by_tier, until};
 use super::{chain, json_of};
 
-/// Blocks in DRAM, of which lifts may hold a fourth; the disk has room for everything.
+/// Blocks in DRAM, of which lifts may hold 60%; the disk has room for everything.
 pub const DRAM_BLOCKS: u64 = 64;
-const LIFTED_MAX: u32 = 16;
+const LIFTED_MAX: u32 = 38;
 
 /// A daemon whose blocks sink in the order in which they were used.
 pub async fn daemon(hbm_blocks: u64) -> Daemon {

@@ -24,7 +24,7 @@ pub(in crate::tiers::hbm::cuda) unsafe fn launch(
     let launch = library();
     // SAFETY: the function has this type; the caller answers for the arguments.
     let ended = unsafe { launch(name.as_ptr(), groups, threads, args.as_mut_ptr()) };
-    assert_eq!(ended, 0, "{kernel:?}: see terrace_host_launch in kernels/host.c");
+    assert_eq!(ended, 0, "{kernel:?}: see launch_on_host in kernels/host.c");
 }
 
 fn library() -> Launch {
@@ -58,8 +58,8 @@ fn load(path: &Path) -> Launch {
     let library = unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_NOW) };
     assert!(!library.is_null(), "the kernels that were compiled can't be loaded");
     // SAFETY: the library stays loaded for the life of the process.
-    let symbol = unsafe { libc::dlsym(library, c"terrace_host_launch".as_ptr()) };
-    assert!(!symbol.is_null(), "kernels/host.c has no terrace_host_launch");
+    let symbol = unsafe { libc::dlsym(library, c"launch_on_host".as_ptr()) };
+    assert!(!symbol.is_null(), "kernels/host.c has no launch_on_host");
     // SAFETY: `kernels/host.c` defines the symbol with this type.
     unsafe { std::mem::transmute::<*mut c_void, Launch>(symbol) }
 }
