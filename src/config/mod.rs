@@ -97,9 +97,9 @@ pub struct Nvme {
     /// How the disk is driven.
     pub engine: EngineChoice,
     pub queue_depth: u32,
-    pub writes: WriteRules,
     /// The depth was not given: the disk is tried out at the start.
     pub tuned: bool,
+    pub writes: WriteRules,
 }
 
 /// The object tier.
