@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
-use terrace::domain::block::Key;
+use terrace::domain::block::{HashTail, Key};
 use terrace::domain::namespace::NamespaceDigest;
 use terrace::domain::retention::RetentionRecord;
 use terrace::domain::units::{CHUNK_BYTES, Time};
@@ -95,6 +95,7 @@ impl Tier {
         super::raw::fill(&mut bytes[HEADER_BYTES..], lane.into());
         let meta = FrameMeta {
             key: key(lane),
+            tail: HashTail(lane.into()),
             parent: None,
             position: 0,
             created_at: Time::ZERO,
