@@ -244,6 +244,13 @@ pub const KEYS: &[Key] = &[
         "Whether the bucket stands in the path instead of the host name, for `s3://` only.",
     ),
     key(
+        "object.lifecycle_tags",
+        Kind::Bool,
+        "false",
+        "Whether objects with a promise to forget carry the tag `terrace-days`, for lifecycle rules \
+         of the bucket (`docs/object.md`); for `s3://` only, needs s3:PutObjectTagging.",
+    ),
+    key(
         "leases.ttl",
         Kind::Duration,
         "30s",

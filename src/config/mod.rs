@@ -109,6 +109,7 @@ pub struct Object {
     pub capacity_bytes: u64,
     pub blocks_max: Option<u64>,
     pub requests_max: usize,
+    pub lifecycle_tags: bool,
 }
 
 /// How much of each tier shields may hold, in hundredths.

@@ -197,6 +197,7 @@ pub(super) fn object(
     notes: &mut Vec<String>,
 ) -> Result<Option<Object>, ConfigError> {
     let requests_max = reader.count("object.requests_max")?.unwrap_or(OBJECT_REQUESTS_DEFAULT);
+    let lifecycle_tags = reader.boolean("object.lifecycle_tags")?.unwrap_or(false);
     let given_bytes = reader.size("object.capacity")?;
     let blocks_max = blocks_max(reader, "object.blocks_max")?;
     let Some(target) = target(reader, places)? else { return Ok(None) };
@@ -217,6 +218,7 @@ pub(super) fn object(
                     capacity_bytes,
                     blocks_max,
                     requests_max,
+                    lifecycle_tags,
                 }));
             };
             // What is there already counts as ours, so only the whole disk bounds a given size.
@@ -230,7 +232,7 @@ pub(super) fn object(
         notes.push("no object tier: its disk is too full".into());
         return Ok(None);
     }
-    Ok(Some(Object { target, capacity_bytes, blocks_max, requests_max }))
+    Ok(Some(Object { target, capacity_bytes, blocks_max, requests_max, lifecycle_tags }))
 }
 
 /// Both tiers fit together where they share a disk; defaults always do.

@@ -45,6 +45,7 @@ impl BlockIndex {
 
 /// One block's copy in one tier.
 #[derive(Clone, Copy, Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is so or not, whatever the others")]
 pub struct TierCopy {
     pub state: CopyState,
     /// Where the bytes are; a filling copy has none while it waits for room.
@@ -61,6 +62,9 @@ pub struct TierCopy {
     pub waived: bool,
     /// Another node wrote it: this one only reads it.
     pub foreign: bool,
+    /// Nobody here has read its header: that it is there, and what its owners asked for, is not
+    /// known for sure.
+    pub presumed: bool,
 }
 
 /// One block.

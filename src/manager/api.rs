@@ -72,6 +72,8 @@ pub enum Event {
     /// A frame found by the scan after a restart; or, at any time, one of the shared store, its
     /// parent before it.
     Found { tier: Tier, frame: Box<FoundFrame> },
+    /// The shared store has this block of a client's chain, as far as its neighbours tell.
+    Presumed { client: ClientId, key: Key, parent: Option<Key>, position: u32 },
     /// The scan of a tier is over: what hangs on nothing is let go.
     ScanDone { tier: Tier },
     /// The daemon stops: what waits to be written is written now.

@@ -128,6 +128,8 @@ impl Manager {
         match row.copy(tier).state {
             // Its landing, or the end of its way out, comes back here.
             CopyState::Filling | CopyState::Draining => {}
+            // Nobody has seen that it is there.
+            CopyState::Resident if row.copy(tier).presumed => self.give_up_durable(at),
             CopyState::Resident if self.is_stamped(at, tier) => self.start_sync(at, tier),
             CopyState::Resident => self.hurry_rewrite(at),
             // One copy on its way down at a time: the end of that one comes back here.

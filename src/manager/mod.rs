@@ -21,6 +21,7 @@ mod retain;
 
 mod shields;
 
+mod presumed;
 mod ranks;
 
 mod rewrite;
@@ -193,6 +194,9 @@ impl Manager {
             Event::Erased { tier, place, key } => self.erased(tier, place, key),
             Event::Restamped { tier, key, end } => self.restamped(tier, key, end),
             Event::Found { tier, frame } => self.found(tier, *frame),
+            Event::Presumed { client, key, parent, position } => {
+                self.presume(client, (key, parent, position));
+            }
             Event::ScanDone { tier } => self.scan_done(tier),
             Event::Tick => self.time_passed(),
             Event::Stopping => self.hurry_rewrites(),

@@ -40,6 +40,10 @@ impl Manager {
         let mut ready = vec![frame];
         while let Some(frame) = ready.pop() {
             let meta = frame.header.meta;
+            if !scanned && let Some(row) = self.directory.find(meta.key) {
+                self.header_read(row, &frame.header);
+                continue;
+            }
             let hangs_on_due =
                 !scanned && meta.parent.is_some() && meta.parent == self.recovery.due_object;
             let known_due = scanned && self.recovery.due.contains(&meta.key);
@@ -92,7 +96,7 @@ impl Manager {
 
     /// Enters one frame whose parent is known. False if it is not to be had: its space is taken,
     /// it is here already, or it contradicts its own chain.
-    fn adopt(&mut self, tier: Tier, frame: &FoundFrame) -> bool {
+    pub(super) fn adopt(&mut self, tier: Tier, frame: &FoundFrame) -> bool {
         let meta = frame.header.meta;
         if let Some(row) = self.directory.find(meta.key) {
             self.found_again(tier, row, frame);
@@ -174,9 +178,6 @@ impl Manager {
     /// A second frame of a block that is here. The sooner promise to forget counts, and a frame
     /// that no copy stands for goes, so that no later scan takes it for the block.
     fn found_again(&mut self, tier: Tier, row: BlockIndex, frame: &FoundFrame) {
-        if tier == Tier::Object {
-            return;
-        }
         let meta = frame.header.meta;
         let block = self.directory.get_mut(row);
         let before = block.record;
@@ -192,7 +193,7 @@ impl Manager {
     }
 
     /// What the header's record asks for counts again: shields for what is left of their time.
-    fn inherit(&mut self, row: BlockIndex) {
+    pub(super) fn inherit(&mut self, row: BlockIndex) {
         if self.directory.get(row).record.shield_until > self.now {
             if self.shield_fits(row) {
                 self.directory.set_shielded(row, true);

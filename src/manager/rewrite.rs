@@ -139,7 +139,9 @@ impl Manager {
         let here = COLD.map(|tier| row.copy(tier).state != CopyState::Absent);
         let ready = |tier: Tier| {
             let copy = row.copy(tier);
-            copy.state == CopyState::Absent || copy.state == CopyState::Resident && copy.busy == 0
+            let idle = copy.state == CopyState::Resident && copy.busy == 0;
+            // A header that nobody has read may hold a promise that this record knows nothing of.
+            copy.state == CopyState::Absent || idle && !copy.presumed
         };
         if !COLD.into_iter().all(ready) {
             // Whoever reads a header sees at most one record change: that is what keeps it whole.

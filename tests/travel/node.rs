@@ -12,7 +12,8 @@ use terrace::domain::namespace::{KvShape, Namespace};
 use terrace::domain::retention::{Directive, Directives, TokenRange, Wish};
 use terrace::domain::session::Stop;
 use terrace::domain::tier::Tier;
-use terrace::env::{Stopwatch, SystemClock};
+use terrace::domain::units::Time;
+use terrace::env::{Clock, Stopwatch, SystemClock};
 use terrace::manager::api::{
     BlockStatus, ClientId, Command, Completion, Labels, PoolId, Refusal, Reply, RequestId, Status,
 };
@@ -27,6 +28,8 @@ use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
 const BLOCK_BYTES: usize = 64 << 10;
+/// No less than a block's header and payload take in a slot.
+const FRAME_BYTES: u64 = 80 << 10;
 const CHUNK_BYTES: u64 = 64 << 20;
 const SLOTS: u32 = 128;
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -42,13 +45,18 @@ pub struct Spec {
     pub object: u64,
     pub nvme_dir: PathBuf,
     pub object_dir: PathBuf,
+    /// Instead of the folder.
+    pub object_url: Option<String>,
+    /// By how many seconds its clock is ahead.
+    pub skew_s: i64,
 }
 
 impl Spec {
     /// Both folders below `root`.
     pub fn new(root: &Path, dram: u64, nvme: u64, object: u64) -> Self {
         let (nvme_dir, object_dir) = (root.join("nvme"), root.join("object"));
-        Self { dram, nvme, object, nvme_dir, object_dir }
+        let (object_url, skew_s) = (None, 0);
+        Self { dram, nvme, object, nvme_dir, object_dir, object_url, skew_s }
     }
 }
 
@@ -117,6 +125,11 @@ impl Node {
 
     /// Stores a chain from its root, with one wish for all of it.
     pub fn store(&mut self, ids: &[u64], wish: Option<Wish>) {
+        self.store_behind(None, ids, wish);
+    }
+
+    /// Stores what follows a block.
+    pub fn store_behind(&mut self, parent: Option<u64>, ids: &[u64], wish: Option<Wish>) {
         let slots: Vec<u32> = (0..SLOTS).take(ids.len()).collect();
         let mut block = vec![0; BLOCK_BYTES];
         for (slot, id) in slots.iter().zip(ids) {
@@ -128,7 +141,7 @@ impl Node {
             request: REQUEST,
             session: None,
             directives: Directives::admit(claims.into_iter().collect()).unwrap(),
-            parent: None,
+            parent: parent.map(|parent| self.keys(&[parent])[0]),
             keys: self.keys(ids),
             labels: Labels::default(),
             pool: self.pool,
@@ -226,6 +239,18 @@ impl Drop for Node {
     }
 }
 
+/// A clock that somebody set wrong.
+struct SkewedClock(SystemClock, i64);
+
+impl Clock for SkewedClock {
+    fn now(&self) -> Time {
+        let skew = Duration::from_secs(self.1.unsigned_abs());
+        let micros = u64::try_from(skew.as_micros()).unwrap();
+        let now = self.0.now().micros;
+        Time { micros: if self.1 < 0 { now - micros } else { now + micros } }
+    }
+}
+
 fn shell(spec: &Spec, runtime: &Runtime) -> Shell {
     let staging_bytes = CHUNK_BYTES;
     let config = ArenaConfig { tier_bytes: CHUNK_BYTES, staging_bytes, pretouch_threads: 0 };
@@ -240,22 +265,28 @@ fn shell(spec: &Spec, runtime: &Runtime) -> Shell {
             (Some(store), facts.node_id)
         }
     };
-    let target = ObjectTarget::Dir { path: spec.object_dir.clone(), fsync: false };
+    let folder = ObjectTarget::Dir { path: spec.object_dir.clone(), fsync: false };
+    let target = spec.object_url.as_ref().map_or(folder, |url| url.parse().unwrap());
     let options = ObjectOptions::default();
     let object = (spec.object > 0)
         .then(|| object::open(&target, options, &arena, runtime.handle()).unwrap());
-    let tier = |slots_max: u64, recovers: bool| {
-        let capacity_bytes = CHUNK_BYTES;
+    let tier = |slots_max: u64, capacity_bytes: u64, recovers: bool| {
         (slots_max > 0).then_some(TierConfig { capacity_bytes, slots_max, recovers })
     };
-    let tiers = [None, tier(spec.dram, false), tier(spec.nvme, true), tier(spec.object, false)];
+    let object_bytes = (spec.object * FRAME_BYTES).next_multiple_of(CHUNK_BYTES);
+    let tiers = [
+        None,
+        tier(spec.dram, CHUNK_BYTES, false),
+        tier(spec.nvme, CHUNK_BYTES, true),
+        tier(spec.object, object_bytes, false),
+    ];
     let mut config = ManagerConfig::with_tiers(tiers);
     config.rewrites.delay = REWRITE_DELAY;
     // Which blocks sink is plain to see with it.
     config.policy = PolicyName::Lru;
     let parts = ShellParts {
         config,
-        clock: Arc::new(SystemClock::start()),
+        clock: Arc::new(SkewedClock(SystemClock::start(), spec.skew_s)),
         runtime: runtime.handle().clone(),
         staging: CHUNK_BYTES..arena.len_bytes(),
         arena,

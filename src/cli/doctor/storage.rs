@@ -1,8 +1,8 @@
 //! The disk and the object store: a small NVMe tier of its own is tried and goes again, and the
-//! object store is asked for a block that nobody has.
+//! object store is asked for a block that nobody has, and given one that goes again.
 
 use std::fs::{self, DirBuilder};
-use std::io;
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,13 +14,16 @@ use tokio::runtime;
 use super::Check;
 use super::daemon::{is_writable, standing};
 use crate::config::{Config, Machine, Object, Places, ThisMachine};
-use crate::domain::block::Key;
-use crate::domain::units::{Bytes, CHUNK_BYTES};
+use crate::domain::block::{HashTail, Key};
+use crate::domain::namespace::NamespaceDigest;
+use crate::domain::retention::RetentionRecord;
+use crate::domain::units::{Bytes, CHUNK_BYTES, Time};
 use crate::env;
 use crate::tiers::dram::{Arena, ArenaConfig};
+use crate::tiers::frame::{self, HeaderDraft};
 use crate::tiers::nvme::{self, Engine, NvmeConfig, NvmeFacts, Survey};
 use crate::tiers::object::{self, ObjectOptions, Target};
-use crate::tiers::store::{FrameSpan, Place, StoreError, StoreOp};
+use crate::tiers::store::{FrameMeta, FrameSpan, Place, StoreError, StoreOp, TierStore};
 
 /// How long the object store may take to say that it has no such block.
 const OBJECT_PATIENCE: Duration = Duration::from_secs(10);
@@ -152,7 +155,7 @@ fn object_store(object: &Object) -> Check {
         Target::Dir { path, .. } => {
             Err(format!("{} is not a folder that this user can write to", standing(path).display()))
         }
-        Target::S3(_) => ask_for_nothing(object),
+        Target::S3(_) => try_bucket(object),
     };
     match reached {
         Ok(()) => Check::ok(CHECK, format!("{} is there for us", object.target)),
@@ -165,7 +168,8 @@ fn object_store(object: &Object) -> Check {
 }
 
 /// Reads a block that nobody has: the store answers that it is missing, if it answers us at all.
-fn ask_for_nothing(object: &Object) -> Result<(), String> {
+/// Then writes one that is nobody's, and erases it.
+fn try_bucket(object: &Object) -> Result<(), String> {
     let runtime = runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     let runtime = runtime.map_err(|error| error.to_string())?;
     let options = ObjectOptions {
@@ -173,26 +177,59 @@ fn ask_for_nothing(object: &Object) -> Result<(), String> {
         op_timeout: OBJECT_PATIENCE,
         ..ObjectOptions::default()
     };
-    let store = object::open(&object.target, options, &small_arena()?, runtime.handle())
+    let arena = small_arena()?;
+    let store = object::open(&object.target, options, &arena, runtime.handle())
         .map_err(|error| error.to_string())?;
-    let (tell, told) = sync_channel(1);
-    let nowhere = StoreOp::Read {
-        key: Key(env::random_bytes()),
-        place: Place { offset: 0, slot_bytes: 8192 },
-        frame: FrameSpan { offset: 0, bytes: 8192 },
-    };
-    store.submit(nowhere, Box::new(move |ended| drop(tell.send(ended))));
-    let ended = told.recv_timeout(OBJECT_PATIENCE * 2);
+    let (key, place) = (Key(env::random_bytes()), Place { offset: 0, slot_bytes: 8192 });
+    let frame = FrameSpan { offset: 0, bytes: 8192 };
+    let tried = (|| {
+        ask(&*store, "read", StoreOp::Read { key, place, frame })?;
+        // SAFETY: nothing is under way, and the arena is only this check's.
+        frame::seal(unsafe { arena.bytes_mut(frame) }, nobodys(key));
+        ask(&*store, "write", StoreOp::Write { key, place, frame })?;
+        ask(&*store, "erase", StoreOp::Erase { key, place })
+    })();
     runtime.shutdown_background();
-    match ended {
+    tried
+}
+
+/// Runs one operation, whose block may be missing.
+fn ask(store: &dyn TierStore, verb: &str, op: StoreOp) -> Result<(), String> {
+    let (tell, told) = sync_channel(1);
+    store.submit(op, Box::new(move |ended| drop(tell.send(ended))));
+    match told.recv_timeout(OBJECT_PATIENCE * 2) {
         Ok(Ok(()) | Err(StoreError::Missing(_))) => Ok(()),
-        Ok(Err(error)) => Err(error.to_string()),
+        Ok(Err(StoreError::Io { source, .. })) if source.kind() == ErrorKind::PermissionDenied => {
+            Err(format!("it lets nobody {verb}: grant {}", permissions(verb)))
+        }
+        Ok(Err(error)) => Err(format!("can't {verb}: {error}")),
         Err(_) => Err(format!("no answer within {} s", OBJECT_PATIENCE.as_secs() * 2)),
     }
 }
 
+/// What S3 wants to be granted. Without a list's right it denies what is only not there.
+fn permissions(verb: &str) -> &'static str {
+    match verb {
+        "read" => "s3:GetObject on the objects and s3:ListBucket on the bucket",
+        "write" => "s3:PutObject on the objects",
+        _ => "s3:DeleteObject on the objects",
+    }
+}
+
+/// A frame of zeros that belongs to no namespace.
+fn nobodys(key: Key) -> HeaderDraft {
+    let record = RetentionRecord::default();
+    let tail = HashTail::UNKNOWN;
+    let meta = FrameMeta { key, tail, parent: None, position: 0, created_at: Time::ZERO, record };
+    let namespace = NamespaceDigest(env::random_bytes());
+    HeaderDraft { namespace, meta, payload_bytes: 4096, node_id: env::random_bytes() }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
+    use std::net::{Shutdown, TcpListener};
+
     use super::super::Verdict;
     use super::*;
     use crate::tiers::object::Bucket;
@@ -216,11 +253,80 @@ mod tests {
             path_style: true,
         };
         let target = Target::S3(bucket);
-        let object =
-            Object { target, capacity_bytes: CHUNK_BYTES, blocks_max: None, requests_max: 1 };
-        let found = object_store(&object);
+        let found = object_store(&only(target));
         assert_eq!(found.verdict, Verdict::Fail);
         assert!(found.found.contains("kv-blocks"), "{found:?}");
+    }
+
+    fn only(target: Target) -> Object {
+        let (capacity_bytes, blocks_max) = (CHUNK_BYTES, None);
+        Object { target, capacity_bytes, blocks_max, requests_max: 1, lifecycle_tags: false }
+    }
+
+    /// A bucket whose server answers each method with this status and code.
+    fn bucket_that_says(answers: fn(&str) -> (u16, &'static str)) -> Check {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        // Ends with the test's process.
+        env::spawn_thread("bucket", move || {
+            for mut socket in listener.incoming().flatten() {
+                let mut head = vec![0; 16 << 10];
+                let bytes = socket.read(&mut head).unwrap_or(0);
+                let method = String::from_utf8_lossy(&head[..bytes]);
+                let (status, code) = answers(method.split(' ').next().unwrap_or_default());
+                let body = format!("<Error><Code>{code}</Code></Error>");
+                let answer = format!(
+                    "HTTP/1.1 {status} Canned\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+                    body.len()
+                );
+                let _ = socket.write_all(answer.as_bytes());
+                // The rest of a body is taken, so that the answer is not lost with it.
+                let _ = socket.shutdown(Shutdown::Write);
+                let _ = io::copy(&mut socket, &mut io::sink());
+            }
+        })
+        .unwrap();
+        let bucket = Bucket {
+            name: "kv-blocks".into(),
+            prefix: String::new(),
+            endpoint: Some(format!("http://127.0.0.1:{port}")),
+            region: Some("us-east-1".into()),
+            path_style: true,
+        };
+        let target = Target::S3(bucket);
+        object_store(&only(target))
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_bucket_is_found_beforehand() {
+        // Environments are a process's own, so the test runs itself again with credentials.
+        const NAME: &str = "what_is_wrong_with_a_bucket_is_found_beforehand";
+        if std::env::var("AWS_ACCESS_KEY_ID").as_deref() != Ok("key") {
+            let said = std::process::Command::new(std::env::current_exe().unwrap())
+                .args([NAME, "--nocapture"])
+                .envs([("AWS_ACCESS_KEY_ID", "key"), ("AWS_SECRET_ACCESS_KEY", "secret")])
+                .output()
+                .unwrap();
+            assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+            return;
+        }
+        let check = |answers: fn(&str) -> (u16, &'static str), words: &str| {
+            let found = bucket_that_says(answers);
+            assert_eq!(found.verdict, Verdict::Fail);
+            assert!(found.found.contains(words), "{found:?}");
+        };
+        check(|_| (404, "NoSuchBucket"), "make the bucket");
+        check(|_| (403, "SignatureDoesNotMatch"), "check the secret key");
+        check(|_| (403, "AccessDenied"), "s3:ListBucket");
+        check(
+            |method| if method == "GET" { (404, "NoSuchKey") } else { (403, "AccessDenied") },
+            "s3:PutObject",
+        );
+        let good = bucket_that_says(|method| match method {
+            "GET" => (404, "NoSuchKey"),
+            _ => (200, ""),
+        });
+        assert_eq!(good.verdict, Verdict::Ok, "{good:?}");
     }
 
     #[test]

@@ -143,7 +143,11 @@ fn open_object(
     runtime: &runtime::Handle,
 ) -> Result<Option<Store>, NodeError> {
     let Some(settings) = &config.object else { return Ok(None) };
-    let options = ObjectOptions { concurrency: settings.requests_max, ..ObjectOptions::default() };
+    let options = ObjectOptions {
+        concurrency: settings.requests_max,
+        lifecycle_tags: settings.lifecycle_tags,
+        ..ObjectOptions::default()
+    };
     let store = object::open(&settings.target, options, arena, runtime)?;
     Ok(Some(Arc::new(Metered::new(store))))
 }

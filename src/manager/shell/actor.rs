@@ -1,6 +1,6 @@
 //! The manager's thread: takes messages in order, steps the manager, hands its effects on.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::journal::{Journal, Page};
 use super::perform::Performer;
+use super::shared::frame_of;
 use crate::domain::block::Key;
 use crate::domain::tier::Tier;
 use crate::domain::units::Time;
@@ -17,6 +18,7 @@ use crate::manager::api::{
     ClientId, Command, Completion, Effect, Event, NamespaceId, PoolId, Reply, ReplyTag,
 };
 use crate::manager::{Manager, NamespaceEntry};
+use crate::tiers::frame::FrameHeader;
 use crate::tiers::hbm::EnginePool;
 use crate::tiers::store::FoundFrame;
 
@@ -44,8 +46,16 @@ pub(super) enum Message {
         keys: Vec<Key>,
         known: oneshot::Sender<Option<usize>>,
     },
-    /// Objects of one chain that the shared store has, in order.
-    FoundShared {
+    /// How far the shared store has a chain: its keys up to there, and how many of them were known
+    /// before.
+    Shared {
+        client: ClientId,
+        keys: Vec<Key>,
+        known: usize,
+        headers: BTreeMap<usize, FrameHeader>,
+    },
+    /// Headers of objects that had been presumed to be there.
+    Headers {
         frames: Vec<FoundFrame>,
     },
     /// A stretch of the directory for those who follow residency.
@@ -159,7 +169,10 @@ impl Actor {
                 // Whoever asked may have given up waiting.
                 let _ = known.send(self.manager.known_prefix(&keys));
             }
-            Message::FoundShared { frames } => {
+            Message::Shared { client, keys, known, headers } => {
+                self.shared(client, &keys, known, headers);
+            }
+            Message::Headers { frames } => {
                 for frame in frames {
                     self.step(Event::Found { tier: Tier::Object, frame: Box::new(frame) });
                 }
@@ -190,6 +203,30 @@ impl Actor {
             self.namespaces.insert(id, Arc::clone(&entry));
         }
         entry
+    }
+
+    /// Enters what the shared store has: what was read as it is, what lies between as presumed.
+    fn shared(
+        &mut self,
+        client: ClientId,
+        keys: &[Key],
+        known: usize,
+        mut headers: BTreeMap<usize, FrameHeader>,
+    ) {
+        for at in known..keys.len() {
+            let event = match headers.remove(&at) {
+                Some(header) => {
+                    Event::Found { tier: Tier::Object, frame: Box::new(frame_of(header)) }
+                }
+                None => Event::Presumed {
+                    client,
+                    key: keys[at],
+                    parent: at.checked_sub(1).map(|before| keys[before]),
+                    position: u32::try_from(at).expect("lookups are bounded"),
+                },
+            };
+            self.step(event);
+        }
     }
 
     fn command(&mut self, client: ClientId, command: Command, asker: Asker) {

@@ -79,10 +79,16 @@ impl Carrier {
     /// The next transfer to end; nothing if none did within `patience`.
     #[must_use]
     pub fn ended(&self, patience: Duration) -> Option<Ended> {
-        match self.ends.recv_timeout(patience) {
-            Ok(Event::TransferDone { transfer, failed }) => Some(Ended { transfer, failed }),
-            Ok(other) => unreachable!("{other:?} of a transfer"),
-            Err(_) => None,
+        loop {
+            match self.ends.recv_timeout(patience) {
+                Ok(Event::TransferDone { transfer, failed }) => {
+                    return Some(Ended { transfer, failed });
+                }
+                // The headers of objects are news to a manager only.
+                Ok(Event::Found { .. }) => {}
+                Ok(other) => unreachable!("{other:?} of a transfer"),
+                Err(_) => return None,
+            }
         }
     }
 }

@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::actor::Message;
 use super::journal::{Journal, Page};
-use super::shared::Shared;
+use super::shared::{Shared, Stretch};
 use crate::domain::block::Key;
 use crate::env;
 use crate::manager::api::{ClientId, Command, Completion, PoolId, Refusal, Reply};
@@ -63,14 +63,14 @@ impl Handle {
         if let Command::Lookup { keys, ask_shared, .. } = &command
             && !ask_shared.is_zero()
         {
-            self.look_further(keys, *ask_shared).await;
+            self.look_further(client, keys, *ask_shared).await;
         }
         self.ask(|reply| Message::Command { client, command, reply }).await
     }
 
     /// Tells the manager of blocks of this chain that the shared store has and that are not here.
     /// Comes to nothing when there is no such store, or too much else to do.
-    async fn look_further(&self, keys: &[Key], within: Duration) {
+    async fn look_further(&self, client: ClientId, keys: &[Key], within: Duration) {
         let Some(shared) = &self.shared else { return };
         let Ok(_turn) = shared.lookups.try_acquire() else { return };
         let (known, answer) = oneshot::channel();
@@ -79,11 +79,31 @@ impl Handle {
             return;
         }
         let Ok(Some(known)) = answer.await else { return };
-        let frames = shared.follow(keys, known, within).await;
-        if !frames.is_empty() {
-            // Before the lookup in the same queue. A full one: the lookup finds less.
-            drop(self.commands.try_send(Message::FoundShared { frames }));
+        let Stretch { end, headers } = shared.follow(keys, known, within).await;
+        if end == known {
+            return;
         }
+        let presumed = (known..end).filter(|at| !headers.contains_key(at)).collect();
+        let keys = keys[..end].to_vec();
+        let found = Message::Shared { client, keys: keys.clone(), known, headers };
+        // Before the lookup in the same queue. A full one: the lookup finds less.
+        if self.commands.try_send(found).is_ok() {
+            self.look_afterwards(keys, presumed);
+        }
+    }
+
+    /// Reads the headers of what was presumed, while nobody waits for them.
+    fn look_afterwards(&self, keys: Vec<Key>, presumed: Vec<usize>) {
+        let Some(shared) = self.shared.clone().filter(|_| !presumed.is_empty()) else { return };
+        let commands = self.commands.clone();
+        env::spawn_task(async move {
+            let Ok(_turn) = shared.follow_ups.try_acquire() else { return };
+            let tell = |frames| {
+                // A full queue: they are read when the blocks are.
+                drop(commands.try_send(Message::Headers { frames }));
+            };
+            shared.follow_up(&keys, &presumed, tell).await;
+        });
     }
 
     /// Checks the claim against the memory that an engine lends, and opens it to the device.

@@ -9,7 +9,8 @@ use tokio::runtime;
 use tokio::sync::{Semaphore, oneshot};
 
 use super::complaints::Complaints;
-use super::staging::Staging;
+use super::shared::frame_of;
+use super::staging::{Hold, Staging};
 use crate::domain::namespace::NamespaceDigest;
 use crate::domain::tier::Tier;
 use crate::env;
@@ -181,10 +182,12 @@ impl Performer {
             });
             return self.store_legs(work, &work.items, spans.collect()).await;
         }
+        let far = matches!(work.link, Link::ObjectGet | Link::ObjectPut);
+        let hold = if far { Hold::Far } else { Hold::Near };
         let mut outcomes = Vec::with_capacity(work.items.len());
         while outcomes.len() < work.items.len() {
             let rest = &work.items[outcomes.len()..];
-            let frames = self.staging.take(rest.len(), work.frame_bytes).await;
+            let frames = self.staging.take(rest.len(), work.frame_bytes, hold).await;
             let pieces = &rest[..frames.len()];
             outcomes.extend(self.store_legs(work, pieces, frames.spans().collect()).await);
         }
@@ -240,7 +243,23 @@ impl Performer {
             let (tier, place) = stored(piece.item.from)?;
             Some((tier, StoreOp::Read { key: piece.item.meta.key, place, frame: *span }))
         });
-        self.on_stores(ops.collect(), read_failure).await
+        let outcomes = self.on_stores(ops.collect(), read_failure).await;
+        let fetched = pieces.iter().zip(spans).zip(&outcomes).filter(|(_, end)| end.is_ok());
+        for ((_, span), _) in fetched.filter(|((piece, _), _)| piece.item.from == End::Object) {
+            self.tell_header(*span);
+        }
+        outcomes
+    }
+
+    /// The header of an object that was fetched: the manager may only have presumed what it says.
+    fn tell_header(&self, frame: FrameSpan) {
+        // SAFETY: the transfer owns its frames until the manager hears of its end.
+        let page = unsafe { self.arena.bytes(FrameSpan { bytes: HEADER_SPAN_BYTES, ..frame }) };
+        if let Ok(header) = FrameHeader::decode(page) {
+            let frame = Box::new(frame_of(header));
+            // A manager that has stopped needs no headers.
+            let _ = self.events.send(Event::Found { tier: Tier::Object, frame });
+        }
     }
 
     /// The second leg of those whose first one landed.

@@ -1,5 +1,7 @@
 //! Records travel: down with their blocks, again when they change, and back after a restart.
 
+mod presumed;
+
 use super::*;
 use crate::domain::hint::{Action, Outcome, Target};
 use crate::domain::retention::{Directive, Shield, TokenRange, Wish};

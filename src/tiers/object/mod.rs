@@ -46,6 +46,8 @@ pub struct ObjectOptions {
     pub op_timeout: Duration,
     /// S3: what one request fetches at most of a frame; longer ones come in parallel ranges.
     pub range_bytes: u32,
+    /// S3: whether objects that are promised to be forgotten are tagged for the bucket's own rules.
+    pub lifecycle_tags: bool,
 }
 
 impl Default for ObjectOptions {
@@ -56,6 +58,7 @@ impl Default for ObjectOptions {
             attempt_timeout: Duration::from_secs(10),
             op_timeout: Duration::from_secs(30),
             range_bytes: RANGE_BYTES_DEFAULT,
+            lifecycle_tags: false,
         }
     }
 }

@@ -11,6 +11,7 @@ mod get;
 mod lent;
 mod limiter;
 mod put;
+mod tag;
 #[cfg(test)]
 mod tests;
 
@@ -28,8 +29,9 @@ use super::question::Question;
 use super::target::Bucket;
 use super::{ObjectOptions, object_name};
 use crate::domain::block::Key;
+use crate::domain::retention::RetentionRecord;
 use crate::domain::tier::Tier;
-use crate::env;
+use crate::env::{self, Clock, SystemClock};
 use crate::tiers::dram::Arena;
 use crate::tiers::frame::{self, HEADER_BYTES};
 use crate::tiers::health::Health;
@@ -89,6 +91,8 @@ impl S3Store {
             attempt_timeout: options.attempt_timeout,
             op_timeout: options.op_timeout,
             range_bytes: options.range_bytes,
+            lifecycle_tags: options.lifecycle_tags,
+            clock: SystemClock::start(),
             conditional: AtomicBool::new(true),
             ranges: AtomicBool::new(true),
             guard: Guard::new(),
@@ -157,6 +161,8 @@ struct Requests {
     attempt_timeout: Duration,
     op_timeout: Duration,
     range_bytes: u32,
+    lifecycle_tags: bool,
+    clock: SystemClock,
     /// Whether the store knows `If-None-Match`, and ranges; some S3 look-alikes don't.
     conditional: AtomicBool,
     ranges: AtomicBool,
@@ -167,6 +173,11 @@ impl Requests {
     fn name(&self, key: Key) -> String {
         let name = object_name(key);
         if self.prefix.is_empty() { name } else { format!("{}/{name}", self.prefix) }
+    }
+
+    /// The tag that the bucket's lifecycle rules go by, where the operator made such rules.
+    fn tag(&self, record: &RetentionRecord) -> Option<String> {
+        self.lifecycle_tags.then(|| tag::of(record, self.clock.now())).flatten()
     }
 
     fn client(&self) -> Client {

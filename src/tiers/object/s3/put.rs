@@ -23,6 +23,14 @@ use crate::tiers::store::{FrameSpan, StoreError};
 const FRAME_BYTES_MAX: usize = 64 << 20;
 const _: () = assert!(FRAME_BYTES_MAX as u64 == CHUNK_BYTES);
 
+/// An object to write.
+struct NewObject<'a> {
+    name: &'a str,
+    body: bytes::Bytes,
+    /// For the bucket's lifecycle rules.
+    tag: Option<String>,
+}
+
 /// How a conditional write ended.
 enum Put {
     Written,
@@ -40,7 +48,7 @@ impl Requests {
             header.meta.record
         };
         let (lent, returned) = LentFrame::new(&self.arena, frame);
-        let result = self.put(key, lent).await;
+        let result = self.put(key, lent, self.tag(&record)).await;
         // A connection may hold the frame beyond its request's end.
         returned.wait().await;
         match result? {
@@ -51,22 +59,25 @@ impl Requests {
         }
     }
 
-    async fn put(&self, key: Key, lent: LentFrame) -> Result<Put, StoreError> {
+    async fn put(&self, key: Key, lent: LentFrame, tag: Option<String>) -> Result<Put, StoreError> {
         let (name, body) = (self.name(key), bytes::Bytes::from_owner(lent));
+        let new = |body| NewObject { name: &name, body, tag: tag.clone() };
         if self.conditional.load(Ordering::Relaxed) {
-            let once = || self.put_new(&name, body.clone());
+            let once = || self.put_new(new(body.clone()));
             if let Some(put) = self.attempts(WRITE, once).await? {
                 return Ok(put);
             }
         }
         // Without a condition a second attempt could land after what comes next: there is none.
-        self.attempt(WRITE, || self.put_over(&name, body.clone())).await
+        self.attempt(WRITE, || self.put_over(new(body.clone()))).await
     }
 
     /// Writes the object if there is none; nothing if the store knows no conditions.
-    async fn put_new(&self, name: &str, body: bytes::Bytes) -> Result<Option<Put>, StoreError> {
+    async fn put_new(&self, new: NewObject<'_>) -> Result<Option<Put>, StoreError> {
+        let NewObject { name, body, tag } = new;
         let bytes = body.len();
         let put = self.client().put_object().bucket(&self.bucket).key(name).if_none_match("*");
+        let put = put.set_tagging(tag);
         // The frame has a checksum of its own.
         let put = put.body(ByteStream::from(body)).customize().disable_payload_signing();
         match put.send().await {
@@ -88,8 +99,9 @@ impl Requests {
         }
     }
 
-    async fn put_over(&self, name: &str, body: bytes::Bytes) -> Result<Put, StoreError> {
-        let put = self.client().put_object().bucket(&self.bucket).key(name);
+    async fn put_over(&self, new: NewObject<'_>) -> Result<Put, StoreError> {
+        let NewObject { name, body, tag } = new;
+        let put = self.client().put_object().bucket(&self.bucket).key(name).set_tagging(tag);
         let put = put.body(ByteStream::from(body)).customize().disable_payload_signing();
         let sent = put.send().await.map_err(|error| failed("write", name, &error));
         sent.map(|_| Put::Written)
@@ -146,6 +158,7 @@ impl Requests {
         let conditional = self.conditional.load(Ordering::Relaxed);
         let put = self.client().put_object().bucket(&self.bucket).key(name);
         let put = put.set_if_match(tag.filter(|_| conditional)).body(ByteStream::from(frame));
+        let put = put.set_tagging(self.tag(record));
         match put.customize().disable_payload_signing().send().await {
             Ok(_) => Ok(()),
             // Another node wrote it, or erased it, since it was read.

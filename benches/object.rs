@@ -1,0 +1,93 @@
+//! How close the object tier comes to a bare HTTP client, and how long the longest stored prefix
+//! takes to find.
+//!
+//!     scripts/bench-object
+//!
+//! Both clients talk to the same S3 server (s3s-fs) on loopback, in turn, at the same concurrency,
+//! and the medians of their rounds are compared. Goals of the project: GET and PUT of 4 MiB at 80 %
+//! or more of the bare client; the prefix of 8,000 blocks in four round trips or fewer. Absolute
+//! figures are the server's and the machine's.
+#![allow(clippy::unwrap_used, clippy::cast_precision_loss, reason = "a bench is a test")]
+
+#[path = "object/bare.rs"]
+mod bare;
+#[path = "../tests/travel/node.rs"]
+#[allow(dead_code, reason = "tests use the rest")]
+mod node;
+#[path = "object/prefix.rs"]
+mod prefix;
+#[path = "object/server.rs"]
+mod server;
+#[path = "object/store.rs"]
+mod store;
+
+use std::time::Duration;
+
+use server::Server;
+
+/// Frames of 4 MiB: the header's page and what is left.
+pub const FRAME_BYTES: u32 = 4 << 20;
+const OBJECTS: usize = 32;
+const ROUNDS: usize = 7;
+
+/// What S3 takes to the first byte. Source: AWS, "Best practices design patterns: optimizing Amazon
+/// S3 performance": 100 to 200 ms.
+const FAR: Duration = Duration::from_millis(100);
+
+fn main() {
+    // The test harness's own flags mean nothing here.
+    let root = tempfile::tempdir().unwrap();
+    println!(
+        "s3s-fs on loopback, objects of 4 MiB, {OBJECTS} a round, medians of {ROUNDS} rounds\n"
+    );
+    println!(
+        "| | at once | Terrace MB/s | bare HTTP MB/s | ratio | Terrace's rounds | bare rounds |"
+    );
+    println!("|---|---|---|---|---|---|---|");
+    for at_once in [1, 4, 16] {
+        let (ours, bare) = (Server::start(root.path(), true), Server::start(root.path(), false));
+        let store = store::Store::open(&ours, at_once);
+        let client = bare::Client::new(&bare, at_once);
+        let (mut puts, mut gets) = (Pair::default(), Pair::default());
+        for round in 0..ROUNDS {
+            puts.ours.push(store.put(round));
+            puts.bare.push(client.put(round));
+            gets.ours.push(store.get(round));
+            gets.bare.push(client.get(round));
+        }
+        puts.print("PUT", at_once);
+        gets.print("GET", at_once);
+    }
+    prefix::measure(root.path(), FAR);
+}
+
+#[derive(Default)]
+struct Pair {
+    ours: Vec<Duration>,
+    bare: Vec<Duration>,
+}
+
+impl Pair {
+    fn print(&self, what: &str, at_once: usize) {
+        let rate =
+            |took: Duration| OBJECTS as f64 * f64::from(FRAME_BYTES) / 1e6 / took.as_secs_f64();
+        let (ours, bare) = (rate(median(&self.ours)), rate(median(&self.bare)));
+        let span = |times: &[Duration]| {
+            let (least, most) = (times.iter().max().unwrap(), times.iter().min().unwrap());
+            format!("{:.0}..{:.0}", rate(*least), rate(*most))
+        };
+        println!(
+            "| {what} | {at_once} | {ours:.0} | {bare:.0} | {:.2} | {} | {} |",
+            ours / bare,
+            span(&self.ours),
+            span(&self.bare)
+        );
+    }
+}
+
+#[must_use]
+pub fn median(times: &[Duration]) -> Duration {
+    let mut times = times.to_vec();
+    times.sort_unstable();
+    times[times.len() / 2]
+}

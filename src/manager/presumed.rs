@@ -1,0 +1,92 @@
+//! Blocks that the shared store has as far as their neighbours tell: nobody here has read their
+//! headers.
+//!
+//! They are found by lookups like others. Whoever reads one learns its record before it is served,
+//! so a promise to forget is kept; and one that is not there costs the load of it, as any copy that
+//! turns out lost. Nothing is written into a header that was not read.
+
+use bytes::Bytes;
+
+use crate::domain::block::{HashTail, Key};
+use crate::domain::directory::BlockIndex;
+use crate::domain::retention::RetentionRecord;
+use crate::domain::tier::Tier;
+use crate::domain::units::Time;
+use crate::tiers::frame::FrameHeader;
+use crate::tiers::store::{FoundFrame, FrameMeta, Place};
+
+use super::Manager;
+use super::api::ClientId;
+
+/// Nobody's: what nobody has read was written by somebody else.
+const NOBODY: [u8; 16] = [0; 16];
+
+impl Manager {
+    /// Enters a block of the client's namespace behind a parent that is here.
+    pub(super) fn presume(
+        &mut self,
+        client: ClientId,
+        (key, parent, position): (Key, Option<Key>, u32),
+    ) {
+        let Some(client) = self.clients.get(&client) else { return };
+        let entry = self.namespace(client.namespace);
+        let parent_is_here = parent.is_none_or(|parent| self.directory.find(parent).is_some());
+        if !parent_is_here || self.directory.find(key).is_some() || self.erasing.contains(&key) {
+            return;
+        }
+        let record = RetentionRecord::default();
+        let tail = HashTail::UNKNOWN;
+        let meta = FrameMeta { key, tail, parent, position, created_at: self.now, record };
+        let header = FrameHeader {
+            namespace: entry.digest,
+            meta,
+            payload_bytes: entry.payload_bytes,
+            payload_checksum: 0,
+            node_id: NOBODY,
+        };
+        let place = Place { offset: 0, slot_bytes: 0 };
+        if self.adopt(Tier::Object, &FoundFrame { place, header }) {
+            let row = self.directory.find(key).expect("it was just entered");
+            let copy = self.directory.get_mut(row).copy_mut(Tier::Object);
+            (copy.presumed, copy.foreign) = (true, true);
+        }
+    }
+
+    /// The header of an object whose block is here was read. What is known already counts more than
+    /// what the header says; of what was presumed, the header is all there is.
+    pub(super) fn header_read(&mut self, row: BlockIndex, header: &FrameHeader) {
+        let node_id = self.config.node_id;
+        let block = self.directory.get_mut(row);
+        let doomed = block.doomed;
+        let copy = block.copy_mut(Tier::Object);
+        if !std::mem::take(&mut copy.presumed) || doomed {
+            return;
+        }
+        copy.foreign = header.node_id != node_id;
+        let there = header.meta.record;
+        if there.is_due(self.now) {
+            self.counters.forgotten_blocks += 1;
+            return self.forget(row);
+        }
+        self.directory.label(row, header.meta.tail, Bytes::new());
+        let now = self.now;
+        let block = self.directory.get_mut(row);
+        block.created_at = header.meta.created_at;
+        let here = block.record;
+        if here == RetentionRecord::default() {
+            block.record = there.standing(now);
+            self.inherit(row);
+            self.reconsider_all(row);
+            return;
+        }
+        // Wishes of this node's own came first; the promise of the other counts beside them.
+        block.record.delete_after = sooner(here.delete_after, there.delete_after);
+        self.watch(row);
+        self.record_changed(row, &there);
+    }
+}
+
+/// The sooner of two promises; zero is none.
+fn sooner(one: Time, other: Time) -> Time {
+    if one == Time::ZERO || other == Time::ZERO { one.max(other) } else { one.min(other) }
+}

@@ -1,0 +1,97 @@
+//! Blocks that the shared store is presumed to have.
+
+use super::*;
+
+impl Bench {
+    fn presume(&mut self, n: u64, parent: Option<u64>, position: u32) {
+        let (client, parent) = (self.client, parent.map(key));
+        self.event(Event::Presumed { client, key: key(n), parent, position });
+    }
+
+    /// A node whose shared store is presumed to have the chain 1, 2, 3.
+    fn presuming() -> Self {
+        let mut bench = Self::new([0, 10, 0, 20]);
+        bench.now = Time::ZERO + HOUR;
+        bench.presume(1, None, 0);
+        bench.presume(2, Some(1), 1);
+        bench.presume(3, Some(2), 2);
+        bench
+    }
+}
+
+fn promised(delete_after: Time) -> RetentionRecord {
+    RetentionRecord { delete_after, ..RetentionRecord::default() }
+}
+
+#[test]
+fn they_are_found_and_served_and_their_headers_count_once_they_are_read() {
+    let mut bench = Bench::presuming();
+    assert_eq!(bench.found(&[1, 2, 3]), "object:3");
+    let shield_until = bench.now + HOUR;
+    let shielded = RetentionRecord { shield_until, priority: 80, ..RetentionRecord::default() };
+    bench.found_object(frame(2, Some(1), 1, shielded));
+    assert_eq!(bench.record(2), shielded);
+    assert_eq!(bench.record(1), RetentionRecord::default());
+    assert_eq!(bench.manager.directory.shielded_blocks(0), 1);
+    // What is known counts more than what a header says later.
+    bench.found_object(frame(2, Some(1), 1, RetentionRecord::default()));
+    assert_eq!(bench.record(2), shielded);
+    assert!(bench.load(&[1, 2, 3]).failed.is_empty());
+}
+
+#[test]
+fn a_promise_that_only_the_header_tells_of_is_kept_before_the_block_is_served() {
+    let mut bench = Bench::presuming();
+    bench.start_load(&[1, 2, 3]);
+    // Its bytes have come, and with them the header.
+    let due = promised(bench.now);
+    bench.found_object(frame(2, Some(1), 1, due));
+    bench.run();
+    let end = bench.completions.pop().expect("a load completes");
+    assert_eq!(end.failed, [1, 2], "what hangs on it goes with it");
+    assert_eq!(bench.found(&[1, 2, 3]), "dram:1");
+    let erased: Vec<_> = bench.erases.iter().map(|(.., key)| *key).collect();
+    assert!(erased.contains(&key(2)) && erased.contains(&key(3)), "{erased:?}");
+}
+
+#[test]
+fn nothing_is_written_into_a_header_that_nobody_has_read() {
+    let mut bench = Bench::presuming();
+    let until = bench.now + HOUR;
+    bench.retain(&[1], Wish { priority: Some((70, None)), ..Wish::default() });
+    for _ in 0..10 {
+        bench.wait(10 * SECOND);
+    }
+    assert_eq!(bench.written(RestampEnd::Written), []);
+    bench.found_object(frame(1, None, 0, promised(until)));
+    bench.wait(10 * SECOND);
+    let (.., record) = bench.restamps[0];
+    assert_eq!((record.priority, record.delete_after), (70, until), "both nodes' wishes");
+    assert_eq!(bench.written(RestampEnd::Written), [(Tier::Object, key(1))]);
+}
+
+#[test]
+fn one_that_is_not_there_costs_its_load_and_what_hangs_on_it() {
+    let mut bench = Bench::presuming();
+    bench.start_load(&[1, 2, 3]);
+    let lost = |item: &TransferItem| {
+        (item.meta.key == key(2) && item.from == End::Object).then_some(FailureKind::SourceLost)
+    };
+    bench.run_with(lost);
+    let end = bench.completions.pop().expect("a load completes");
+    assert!(end.failed.contains(&1), "{:?}", end.failed);
+    assert_eq!(bench.found(&[1, 2, 3]), "dram:1");
+}
+
+#[test]
+fn what_does_not_hang_together_is_not_taken_in() {
+    let mut bench = Bench::new([0, 10, 0, 20]);
+    bench.presume(2, Some(1), 1);
+    bench.presume(1, None, 3);
+    bench.presume(5, None, 0);
+    bench.presume(6, Some(5), 4);
+    assert_eq!(bench.manager.status().blocks, 1);
+    bench.store(None, &[11, 12]);
+    bench.presume(12, Some(11), 1);
+    assert_eq!(bench.found(&[11, 12]), "dram:2", "what is here already stays as it is");
+}
