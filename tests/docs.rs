@@ -112,8 +112,11 @@ fn every_metric_is_documented() {
 fn every_metric_that_is_recorded_stands_in_the_table() {
     let known: BTreeSet<&str> = METRICS.iter().map(|metric| metric.name).collect();
     let mut recorded = BTreeSet::new();
-    for path in rust_files(&root().join("src")) {
-        let text = fs::read_to_string(&path).unwrap();
+    // Kernels are called like metrics, and record none.
+    let kernels = root().join("src/tiers/hbm/cuda");
+    let files = rust_files(&root().join("src"));
+    for path in files.iter().filter(|path| !path.starts_with(&kernels)) {
+        let text = fs::read_to_string(path).unwrap();
         for (at, _) in text.match_indices("\"terrace_") {
             let rest = &text[at + 1..];
             let name = &rest[..rest.find('"').unwrap_or(rest.len())];

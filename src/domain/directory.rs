@@ -45,7 +45,6 @@ impl BlockIndex {
 
 /// One block's copy in one tier.
 #[derive(Clone, Copy, Debug, Default)]
-#[expect(clippy::struct_excessive_bools, reason = "each is so or not, whatever the others")]
 pub struct TierCopy {
     pub state: CopyState,
     /// Where the bytes are; a filling copy has none while it waits for room.
@@ -60,11 +59,19 @@ pub struct TierCopy {
     pub listed: bool,
     /// The block's shield does not count here: it was over a budget of this tier.
     pub waived: bool,
-    /// Another node wrote it: this one only reads it.
-    pub foreign: bool,
+    pub writer: Writer,
+}
+
+/// Which node wrote a copy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Writer {
+    #[default]
+    ThisNode,
+    /// This node only reads it.
+    Another,
     /// Nobody here has read its header: that it is there, and what its owners asked for, is not
     /// known for sure.
-    pub presumed: bool,
+    Unknown,
 }
 
 /// One block.

@@ -1,7 +1,7 @@
 //! The books: which copies may go, and what follows when one does.
 
 use crate::domain::block::Key;
-use crate::domain::directory::{Block, BlockIndex, Directory};
+use crate::domain::directory::{Block, BlockIndex, Directory, Writer};
 use crate::domain::residency::{CopyEvent, CopyState};
 use crate::domain::retention::Standing;
 use crate::domain::slots::{SlotKind, SlotPage};
@@ -212,7 +212,8 @@ impl Manager {
         // What another node wrote is its own; but promises are kept, and what is bad serves nobody
         // and would keep a whole one out.
         let only_own = !block.forgotten && !is_bad;
-        let erased = tier == Tier::Object && dropped && !(copy.foreign && only_own);
+        let erased =
+            tier == Tier::Object && dropped && !(copy.writer != Writer::ThisNode && only_own);
         if wiped {
             let place = self.place_of(index, tier);
             self.directory.apply(index, tier, event);

@@ -10,7 +10,7 @@ mod check;
 
 use std::collections::BTreeMap;
 
-use crate::domain::directory::{Block, BlockIndex};
+use crate::domain::directory::{Block, BlockIndex, Writer};
 use crate::domain::residency::{CopyEvent, CopyState};
 use crate::domain::tier::Tier;
 
@@ -129,7 +129,9 @@ impl Manager {
             // Its landing, or the end of its way out, comes back here.
             CopyState::Filling | CopyState::Draining => {}
             // Nobody has seen that it is there.
-            CopyState::Resident if row.copy(tier).presumed => self.give_up_durable(at),
+            CopyState::Resident if row.copy(tier).writer == Writer::Unknown => {
+                self.give_up_durable(at);
+            }
             CopyState::Resident if self.is_stamped(at, tier) => self.start_sync(at, tier),
             CopyState::Resident => self.hurry_rewrite(at),
             // One copy on its way down at a time: the end of that one comes back here.

@@ -8,7 +8,7 @@
 use bytes::Bytes;
 
 use crate::domain::block::{HashTail, Key};
-use crate::domain::directory::BlockIndex;
+use crate::domain::directory::{BlockIndex, Writer};
 use crate::domain::retention::RetentionRecord;
 use crate::domain::tier::Tier;
 use crate::domain::units::Time;
@@ -47,8 +47,7 @@ impl Manager {
         let place = Place { offset: 0, slot_bytes: 0 };
         if self.adopt(Tier::Object, &FoundFrame { place, header }) {
             let row = self.directory.find(key).expect("it was just entered");
-            let copy = self.directory.get_mut(row).copy_mut(Tier::Object);
-            (copy.presumed, copy.foreign) = (true, true);
+            self.directory.get_mut(row).copy_mut(Tier::Object).writer = Writer::Unknown;
         }
     }
 
@@ -59,10 +58,14 @@ impl Manager {
         let block = self.directory.get_mut(row);
         let doomed = block.doomed;
         let copy = block.copy_mut(Tier::Object);
-        if !std::mem::take(&mut copy.presumed) || doomed {
+        if copy.writer != Writer::Unknown {
             return;
         }
-        copy.foreign = header.node_id != node_id;
+        let is_own = header.node_id == node_id && !doomed;
+        copy.writer = if is_own { Writer::ThisNode } else { Writer::Another };
+        if doomed {
+            return;
+        }
         let there = header.meta.record;
         if there.is_due(self.now) {
             self.counters.forgotten_blocks += 1;

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::domain::block::Key;
-use crate::domain::directory::{BlockIndex, NewBlock, Owner};
+use crate::domain::directory::{BlockIndex, NewBlock, Owner, Writer};
 use crate::domain::residency::CopyEvent;
 use crate::domain::slots::{SlotKind, SlotPage};
 use crate::domain::tier::Tier;
@@ -132,7 +132,8 @@ impl Manager {
         let tick = if shared { self.tick } else { meta.created_at.micros };
         let copy = self.directory.get_mut(row).copy_mut(tier);
         (copy.page, copy.tick) = (Some(page), tick);
-        copy.foreign = shared && frame.header.node_id != self.config.node_id;
+        let is_own = !shared || frame.header.node_id == self.config.node_id;
+        copy.writer = if is_own { Writer::ThisNode } else { Writer::Another };
         self.inherit(row);
         if shared {
             self.reconsider(row, tier);

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::domain::block::Key;
-use crate::domain::directory::{Block, BlockIndex, Stamp};
+use crate::domain::directory::{Block, BlockIndex, Stamp, Writer};
 use crate::domain::residency::CopyState;
 use crate::domain::retention::RetentionRecord;
 use crate::domain::tier::Tier;
@@ -141,7 +141,7 @@ impl Manager {
             let copy = row.copy(tier);
             let idle = copy.state == CopyState::Resident && copy.busy == 0;
             // A header that nobody has read may hold a promise that this record knows nothing of.
-            copy.state == CopyState::Absent || idle && !copy.presumed
+            copy.state == CopyState::Absent || idle && copy.writer != Writer::Unknown
         };
         if !COLD.into_iter().all(ready) {
             // Whoever reads a header sees at most one record change: that is what keeps it whole.

@@ -274,7 +274,10 @@ mod tests {
                 let bytes = socket.read(&mut head).unwrap_or(0);
                 let method = String::from_utf8_lossy(&head[..bytes]);
                 let (status, code) = answers(method.split(' ').next().unwrap_or_default());
-                let body = format!("<Error><Code>{code}</Code></Error>");
+                let body = match code {
+                    "" => String::new(),
+                    code => format!("<Error><Code>{code}</Code></Error>"),
+                };
                 let answer = format!(
                     "HTTP/1.1 {status} Canned\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
                     body.len()
