@@ -6,6 +6,8 @@ mod census;
 
 mod changes;
 
+mod copies;
+
 mod marks;
 
 mod stamps;
@@ -23,12 +25,12 @@ use super::residency::{CopyEvent, CopyState};
 use super::retention::RetentionRecord;
 use super::retention::value::TipId;
 use super::session::{SessionIndex, SessionNumber};
-use super::slots::SlotPage;
 use super::tier::Tier;
 use super::units::Time;
 use census::Census;
 
 pub use changes::Change;
+pub use copies::{TierCopy, Writer};
 pub use stamps::Stamp;
 
 /// A block's row in the directory; reused after the block is removed.
@@ -41,37 +43,6 @@ impl BlockIndex {
     fn some(self) -> Option<Self> {
         (self != Self::NONE).then_some(self)
     }
-}
-
-/// One block's copy in one tier.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct TierCopy {
-    pub state: CopyState,
-    /// Where the bytes are; a filling copy has none while it waits for room.
-    pub page: Option<SlotPage>,
-    /// When it was last used here. A leaf's tick speaks for its ancestors: see [`Directory::apply`].
-    pub tick: u64,
-    /// Transfers that read this copy.
-    pub busy: u32,
-    /// Children whose copy in this tier is filling or resident: not those on their way out.
-    pub children: u32,
-    /// Whether the tier's ranks have this copy on their lists.
-    pub listed: bool,
-    /// The block's shield does not count here: it was over a budget of this tier.
-    pub waived: bool,
-    pub writer: Writer,
-}
-
-/// Which node wrote a copy.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Writer {
-    #[default]
-    ThisNode,
-    /// This node only reads it.
-    Another,
-    /// Nobody here has read its header: that it is there, and what its owners asked for, is not
-    /// known for sure.
-    Unknown,
 }
 
 /// One block.
