@@ -92,7 +92,7 @@ class WireTest(unittest.TestCase):
 
     def test_every_call_is_there(self):
         streams = [name for name, method in _wire.METHODS.items() if method.streams]
-        self.assertEqual(streams, ["Completions"])
+        self.assertEqual(streams, ["Completions", "Events"])
         self.assertEqual(_wire.METHODS["Lookup"].path, "/terrace.v1.Terrace/Lookup")
 
     def test_values_that_no_message_holds(self):
