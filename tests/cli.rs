@@ -104,7 +104,7 @@ fn cli_help_of_bench() {
 fn cli_flags_of_benches() {
     insta::assert_snapshot!(
         flags("bench tiers -h").join(" "),
-        @"--path --block --fragment --seconds --depth --set --dir --object --device --svg --json"
+        @"--path --block --fragment --seconds --depth --set --dir --object --device --against --svg --json"
     );
     insta::assert_snapshot!(
         flags("bench index -h").join(" "),
@@ -122,7 +122,7 @@ fn cli_bench_tiers_measures_every_path_and_leaves_nothing() {
     let output = terrace(folder.path(), &format!("{line} --json"));
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let rows: Vec<serde_json::Value> = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(rows.len(), 3 * 2 + 2 + 2, "three device paths in two layouts, and four others");
+    assert_eq!(rows.len(), 4 * 2 + 2 + 2, "four device paths in two layouts, and four others");
     for row in &rows {
         for figure in ["gbps", "limit_gbps", "ratio", "p50_us", "p99_us"] {
             assert!(row[figure].as_f64().unwrap() > 0.0, "{figure} of {row}");
@@ -193,6 +193,8 @@ fn cli_refuses_bad_lines() {
     refused("bench tiers --path nvme --dir /dev/null", "there is no such folder");
     refused("bench tiers --svg @/gone/a.svg", "name a file that can be written");
     refused("bench tiers --device gpu", "device `gpu` is not known");
+    refused("bench tiers --device cuda:97", "--device cuda:97 is not here: ");
+    refused("bench tiers --against disk", "use memory or calls");
     refused("bench index --policy best", "policy `best` is not known: use one of lru, ");
     refused("bench rpc --keys 0", "0 is not in 1..=16384");
     refused("serve --dram-capcity 1GiB", "'--dram-capacity'");

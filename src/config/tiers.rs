@@ -10,6 +10,7 @@ use super::{Dram, Hbm, HbmDevice, Nvme, Object};
 use crate::domain::admission::{Rule, WriteMode, WriteRules};
 use crate::domain::units::CHUNK_BYTES;
 use crate::tiers::hbm::DeviceChoice;
+use crate::tiers::hbm::cuda::CudaConfig;
 use crate::tiers::nvme::EngineChoice;
 use crate::tiers::object::Target;
 
@@ -20,7 +21,6 @@ const S3_DEFAULT_BYTES: u64 = 1 << 40;
 const NVME_QUEUE_DEPTH_DEFAULT: usize = 64;
 const OBJECT_REQUESTS_DEFAULT: usize = 64;
 const PRETOUCH_THREADS_MAX: usize = 64;
-const MULTIPROCESSORS_DEFAULT: usize = 8;
 
 /// Whole chunks, rounded down.
 const fn chunks_below(bytes: u64) -> u64 {
@@ -38,10 +38,11 @@ pub(super) fn device(reader: &Reader<'_>) -> Result<HbmDevice, ConfigError> {
             Problem::new(format!("no such device `{text}`"), "choose auto, host, or cuda:0 and up")
         })
     })?;
-    let most = reader.count("hbm.multiprocessors_max")?.unwrap_or(MULTIPROCESSORS_DEFAULT);
+    let bounded = |most| u32::try_from(most).expect("the table bounds the multiprocessors");
+    let most = reader.count("hbm.multiprocessors_max")?.map(bounded);
     Ok(HbmDevice {
         choice: choice.unwrap_or_default(),
-        multiprocessors_max: u32::try_from(most).expect("the table bounds the multiprocessors"),
+        multiprocessors_max: most.unwrap_or(CudaConfig::MULTIPROCESSORS_DEFAULT),
     })
 }
 

@@ -7,6 +7,7 @@ use crate::cli::Failure;
 use crate::config::parse;
 use crate::domain::namespace::PAYLOAD_BYTES_MAX;
 use crate::domain::units::{Bytes, CHUNK_BYTES, PAGE_BYTES};
+use crate::tiers::hbm::DeviceChoice;
 use crate::tiers::object::Target;
 
 use super::path::{Choice, Path};
@@ -14,14 +15,16 @@ use super::path::{Choice, Path};
 /// Measure every link of the daemon beside what the machine itself can do
 ///
 /// Blocks go round and round between the tiers over the daemon's own code, and in turns with them
-/// as many bytes by the simplest means there are: one thread's memcpy for HBM, a loop of reads
-/// and writes past the page cache for NVMe, plain files for an object store in a folder.
+/// as many bytes by the simplest means there are: one thread's memcpy or a GPU's single copies for
+/// HBM, a loop of reads and writes past the page cache for NVMe, plain files for an object store in
+/// a folder.
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = "Takes about five times the set in memory, and four times as much on the \
                         disk, in a folder of its own that goes again. Quiet the machine first. \
                         docs/bench.md says how to read the result.")]
 pub struct TiersArgs {
-    /// What to measure: hbm, nvme, object, or single paths such as dram-nvme [default: all]
+    /// What to measure: hbm, nvme, object, or single paths such as dram-nvme or hbm-both (both ways
+    /// at once) [default: all]
     #[arg(long = "path", value_name = "PATH", value_delimiter = ',')]
     pub paths: Vec<Choice>,
     /// Payload of a block: whole pages of 4 KiB
@@ -58,9 +61,12 @@ pub struct TiersArgs {
     /// The object store to measure: a folder as file:// and its path [default: one in --dir]
     #[arg(long, value_name = "URL")]
     pub object: Option<Target>,
-    /// Where HBM is: host
-    #[arg(long, value_name = "DEVICE", default_value = "host")]
-    pub device: DeviceName,
+    /// Where HBM is: host, cuda:N (that GPU), or auto (the first GPU, or host without one)
+    #[arg(long, value_name = "DEVICE", default_value = "host", value_parser = device)]
+    pub device: DeviceChoice,
+    /// What HBM is held against: memory (one long copy), or calls (a copy call a fragment)
+    #[arg(long, value_name = "WHAT", default_value = "memory")]
+    pub against: Against,
     /// Draw the ratios by block size into this file
     #[arg(long, value_name = "FILE")]
     pub svg: Option<PathBuf>,
@@ -168,21 +174,30 @@ impl FromStr for Fragment {
 /// Shorter pages than any engine's.
 const FRAGMENT_BYTES_MIN: u64 = 512;
 
-/// Which device HBM is on.
+/// What HBM's paths are held against.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DeviceName {
-    Host,
+pub enum Against {
+    /// What the memories can do: one copy as long as a block, or on a GPU as the whole set.
+    Memory,
+    /// One copy call a fragment.
+    Calls,
 }
 
-impl FromStr for DeviceName {
+impl FromStr for Against {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
-            "host" => Ok(Self::Host),
-            _ => Err(format!("device `{text}` is not known: use host")),
+            "memory" => Ok(Self::Memory),
+            "calls" => Ok(Self::Calls),
+            _ => Err(format!("`{text}` is nothing to hold HBM against: use memory or calls")),
         }
     }
+}
+
+fn device(text: &str) -> Result<DeviceChoice, String> {
+    DeviceChoice::parse(text)
+        .ok_or_else(|| format!("device `{text}` is not known: use host, auto, or cuda:0 and so on"))
 }
 
 fn size(text: &str) -> Result<u64, String> {
@@ -236,8 +251,9 @@ mod tests {
 
     #[test]
     fn what_is_measured() {
-        // Six sizes; three device paths in two layouts, and four others.
-        check("", "60 rows");
+        // Six sizes; four device paths in two layouts, and four others.
+        check("", "72 rows");
+        check("--path hbm-both --block 1MiB --fragment 16KiB --device cuda:3", "1 rows");
         check("--path nvme --block 1MiB", "2 rows");
         check("--path hbm-dram,dram-hbm --block 1MiB --fragment block,8KiB,64KiB", "6 rows");
         check("--path object-dram --path nvme", "18 rows");
@@ -261,7 +277,8 @@ mod tests {
         check("--set 100MiB", "a set of 100 MiB can't be had: give a multiple of 64MiB");
         check("--seconds 0", "0 is not in 1..=86400");
         check("--depth 1000", "1000 is not in 1..=256");
-        check("--device gpu", "device `gpu` is not known: use host");
+        check("--device gpu", "device `gpu` is not known: use host, auto, or cuda:0");
+        check("--against disk", "`disk` is nothing to hold HBM against: use memory or calls");
         check("--object gs://x", "`gs://` is not known");
     }
 }

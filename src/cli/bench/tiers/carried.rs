@@ -79,7 +79,7 @@ impl<'a> Carried<'a> {
         cell: Cell,
     ) -> Result<Option<Self>, Failure> {
         let path = match cell.path {
-            Path::DramHbm | Path::HbmHbm => Path::HbmDram,
+            Path::DramHbm | Path::HbmBoth | Path::HbmHbm => Path::HbmDram,
             Path::DramNvme => Path::NvmeDram,
             Path::DramObject => Path::ObjectDram,
             Path::HbmDram | Path::NvmeDram | Path::ObjectDram => return Ok(None),
@@ -98,7 +98,7 @@ impl<'a> Carried<'a> {
         cell: Cell,
     ) -> Result<Option<Self>, Failure> {
         let path = match cell.path {
-            Path::HbmDram | Path::HbmHbm => Path::DramHbm,
+            Path::HbmDram | Path::HbmBoth | Path::HbmHbm => Path::DramHbm,
             Path::NvmeDram => Path::DramNvme,
             Path::ObjectDram => Path::DramObject,
             Path::DramHbm | Path::DramNvme | Path::DramObject => return Ok(None),
@@ -106,9 +106,10 @@ impl<'a> Carried<'a> {
         Self::new(ground, set, Cell { path, ..cell }).map(Some)
     }
 
-    /// The next transfer: cut as the manager cuts them.
+    /// The next transfer of blocks that go one way: cut as the manager cuts them.
     fn cut(&mut self, now: Time, blocks: &mut Range<usize>) -> (Load, Transfer) {
-        let (link, class) = (self.path.link(), Class::Demand);
+        let way = self.path.of_block(blocks.start, self.set.len());
+        let (link, class) = (way.link(), Class::Demand);
         let bytes_max = self.links.cut_bytes(now, link, class);
         let fit = usize::try_from(bytes_max / self.set.block_bytes).unwrap_or(usize::MAX);
         let count = fit.clamp(1, self.items_max).min(blocks.len());
@@ -120,11 +121,12 @@ impl<'a> Carried<'a> {
     }
 
     fn item(&self, block: usize) -> TransferItem {
-        let (from, to) = self.path.ends();
+        let way = self.path.of_block(block, self.set.len());
+        let (from, to) = way.ends();
         let frame = self.set.frames[block];
         let slots = &self.set.slots;
         let second = slots[self.set.len() + block];
-        let (read, written) = match self.path {
+        let (read, written) = match way {
             Path::HbmHbm => (slots[block], second),
             _ if self.from_second => (second, slots[block]),
             _ => (slots[block], slots[block]),
@@ -134,7 +136,7 @@ impl<'a> Carried<'a> {
             to: end(to, frame, written),
             meta: set::meta(block),
             // What comes from a device becomes a frame: the manager has it sealed.
-            seal: self.path == Path::HbmDram,
+            seal: way == Path::HbmDram,
             restamp: false,
             durable: false,
         }
@@ -181,11 +183,18 @@ impl<'a> Carried<'a> {
 }
 
 impl Mover for Carried<'_> {
-    fn go(&mut self, mut blocks: Range<usize>) -> Result<Duration, Failure> {
+    fn go(&mut self, blocks: Range<usize>) -> Result<Duration, Failure> {
+        // Two ways at once are ordered in turns, so that neither waits for the other's end.
+        let turn = self.path.ends_far(self.set.len()).end.clamp(blocks.start, blocks.end);
+        let mut ways = [blocks.start..turn, turn..blocks.end];
         let watch = Stopwatch::start();
-        while !blocks.is_empty() {
-            let (load, transfer) = self.cut(self.clock.now(), &mut blocks);
-            self.order(load, transfer)?;
+        while ways.iter().any(|blocks| !blocks.is_empty()) {
+            for blocks in &mut ways {
+                if blocks.start < blocks.end {
+                    let (load, transfer) = self.cut(self.clock.now(), blocks);
+                    self.order(load, transfer)?;
+                }
+            }
         }
         while !self.under_way.is_empty() {
             self.hear()?;

@@ -19,20 +19,22 @@ use crate::env;
 use crate::manager::shell::{Carrier, CarrierParts};
 use crate::tiers::decorators::Metered;
 use crate::tiers::dram::{Arena, ArenaConfig};
-use crate::tiers::hbm::{Device, HostDevice, HostDeviceConfig};
 use crate::tiers::nvme::{self, NvmeConfig, NvmeFacts};
 use crate::tiers::object::{self, ObjectOptions, Target};
 use crate::tiers::store::{StoreError, StoreOp, TierStore};
 
-use super::args::{Cell, DeviceName, TiersArgs};
+use super::args::{Against, Cell, TiersArgs};
+use super::device::{self, Hbm, no_memory};
 
 /// Everything that blocks are moved between.
 pub struct Ground {
     pub arena: Arc<Arena>,
     pub carrier: Carrier,
+    pub hbm: Hbm,
     pub nvme: Option<NvmeFacts>,
     object: Option<Arc<dyn TierStore>>,
     pub depth: usize,
+    pub against: Against,
     /// What is kept beside the daemon's own files: the limits' files.
     beside: PathBuf,
     interrupted: Arc<AtomicBool>,
@@ -47,6 +49,16 @@ impl Ground {
     /// # Errors
     /// There is no room for it, or the machine refuses; the text says what to change.
     pub fn prepare(args: &TiersArgs, cells: &[Cell]) -> Result<Self, Failure> {
+        let choice = device::choose(args.device)?;
+        Self::with_device(args, cells, |arena, tier_bytes| Hbm::open(choice, arena, tier_bytes))
+    }
+
+    /// The same on a device that `open` opens.
+    pub(super) fn with_device(
+        args: &TiersArgs,
+        cells: &[Cell],
+        open: impl FnOnce(&Arc<Arena>, u64) -> Result<Hbm, Failure>,
+    ) -> Result<Self, Failure> {
         let uses = |tier| cells.iter().any(|cell| cell.path.far_tier() == tier);
         let parent = args.dir.clone().unwrap_or_else(std::env::temp_dir);
         check_room(&parent, args.set_bytes, uses(Tier::Nvme), uses(Tier::Object))?;
@@ -57,7 +69,8 @@ impl Ground {
         let arena =
             ArenaConfig { tier_bytes: args.set_bytes, staging_bytes: 0, pretouch_threads: cores() };
         let arena = Arc::new(Arena::new(arena).map_err(|error| no_memory(&error))?);
-        let device = open_device(args, &arena, uses(Tier::Hbm))?;
+        // Blocks within the device go from one half to the other.
+        let hbm = open(&arena, if uses(Tier::Hbm) { 2 * args.set_bytes } else { 0 })?;
         let nvme = uses(Tier::Nvme).then(|| open_nvme(args, folder.path(), &arena)).transpose()?;
         let (store, facts) = nvme.unzip();
         let beside = folder.path().to_owned();
@@ -68,7 +81,7 @@ impl Ground {
         let carrier = Carrier::new(CarrierParts {
             runtime: runtime.handle().clone(),
             arena: Arc::clone(&arena),
-            device,
+            device: hbm.device(),
             nvme: store,
             object: object.clone(),
             node_id: env::random_bytes(),
@@ -76,9 +89,11 @@ impl Ground {
         Ok(Self {
             arena,
             carrier,
+            hbm,
             nvme: facts,
             object,
             depth: args.depth.into(),
+            against: args.against,
             beside,
             interrupted,
             _runtime: runtime,
@@ -131,12 +146,8 @@ impl Ground {
 /// Erases under way at once.
 const ERASES_QUEUED: usize = 64;
 
-fn cores() -> usize {
+pub(super) fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
-}
-
-fn no_memory(error: &std::io::Error) -> Failure {
-    Failure::Failed(format!("{error}; or measure with a smaller --set"))
 }
 
 /// A flag that signals raise, so that the folder is removed whatever happens.
@@ -190,23 +201,6 @@ fn folder_in(parent: &Path, flag: &str) -> Result<Folder, Failure> {
             parent.display()
         ))
     })
-}
-
-fn open_device(
-    args: &TiersArgs,
-    arena: &Arc<Arena>,
-    used: bool,
-) -> Result<Arc<dyn Device>, Failure> {
-    // Blocks within the device go from one half to the other.
-    let tier_bytes = if used { 2 * args.set_bytes } else { 0 };
-    match args.device {
-        DeviceName::Host => {
-            let config = HostDeviceConfig { tier_bytes, pretouch_threads: cores() };
-            let device =
-                HostDevice::new(Arc::clone(arena), config).map_err(|error| no_memory(&error))?;
-            Ok(Arc::new(device))
-        }
-    }
 }
 
 type Store = Arc<dyn TierStore>;

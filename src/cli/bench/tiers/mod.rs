@@ -5,7 +5,9 @@
 
 mod args;
 mod carried;
+mod device;
 mod ground;
+mod limit;
 mod limits;
 mod measure;
 mod path;
@@ -28,9 +30,7 @@ use args::Cell;
 pub use args::TiersArgs;
 use carried::Carried;
 use ground::Ground;
-use limits::disk::{Frames, RawDisk};
-use limits::files::PlainFiles;
-use limits::memory::Memories;
+use limit::{Limit, Plain};
 use measure::{Effort, Figures, Mover, measure};
 use path::Path;
 use report::Row;
@@ -86,15 +86,14 @@ fn measure_all(
     progress: &ProgressBar,
 ) -> Result<Vec<Row>, Failure> {
     let time = Duration::from_secs(args.seconds.into()) / u32::try_from(cells.len()).unwrap_or(1);
-    let set_len = usize::try_from(args.set_bytes).expect("the set was found to fit in memory");
-    let mut memories = Memories::new(if needs_memories(cells) { set_len } else { 0 });
+    let mut plain = Plain::make(args, cells, &ground.hbm)?;
     let mut rows = Vec::new();
     for of_size in cells.chunk_by(|a, b| a.block_bytes == b.block_bytes) {
         progress.set_message(format!("filling blocks of {}", Bytes(of_size[0].block_bytes)));
         let set = BlockSet::make(of_size[0].block_bytes, args.set_bytes, &ground.arena);
         for cell in of_size {
             progress.set_message(format!("{} at {}", cell.path, Bytes(cell.block_bytes)));
-            let mut limit = Limit::of(cell.path, ground, &set, &mut memories)?;
+            let mut limit = Limit::of(*cell, ground, &set, &mut plain)?;
             let figures = measure_one(*cell, ground, &set, &mut limit, time)?;
             rows.push(Row::new(*cell, figures));
             progress.inc(1);
@@ -105,10 +104,6 @@ fn measure_all(
         }
     }
     Ok(rows)
-}
-
-fn needs_memories(cells: &[Cell]) -> bool {
-    cells.iter().any(|cell| cell.path.far_tier() == Tier::Hbm)
 }
 
 /// Brings the blocks to where the path begins, measures, and checks every one that came back.
@@ -123,81 +118,61 @@ fn measure_one(
     // Within the device half of the blocks' room is the target.
     let blocks = set.len();
     if let Some(mut there) = Carried::there(ground, set, cell)? {
-        there.go(0..blocks)?;
+        there.go(cell.path.begins_far(blocks))?;
     }
     limit.fill(blocks)?;
-    if cell.path.ends().1 == Tier::Dram {
-        set.wipe(&ground.arena);
-    }
+    let gone = cell.path.ends_far(blocks);
+    set.wipe(gone.end..blocks, &ground.arena);
     let whole_set = cell.path.far_tier() == Tier::Hbm;
     let effort = Effort { blocks, block_bytes: cell.block_bytes, whole_set, time };
     let figures = limit.with(cell.path, |limit| measure(&mut ours, limit, effort))?;
     if let Some(mut back) = Carried::back(ground, set, cell)? {
-        set.wipe(&ground.arena);
-        back.go(0..blocks)?;
+        set.wipe(gone.clone(), &ground.arena);
+        back.go(gone)?;
     }
     set.check(&ground.arena)?;
     Ok(figures)
 }
 
-/// What a path is held against.
-enum Limit<'a> {
-    Memory { memories: &'a mut Memories, block_bytes: usize },
-    Disk(RawDisk),
-    Files(PlainFiles),
-}
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
 
-impl<'a> Limit<'a> {
-    fn of(
-        path: Path,
-        ground: &Ground,
-        set: &BlockSet,
-        memories: &'a mut Memories,
-    ) -> Result<Self, Failure> {
-        let refused = |what: &'static str| {
-            move |error: std::io::Error| Failure::Failed(format!("can't make {what}: {error}"))
-        };
-        let frame_bytes = set.frames[0].slot_bytes as usize;
-        let block_bytes = usize::try_from(set.block_bytes).expect("a block fits in memory");
-        match path.far_tier() {
-            Tier::Hbm | Tier::Dram => Ok(Self::Memory { memories, block_bytes }),
-            Tier::Nvme => {
-                let offsets = set.frames.iter().map(|place| place.offset).collect();
-                let frames = Frames { bytes: frame_bytes, offsets };
-                let direct = ground.nvme.as_ref().is_some_and(|facts| facts.direct);
-                let file = ground.beside("raw");
-                let disk = RawDisk::open(&file, direct, &frames, ground.depth);
-                disk.map(Self::Disk).map_err(refused("the raw file beside NVMe's"))
-            }
-            Tier::Object => {
-                let files = PlainFiles::open(&ground.beside("plain"), frame_bytes, ground.depth);
-                files.map(Self::Files).map_err(refused("the files beside the object store's"))
-            }
-        }
+    use super::device::Hbm;
+    use super::*;
+    use crate::tiers::hbm::cuda::{CudaConfig, fake_device};
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        tiers: TiersArgs,
     }
 
-    /// Writes what reads will read.
-    fn fill(&mut self, blocks: usize) -> Result<(), Failure> {
-        match self {
-            Self::Memory { .. } => Ok(()),
-            Self::Disk(disk) => disk.writes().go(0..blocks).map(drop),
-            Self::Files(files) => {
-                let mut writes = files.writes();
-                writes.rewind(0..blocks)?;
-                writes.go(0..blocks).map(drop)
+    /// The whole benchmark on a GPU that is none: every path to it, each layout, and each limit.
+    #[test]
+    fn a_gpu_is_measured_beside_its_own_copies() {
+        let folder = tempfile::tempdir().unwrap();
+        let here = folder.path().display();
+        for against in ["memory", "calls"] {
+            let line = format!(
+                "tiers --path hbm --set 64MiB --block 2MiB --fragment block,32KiB --seconds 1 \
+                 --device cuda:0 --against {against} --dir {here}"
+            );
+            let args = Cli::try_parse_from(line.split_whitespace()).unwrap().tiers;
+            let cells = args.cells().unwrap();
+            let open = |arena: &_, tier_bytes| {
+                let config = CudaConfig { tier_bytes, multiprocessors_max: 1 };
+                Ok(Hbm::Gpu(fake_device(arena, config).into()))
+            };
+            let ground = Ground::with_device(&args, &cells, open).ok().unwrap();
+            let rows = measure_all(&args, &cells, &ground, &ProgressBar::hidden()).ok().unwrap();
+            assert_eq!(rows.len(), 8, "four paths in two layouts");
+            for row in &rows {
+                assert!(row.gbps > 0.0 && row.limit_gbps > 0.0 && row.ratio > 0.0, "{row:?}");
             }
-        }
-    }
-
-    /// Runs `work` with the limit of the path's direction.
-    fn with<T>(&mut self, path: Path, work: impl FnOnce(&mut dyn Mover) -> T) -> T {
-        let reads = path.ends().1 == Tier::Dram;
-        match self {
-            Self::Memory { memories, block_bytes } => work(&mut memories.copies(*block_bytes)),
-            Self::Disk(disk) if reads => work(&mut disk.reads()),
-            Self::Disk(disk) => work(&mut disk.writes()),
-            Self::Files(files) if reads => work(&mut files.reads()),
-            Self::Files(files) => work(&mut files.writes()),
+            let said = report::text(&rows, &ground, &args);
+            let wanted = if against == "calls" { "call a fragment" } else { "one copy of the set" };
+            assert!(said.contains(wanted) && said.contains("hbm ran on cuda:0, no GPU"), "{said}");
         }
     }
 }

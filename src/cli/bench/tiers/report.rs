@@ -8,7 +8,8 @@ use crate::cli::output::Table;
 use crate::domain::tier::Tier;
 use crate::domain::units::Bytes;
 
-use super::args::{Cell, TiersArgs};
+use super::args::{Against, Cell, TiersArgs};
+use super::device::Hbm;
 use super::ground::Ground;
 use super::measure::Figures;
 
@@ -59,7 +60,7 @@ pub fn sort(rows: &mut [Row]) {
 pub fn text(rows: &[Row], ground: &Ground, args: &TiersArgs) -> String {
     let mut said = table(rows).to_string();
     said.push('\n');
-    for (tier, limit) in limits_of(args) {
+    for (tier, limit) in limits_of(args, &ground.hbm) {
         if rows.iter().any(|row| row.cell.path.far_tier() == tier) {
             let _ = writeln!(said, "{limit}");
         }
@@ -81,9 +82,10 @@ pub fn text(rows: &[Row], ground: &Ground, args: &TiersArgs) -> String {
     said
 }
 
-fn limits_of(args: &TiersArgs) -> [(Tier, String); 3] {
+fn limits_of(args: &TiersArgs, hbm: &Hbm) -> [(Tier, String); 3] {
+    let device = hbm.device().describe();
     [
-        (Tier::Hbm, "limit of hbm: one thread's memcpy of blocks as long.".into()),
+        (Tier::Hbm, format!("hbm ran on {device}. Limit: {}.", hbm_limit(args.against, hbm))),
         (
             Tier::Nvme,
             format!("limit of nvme: a loop of {} threads, frames as long, same disk.", args.depth),
@@ -93,6 +95,24 @@ fn limits_of(args: &TiersArgs) -> [(Tier, String); 3] {
             format!("limit of object: {} threads, plain files as long, same folder.", args.depth),
         ),
     ]
+}
+
+fn hbm_limit(against: Against, hbm: &Hbm) -> &'static str {
+    match (hbm, against) {
+        (Hbm::Host(_), Against::Memory) => {
+            "one thread's memcpy of blocks as long; both ways at once, two threads'"
+        }
+        (Hbm::Host(_), Against::Calls) => {
+            "one thread's memcpy call a fragment; both ways at once, two threads'"
+        }
+        (Hbm::Gpu(_), Against::Memory) => {
+            "one copy of the set between pinned memory and the GPU, or within it; both ways at \
+             once, one copy each"
+        }
+        (Hbm::Gpu(_), Against::Calls) => {
+            "one copy call a fragment, whose ends lie apart on the GPU"
+        }
+    }
 }
 
 fn table(rows: &[Row]) -> Table {

@@ -62,7 +62,7 @@ fn panels(rows: &[Row]) -> Vec<Panel> {
         Panel { title, lines: lines(&rows) }
     };
     let all = [
-        of("HBM and DRAM", |path| matches!(path, Path::DramHbm | Path::HbmDram)),
+        of("HBM and DRAM", |path| path.far_tier() == Tier::Hbm && path != Path::HbmHbm),
         of("within HBM", |path| path == Path::HbmHbm),
         of("DRAM and NVMe", |path| path.far_tier() == Tier::Nvme),
         of("DRAM and object store", |path| path.far_tier() == Tier::Object),
@@ -76,7 +76,11 @@ fn lines(rows: &[&Row]) -> Vec<Line> {
         let fragment = rows[0].fragment();
         let layout = fragment.map(|bytes| format!(", pages of {}", Bytes(bytes)));
         Line {
-            name: format!("{}{}", rows[0].path.replace("->", " → "), layout.unwrap_or_default()),
+            name: format!(
+                "{}{}",
+                rows[0].path.replace("<->", " ↔ ").replace("->", " → "),
+                layout.unwrap_or_default()
+            ),
             points: rows.iter().map(|row| (row.block_bytes, row.ratio)).collect(),
             is_paged: fragment.is_some(),
         }
@@ -269,8 +273,9 @@ mod tests {
         let rows = sample();
         let svg = chart(&rows);
         assert_eq!(svg.matches("<circle").count(), rows.len());
-        assert_eq!(svg.matches("<polyline").count(), 10);
-        assert_eq!(svg.matches("stroke-dasharray").count(), 2 * 3, "lines and their legend");
+        assert_eq!(svg.matches("<polyline").count(), 12);
+        assert!(svg.contains("dram ↔ hbm"), "{svg}");
+        assert_eq!(svg.matches("stroke-dasharray").count(), 2 * 4, "lines and their legend");
         let (width, height) = size_of(4);
         let numbers = |name: &str| {
             let mark = format!("{name}=\"");

@@ -11,9 +11,10 @@ use super::calibration::Calibration;
 use super::core::Core;
 use super::driver::{Driver, DriverError, GpuFacts};
 use super::gpus::{Finder, Gpu, Gpus};
+use super::plain::PlainCopies;
 use super::pool;
 use super::tune::{self, Trial};
-use crate::domain::units::CHUNK_BYTES;
+use crate::domain::units::{Bytes, CHUNK_BYTES};
 use crate::tiers::dram::Arena;
 
 /// How a CUDA device is made.
@@ -24,6 +25,11 @@ pub struct CudaConfig {
     /// The most multiprocessors that copy kernels hold at a time, so that decoding is not
     /// disturbed.
     pub multiprocessors_max: u32,
+}
+
+impl CudaConfig {
+    /// What copy kernels may hold where no setting says otherwise.
+    pub const MULTIPROCESSORS_DEFAULT: u32 = 8;
 }
 
 /// How the device gets its table.
@@ -81,6 +87,21 @@ impl CudaDevice {
     #[must_use]
     pub fn calibration(&self) -> &Calibration {
         &self.core().table
+    }
+
+    /// Plain memories of `bytes` bytes beside the device's own, and twice as much on the GPU, to
+    /// measure what single copies reach.
+    ///
+    /// # Errors
+    /// There is no room for them; the text says what to do.
+    pub fn plain_copies(&self, bytes: u64) -> Result<PlainCopies, String> {
+        PlainCopies::new(&self.core().driver, bytes).map_err(|error| {
+            format!(
+                "no room on {} for {} to hold copies against: {error}: measure with less",
+                self.facts(),
+                Bytes(3 * bytes)
+            )
+        })
     }
 
     fn core(&self) -> &Core {

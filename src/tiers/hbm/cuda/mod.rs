@@ -18,6 +18,7 @@ mod kernels;
 mod lane;
 mod memory;
 mod piece;
+mod plain;
 mod pool;
 mod sys;
 #[cfg(test)]
@@ -27,4 +28,7 @@ mod tune;
 pub use calibration::{Calibration, Measured, Strategy};
 pub use device::{CudaConfig, CudaDevice};
 pub use driver::GpuFacts;
+pub use plain::{PlainCopies, PlainWay};
 pub use sys::{NoDriver, gpus, open};
+#[cfg(test)]
+pub use tests::device as fake_device;

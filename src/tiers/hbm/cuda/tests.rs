@@ -44,6 +44,14 @@ fn device_on(driver: &Arc<FakeDriver>, arena: &Arc<Arena>, tuning: &Tuning) -> C
     CudaDevice::with_driver(&driver, Arc::clone(arena), CONFIG, tuning, none()).unwrap()
 }
 
+/// A device over the tests' driver, which copies in batches, for tests elsewhere.
+#[must_use]
+pub fn device(arena: &Arc<Arena>, config: CudaConfig) -> CudaDevice {
+    let driver = fake() as Arc<dyn Driver>;
+    let (arena, tuning) = (Arc::clone(arena), always(Strategy::Batch));
+    CudaDevice::with_driver(&driver, arena, config, &tuning, none()).unwrap()
+}
+
 /// No other GPUs.
 pub(super) fn none() -> Box<Finder> {
     Box::new(|_| Err("the daemon does not see it".into()))

@@ -5,4 +5,5 @@
 mod crew;
 pub mod disk;
 pub mod files;
+pub mod gpu;
 pub mod memory;
