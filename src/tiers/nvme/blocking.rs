@@ -3,15 +3,14 @@
 //!
 //! Never splits or reorders an operation: one thread carries it from start to end.
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use crossbeam_channel::Receiver;
 
 use super::failed;
 use super::page::Page;
+use super::slots::SlotFile;
 use crate::tiers::dram::Arena;
 use crate::tiers::frame;
 use crate::tiers::store::{StoreError, StoreOp};
@@ -27,7 +26,7 @@ const THREADS_MAX: usize = 16;
 /// The machine refused a thread.
 pub fn start(
     workers: &mut Workers,
-    slots: &Arc<File>,
+    slots: &Arc<dyn SlotFile>,
     arena: &Arc<Arena>,
     tickets: &Receiver<Ticket>,
     queue_depth: u32,
@@ -37,13 +36,18 @@ pub fn start(
     workers.start("nvme-io", threads, move || {
         let erased = Page::erased();
         for ticket in &tickets {
-            let result = perform(&slots, &arena, &erased, ticket.op);
+            let result = perform(&*slots, &arena, &erased, ticket.op);
             ticket.finish(result);
         }
     })
 }
 
-fn perform(slots: &File, arena: &Arena, erased: &Page, op: StoreOp) -> Result<(), StoreError> {
+fn perform(
+    slots: &dyn SlotFile,
+    arena: &Arena,
+    erased: &Page,
+    op: StoreOp,
+) -> Result<(), StoreError> {
     match op {
         StoreOp::Write { place, frame, .. } => {
             // SAFETY: the operation shares the span until it is done: nobody writes to it.

@@ -16,6 +16,8 @@ mod home;
 mod page;
 mod queue;
 mod recovery;
+mod ring;
+mod slots;
 mod stamp;
 mod store;
 mod superblock;
@@ -34,6 +36,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
+
+use slots::{Access, Straight};
 
 use super::dram::Arena;
 use super::open::OpenError;
@@ -191,9 +195,18 @@ pub fn open(
     config: &NvmeConfig,
     arena: &Arc<Arena>,
 ) -> Result<(Arc<dyn TierStore>, NvmeFacts), OpenError> {
+    open_through(config, arena, &(Arc::new(Straight) as Arc<dyn Access>))
+}
+
+/// [`open`], with what lies between the store and its device.
+fn open_through(
+    config: &NvmeConfig,
+    arena: &Arc<Arena>,
+    access: &Arc<dyn Access>,
+) -> Result<(Arc<dyn TierStore>, NvmeFacts), OpenError> {
     config.check()?;
     let home = home::Home::open(config)?;
-    let (store, facts) = store::NvmeStore::start(config, home, arena)?;
+    let (store, facts) = store::NvmeStore::start(config, home, arena, access)?;
     Ok((Arc::new(store), facts))
 }
 

@@ -4,8 +4,6 @@
 //! Never looks at payloads (a torn one is noticed when it is read), never judges between duplicates,
 //! and never writes.
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -13,6 +11,7 @@ use crossbeam_channel::Sender;
 
 use super::failed;
 use super::page::Page;
+use super::slots::SlotFile;
 use super::table::ChunkTable;
 use crate::domain::units::{CHUNK_BYTES, PAGE_BYTES};
 use crate::tiers::frame::{FrameError, FrameHeader};
@@ -34,7 +33,7 @@ const FOUND_MAX: usize = 1024;
 
 /// What the readers share.
 struct Search {
-    slots: Arc<File>,
+    slots: Arc<dyn SlotFile>,
     table: Arc<ChunkTable>,
     next_chunk: AtomicUsize,
     headers_read: AtomicUsize,
@@ -47,7 +46,7 @@ struct Search {
 /// # Errors
 /// Not one page could be read although there were some, or the machine refused a thread.
 pub fn scan(
-    slots: &Arc<File>,
+    slots: &Arc<dyn SlotFile>,
     table: &Arc<ChunkTable>,
     found: &mut dyn FnMut(FoundFrame),
 ) -> Result<(), StoreError> {

@@ -3,15 +3,14 @@
 //! One page in and one page out, whatever the engine: too rare to be worth a place in the ring.
 //! Never touches a payload, and never writes a page that it has not found to be the block's header.
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use crossbeam_channel::Receiver;
 
 use super::failed;
 use super::page::Page;
+use super::slots::SlotFile;
 use crate::domain::block::Key;
 use crate::domain::retention::RetentionRecord;
 use crate::tiers::frame;
@@ -28,7 +27,7 @@ const THREADS: usize = 2;
 /// The machine refused a thread.
 pub fn start(
     workers: &mut Workers,
-    slots: &Arc<File>,
+    slots: &Arc<dyn SlotFile>,
     tickets: &Receiver<Ticket>,
 ) -> io::Result<()> {
     let (slots, tickets) = (Arc::clone(slots), tickets.clone());
@@ -38,14 +37,14 @@ pub fn start(
             let StoreOp::Restamp { key, place, record } = ticket.op else {
                 unreachable!("the store sends nothing but restamps this way");
             };
-            let result = restamp(&slots, &mut page, (key, place), &record);
+            let result = restamp(&*slots, &mut page, (key, place), &record);
             ticket.finish(result);
         }
     })
 }
 
 fn restamp(
-    slots: &File,
+    slots: &dyn SlotFile,
     page: &mut Page,
     (key, place): (Key, Place),
     record: &RetentionRecord,

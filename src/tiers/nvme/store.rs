@@ -8,11 +8,13 @@ use std::sync::Arc;
 
 use super::home::Home;
 use super::queue::{Bell, Queue};
+use super::ring::{self, Parts};
+use super::slots::{Access, SlotFile};
 use super::superblock::Superblock;
 use super::survey::{self, Survey};
 use super::sync::Syncer;
 use super::table::{ChunkTable, Clerk};
-use super::uring::{self, Parts};
+use super::uring;
 use super::{Engine, EngineChoice, NvmeConfig, NvmeFacts, blocking, recovery, stamp};
 use crate::domain::block::Key;
 use crate::domain::tier::Tier;
@@ -39,7 +41,7 @@ pub struct NvmeStore {
     gate: Arc<Gate>,
     table: Arc<ChunkTable>,
     arena: Arc<Arena>,
-    slots: Arc<File>,
+    slots: Arc<dyn SlotFile>,
     /// Dropped in this order: the clerk sends to the engine until it ends.
     clerk: Line,
     engine: Line,
@@ -58,9 +60,10 @@ impl NvmeStore {
         config: &NvmeConfig,
         home: Home,
         arena: &Arc<Arena>,
+        access: &Arc<dyn Access>,
     ) -> Result<(Self, NvmeFacts), OpenError> {
-        let slots = Arc::new(home.slots);
-        let survey = try_out(config, (&slots, home.direct), arena, &home.superblock);
+        let file = Arc::new(home.slots);
+        let survey = try_out(config, (&file, home.direct), arena, &home.superblock);
         let config = &tuned(config, survey);
         let mut facts = NvmeFacts {
             dir: home.dir.clone(),
@@ -75,7 +78,8 @@ impl NvmeStore {
             fixed_buffers: false,
             node_id: home.superblock.node_id,
         };
-        let engine = start_engine(config, &slots, arena, &mut facts)?;
+        let engine = start_engine(config, (&file, access), arena, &mut facts)?;
+        let slots = access.slots(file);
         let table = Arc::new(ChunkTable::new(&home.superblock));
         let (queue, waiting) = Queue::new(config.ops_max, None);
         let mut desk = Clerk {
@@ -226,14 +230,14 @@ fn tuned(config: &NvmeConfig, survey: Option<Survey>) -> NvmeConfig {
 
 fn start_engine(
     config: &NvmeConfig,
-    slots: &Arc<File>,
+    (file, access): (&Arc<File>, &Arc<dyn Access>),
     arena: &Arc<Arena>,
     facts: &mut NvmeFacts,
 ) -> Result<Line, OpenError> {
     if config.engine == EngineChoice::Blocking {
         facts.why = "as configured".into();
     } else {
-        match start_ring(config, slots, arena, facts) {
+        match start_ring(config, (file, access), arena, facts) {
             Ok(started) => return Ok(started),
             Err(error) => facts.why = refused(config, &error)?,
         }
@@ -241,30 +245,32 @@ fn start_engine(
     facts.engine = Engine::Blocking;
     let (queue, tickets) = Queue::new(config.ops_max, None);
     let mut line = Line { queue, workers: Workers::default() };
-    blocking::start(&mut line.workers, slots, arena, &tickets, config.queue_depth)
+    let slots = access.slots(Arc::clone(file));
+    blocking::start(&mut line.workers, &slots, arena, &tickets, config.queue_depth)
         .map_err(no_thread)?;
     Ok(line)
 }
 
 fn start_ring(
     config: &NvmeConfig,
-    slots: &Arc<File>,
+    (file, access): (&Arc<File>, &Arc<dyn Access>),
     arena: &Arc<Arena>,
     facts: &mut NvmeFacts,
 ) -> io::Result<Line> {
     let bell = Bell::new()?;
     let (queue, tickets) = Queue::new(config.ops_max, Some(bell.clone()));
     let parts = Parts {
-        slots: Arc::clone(slots),
+        slots: Arc::clone(file),
         arena: Arc::clone(arena),
         tickets,
         bell,
         queue_depth: config.queue_depth,
         io_bytes: config.io_bytes,
         ops_max: config.ops_max,
+        access: Arc::clone(access),
     };
     let mut line = Line { queue, workers: Workers::default() };
-    let registered = uring::start(&mut line.workers, parts)?;
+    let registered = ring::start(&mut line.workers, parts)?;
     facts.engine = Engine::Uring;
     facts.fixed_buffers = registered.is_ok();
     facts.why = registered.err().unwrap_or_else(|| "io_uring works here".into());

@@ -4,12 +4,12 @@
 //! machine's kernel does not undo; a loss of power may. Never flushes unasked: a cache that has to be
 //! flushed for each frame is a slow one.
 
-use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError};
 
+use super::slots::SlotFile;
 use crate::tiers::store::{Done, StoreError};
 use crate::tiers::ticket;
 use crate::tiers::workers::Workers;
@@ -24,11 +24,11 @@ pub struct Syncer {
 impl Syncer {
     /// # Errors
     /// The machine refused the thread.
-    pub fn start(slots: &Arc<File>, asking_max: usize) -> io::Result<Self> {
+    pub fn start(slots: &Arc<dyn SlotFile>, asking_max: usize) -> io::Result<Self> {
         let (asking, asked) = crossbeam_channel::bounded(asking_max);
         let mut thread = Workers::default();
         let slots = Arc::clone(slots);
-        thread.start_one("nvme-sync", move || serve(&slots, &asked))?;
+        thread.start_one("nvme-sync", move || serve(&*slots, &asked))?;
         Ok(Self { asking, _thread: thread })
     }
 
@@ -44,11 +44,11 @@ impl Syncer {
     }
 }
 
-fn serve(slots: &File, asked: &Receiver<Done>) {
+fn serve(slots: &dyn SlotFile, asked: &Receiver<Done>) {
     while let Ok(first) = asked.recv() {
         // Whoever asked before the flush begins is served by it.
         let waiting: Vec<Done> = std::iter::once(first).chain(asked.try_iter()).collect();
-        let flushed = slots.sync_data();
+        let flushed = slots.flush();
         for done in waiting {
             let end = match &flushed {
                 Ok(()) => Ok(()),

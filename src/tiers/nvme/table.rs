@@ -5,18 +5,16 @@
 //! cut anew forgets what was in it. Never blocks whoever submits.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crossbeam_channel::Receiver;
-use rustix::fs::FallocateFlags;
 
 use super::page::Page;
 use super::queue::Queue;
+use super::slots::SlotFile;
 use super::superblock::{Superblock, is_slot_length};
 use crate::domain::units::CHUNK_BYTES;
 use crate::tiers::store::{Place, StoreError, StoreOp};
@@ -72,7 +70,7 @@ pub fn chunk_of(place: Place) -> usize {
 /// Cuts chunks anew, and sends the writes that waited for it on to the engine.
 pub struct Clerk {
     pub dir: PathBuf,
-    pub slots: Arc<File>,
+    pub slots: Arc<dyn SlotFile>,
     pub superblock: Superblock,
     pub table: Arc<ChunkTable>,
     pub waiting: Receiver<Ticket>,
@@ -147,14 +145,13 @@ impl Clerk {
         }
         let start = chunk as u64 * CHUNK_BYTES;
         // Keeps the room and costs no writing, where the file system can do it.
-        let zero = FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE;
-        match rustix::fs::fallocate(&self.slots, zero, start, CHUNK_BYTES) {
-            Err(rustix::io::Errno::OPNOTSUPP) => {
+        match self.slots.zero(start, CHUNK_BYTES) {
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => {
                 let erased = Page::erased();
                 (0..CHUNK_BYTES / old)
                     .try_for_each(|i| self.slots.write_all_at(erased.bytes(), start + i * old))
             }
-            result => Ok(result?),
+            result => result,
         }
     }
 }

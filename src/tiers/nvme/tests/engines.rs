@@ -4,45 +4,28 @@ use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
-use super::{CHUNKS, config, opened, overwrite};
+use super::{CHUNKS, config, keeps_the_contract, opened};
 use crate::domain::units::CHUNK_BYTES;
 use crate::env::spawn_thread;
-use crate::tiers::contract::{self, Fixture};
+use crate::tiers::nvme::slots::{Access, Straight};
 use crate::tiers::nvme::{Engine, EngineChoice, NvmeConfig, open};
 use crate::tiers::sample::{self, LANES, Sample};
 use crate::tiers::store::{StoreError, StoreOp};
 
 const BLOCK: Sample = Sample { number: 1, payload_bytes: 64 << 10 };
 
-fn keeps_the_contract(change: impl Fn(&mut NvmeConfig)) {
-    assert_eq!(contract::CAPACITY_BYTES, CHUNKS * CHUNK_BYTES);
-    contract::check_store(|| {
-        let arena = contract::arena(0);
-        let dir = tempfile::tempdir().unwrap();
-        let mut config = config(dir.path(), EngineChoice::Auto);
-        change(&mut config);
-        let (store, _) = opened(&config, &arena);
-        let (again, flipped) = (Arc::clone(&arena), dir.path().to_owned());
-        Fixture::new(arena, store)
-            .restarted_by(move |old| {
-                drop(old);
-                opened(&config, &again).0
-            })
-            .corrupted_by(move |_, place, byte| {
-                overwrite(&flipped, place.offset + byte as u64, |found| found ^ 1, 1);
-            })
-            .keeping(dir)
-    });
+fn straight_it_keeps_the_contract(change: impl Fn(&mut NvmeConfig)) {
+    keeps_the_contract(&(Arc::new(Straight) as Arc<dyn Access>), change);
 }
 
 #[test]
 fn the_ring_keeps_the_contract() {
-    keeps_the_contract(|config| config.engine = EngineChoice::Uring);
+    straight_it_keeps_the_contract(|config| config.engine = EngineChoice::Uring);
 }
 
 #[test]
 fn a_ring_of_one_small_io_keeps_the_contract() {
-    keeps_the_contract(|config| {
+    straight_it_keeps_the_contract(|config| {
         config.engine = EngineChoice::Uring;
         (config.queue_depth, config.io_bytes) = (1, 8192);
     });
@@ -50,7 +33,7 @@ fn a_ring_of_one_small_io_keeps_the_contract() {
 
 #[test]
 fn the_blocking_engine_keeps_the_contract() {
-    keeps_the_contract(|config| config.engine = EngineChoice::Blocking);
+    straight_it_keeps_the_contract(|config| config.engine = EngineChoice::Blocking);
 }
 
 #[test]

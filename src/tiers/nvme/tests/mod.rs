@@ -2,6 +2,7 @@
 
 mod disk;
 mod engines;
+mod faults;
 mod folder;
 
 use std::fs::OpenOptions;
@@ -10,8 +11,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::home::SLOTS_NAME;
-use super::{EngineChoice, NvmeConfig, NvmeFacts, open};
+use super::slots::Access;
+use super::{EngineChoice, NvmeConfig, NvmeFacts, open, open_through};
 use crate::domain::units::CHUNK_BYTES;
+use crate::tiers::contract::{self, Fixture};
 use crate::tiers::dram::Arena;
 use crate::tiers::store::TierStore;
 
@@ -23,6 +26,29 @@ fn config(dir: &Path, engine: EngineChoice) -> NvmeConfig {
 
 fn opened(config: &NvmeConfig, arena: &Arc<Arena>) -> (Arc<dyn TierStore>, NvmeFacts) {
     open(config, arena).unwrap_or_else(|error| panic!("{config:?}: {error}"))
+}
+
+/// Checks a store as `change` has it, with `access` between it and its device.
+fn keeps_the_contract(access: &Arc<dyn Access>, change: impl Fn(&mut NvmeConfig)) {
+    assert_eq!(contract::CAPACITY_BYTES, CHUNKS * CHUNK_BYTES);
+    contract::check_store(|| {
+        let arena = contract::arena(0);
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = config(dir.path(), EngineChoice::Auto);
+        change(&mut config);
+        let (store, _) = open_through(&config, &arena, access).unwrap();
+        let (again, access, flipped) =
+            (Arc::clone(&arena), Arc::clone(access), dir.path().to_owned());
+        Fixture::new(arena, store)
+            .restarted_by(move |old| {
+                drop(old);
+                open_through(&config, &again, &access).unwrap().0
+            })
+            .corrupted_by(move |_, place, byte| {
+                overwrite(&flipped, place.offset + byte as u64, |found| found ^ 1, 1);
+            })
+            .keeping(dir)
+    });
 }
 
 /// Changes bytes of the slot file as a failing disk would.
