@@ -9,8 +9,8 @@ pub fn is_there() -> bool {
     Command::new("fio").arg("--version").output().is_ok_and(|end| end.status.success())
 }
 
-/// Bytes a second.
-pub fn run(path: &Path, way: Way, seconds: u64) -> f64 {
+/// Bytes a second, after a ramp that does not count.
+pub fn run(path: &Path, way: Way, (ramp_seconds, seconds): (u64, u64)) -> f64 {
     let (rw, field) = match way {
         Way::Write => ("write", "write"),
         Way::Read => ("read", "read"),
@@ -33,6 +33,7 @@ pub fn run(path: &Path, way: Way, seconds: u64) -> f64 {
         .arg(format!("--size={FILE_BYTES}"))
         .arg(format!("--bs={FRAME_BYTES}"))
         .arg(format!("--iodepth={DEPTH}"))
+        .arg(format!("--ramp_time={ramp_seconds}"))
         .arg(format!("--runtime={seconds}"))
         .arg(format!("--rw={rw}"))
         .output()

@@ -2,11 +2,14 @@
 //! `io_uring` if fio is there, the tier's two engines, and the whole daemon.
 //!
 //!     scripts/bench-nvme                                   installs fio, then the same
-//!     cargo bench --bench nvme -- --dir FOLDER --seconds 60
+//!     cargo bench --bench nvme -- --dir FOLDER --seconds 60 --turns 1 --only raw,fio,ring,daemon
 //!     cargo bench --bench nvme -- --dir FOLDER --recover 1000000
 //!
 //! All move frames of 1 MiB at one depth through files in one folder, in turns: each turn runs every
 //! contender, and the ratios are taken turn by turn. Absolute speeds are the machine's.
+//!
+//! Each contender runs for a while before it counts: disks that are rented are held to a rate by a
+//! bucket of bytes, which is full again after a moment's rest, as while fio starts.
 #![allow(clippy::unwrap_used, reason = "a bench is a test")]
 
 mod daemon;
@@ -17,6 +20,8 @@ mod tier;
 
 use std::path::PathBuf;
 use std::time::Duration;
+
+use terrace::tiers::nvme::EngineChoice;
 
 const MIB: u64 = 1 << 20;
 
@@ -35,15 +40,25 @@ const BAR: f64 = 0.95;
 struct Plan {
     dir: PathBuf,
     seconds: u64,
+    /// How long each runs before it counts.
+    ramp_seconds: u64,
     turns: usize,
+    /// Leave the others out; all when empty. The raw loop always runs: it is what all are held to.
+    only: Vec<String>,
     /// Measure this instead: so many slots after a kill.
     recover_slots: Option<u64>,
 }
 
 impl Plan {
     fn from_args() -> Self {
-        let mut plan =
-            Self { dir: std::env::temp_dir(), seconds: 3, turns: 3, recover_slots: None };
+        let mut plan = Self {
+            dir: std::env::temp_dir(),
+            seconds: 3,
+            ramp_seconds: 1,
+            turns: 3,
+            only: Vec::new(),
+            recover_slots: None,
+        };
         let mut arguments = std::env::args().skip(1);
         while let Some(argument) = arguments.next() {
             let mut value =
@@ -51,23 +66,33 @@ impl Plan {
             match argument.as_str() {
                 "--dir" => plan.dir = value().into(),
                 "--seconds" => plan.seconds = value().parse().expect("whole seconds"),
+                "--ramp" => plan.ramp_seconds = value().parse().expect("whole seconds"),
+                "--only" => plan.only = value().split(',').map(str::to_owned).collect(),
                 "--turns" => plan.turns = value().parse().expect("a number of turns"),
                 "--recover" => plan.recover_slots = Some(value().parse().expect("slots")),
                 "--bench" => {}
                 other => {
-                    panic!("unknown argument {other}: use --dir, --seconds, --turns, --recover")
+                    panic!(
+                        "unknown argument {other}: use --dir, --seconds, --ramp, --turns, --only, \
+                         --recover"
+                    )
                 }
             }
         }
         assert!(plan.dir.is_dir(), "{} is no folder", plan.dir.display());
         assert!(plan.seconds > 0 && plan.turns > 0, "no time, no figures");
+        let is_known = |name: &String| NAMES.contains(&name.as_str());
+        assert!(plan.only.iter().all(is_known), "--only takes some of {NAMES:?}");
         plan
     }
 
-    fn time(&self) -> Duration {
-        Duration::from_secs(self.seconds)
+    fn runs(&self, name: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|only| only == name)
     }
 }
+
+/// The contenders beside the raw loop.
+const NAMES: [&str; 5] = ["raw", "fio", "ring", "block", "daemon"];
 
 /// Which way bytes go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,9 +109,10 @@ fn main() {
         return runtime.block_on(recover::measure(&plan.dir, slots));
     }
     println!(
-        "frames of 1 MiB, {DEPTH} under way, {} turns of {} s a contender, in {}",
+        "frames of 1 MiB, {DEPTH} under way, {} turns of {} s a contender after {} s, in {}",
         plan.turns,
         plan.seconds,
+        plan.ramp_seconds,
         plan.dir.display()
     );
     let mut contenders = Contenders::prepare(&plan, &runtime);
@@ -96,85 +122,94 @@ fn main() {
     }
 }
 
-/// One contender's figure of a turn.
-type Rate = fn(&Rates) -> f64;
+/// One contender's figure of a turn; nothing if it does not run.
+type Rate = fn(&Rates) -> Option<f64>;
 
 /// Bytes a second of each in one turn.
 struct Rates {
     raw: f64,
     fio: Option<f64>,
-    ring: f64,
-    blocking: f64,
-    daemon: f64,
+    ring: Option<f64>,
+    block: Option<f64>,
+    daemon: Option<f64>,
 }
 
 struct Contenders {
     plan: Plan,
     raw: raw::Raw,
-    ring: tier::Tier,
-    blocking: tier::Tier,
-    daemon: daemon::Served,
+    ring: Option<tier::Tier>,
+    block: Option<tier::Tier>,
+    daemon: Option<daemon::Served>,
     has_fio: bool,
 }
 
 impl Contenders {
     fn prepare(plan: &Plan, runtime: &tokio::runtime::Runtime) -> Self {
-        let has_fio = fio::is_there();
-        if !has_fio {
+        let has_fio = plan.runs("fio") && fio::is_there();
+        if plan.runs("fio") && !has_fio {
             println!("fio is not installed: scripts/bench-nvme installs it");
         }
+        let tier = |name, engine| plan.runs(name).then(|| tier::Tier::prepare(&plan.dir, engine));
+        let daemon = || runtime.block_on(daemon::Served::prepare(&plan.dir));
         Self {
             raw: raw::Raw::prepare(&plan.dir),
-            ring: tier::Tier::prepare(&plan.dir, terrace::tiers::nvme::EngineChoice::Uring),
-            blocking: tier::Tier::prepare(&plan.dir, terrace::tiers::nvme::EngineChoice::Blocking),
-            daemon: runtime.block_on(daemon::Served::prepare(&plan.dir)),
+            ring: tier("ring", EngineChoice::Uring),
+            block: tier("block", EngineChoice::Blocking),
+            daemon: plan.runs("daemon").then(daemon),
             has_fio,
             plan: plan.clone(),
         }
     }
 
     fn turn(&mut self, way: Way, runtime: &tokio::runtime::Runtime) -> Rates {
-        let time = self.plan.time();
+        let Plan { ramp_seconds, seconds, .. } = self.plan;
+        let (raw, ring, block) = (&self.raw, self.ring.as_ref(), self.block.as_ref());
+        let daemon = self.daemon.as_mut();
+        let mut serve = |served: &mut daemon::Served| {
+            counted(&self.plan, |time| runtime.block_on(served.run(way, time)))
+        };
         Rates {
-            raw: self.raw.run(way, time),
-            ring: self.ring.run(way, time),
-            daemon: runtime.block_on(self.daemon.run(way, time)),
-            fio: self.has_fio.then(|| fio::run(self.raw.path(), way, self.plan.seconds)),
-            blocking: self.blocking.run(way, time),
+            raw: counted(&self.plan, |time| raw.run(way, time)),
+            ring: ring.map(|ring| counted(&self.plan, |time| ring.run(way, time))),
+            daemon: daemon.map(&mut serve),
+            fio: self.has_fio.then(|| fio::run(raw.path(), way, (ramp_seconds, seconds))),
+            block: block.map(|block| counted(&self.plan, |time| block.run(way, time))),
         }
     }
 }
 
+/// Runs once for nothing and then, without a pause, for the figure.
+fn counted(plan: &Plan, mut run: impl FnMut(Duration) -> f64) -> f64 {
+    if plan.ramp_seconds > 0 {
+        run(Duration::from_secs(plan.ramp_seconds));
+    }
+    run(Duration::from_secs(plan.seconds))
+}
+
 fn report(way: Way, turns: &[Rates]) {
-    let gbps = |rate: Rate| median(turns.iter().map(rate).collect()) / 1e9;
+    let figures = |rate: Rate| turns.iter().map(rate).collect::<Option<Vec<f64>>>();
     let way = format!("{way:?}").to_lowercase();
     println!("\n{way:<6} {:>10} {:>10} {:>10}", "GB/s", "of raw", "of fio");
-    let ratio = |rate: Rate, limit: fn(&Rates) -> Option<f64>| {
-        let ratios =
-            turns.iter().map(|turn| Some(rate(turn) / limit(turn)?)).collect::<Option<_>>();
-        ratios.map_or("-".to_owned(), |ratios| {
+    let ratio = |rate: Rate, limit: Rate| {
+        let ratios = turns.iter().map(|turn| Some(rate(turn)? / limit(turn)?));
+        ratios.collect::<Option<_>>().map_or("-".to_owned(), |ratios| {
             let ratio = median(ratios);
             format!("{:.0}%{}", 100.0 * ratio, if ratio < BAR { " *" } else { "" })
         })
     };
-    let raw: fn(&Rates) -> Option<f64> = |turn| Some(turn.raw);
-    let fio: fn(&Rates) -> Option<f64> = |turn| turn.fio;
-    let rows: [(&str, Rate); 4] = [
-        ("raw", |turn| turn.raw),
+    let raw: Rate = |turn| Some(turn.raw);
+    let fio: Rate = |turn| turn.fio;
+    let rows: [(&str, Rate); 5] = [
+        ("raw", raw),
+        ("fio", fio),
         ("ring", |turn| turn.ring),
-        ("block", |turn| turn.blocking),
+        ("block", |turn| turn.block),
         ("daemon", |turn| turn.daemon),
     ];
-    if turns.iter().all(|turn| turn.fio.is_some()) {
-        println!("{:<6} {:>10.2}", "fio", gbps(|turn| turn.fio.unwrap_or(0.0)));
-    }
     for (name, rate) in rows {
-        println!(
-            "{name:<6} {:>10.2} {:>10} {:>10}",
-            gbps(rate),
-            ratio(rate, raw),
-            ratio(rate, fio)
-        );
+        let Some(figures) = figures(rate) else { continue };
+        let gbps = median(figures) / 1e9;
+        println!("{name:<6} {gbps:>10.2} {:>10} {:>10}", ratio(rate, raw), ratio(rate, fio));
     }
     println!("* below the bar of {:.0}%", 100.0 * BAR);
 }
