@@ -5,10 +5,11 @@ use std::error::Error;
 use std::path::PathBuf;
 use std::{env, fs};
 
-const PROTOS: [&str; 5] = [
+const PROTOS: [&str; 6] = [
     "terrace/v1/terrace.proto",
     "terrace/v1/types.proto",
     "terrace/v1/events.proto",
+    "terrace/v1/hbm.proto",
     "terrace/v1/movement.proto",
     "terrace/v1/retention.proto",
 ];

@@ -13,7 +13,7 @@ import sys
 import torch
 
 from terrace_kv import Client, Namespace
-from terrace_kv.cuda import CudaPool
+from terrace_kv.cuda import CudaPool, OpenedHbm
 from terrace_kv.pool import PageLayout
 
 LAYERS, PLANES, SLOTS, PAGE_BYTES, BLOCKS = 32, 2, 256, 32768, 64
@@ -37,16 +37,40 @@ def main(socket: str, die: bool) -> None:
         stored = client.store(hashes, handle, range(BLOCKS))
         if die:
             os._exit(9)
-        stored.op.wait()
+        stored.op.result()
         target = range(BLOCKS, 2 * BLOCKS)
         pool.record(stream)
-        loaded = client.load(hashes, handle, target).wait()
+        loaded = client.load(hashes, handle, target).result()
         found = [tensor[:, BLOCKS : 2 * BLOCKS].clone() for tensor in tensors]
         torch.cuda.synchronize()
         alike = all(torch.equal(one, two) for one, two in zip(found, wanted, strict=True))
         if not alike or loaded.failed:
             sys.exit(f"the bytes that came back differ, or blocks failed: {loaded}")
+        read_in_place(client, hashes, wanted)
     print(f"{BLOCKS} blocks of {LAYERS} x {PLANES} x {PAGE_BYTES} bytes came back as they went")
+
+
+class InPlace:
+    """Memory that torch takes as it is."""
+
+    def __init__(self, interface: dict[str, object]) -> None:
+        self.__cuda_array_interface__ = interface
+
+
+def read_in_place(client: Client, hashes: list[bytes], wanted: list[torch.Tensor]) -> None:
+    """Compares blocks of the daemon's HBM tier where they lie."""
+    lent = client.borrow(hashes[:16], request=1)
+    if len(lent.starts) != 16:
+        sys.exit(f"only {sorted(lent.starts)} of 16 blocks were lent: are they in HBM?")
+    opened = OpenedHbm(client.hbm())
+    for index in lent.starts:
+        there = torch.as_tensor(InPlace(opened.pages(lent, index)), device="cuda")[0]
+        if not all(torch.equal(there[at], one[:, index]) for at, one in enumerate(wanted)):
+            sys.exit(f"block {index} differs where it lies in the HBM tier")
+    torch.cuda.synchronize()
+    opened.close()
+    client.give_back(1)
+    print(f"{len(lent.starts)} blocks were read in place")
 
 
 def write(tensors: list[torch.Tensor]) -> list[torch.Tensor]:

@@ -57,6 +57,7 @@ from .errors import (
     TimedOut,
     VersionMismatch,
 )
+from .lent import Borrowed, CudaExport, HbmMemory
 from .namespace import Namespace
 from .observe import daemon_block, daemon_sessions, daemon_status
 from .pool import HostPool, PageLayout
@@ -68,15 +69,18 @@ __version__ = "0.1.0"
 __all__ = [
     "AsyncClient",
     "Block",
+    "Borrowed",
     "Busy",
     "Client",
     "ClientClosed",
     "Completion",
     "CopyState",
+    "CudaExport",
     "DaemonFault",
     "DaemonGone",
     "EnvelopeAnswer",
     "Events",
+    "HbmMemory",
     "HostPool",
     "Invalid",
     "Kind",

@@ -16,6 +16,7 @@ from .calls import Call, Hashes, Stored
 from .client import CALL_TIMEOUT_S, Client
 from .completions import Operation
 from .cuda import CudaPool
+from .lent import Borrowed, HbmMemory
 from .namespace import Namespace
 from .pool import HostPool
 from .session import PoolHandle
@@ -132,6 +133,17 @@ class AsyncClient:
         """Answers when the load is planned; `await` the operation for its end."""
         living = self._connection.session()
         return await self._run(calls.load(living, hashes, pool, slots, request, load_timeout_s))
+
+    async def hbm(self) -> HbmMemory:
+        living = self._connection.session()
+        said = await self._run(calls.hbm_memory(living))
+        return await asyncio.to_thread(living.hbm, *said)
+
+    async def borrow(self, hashes: Hashes, *, request: int) -> Borrowed:
+        return await self._run(calls.borrow(self._connection.session(), hashes, request))
+
+    async def give_back(self, request: int) -> int:
+        return await self._run(calls.give_back(self._connection.session(), request))
 
     async def release(self, found: answers.Lookup) -> None:
         living = self._connection.session()

@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 
 from . import answers, convert, errors, hints
 from .completions import Operation
+from .lent import Borrowed, CudaExport
 from .session import PoolHandle, Session
 
 _T = TypeVar("_T")
@@ -141,6 +142,35 @@ def load(
     # much earlier.
     wait_s = min(session.identity.call_timeout_s, load_timeout_s)
     return Call(session, "Load", message, read, wait_s, min(load_timeout_s, _DEADLINE_S_MAX))
+
+
+def hbm_memory(session: Session) -> Call[tuple[int, CudaExport | None]]:
+    message = convert.built("HbmMemoryRequest", token=session.token)
+    return _bounded(session, "HbmMemory", message, convert.hbm_memory)
+
+
+def borrow(session: Session, hashes: Hashes, request: int) -> Call[Borrowed]:
+    message = convert.built(
+        "BorrowRequest",
+        token=session.token,
+        request_id=request,
+        hashes=convert.joined(hashes, _width(session)),
+    )
+
+    def read(answer: Any) -> Borrowed:
+        return convert.borrowed(answer, session.epoch)
+
+    return _bounded(session, "Borrow", message, read)
+
+
+def give_back(session: Session, request: int) -> Call[int]:
+    message = convert.built("GiveBackRequest", token=session.token, request_id=request)
+
+    def read(answer: Any) -> int:
+        blocks: int = answer.blocks
+        return blocks
+
+    return _bounded(session, "GiveBack", message, read)
 
 
 def release(session: Session, lease_id: int) -> Call[None]:

@@ -18,6 +18,7 @@ from .calls import Call, Hashes, Stored
 from .completions import Operation
 from .connection import Connection
 from .cuda import CudaPool
+from .lent import Borrowed, HbmMemory
 from .namespace import Namespace
 from .pool import HostPool
 from .session import Identity, PoolHandle
@@ -183,6 +184,26 @@ class Client:
         """
         living = self._connection.session()
         return self._run(calls.load(living, hashes, pool, slots, request, load_timeout_s))
+
+    def hbm(self) -> HbmMemory:
+        """The memory of the daemon's HBM tier, in which `borrow` says where blocks lie.
+
+        Raises `Precondition` where there is none, or it can't be shared.
+        """
+        living = self._connection.session()
+        return living.hbm(*self._run(calls.hbm_memory(living)))
+
+    def borrow(self, hashes: Hashes, *, request: int) -> Borrowed:
+        """Has those of the blocks lent that are in HBM, to be read where they lie.
+
+        They stay there until `give_back` or `end_request` of that request, or the session's end:
+        `Borrowed.epoch` is no longer `epoch` then. Work on a GPU that reads them must be over.
+        """
+        return self._run(calls.borrow(self._connection.session(), hashes, request))
+
+    def give_back(self, request: int) -> int:
+        """Nothing that was borrowed under the request is read any more; how many blocks it was."""
+        return self._run(calls.give_back(self._connection.session(), request))
 
     def release(self, found: answers.Lookup) -> None:
         """Gives a lookup's lease back before its time. One that ended with its session is no

@@ -14,6 +14,7 @@ from . import _wire, answers, hints
 from .answers import Tier
 from .cuda import CudaPool
 from .errors import DaemonFault, Invalid
+from .lent import Borrowed, CudaExport
 from .namespace import Namespace
 
 _E = TypeVar("_E", bound=IntEnum)
@@ -111,6 +112,24 @@ def lookup(message: Any, epoch: int) -> answers.Lookup:
         plan=_plan(message.plan),
         epoch=epoch,
     )
+
+
+def borrowed(message: Any, epoch: int) -> Borrowed:
+    return Borrowed(
+        starts={one.index: one.start_bytes for one in message.blocks},
+        clipped_blocks=message.clipped_blocks,
+        shard_stride_bytes=message.shard_stride_bytes,
+        layer_stride_bytes=message.layer_stride_bytes,
+        plane_stride_bytes=message.plane_stride_bytes,
+        epoch=epoch,
+    )
+
+
+def hbm_memory(message: Any) -> tuple[int, CudaExport | None]:
+    """The HBM tier's length, and how it is opened where it is on a GPU."""
+    if not message.HasField("cuda"):
+        return message.bytes, None
+    return message.bytes, CudaExport(message.cuda.device_uuid, message.cuda.handle)
 
 
 def overlap(message: Any) -> answers.Overlap:

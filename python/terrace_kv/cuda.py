@@ -1,4 +1,4 @@
-"""A paged KV pool on a GPU, lent to the daemon by CUDA IPC.
+"""A paged KV pool on a GPU, lent to the daemon by CUDA IPC, and the daemon's own memory there.
 
 Asks the driver itself (`libcuda.so.1`), so it works with any library's tensors: only their
 `data_ptr()` is used. Keeps the tensors; copies nothing. The daemon must use the same GPU, and the
@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from .errors import Invalid
+from .lent import Borrowed, HbmMemory
 from .namespace import Namespace
 from .pool import PageLayout
 
 _HANDLE_BYTES = 64
 _EVENT_INTERPROCESS_WITHOUT_TIMES = 0x4 | 0x2
+_LAZY_PEER_ACCESS = 0x1
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,45 @@ class CudaPool:
         self._driver.record(self._event, stream)
 
 
+class OpenedHbm:
+    """The daemon's HBM tier on the GPU, opened in this process: to be read, never written.
+
+    A process opens it once, in the context of that GPU, which must be current.
+    """
+
+    def __init__(self, memory: HbmMemory, device: int = 0) -> None:
+        """`device` is the GPU's number in this process."""
+        if memory.cuda is None:
+            raise Invalid("the HBM tier is in this machine's memory: `pages` has its blocks")
+        self._driver = _Driver()
+        uuid = memory.cuda.device_uuid
+        if self._driver.uuid(device) != uuid:
+            raise Invalid(f"the HBM tier is on another GPU than number {device}: {uuid.hex()}")
+        self.address = self._driver.open(memory.cuda.handle)
+        self._space = memory.namespace
+
+    def pages(self, lent: Borrowed, index: int) -> dict[str, Any]:
+        """A lent block in place, `[shard, layer, plane, byte]`, as `__cuda_array_interface__` has
+        it: an object with that attribute is what `torch.as_tensor` takes."""
+        start = lent.starts.get(index)
+        if start is None:
+            raise Invalid(f"block {index} was not lent: `starts` has those that were")
+        space = self._space
+        strides = (lent.shard_stride_bytes, lent.layer_stride_bytes, lent.plane_stride_bytes, 1)
+        return {
+            "shape": (space.shard_count, space.layers, space.planes, space.page_bytes),
+            "typestr": "|u1",
+            # Marked as writable: torch refuses arrays that are not.
+            "data": (self.address + start, False),
+            "strides": strides,
+            "version": 3,
+        }
+
+    def close(self) -> None:
+        """Nothing of this process reads it any more."""
+        self._driver.close(self.address)
+
+
 def _allocations(driver: _Driver, tensors: list[Any]) -> tuple[list[bytes], list[CudaLayer]]:
     """Each allocation once, and where in them the tensors begin."""
     known: dict[int, int] = {}
@@ -68,6 +109,10 @@ def _allocations(driver: _Driver, tensors: list[Any]) -> tuple[list[bytes], list
         memory = known.setdefault(start, len(known))
         layers.append(CudaLayer(memory, at - start))
     return [driver.memory_handle(start) for start in known], layers
+
+
+class _IpcHandle(ctypes.Structure):
+    _fields_ = (("bytes", ctypes.c_ubyte * _HANDLE_BYTES),)
 
 
 class _Driver:
@@ -99,6 +144,16 @@ class _Driver:
         handle = (ctypes.c_ubyte * _HANDLE_BYTES)()
         self._call("cuIpcGetMemHandle", handle, ctypes.c_uint64(start))
         return bytes(handle)
+
+    def open(self, handle: bytes) -> int:
+        """Another process's allocation; gives its address here."""
+        raw, address = _IpcHandle.from_buffer_copy(handle), ctypes.c_uint64()
+        flags = ctypes.c_uint(_LAZY_PEER_ACCESS)
+        self._call("cuIpcOpenMemHandle_v2", ctypes.byref(address), raw, flags)
+        return address.value
+
+    def close(self, address: int) -> None:
+        self._call("cuIpcCloseMemHandle", ctypes.c_uint64(address))
 
     def event(self) -> ctypes.c_void_p:
         event = ctypes.c_void_p()

@@ -17,6 +17,7 @@ from . import _wire, convert, errors
 from .completions import Completions
 from .cuda import CudaPool
 from .descriptors import Attachment
+from .lent import CudaExport, HbmMemory
 from .namespace import Namespace
 
 if TYPE_CHECKING:
@@ -177,6 +178,11 @@ class Session:
         if isinstance(known, errors.TerraceError):
             raise known
         return known
+
+    def hbm(self, length_bytes: int, cuda: CudaExport | None) -> HbmMemory:
+        """The HBM tier's memory, mapped where it is this machine's."""
+        fd = self._attachment.hbm() if cuda is None else None
+        return HbmMemory(self.identity.namespace, length_bytes, cuda, fd)
 
     def read_completions(self) -> errors.TerraceError:
         """Hands on completions until there will be no more; says why."""

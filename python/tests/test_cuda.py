@@ -6,6 +6,7 @@ import unittest
 from unittest import mock
 
 from terrace_kv import Namespace, convert, cuda, errors
+from terrace_kv.lent import Borrowed, CudaExport, HbmMemory
 from terrace_kv.pool import PageLayout
 
 NAMESPACE = Namespace(model="m", layers=3, page_bytes=4096, block_tokens=16)
@@ -44,6 +45,12 @@ class Driver:
     def record(self, event: int, stream: int) -> None:
         self.recorded.append(stream)
 
+    def open(self, handle: bytes) -> int:
+        return int.from_bytes(handle[:8], "little")
+
+    def close(self, address: int) -> None:
+        self.recorded.append(address)
+
 
 class CudaPools(unittest.TestCase):
     def test_each_allocation_is_sent_once_and_layers_name_theirs(self) -> None:
@@ -59,6 +66,22 @@ class CudaPools(unittest.TestCase):
         self.assertEqual(sent.ready_event, bytes([5] * 64))
         pool.record(77)
         self.assertEqual(pool._driver.recorded, [77])
+
+    def test_the_daemons_memory_is_read_in_place(self) -> None:
+        export = CudaExport(bytes([2] * 16), (0x700000).to_bytes(64, "little"))
+        memory = HbmMemory(NAMESPACE, 64 << 20, export, None)
+        with mock.patch.object(cuda, "_Driver", Driver):
+            opened = cuda.OpenedHbm(memory, device=2)
+            with self.assertRaisesRegex(errors.Invalid, "on another GPU than number 1"):
+                cuda.OpenedHbm(memory, device=1)
+        lent = Borrowed({4: 8192}, 0, 9, 300, 200, 1)
+        told = opened.pages(lent, 4)
+        self.assertEqual(told["data"], (0x700000 + 8192, False))
+        self.assertEqual((told["shape"], told["strides"]), ((1, 3, 2, 4096), (9, 300, 200, 1)))
+        with self.assertRaisesRegex(errors.Invalid, "block 5 was not lent"):
+            opened.pages(lent, 5)
+        opened.close()
+        self.assertEqual(opened._driver.recorded, [0x700000])
 
     def test_a_layer_too_few_is_refused(self) -> None:
         with self.assertRaisesRegex(errors.Invalid, "2 tensors for 3 layers"):

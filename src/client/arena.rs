@@ -1,4 +1,4 @@
-//! The daemon's DRAM arena, as a client sees it.
+//! The daemon's memories, as a client sees them: read-only.
 
 use std::os::fd::OwnedFd;
 use std::ptr;
@@ -7,20 +7,21 @@ use memmap2::{MmapOptions, MmapRaw};
 
 use super::ClientError;
 
-/// The arena, mapped read-only. Its bytes change under the reader: what is copied out counts only
-/// once its frame's checksum was verified.
+/// A memory of the daemon's, mapped read-only. Bytes of the arena change under the reader: what is
+/// copied out counts only once its frame's checksum was verified. Bytes of the HBM tier stay as they
+/// are while the block is borrowed that they belong to.
 pub struct ArenaView {
     memory: MmapRaw,
 }
 
 impl ArenaView {
     pub(super) fn map(memory: &OwnedFd, len_bytes: u64) -> Result<Self, ClientError> {
-        let too_large = |_| ClientError::Daemon(format!("its arena has {len_bytes} bytes"));
+        let too_large = |_| ClientError::Daemon(format!("its memory has {len_bytes} bytes"));
         let len = usize::try_from(len_bytes).map_err(too_large)?;
         let memory = MmapOptions::new()
             .len(len)
             .map_raw_read_only(memory)
-            .map_err(ClientError::io("map the daemon's arena"))?;
+            .map_err(ClientError::io("map the daemon's memory"))?;
         Ok(Self { memory })
     }
 
@@ -39,7 +40,7 @@ impl ArenaView {
         });
         let start = inside.ok_or_else(|| {
             ClientError::Invalid(format!(
-                "{} bytes at {offset} lie outside the arena's {} bytes",
+                "{} bytes at {offset} lie outside the memory's {} bytes",
                 out.len(),
                 self.memory.len()
             ))

@@ -52,10 +52,18 @@ impl Attachment {
 
     /// Asks for the arena: its descriptor and its length in bytes.
     pub(super) async fn ask_arena(&self) -> Result<(OwnedFd, u64), ClientError> {
-        let (reply, memory) = self.exchange(FdKind::Arena, 0, None).await?;
-        let memory = memory
-            .ok_or_else(|| ClientError::Daemon("it sent no descriptor of its arena".into()))?;
-        Ok((memory, reply.value))
+        self.ask_memory(FdKind::Arena).await
+    }
+
+    /// Asks for the HBM tier's memory: its descriptor and its length in bytes.
+    pub(super) async fn ask_hbm(&self) -> Result<(OwnedFd, u64), ClientError> {
+        self.ask_memory(FdKind::Hbm).await
+    }
+
+    async fn ask_memory(&self, kind: FdKind) -> Result<(OwnedFd, u64), ClientError> {
+        let (reply, memory) = self.exchange(kind, 0, None).await?;
+        let none = || ClientError::Daemon(format!("it sent no descriptor for {kind:?}"));
+        Ok((memory.ok_or_else(none)?, reply.value))
     }
 
     async fn exchange(
@@ -102,6 +110,8 @@ fn refused(status: FdStatus) -> ClientError {
         FdStatus::UnknownToken | FdStatus::AlreadyAttached | FdStatus::NotAttached => {
             ClientError::SessionLost(text)
         }
-        FdStatus::Ok | FdStatus::Malformed | FdStatus::NoArena => ClientError::Daemon(text),
+        FdStatus::Ok | FdStatus::Malformed | FdStatus::NoArena | FdStatus::NoHbm => {
+            ClientError::Daemon(text)
+        }
     }
 }

@@ -12,6 +12,7 @@ mod connect;
 mod convert;
 mod error;
 mod events;
+mod hbm;
 mod movement;
 mod pool;
 mod retention;
@@ -40,6 +41,7 @@ pub use events::{
     Events, EventsWanted, Overlap, Residency, ResidencyChanges, ResidencyEvent, daemon_events,
     daemon_overlap,
 };
+pub use hbm::{Borrowed, HbmMemory, LentBlock, Strides};
 pub use movement::{LiftCounts, LiftState, Link, LinkStatus, LookupOptions, Operation, Prefill};
 pub use pool::{HostPool, PoolOrder};
 pub use retention::{

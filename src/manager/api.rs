@@ -6,17 +6,17 @@ use bytes::Bytes;
 
 use crate::domain::block::{HashTail, Key};
 use crate::domain::directory::Change;
-use crate::domain::hint::{Action, Outcome};
+use crate::domain::hint::Action;
 use crate::domain::namespace::Namespace;
-use crate::domain::planner::Plan;
 use crate::domain::retention::{Directives, RetentionRecord};
 use crate::domain::session::{SessionName, Stop};
 use crate::domain::tier::Tier;
-use crate::domain::units::Time;
 use crate::tiers::store::{FoundFrame, FrameMeta, Place};
 
+mod replies;
 mod status;
 
+pub use replies::{LentBlock, Overlap, Refusal, Reply, Run};
 pub use status::{
     BlockStatus, Home, LiftCounts, LiftState, LiftStatus, LinkStatus, SessionStatus, Status,
     TierStatus, Usage,
@@ -169,6 +169,16 @@ pub enum Command {
         slots: Vec<u32>,
         timeout: Duration,
     },
+    /// Reads those of the blocks `keys` that are in HBM where they lie, until `GiveBack`, the request's
+    /// end or the client's: they stay there meanwhile.
+    Borrow {
+        request: RequestId,
+        keys: Vec<Key>,
+    },
+    /// Nothing that was lent under the request is read any more.
+    GiveBack {
+        request: RequestId,
+    },
     ReleaseLease {
         lease: LeaseId,
     },
@@ -229,91 +239,6 @@ impl Labels {
 pub struct Prefill {
     pub tokens: u32,
     pub took: Duration,
-}
-
-/// A stretch of a chain whose blocks have the same fastest tier.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Run {
-    pub tier: Tier,
-    pub blocks: u32,
-}
-
-/// The manager's answer to a [`Command`].
-#[derive(Clone, Debug, PartialEq)]
-pub enum Reply {
-    Hello {
-        namespace: NamespaceId,
-        frame_bytes: u64,
-    },
-    Pool {
-        pool: PoolId,
-    },
-    Lookup {
-        runs: Vec<Run>,
-        lease: Option<LeaseId>,
-        lease_expires: Time,
-        plan: Plan,
-    },
-    /// `taken` blocks are being copied, `present` were here already, `dropped` found no room (from
-    /// the tail: a normal answer). The slots of taken blocks must not change before the completion.
-    Store {
-        op: OpId,
-        taken: u32,
-        present: u32,
-        dropped: u32,
-        /// Blocks whose shield was over a budget.
-        clipped: u32,
-    },
-    Load {
-        op: OpId,
-    },
-    EndRequest {
-        usage: Usage,
-    },
-    /// One an action, in their order.
-    Hint {
-        outcomes: Vec<Outcome>,
-    },
-    /// The one heard of last comes first.
-    Sessions {
-        sessions: Vec<SessionStatus>,
-        sessions_total: usize,
-    },
-    Inspect(Box<BlockStatus>),
-    Lift(Box<LiftStatus>),
-    Overlap(Overlap),
-    /// Done; nothing to say.
-    Ok,
-    Status(Box<Status>),
-    Refused(Refusal),
-}
-
-/// How much of a chain is in which tier.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Overlap {
-    /// The stored prefix by each block's fastest tier.
-    pub runs: Vec<Run>,
-    /// Blocks of that prefix that have a copy in each tier.
-    pub held_blocks: [u64; Tier::COUNT],
-    /// Nothing where no block was found, or only frames from before a restart tell of the namespace.
-    pub block_tokens: Option<u32>,
-}
-
-/// Why a command was not carried out, named by what the caller does next.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// A bound was reached: try again after the given time.
-    #[error("{what}; try again in {} ms", retry_after.as_millis())]
-    Busy { what: &'static str, retry_after: Duration },
-    /// The command makes no sense: mend it as the text says.
-    #[error("{0}")]
-    Invalid(String),
-    /// What it names is not here.
-    #[error("{0}")]
-    NotFound(String),
-    /// It came in the wrong order (no Hello yet, say).
-    #[error("{0}")]
-    Precondition(String),
 }
 
 /// A store, load or lift ended. Blocks not listed as failed landed.

@@ -34,6 +34,7 @@ impl Manager {
         self.check_claims()?;
         self.check_shields()?;
         self.check_lifts()?;
+        self.check_lent()?;
         self.check_durables()?;
         self.check_ops()
     }
@@ -138,6 +139,9 @@ impl Manager {
             if let Some(read) = job.source().or(synced) {
                 *readers.entry((block, read)).or_default() += 1;
             }
+        }
+        for (block, holders) in self.lent.holders() {
+            *readers.entry((block, Tier::Hbm)).or_default() += holders;
         }
         for (key, tier) in &self.rewrites.under_way {
             if let Some(block) = self.directory.find(*key) {

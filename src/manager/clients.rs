@@ -158,6 +158,7 @@ impl Manager {
         let Some(entry) = self.clients.remove(&client) else { return };
         self.requests.close_all(client);
         self.end_lifts_of(client);
+        self.give_back_all(client);
         for (_, lease) in entry.leases {
             self.end_lease(lease);
         }

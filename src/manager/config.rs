@@ -67,6 +67,10 @@ pub struct ManagerConfig {
     pub lifts_max: usize,
     /// How much of a tier lifts may hold, in hundredths.
     pub lift_percent: u8,
+    /// How much of the HBM tier clients may read where it lies at a time, in hundredths, and in how
+    /// many holds.
+    pub lent_percent: u8,
+    pub lent_blocks_max: usize,
     /// Whether changes of residency are told.
     pub tells_residency: bool,
 }
@@ -78,6 +82,9 @@ impl ManagerConfig {
     /// How much of a tier lifts may hold unless the config says otherwise, in hundredths: more
     /// than is usually waited for at once, and not so much that requests find no room.
     pub const LIFT_PERCENT_DEFAULT: u8 = 60;
+
+    /// What is lent can't be evicted, however long its readers take: the rest of the tier works on.
+    pub const LENT_PERCENT_DEFAULT: u8 = 25;
 
     /// The usual bounds around the given tiers.
     #[must_use]
@@ -102,6 +109,8 @@ impl ManagerConfig {
             waiting_blocks_max: 65_536,
             lifts_max: 1024,
             lift_percent: Self::LIFT_PERCENT_DEFAULT,
+            lent_percent: Self::LENT_PERCENT_DEFAULT,
+            lent_blocks_max: 65_536,
             tells_residency: false,
         }
     }

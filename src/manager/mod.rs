@@ -44,6 +44,8 @@ mod store;
 
 mod load;
 
+mod lent;
+
 mod room;
 
 mod transfers;
@@ -84,6 +86,7 @@ use api::{
 pub use config::{ManagerConfig, PolicyName, RewriteLimits, ShieldShares, TierConfig};
 use durable::Durables;
 use heed::Learned;
+use lent::Lent;
 use lifts::Lifts;
 use recovery::Recovery;
 use requests::Requests;
@@ -113,6 +116,7 @@ pub struct Manager {
     flights: BTreeMap<TransferId, Flight>,
     links: Links<Transfer>,
     lifts: Lifts,
+    lent: Lent,
     /// Deliveries that wait for a copy to land.
     joined: BTreeMap<(BlockIndex, Tier), Vec<Part>>,
     partials: BTreeMap<BlockIndex, Partial>,
@@ -161,6 +165,7 @@ impl Manager {
             flights: BTreeMap::new(),
             links: Links::new(config.links),
             lifts: Lifts::default(),
+            lent: Lent::default(),
             joined: BTreeMap::new(),
             partials: BTreeMap::new(),
             erasing: BTreeSet::new(),
@@ -244,6 +249,11 @@ impl Manager {
             }
             Command::Load { request, keys, pool, slots, timeout } => {
                 self.load(client, request, &keys, (pool, &slots), timeout)
+            }
+            Command::Borrow { request, keys } => self.borrow((client, request), &keys),
+            Command::GiveBack { request } => {
+                let known = self.client(client).map(drop);
+                known.map(|()| Reply::GiveBack { blocks: self.give_back((client, request)) })
             }
             Command::ReleaseLease { lease } => self.release_lease(client, lease),
             Command::EndRequest { request, stop, output_tokens, prefill } => {

@@ -153,6 +153,7 @@ impl Manager {
             self.prefill_reported(client, prefill);
         }
         self.end_leases(client, request);
+        self.give_back((client, request));
         let Some(closed) = self.requests.close(client, request) else {
             return Ok(Reply::EndRequest { usage: Usage::default() });
         };

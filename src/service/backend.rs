@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 
 use crate::manager::api::{ClientId, Command, Completion, PoolId, Refusal, Reply};
 use crate::manager::shell::{Handle, Journal, Page};
-use crate::tiers::hbm::{ClaimedPool, LentMemory};
+use crate::tiers::hbm::{ClaimedPool, Exported, LentMemory};
 
 /// The manager, as the service sees it.
 pub trait Backend: Clone + Send + Sync + 'static {
@@ -47,6 +47,12 @@ pub trait Backend: Clone + Send + Sync + 'static {
     /// There is no arena, or the kernel refused.
     fn arena(&self) -> io::Result<(OwnedFd, u64)>;
 
+    /// The HBM tier's own memory, for clients to read; nothing when there is none.
+    ///
+    /// # Errors
+    /// Why it can't be shared.
+    fn hbm(&self) -> Result<Option<Exported>, String>;
+
     /// The journal of residency, where one is kept.
     fn journal(&self) -> Option<Arc<Journal>>;
 
@@ -83,6 +89,10 @@ impl Backend for Handle {
     fn arena(&self) -> io::Result<(OwnedFd, u64)> {
         let arena = Handle::arena(self);
         Ok((arena.read_only_fd()?, arena.len_bytes()))
+    }
+
+    fn hbm(&self) -> Result<Option<Exported>, String> {
+        Handle::hbm(self)
     }
 
     fn journal(&self) -> Option<Arc<Journal>> {

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
+use crate::tiers::hbm::Exported;
 use crate::wire::Token;
 use crate::wire::fd_message::{FdKind, FdReply, FdRequest, FdStatus};
 use crate::wire::fd_socket::{self, Received};
@@ -91,7 +92,7 @@ async fn answer<B: Backend>(
     let wrong = match request.kind {
         _ if request.token != session.token => Some(FdStatus::NotAttached),
         FdKind::Attach => Some(FdStatus::AlreadyAttached),
-        FdKind::Pool | FdKind::Arena => None,
+        FdKind::Pool | FdKind::Arena | FdKind::Hbm => None,
     };
     if let Some(status) = wrong {
         reply(stream, Some(request), status, None).await?;
@@ -101,12 +102,25 @@ async fn answer<B: Backend>(
         let status = session.keep_descriptor(request.tag, memory, &calls.config.limits);
         return reply(stream, Some(request), status, None).await;
     }
-    match calls.backend.arena() {
-        Ok(arena) => reply(stream, Some(request), FdStatus::Ok, Some(arena)).await,
-        Err(error) => {
-            tracing::warn!(client = session.name, %error, "cannot give the arena away");
-            reply(stream, Some(request), FdStatus::NoArena, None).await
+    let (memory, status) = match request.kind {
+        FdKind::Hbm => (shared_hbm(&calls.backend), FdStatus::NoHbm),
+        _ => (calls.backend.arena().map_err(|error| error.to_string()), FdStatus::NoArena),
+    };
+    match memory {
+        Ok(memory) => reply(stream, Some(request), FdStatus::Ok, Some(memory)).await,
+        Err(why) => {
+            tracing::warn!(client = session.name, kind = ?request.kind, why, "not given away");
+            reply(stream, Some(request), status, None).await
         }
+    }
+}
+
+/// The HBM tier's memory, where it is this machine's.
+fn shared_hbm<B: Backend>(backend: &B) -> Result<(OwnedFd, u64), String> {
+    match backend.hbm()? {
+        Some(Exported::Shared { memory, bytes }) => Ok((memory, bytes)),
+        Some(Exported::Cuda { .. }) => Err("it is on a GPU: HbmMemory has its handle".into()),
+        None => Err("there is none".into()),
     }
 }
 
@@ -126,9 +140,9 @@ async fn reply(
     stream: &UnixStream,
     request: Option<FdRequest>,
     status: FdStatus,
-    arena: Option<(OwnedFd, u64)>,
+    lent: Option<(OwnedFd, u64)>,
 ) -> Option<()> {
-    let (memory, value) = arena.unzip();
+    let (memory, value) = lent.unzip();
     let kind = request.map_or(FdKind::Attach, |request| request.kind);
     let tag = request.map_or(0, |request| request.tag);
     let message = FdReply { kind, status, value: value.unwrap_or(0), tag }.encode();

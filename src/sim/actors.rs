@@ -9,9 +9,10 @@ use crate::domain::hint::Outcome;
 use crate::domain::retention::Directives;
 use crate::domain::units::Time;
 use crate::manager::api::{
-    ClientId, Command, Completion, Event, Labels, LeaseId, NamespaceId, OpId, OpKind, PoolId,
-    Refusal, Reply, RequestId,
+    ClientId, Command, Completion, Event, Labels, LeaseId, LentBlock, NamespaceId, OpId, OpKind,
+    PoolId, Refusal, Reply, RequestId,
 };
+use crate::tiers::store::Place;
 
 use super::asks;
 use super::checker::Asked;
@@ -38,6 +39,8 @@ struct Job {
     request: RequestId,
     lease: Option<(LeaseId, Time)>,
     pending: BTreeSet<OpId>,
+    /// Blocks of HBM that it reads where they lie.
+    lent: Vec<(Key, Place)>,
 }
 
 impl Actor {
@@ -49,6 +52,7 @@ impl Actor {
     pub(super) fn go<S: Subject>(&mut self, core: &mut Core<S>) -> Checked {
         let Some(joined) = self.joined.take() else { return Ok(()) };
         core.checker.client_gone(joined.id);
+        end_reading(core, joined.job.as_ref())?;
         core.told.retain(|(client, _)| *client != joined.id);
         core.tell(Event::ClientGone { client: joined.id })
     }
@@ -150,13 +154,33 @@ impl Joined {
         if core.scenario.keeps_everything {
             core.checker.check_lookup(&keys, hits, core.now)?;
         }
-        let mut job = Job { request, lease, pending: BTreeSet::new() };
+        let mut job = Job { request, lease, pending: BTreeSet::new(), lent: Vec::new() };
+        if core.draw.percent(20) {
+            self.borrow(core, &mut job, &keys[..hits])?;
+        }
         for shard in 0..self.pools.len() {
             self.load(core, &mut job, shard, &keys[..hits])?;
             self.store(core, &mut job, shard, (&keys, hits))?;
         }
         self.job = Some(job);
         Ok(())
+    }
+
+    /// Reads what is in HBM where it lies, until the request is over.
+    fn borrow<S: Subject>(&self, core: &mut Core<S>, job: &mut Job, keys: &[Key]) -> Checked {
+        let command = Command::Borrow { request: job.request, keys: keys.to_vec() };
+        match core.ask(self.id, command)? {
+            Reply::Borrow { blocks, .. } => {
+                for LentBlock { index, place } in blocks {
+                    let key = keys[index as usize];
+                    core.machine.lend(place, key)?;
+                    job.lent.push((key, place));
+                }
+                Ok(())
+            }
+            Reply::Refused(Refusal::Precondition(_) | Refusal::Busy { .. }) => Ok(()),
+            other => Err(format!("Borrow was answered by {other:?}")),
+        }
     }
 
     fn load<S: Subject>(
@@ -287,6 +311,15 @@ impl Joined {
     /// The request is over: its lease is given back, or left to run out.
     fn finish<S: Subject>(&mut self, core: &mut Core<S>) -> Checked {
         let Some(job) = self.job.take() else { return Ok(()) };
+        end_reading(core, Some(&job))?;
+        let (request, held) = (job.request, job.lent.len());
+        // The request's end gives back as well.
+        if held > 0 && core.draw.percent(50) {
+            match core.ask(self.id, Command::GiveBack { request })? {
+                Reply::GiveBack { blocks } if blocks as usize == held => {}
+                other => return Err(format!("GiveBack of {held} was answered by {other:?}")),
+            }
+        }
         let reply = match (core.draw.below(50), job.lease) {
             (0, _) => return Ok(()),
             (1..=10, Some((lease, expires))) => {
@@ -358,6 +391,12 @@ impl Joined {
         let shard_count = core.scenario.namespaces[self.namespace].shard_count;
         (0..shard_count).try_for_each(|shard| self.add_pool(core, shard))
     }
+}
+
+/// What a client reads in place it has read by now.
+fn end_reading<S: Subject>(core: &mut Core<S>, job: Option<&Job>) -> Checked {
+    let lent = job.map(|job| job.lent.as_slice()).unwrap_or_default();
+    lent.iter().try_for_each(|(key, place)| core.machine.end_lend(*place, *key))
 }
 
 /// Whether clients may ask for what lets blocks go that a faultless run must find.

@@ -99,6 +99,26 @@ impl Machine {
         self.locks.is_empty()
     }
 
+    /// A client begins to read a block of HBM where it lies.
+    pub(super) fn lend(&mut self, place: Place, key: Key) -> Checked {
+        let end = End::Hbm(place);
+        let right =
+            self.frame(&end, key).is_some_and(|f| f.damaged || (f.key == key && f.is_whole()));
+        if !right {
+            return Err(format!("{key} is lent at {place:?}, where it is not"));
+        }
+        self.locks.read(address(&end, key), length(&end))
+    }
+
+    /// It has read it: what it saw until now was the block.
+    pub(super) fn end_lend(&mut self, place: Place, key: Key) -> Checked {
+        let end = End::Hbm(place);
+        self.locks.end_read(address(&end, key));
+        let right =
+            self.frame(&end, key).is_some_and(|f| f.damaged || (f.key == key && f.is_whole()));
+        right.then_some(()).ok_or_else(|| format!("{key} changed at {place:?} under its reader"))
+    }
+
     /// A transfer starts: from now on its targets hold garbage.
     pub(super) fn begin(&mut self, transfer: &Transfer) -> Checked {
         if transfer.items.is_empty() || transfer.items.len() > Transfer::ITEMS_MAX {

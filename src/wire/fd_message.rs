@@ -30,6 +30,8 @@ pub enum FdKind {
     Pool = 2,
     /// Asks for the arena; the reply brings a read-only descriptor and its length as the value.
     Arena = 3,
+    /// Asks for the HBM tier's memory, where that is this machine's; answered as `Arena` is.
+    Hbm = 4,
 }
 
 /// How a request went.
@@ -52,6 +54,8 @@ pub enum FdStatus {
     TagInUse = 6,
     /// The daemon cannot give its arena away.
     NoArena = 7,
+    /// There is no HBM tier in this machine's memory, or it can't be given away.
+    NoHbm = 8,
 }
 
 /// A client's message.
@@ -68,7 +72,7 @@ pub struct FdRequest {
 pub struct FdReply {
     pub kind: FdKind,
     pub status: FdStatus,
-    /// The arena's length in bytes for `Arena`; zero otherwise.
+    /// The memory's length in bytes for `Arena` and `Hbm`; zero otherwise.
     pub value: u64,
     pub tag: u64,
 }
@@ -115,12 +119,13 @@ impl FdReply {
 
 impl FdKind {
     fn from_number(number: u16) -> Option<Self> {
-        [Self::Attach, Self::Pool, Self::Arena].into_iter().find(|kind| *kind as u16 == number)
+        let all = [Self::Attach, Self::Pool, Self::Arena, Self::Hbm];
+        all.into_iter().find(|kind| *kind as u16 == number)
     }
 }
 
 impl FdStatus {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Ok,
         Self::Malformed,
         Self::UnknownToken,
@@ -129,6 +134,7 @@ impl FdStatus {
         Self::TooManyPending,
         Self::TagInUse,
         Self::NoArena,
+        Self::NoHbm,
     ];
 
     fn from_number(number: u32) -> Option<Self> {
@@ -154,6 +160,9 @@ impl FdStatus {
             }
             Self::TagInUse => "a descriptor already waits under this tag: choose another tag",
             Self::NoArena => "the daemon cannot give its arena away: see its log",
+            Self::NoHbm => {
+                "the daemon has no HBM tier in this machine's memory: ask HbmMemory where it is"
+            }
         }
     }
 }

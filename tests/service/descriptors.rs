@@ -58,7 +58,7 @@ impl Line {
     }
 
     /// Sends a message with these descriptors on it, and reads the answer.
-    async fn exchange(&self, kind: FdKind, token: Token, tag: u64, files: &[File]) -> FdStatus {
+    pub async fn exchange(&self, kind: FdKind, token: Token, tag: u64, files: &[File]) -> FdStatus {
         let message = FdRequest { kind, token, tag }.encode();
         match files {
             [] => fd_socket::send(&self.1, &message, None).await.unwrap(),

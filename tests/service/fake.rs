@@ -22,7 +22,7 @@ use terrace::manager::api::{
 };
 use terrace::manager::shell::{Journal, Page};
 use terrace::service::Backend;
-use terrace::tiers::hbm::{ClaimedPool, LentMemory};
+use terrace::tiers::hbm::{ClaimedPool, Exported, LentMemory};
 use tokio::sync::mpsc;
 
 pub const ARENA_BYTES: u64 = 8192;
@@ -72,6 +72,14 @@ pub struct State {
     /// Operations never complete.
     pub silent: bool,
     pub no_arena: bool,
+    pub hbm: Option<FakeHbm>,
+}
+
+/// Where the HBM tier is; without one there is none.
+#[derive(Clone, Copy, Debug)]
+pub enum FakeHbm {
+    OnGpu,
+    Broken,
 }
 
 impl Fake {
@@ -167,6 +175,8 @@ impl State {
                 self.pools.remove(&pool);
                 Reply::Ok
             }
+            Command::Borrow { .. } => Reply::Borrow { blocks: Vec::new(), clipped: 0 },
+            Command::GiveBack { .. } => Reply::GiveBack { blocks: 0 },
             Command::ReleaseLease { lease } => {
                 self.released.push(lease);
                 Reply::Ok
@@ -277,6 +287,16 @@ impl Backend for Fake {
         let mut state = self.state();
         state.completions.remove(&client);
         state.gone.push(client);
+    }
+
+    fn hbm(&self) -> Result<Option<Exported>, String> {
+        match self.state().hbm {
+            Some(FakeHbm::Broken) => Err("the HBM tier can't be shared: no".into()),
+            Some(FakeHbm::OnGpu) => {
+                Ok(Some(Exported::Cuda { device_uuid: [7; 16], handle: [8; 64], bytes: 1 << 26 }))
+            }
+            None => Ok(None),
+        }
     }
 
     fn journal(&self) -> Option<Arc<Journal>> {

@@ -8,6 +8,7 @@ mod cancel;
 mod descriptors;
 mod events;
 mod fake;
+mod hbm;
 mod hints;
 mod life;
 mod lifts;

@@ -45,6 +45,15 @@ impl Node {
         Self::with_journal(dram_blocks, limits, 0)
     }
 
+    /// With so many blocks in HBM above DRAM.
+    pub fn with_hbm(hbm_blocks: u64) -> Self {
+        Self::with(|config| {
+            let dram = config.tiers[Tier::Dram.index()].unwrap();
+            config.tiers[Tier::Hbm.index()] = Some(TierConfig { slots_max: hbm_blocks, ..dram });
+            config.policy = PolicyName::Lru;
+        })
+    }
+
     /// The same, with so many changes of residency kept.
     pub fn with_journal(dram_blocks: u64, limits: Limits, changes_max: usize) -> Self {
         let adjust = |config: &mut ManagerConfig| {
@@ -106,12 +115,13 @@ fn shell(
         })
         .unwrap(),
     );
-    let device = HostDeviceConfig { tier_bytes: 0, pretouch_threads: 1 };
     let mut tiers = [None; Tier::COUNT];
     tiers[Tier::Dram.index()] =
         Some(TierConfig { capacity_bytes: CHUNK_BYTES, slots_max: u64::MAX, recovers: false });
     let mut config = ManagerConfig::with_tiers(tiers);
     adjust(&mut config);
+    let tier_bytes = config.tiers[Tier::Hbm.index()].map_or(0, |hbm| hbm.capacity_bytes);
+    let device = HostDeviceConfig { tier_bytes, pretouch_threads: 1 };
     let nvme = disk.map(|limits| -> Arc<dyn TierStore> {
         let store = Arc::new(MemoryStore::new(Tier::Nvme, Arc::clone(&arena)));
         Arc::new(Throttled::new(store, limits).unwrap())

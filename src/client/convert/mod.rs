@@ -5,6 +5,7 @@
 
 mod errors;
 mod events;
+mod hbm;
 mod hints;
 mod messages;
 mod movement;

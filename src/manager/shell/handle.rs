@@ -15,7 +15,7 @@ use crate::env;
 use crate::manager::api::{ClientId, Command, Completion, PoolId, Refusal, Reply};
 use crate::manager::clients::RETRY_AFTER;
 use crate::tiers::dram::Arena;
-use crate::tiers::hbm::{ClaimedPool, Device, EnginePool, LentMemory};
+use crate::tiers::hbm::{ClaimedPool, Device, EnginePool, Exported, LentMemory};
 
 /// Completions a client may leave unread before it counts as gone.
 pub const COMPLETIONS_UNREAD_MAX: usize = 1024;
@@ -184,6 +184,14 @@ impl Handle {
     pub(super) fn send(&self, message: Message) {
         // A manager that has stopped has no clients to be told of.
         let _ = self.commands.send(message);
+    }
+
+    /// The HBM tier's own memory, for clients to read.
+    ///
+    /// # Errors
+    /// Why it can't be shared.
+    pub fn hbm(&self) -> Result<Option<Exported>, String> {
+        self.device.export()
     }
 
     /// The DRAM arena, for giving its read-only descriptor to clients.

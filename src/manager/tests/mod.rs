@@ -10,6 +10,7 @@ mod sessions;
 
 mod travel;
 
+mod lent;
 mod lifts;
 
 mod plans;

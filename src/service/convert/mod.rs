@@ -7,6 +7,7 @@ mod answers;
 mod completions;
 mod deadline;
 mod events;
+mod hbm;
 mod hints;
 mod movement;
 mod refusals;
@@ -20,7 +21,7 @@ use std::time::Duration;
 
 use tonic::{Request, Response, Status};
 
-use crate::manager::api::{Command, LeaseId, OpId, PoolId, Refusal};
+use crate::manager::api::{Command, LeaseId, OpId, PoolId, Refusal, RequestId};
 use crate::wire::pb;
 use crate::wire::pb::terrace_server::Terrace;
 
@@ -156,6 +157,53 @@ impl<B: Backend> Terrace for Edge<B> {
                     let session = calls.attached(&message.token)?;
                     let command = requests::load(&session, message, timeout, &calls.config.limits)?;
                     answers::load(&calls.ask(session.client, command).await?)
+                })
+                .await,
+        )
+    }
+
+    async fn hbm_memory(
+        &self,
+        request: Request<pb::HbmMemoryRequest>,
+    ) -> Result<Response<pb::HbmMemoryResponse>, Status> {
+        let (calls, message, bound) = self.open(request);
+        close(
+            calls
+                .bounded(bound, async {
+                    calls.attached(&message.token)?;
+                    hbm::memory(calls)
+                })
+                .await,
+        )
+    }
+
+    async fn borrow(
+        &self,
+        request: Request<pb::BorrowRequest>,
+    ) -> Result<Response<pb::BorrowResponse>, Status> {
+        let (calls, message, bound) = self.open(request);
+        close(
+            calls
+                .bounded(bound, async {
+                    let session = calls.attached(&message.token)?;
+                    let command = hbm::borrow(&session, &message, &calls.config.limits)?;
+                    hbm::borrowed(&session, &calls.ask(session.client, command).await?)
+                })
+                .await,
+        )
+    }
+
+    async fn give_back(
+        &self,
+        request: Request<pb::GiveBackRequest>,
+    ) -> Result<Response<pb::GiveBackResponse>, Status> {
+        let (calls, message, bound) = self.open(request);
+        close(
+            calls
+                .bounded(bound, async {
+                    let session = calls.attached(&message.token)?;
+                    let command = Command::GiveBack { request: RequestId(message.request_id) };
+                    hbm::given_back(&calls.ask(session.client, command).await?)
                 })
                 .await,
         )

@@ -208,7 +208,11 @@ pub(super) fn end_request(message: &pb::EndRequestRequest) -> Result<Command, Ca
 }
 
 /// The keys of a list of engine hashes.
-fn keys(session: &Session, hashes: &[u8], blocks_max: u32) -> Result<Vec<Key>, CallError> {
+pub(super) fn keys(
+    session: &Session,
+    hashes: &[u8],
+    blocks_max: u32,
+) -> Result<Vec<Key>, CallError> {
     let mut reader = Hashes::new(session.digest, session.namespace.hash_bytes, blocks_max);
     reader.run(hashes).map_err(CallError::invalid)
 }

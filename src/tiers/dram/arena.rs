@@ -4,11 +4,9 @@
 //! against every writer but this mapping.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::slice;
 use std::sync::Arc;
-
-use rustix::fs::{Mode, OFlags};
 
 use crate::domain::units::{Bytes, PAGE_BYTES};
 use crate::tiers::shm::{MemoryRoom, SharedMemory};
@@ -112,8 +110,7 @@ impl Arena {
     /// # Errors
     /// The kernel refused to reopen the memfd.
     pub fn read_only_fd(&self) -> io::Result<OwnedFd> {
-        let path = format!("/proc/self/fd/{}", self.memory.fd().as_raw_fd());
-        Ok(rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
+        self.memory.read_only_fd()
     }
 
     fn locate(&self, span: FrameSpan) -> (*mut u8, usize) {
@@ -140,7 +137,7 @@ fn len_of(config: ArenaConfig) -> io::Result<u64> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::AsFd;
+    use std::os::fd::{AsFd, AsRawFd};
 
     use memmap2::MmapOptions;
     use rustix::fs::{SealFlags, fcntl_get_seals, ftruncate};

@@ -1,10 +1,12 @@
 //! What a device does: copies blocks between frames, pools and its own memory, on streams.
 
 use std::fmt;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use crate::tiers::store::{FrameSpan, Place, StoreError};
 
+use super::cuda_claim::IpcHandle;
 use super::geometry::BlockGeometry;
 use super::pool::{ClaimedPool, EnginePool, LentMemory};
 
@@ -65,6 +67,15 @@ pub struct FailedCopy {
 /// Must not block.
 pub type CopiesDone = Box<dyn FnOnce(Vec<FailedCopy>) + Send>;
 
+/// A device's own memory as other processes open it.
+#[derive(Debug)]
+pub enum Exported {
+    /// A descriptor that can be mapped and never written, and its length.
+    Shared { memory: OwnedFd, bytes: u64 },
+    /// By CUDA IPC on the GPU of that id.
+    Cuda { device_uuid: [u8; 16], handle: IpcHandle, bytes: u64 },
+}
+
 /// Copies blocks. The contract:
 /// - `submit` returns at once, and `done` is called exactly once, also when the device is dropped;
 /// - whoever submits keeps both ends' bytes to the copy until `done`, except that an engine may
@@ -90,6 +101,12 @@ pub trait Device: Send + Sync + 'static {
                 .into()),
         }
     }
+
+    /// The device's own memory, for other processes to read; nothing when there is none.
+    ///
+    /// # Errors
+    /// It can't be shared here; the text says why.
+    fn export(&self) -> Result<Option<Exported>, String>;
 
     /// The device in words, for people.
     fn describe(&self) -> String {

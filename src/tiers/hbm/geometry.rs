@@ -56,6 +56,13 @@ impl BlockGeometry {
         self.contiguous(span.offset + HEADER_BYTES as u64)
     }
 
+    /// Where the pages of the block at `place` lie in the HBM tier, for who reads it there.
+    #[must_use]
+    pub fn tier_pages(&self, place: Place) -> InTier {
+        let PageMap { start, shard, layer, plane, .. } = self.in_tier(place);
+        InTier { start, shard_stride: shard, layer_stride: layer, plane_stride: plane }
+    }
+
     /// The block at `place` of the HBM tier, which was checked.
     pub(super) fn in_tier(&self, place: Place) -> PageMap<'static> {
         let slots = CHUNK_BYTES / u64::from(place.slot_bytes);
@@ -71,6 +78,16 @@ impl BlockGeometry {
             layers,
         }
     }
+}
+
+/// Where a block's pages lie in the HBM tier's memory: page (shard, layer, plane) starts so many
+/// strides after `start`, in bytes. All blocks of a namespace have the same strides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InTier {
+    pub start: u64,
+    pub shard_stride: u64,
+    pub layer_stride: u64,
+    pub plane_stride: u64,
 }
 
 /// Where each page of one block starts, in bytes from the start of a memory.

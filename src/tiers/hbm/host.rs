@@ -17,7 +17,7 @@ use crate::tiers::store::{FrameSpan, StoreError};
 
 use super::batch::Batch;
 use super::chunks::{Chunks, Use};
-use super::device::{BlockCopy, CopiesDone, CopyEnd, Device, FailedCopy, Stream};
+use super::device::{BlockCopy, CopiesDone, CopyEnd, Device, Exported, FailedCopy, Stream};
 use super::ends::{self, Side, shards_of, unfit};
 use super::geometry::{BlockGeometry, PageMap};
 use super::past_cache;
@@ -52,20 +52,27 @@ impl HostDevice {
         Ok(Self { memory, streams: [up?, down?, local?] })
     }
 
-    /// The HBM tier's memory, if there is any: what a device exports to its engines.
-    #[must_use]
-    pub fn tier_memory(&self) -> Option<&SharedMemory> {
+    /// The HBM tier's memory, if there is any.
+    pub(super) fn tier_memory(&self) -> Option<&SharedMemory> {
         self.memory.tier.as_deref()
     }
 }
 
 impl Device for HostDevice {
     fn tier_bytes(&self) -> u64 {
-        self.tier_memory().map_or(0, SharedMemory::len_bytes)
+        self.memory.tier_bytes
     }
 
     fn submit(&self, stream: Stream, copies: Vec<BlockCopy>, done: CopiesDone) {
         self.streams[stream as usize].submit(Batch::new(copies, done));
+    }
+
+    fn export(&self) -> Result<Option<Exported>, String> {
+        let Some(tier) = self.tier_memory() else { return Ok(None) };
+        let memory = tier.read_only_fd().map_err(|error| {
+            format!("the HBM tier's memory can't be shared: {error}: is /proc mounted?")
+        })?;
+        Ok(Some(Exported::Shared { memory, bytes: self.tier_bytes() }))
     }
 }
 
@@ -125,6 +132,8 @@ impl Drop for Worker {
 struct Memory {
     arena: Arc<Arena>,
     tier: Option<Arc<SharedMemory>>,
+    /// Huge pages may make the memory longer.
+    tier_bytes: u64,
     chunks: Arc<Chunks>,
 }
 
@@ -147,7 +156,9 @@ impl Memory {
             SharedMemory::reserve("terrace-hbm", tier_bytes, pretouch_threads, room)
         };
         let tier = if tier_bytes == 0 { None } else { Some(reserve()?) };
-        Ok(Self { arena, tier, chunks: Chunks::new(tier_bytes) })
+        // Engines read blocks where they lie, and nobody but this device writes them.
+        tier.as_ref().map(|tier| tier.forbid_other_writers()).transpose()?;
+        Ok(Self { arena, tier, tier_bytes, chunks: Chunks::new(tier_bytes) })
     }
 
     fn copy(&self, copy: &BlockCopy) -> Result<(), StoreError> {

@@ -22,8 +22,8 @@ mod tests;
 
 pub use choice::DeviceChoice;
 pub use cuda_claim::{CudaClaim, CudaLayer, IpcHandle};
-pub use device::{BlockCopy, CopiesDone, CopyEnd, Device, FailedCopy, Stream};
-pub use geometry::BlockGeometry;
+pub use device::{BlockCopy, CopiesDone, CopyEnd, Device, Exported, FailedCopy, Stream};
+pub use geometry::{BlockGeometry, InTier};
 pub use host::{HostDevice, HostDeviceConfig};
 pub use layout::PagedLayout;
 pub use pool::{ClaimedPool, EnginePool, LentMemory};

@@ -4,8 +4,7 @@
 
 use std::sync::Arc;
 
-use super::super::cuda_claim::IpcHandle;
-use super::super::device::{BlockCopy, CopiesDone, Device, Stream};
+use super::super::device::{BlockCopy, CopiesDone, Device, Exported, Stream};
 use super::super::pool::{ClaimedPool, EnginePool, LentMemory};
 use super::calibration::Calibration;
 use super::core::Core;
@@ -129,16 +128,6 @@ impl CudaDevice {
         here.write(0, &[here.read(0, 1)[0] ^ 1]);
         copy(here.at, there);
     }
-
-    /// The handle by which engines open the HBM tier's memory, if there is any.
-    ///
-    /// # Errors
-    /// The driver does not share memory between processes here.
-    pub fn export(&self) -> Result<Option<IpcHandle>, String> {
-        let export = |tier: &super::memory::DeviceMemory| self.core().driver.export_memory(tier.at);
-        let exported = self.core().tier().map(export).transpose();
-        exported.map_err(|error| format!("the HBM tier can't be shared: {error}"))
-    }
 }
 
 impl Device for CudaDevice {
@@ -159,6 +148,18 @@ impl Device for CudaDevice {
                 pool::admit_cuda(&self.gpus.driver_of(cuda.device_uuid)?, &cuda, claim)
             }
         }
+    }
+
+    fn export(&self) -> Result<Option<Exported>, String> {
+        let Some(tier) = self.core().tier() else { return Ok(None) };
+        let handle = self.core().driver.export_memory(tier.at).map_err(|error| {
+            format!(
+                "the HBM tier can't be shared: {error}: its driver must allow CUDA IPC, which it \
+                 does not under MIG or WSL"
+            )
+        })?;
+        let device_uuid = self.facts().uuid;
+        Ok(Some(Exported::Cuda { device_uuid, handle, bytes: self.tier_bytes() }))
     }
 
     fn describe(&self) -> String {

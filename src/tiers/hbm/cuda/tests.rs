@@ -14,7 +14,8 @@ use super::super::tests::{
     place, submit,
 };
 use super::super::{
-    ClaimedPool, CopyEnd, Device, EnginePool, FailedCopy, HbmStore, LentMemory, PagedLayout, Stream,
+    ClaimedPool, CopyEnd, Device, EnginePool, Exported, FailedCopy, HbmStore, LentMemory,
+    PagedLayout, Stream,
 };
 use super::calibration::{Calibration, Measured, Strategy};
 use super::device::{CudaConfig, CudaDevice, Tuning};
@@ -414,7 +415,10 @@ fn what_is_measured_covers_every_stream_and_length() {
 fn the_tier_is_exported_by_a_handle() {
     let (arena, driver) = (arena(), fake());
     let device = device_on(&driver, &arena, &always(Strategy::Copies));
-    let handle = device.export().unwrap().expect("there is a tier");
+    let Some(Exported::Cuda { device_uuid, handle, bytes }) = device.export().unwrap() else {
+        panic!("there is a tier on a GPU");
+    };
+    assert_eq!((device_uuid, bytes), ([9; 16], CHUNK_BYTES));
     assert_eq!(driver.lent_bytes(&handle), Some(CHUNK_BYTES));
     driver.refuse("export_memory", 801, 1);
     assert!(device.export().unwrap_err().contains("can't be shared"));
