@@ -72,15 +72,19 @@ impl Shared {
     }
 
     async fn narrow(&self, keys: &[Key], search: &mut Search) {
+        let mut unread_left = ROUND_MAX;
         loop {
             let round = search.next_round();
-            if round.is_empty() {
-                break;
+            // Headers that were passed over come with the last round, and cost none of their own.
+            let along = if search.is_settled_by(&round) { unread_left } else { 0 };
+            let along = search.unread(along);
+            unread_left -= along.len();
+            let all = [along, round].concat();
+            if all.is_empty() {
+                return;
             }
-            self.ask_all(keys, &round, search).await;
+            self.ask_all(keys, &all, search).await;
         }
-        let unread = search.unread(ROUND_MAX);
-        self.ask_all(keys, &unread, search).await;
     }
 
     /// Asks for the headers at these indices at once; the first that is not there ends it.

@@ -47,6 +47,11 @@ impl Search {
         round
     }
 
+    /// Whether these questions are all that is open.
+    pub fn is_settled_by(&self, round: &[usize]) -> bool {
+        round.len() == self.high - self.low
+    }
+
     pub fn there(&mut self, at: usize, header: FrameHeader) {
         self.low = self.low.max(at + 1);
         self.headers.insert(at, header);

@@ -87,13 +87,13 @@ async fn follow(shared: &Arc<Shared>, far: &Far, blocks: usize, known: usize) ->
 }
 
 #[tokio::test]
-async fn eight_thousand_blocks_are_found_within_four_round_trips() {
+async fn eight_thousand_blocks_are_found_within_two_round_trips() {
     for stored in [1, 16, 17, 129, 4_321, 7_999, 8_000] {
         let far = store(0..stored);
         let shared = Arc::new(Shared::new(Arc::clone(&far) as _));
         let asked = follow(&shared, &far, 8_000, 0).await;
         assert_eq!(asked.stretch.end, stored);
-        assert!(asked.rounds <= 3, "{stored} blocks took {} rounds", asked.rounds);
+        assert!(asked.rounds <= 2, "{stored} blocks took {} rounds", asked.rounds);
         assert!(asked.questions <= 3 * ROUND_MAX, "{stored} blocks: {}", asked.questions);
         let first: Vec<usize> = asked.stretch.headers.keys().copied().collect();
         assert!(first.iter().copied().take(stored.min(100)).eq(0..stored.min(100)));
