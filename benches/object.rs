@@ -4,18 +4,24 @@
 //!     scripts/bench-object
 //!
 //! Both clients talk to the same S3 server (s3s-fs) on loopback, in turn, at the same concurrency,
-//! and the medians of their rounds are compared. Goals of the project: GET and PUT of 4 MiB at 80 %
-//! or more of the bare client; the prefix of 8,000 blocks in four round trips or fewer. Absolute
-//! figures are the server's and the machine's.
+//! and the medians of their rounds are compared; then to a server that keeps objects in memory and
+//! checks nothing, beside which the client's own work shows. Goals of the project: with s3s-fs, GET and
+//! PUT of 4 MiB at 80 % or more of the bare client; the prefix of 8,000 blocks in four round trips or
+//! fewer. Absolute figures are the server's and the machine's.
 #![allow(clippy::unwrap_used, clippy::cast_precision_loss, reason = "a bench is a test")]
 
 #[path = "object/bare.rs"]
 mod bare;
+#[path = "object/memory.rs"]
+mod memory;
 #[path = "../tests/travel/node.rs"]
 #[allow(dead_code, reason = "tests use the rest")]
 mod node;
 #[path = "object/prefix.rs"]
 mod prefix;
+#[path = "../tests/s3/server.rs"]
+#[allow(dead_code, reason = "tests use the rest")]
+mod s3;
 #[path = "object/server.rs"]
 mod server;
 #[path = "object/store.rs"]
@@ -23,7 +29,7 @@ mod store;
 
 use std::time::Duration;
 
-use server::Server;
+use terrace::env;
 
 /// Frames of 4 MiB: the header's page and what is left.
 pub const FRAME_BYTES: u32 = 4 << 20;
@@ -34,31 +40,39 @@ const ROUNDS: usize = 7;
 /// S3 performance": 100 to 200 ms.
 const FAR: Duration = Duration::from_millis(100);
 
+pub const NEAR: Duration = Duration::ZERO;
+
 fn main() {
     // The test harness's own flags mean nothing here.
     let root = tempfile::tempdir().unwrap();
+    println!("Loopback, objects of 4 MiB, {OBJECTS} a round, medians of {ROUNDS} rounds\n");
     println!(
-        "s3s-fs on loopback, objects of 4 MiB, {OBJECTS} a round, medians of {ROUNDS} rounds\n"
+        "| server | | at once | Terrace MB/s | bare HTTP MB/s | ratio | Terrace's rounds | bare's |"
     );
-    println!(
-        "| | at once | Terrace MB/s | bare HTTP MB/s | ratio | Terrace's rounds | bare rounds |"
-    );
-    println!("|---|---|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|---|");
     for at_once in [1, 4, 16] {
-        let (ours, bare) = (Server::start(root.path(), true), Server::start(root.path(), false));
-        let store = store::Store::open(&ours, at_once);
-        let client = bare::Client::new(&bare, at_once);
-        let (mut puts, mut gets) = (Pair::default(), Pair::default());
-        for round in 0..ROUNDS {
-            puts.ours.push(store.put(round));
-            puts.bare.push(client.put(round));
-            gets.ours.push(store.get(round));
-            gets.bare.push(client.get(round));
-        }
-        puts.print("PUT", at_once);
-        gets.print("GET", at_once);
+        let (ours, bare) = (server::signed(root.path(), NEAR), server::open(root.path()));
+        compare("s3s-fs", (ours.port, bare.port), at_once);
+    }
+    for at_once in [1, 4, 16] {
+        let memory = memory::Memory::start();
+        compare("memory", (memory.port, memory.port), at_once);
     }
     prefix::measure(root.path(), FAR);
+}
+
+/// Both clients in turn, each on its port, and what came of it.
+fn compare(server: &str, (ours, bare): (u16, u16), at_once: usize) {
+    let (store, client) = (store::Store::open(ours, at_once), bare::Client::new(bare, at_once));
+    let (mut puts, mut gets) = (Pair::default(), Pair::default());
+    for round in 0..ROUNDS {
+        puts.ours.push(store.put(round));
+        puts.bare.push(client.put(round));
+        gets.ours.push(store.get(round));
+        gets.bare.push(client.get(round));
+    }
+    puts.print(server, "PUT", at_once);
+    gets.print(server, "GET", at_once);
 }
 
 #[derive(Default)]
@@ -68,7 +82,7 @@ struct Pair {
 }
 
 impl Pair {
-    fn print(&self, what: &str, at_once: usize) {
+    fn print(&self, server: &str, what: &str, at_once: usize) {
         let rate =
             |took: Duration| OBJECTS as f64 * f64::from(FRAME_BYTES) / 1e6 / took.as_secs_f64();
         let (ours, bare) = (rate(median(&self.ours)), rate(median(&self.bare)));
@@ -77,7 +91,7 @@ impl Pair {
             format!("{:.0}..{:.0}", rate(*least), rate(*most))
         };
         println!(
-            "| {what} | {at_once} | {ours:.0} | {bare:.0} | {:.2} | {} | {} |",
+            "| {server} | {what} | {at_once} | {ours:.0} | {bare:.0} | {:.2} | {} | {} |",
             ours / bare,
             span(&self.ours),
             span(&self.bare)

@@ -7,8 +7,9 @@
 #[path = "travel/node.rs"]
 #[allow(dead_code, reason = "other tests use the rest")]
 mod node;
-#[path = "fleet/server.rs"]
-mod server;
+#[path = "s3/server.rs"]
+#[allow(dead_code, reason = "other tests use the rest")]
+mod s3;
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -17,9 +18,10 @@ use std::time::Duration;
 
 use terrace::domain::retention::{Kind, Shield, Wish};
 use terrace::domain::tier::Tier;
+use terrace::env;
 
 use node::{Node, Spec};
-use server::{CREDENTIALS, Server};
+use s3::{CREDENTIALS, S3Server};
 
 const HOUR: Duration = Duration::from_hours(1);
 const MINUTES: i64 = 5 * 60;
@@ -51,8 +53,8 @@ fn on_both(name: &str, test: fn(&str)) {
         return test(&url);
     }
     let root = tempfile::tempdir().unwrap();
-    let server = Server::start(root.path());
-    for url in [format!("file://{}", root.path().join("folder").display()), server.url()] {
+    let server = S3Server::start(root.path(), s3::ask_for_credentials);
+    for url in [format!("file://{}", root.path().join("folder").display()), server.url(name)] {
         let said = process(name, &url).output().unwrap();
         let told = String::from_utf8_lossy(&said.stdout) + String::from_utf8_lossy(&said.stderr);
         assert!(said.status.success(), "{url}: {told}");
@@ -197,12 +199,7 @@ fn a_writer_that_dies_leaves_whole_blocks_and_nothing_else() {
         // And the next writer finishes what that one began.
         let ids = written_without_end(401);
         let mut one = Node::start(&spec(first.path(), url));
-        // Blocks of a store may be named as not kept, and were once here, for a reason not yet known:
-        // an engine offers them again.
-        for chain in [&ids[..], &OTHERS] {
-            one.until("all of it is taken", |node| node.offer_behind(None, chain, None).is_empty());
-        }
-        one.settle();
+        pushed_down(&mut one, &ids, None);
         assert_eq!(one.load(&ids), Vec::<u32>::new());
     });
 }

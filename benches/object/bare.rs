@@ -12,7 +12,7 @@ use terrace::env::{self, Stopwatch};
 use tokio::runtime::Runtime;
 use tokio::sync::Semaphore;
 
-use super::server::{BUCKET, Server};
+use super::s3::{self, BUCKET};
 use super::{FRAME_BYTES, OBJECTS};
 
 type Http = legacy::Client<HttpConnector, Full<Bytes>>;
@@ -26,15 +26,12 @@ pub struct Client {
 }
 
 impl Client {
-    pub fn new(server: &Server, at_once: usize) -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .enable_all()
-            .build()
-            .unwrap();
+    /// To the server at this port.
+    pub fn new(port: u16, at_once: usize) -> Self {
+        let runtime = s3::runtime();
         let http = legacy::Client::builder(TokioExecutor::new()).build_http();
         let frame = Bytes::from(vec![7; FRAME_BYTES as usize]);
-        Self { runtime, http, port: server.port, at_once, frame }
+        Self { runtime, http, port, at_once, frame }
     }
 
     fn url(&self, round: usize, object: usize) -> String {

@@ -5,24 +5,24 @@ use std::time::Duration;
 
 use terrace::env::Stopwatch;
 
-use super::median;
 use super::node::{Node, Spec};
-use super::server::Server;
+use super::s3::S3Server;
+use super::{NEAR, median, server};
 
 const BLOCKS: u64 = 8_000;
 const ASK: Duration = Duration::from_secs(10);
 const RUNS: usize = 5;
 
 pub fn measure(root: &Path, far: Duration) {
-    let near = Server::start(root, true);
+    let near = server::signed(root, NEAR);
     let own = tempfile::tempdir().unwrap();
-    let spec = |server: &Server| Spec {
+    let spec = |server: &S3Server| Spec {
         object_url: Some(server.url("prefix")),
         ..Spec::new(own.path(), 64, 0, 4 * BLOCKS)
     };
     let ids: Vec<u64> = (1..=BLOCKS).collect();
     write(&spec(&near), &ids);
-    let server = Server::start_far(root, true, far);
+    let server = server::signed(root, far);
     let (mut trips, mut lookups) = (Vec::new(), Vec::new());
     for run in 0..RUNS {
         let node = Node::start(&spec(&server));

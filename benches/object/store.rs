@@ -15,7 +15,7 @@ use terrace::tiers::object::{self, ObjectOptions};
 use terrace::tiers::store::{FrameMeta, FrameSpan, Place, StoreError, StoreOp, TierStore};
 use tokio::runtime::Runtime;
 
-use super::server::Server;
+use super::s3;
 use super::{FRAME_BYTES, OBJECTS};
 
 const NOWHERE: Place = Place { offset: 0, slot_bytes: 0 };
@@ -30,16 +30,13 @@ pub struct Store {
 }
 
 impl Store {
-    pub fn open(server: &Server, at_once: usize) -> Self {
+    /// On the server at this port.
+    pub fn open(port: u16, at_once: usize) -> Self {
         let staging_bytes = OBJECTS as u64 * u64::from(FRAME_BYTES);
         let config = ArenaConfig { tier_bytes: 0, staging_bytes, pretouch_threads: 1 };
         let arena = Arc::new(Arena::new(config).unwrap());
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .enable_all()
-            .build()
-            .unwrap();
-        let target = server.url(&format!("ours-{at_once}")).parse().unwrap();
+        let runtime = s3::runtime();
+        let target = s3::url_at(port, &format!("ours-{at_once}")).parse().unwrap();
         let options = ObjectOptions { concurrency: at_once, ..ObjectOptions::default() };
         let store = object::open(&target, options, &arena, runtime.handle()).unwrap();
         Self { store, arena, _runtime: runtime, at_once }

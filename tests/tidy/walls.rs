@@ -37,6 +37,7 @@ const OUTSIDERS: &[(&str, &[&str], &str)] = &[
     ("aws_sdk_s3", &["src/tiers/object/s3"], "go through tiers::object::open"),
     ("aws_config", &["src/tiers/object/s3"], "go through tiers::object::open"),
     ("aws_smithy_http_client", &["src/tiers/object/s3"], "go through tiers::object::open"),
+    ("rustls_native_certs", &["src/tiers/object/s3"], "go through tiers::object::open"),
     ("prost", &["src/wire"], "convert to the daemon's own types in a convert module"),
     ("tonic", &["src/wire", "src/service", "src/client"], "go through client::Client"),
     ("clap", &["src/cli", "src/main.rs", "src/config/flags"], "take a value of config::Config"),

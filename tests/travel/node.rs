@@ -130,16 +130,6 @@ impl Node {
 
     /// Stores what follows a block.
     pub fn store_behind(&mut self, parent: Option<u64>, ids: &[u64], wish: Option<Wish>) {
-        assert_eq!(self.offer_behind(parent, ids, wish), Vec::<u32>::new());
-    }
-
-    /// Stores what follows a block; gives those that were not taken.
-    pub fn offer_behind(
-        &mut self,
-        parent: Option<u64>,
-        ids: &[u64],
-        wish: Option<Wish>,
-    ) -> Vec<u32> {
         let slots: Vec<u32> = (0..SLOTS).take(ids.len()).collect();
         let mut block = vec![0; BLOCK_BYTES];
         for (slot, id) in slots.iter().zip(ids) {
@@ -159,7 +149,7 @@ impl Node {
             durable: false,
         });
         assert!(matches!(reply, Ok(Reply::Store { dropped: 0, clipped: 0, .. })), "{reply:?}");
-        self.ended().failed
+        assert_eq!(self.ended().failed, Vec::<u32>::new());
     }
 
     /// How many of the chain's first blocks are found, and in which tiers.

@@ -244,18 +244,20 @@ mod tests {
 
     #[test]
     fn a_store_that_nobody_serves_is_told() {
-        let bucket = Bucket {
-            name: "kv-blocks".into(),
-            prefix: String::new(),
-            // Port 1 of this machine: refused at once.
-            endpoint: Some("http://127.0.0.1:1".into()),
-            region: Some("us-east-1".into()),
-            path_style: true,
-        };
-        let target = Target::S3(bucket);
-        let found = object_store(&only(target));
+        // Port 1 of this machine: refused at once.
+        let found = object_store(&only(Target::S3(bucket_at(1))));
         assert_eq!(found.verdict, Verdict::Fail);
         assert!(found.found.contains("kv-blocks"), "{found:?}");
+    }
+
+    fn bucket_at(port: u16) -> Bucket {
+        Bucket {
+            name: "kv-blocks".into(),
+            prefix: String::new(),
+            endpoint: Some(format!("http://127.0.0.1:{port}")),
+            region: Some("us-east-1".into()),
+            path_style: true,
+        }
     }
 
     fn only(target: Target) -> Object {
@@ -289,15 +291,7 @@ mod tests {
             }
         })
         .unwrap();
-        let bucket = Bucket {
-            name: "kv-blocks".into(),
-            prefix: String::new(),
-            endpoint: Some(format!("http://127.0.0.1:{port}")),
-            region: Some("us-east-1".into()),
-            path_style: true,
-        };
-        let target = Target::S3(bucket);
-        object_store(&only(target))
+        object_store(&only(Target::S3(bucket_at(port))))
     }
 
     #[test]
@@ -330,6 +324,27 @@ mod tests {
             _ => (200, ""),
         });
         assert_eq!(good.verdict, Verdict::Ok, "{good:?}");
+    }
+
+    #[test]
+    fn a_store_behind_tls_needs_an_authority_that_is_known() {
+        // As above: in a process whose authorities are in a file that is not there.
+        const NAME: &str = "a_store_behind_tls_needs_an_authority_that_is_known";
+        const NOWHERE: &str = "/nowhere/authorities.pem";
+        if std::env::var("SSL_CERT_FILE").as_deref() != Ok(NOWHERE) {
+            let said = std::process::Command::new(std::env::current_exe().unwrap())
+                .args([NAME, "--nocapture"])
+                .env("SSL_CERT_FILE", NOWHERE)
+                .env_remove("SSL_CERT_DIR")
+                .output()
+                .unwrap();
+            assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+            return;
+        }
+        let bucket = Bucket { endpoint: Some("https://127.0.0.1:1".into()), ..bucket_at(1) };
+        let found = object_store(&only(Target::S3(bucket)));
+        assert_eq!(found.verdict, Verdict::Fail);
+        assert!(found.found.contains("have SSL_CERT_FILE name"), "{found:?}");
     }
 
     #[test]

@@ -19,7 +19,6 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use aws_sdk_s3::Client;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
@@ -38,15 +37,15 @@ use crate::tiers::health::Health;
 use crate::tiers::open::OpenError;
 use crate::tiers::store::{Done, FrameSpan, Peeked, StoreError, StoreOp, TierStore};
 use crate::tiers::ticket::{Gate, Ticket};
-use connect::Source;
+use connect::{Clients, Source};
 use errors::failed;
 use limiter::Limiter;
 
 /// Objects whose records are written at once: each is in memory meanwhile.
 const RESTAMPS_MAX: usize = 2;
 
-/// Headers looked at at once.
-const LOOKS_MAX: usize = 128;
+/// Headers looked at at once: the widest round of a lookup, and what comes along with it.
+const LOOKS_MAX: usize = 256;
 
 /// The object tier as a bucket.
 pub struct S3Store {
@@ -67,13 +66,13 @@ impl S3Store {
         runtime: &Handle,
     ) -> Result<Self, OpenError> {
         let source = Source::Standard(bucket.clone(), options);
-        let client = source.find_from_outside(runtime)?;
-        Ok(Self::with_client(source, client, bucket, options, arena, runtime))
+        let clients = source.find_from_outside(runtime)?;
+        Ok(Self::with_clients(source, clients, bucket, options, arena, runtime))
     }
 
-    fn with_client(
+    fn with_clients(
         source: Source,
-        client: Client,
+        clients: Clients,
         bucket: &Bucket,
         options: ObjectOptions,
         arena: &Arc<Arena>,
@@ -81,7 +80,7 @@ impl S3Store {
     ) -> Self {
         let requests = Arc::new(Requests {
             source,
-            client: RwLock::new(client),
+            clients: RwLock::new(clients),
             bucket: bucket.name.clone(),
             prefix: bucket.prefix.clone(),
             arena: Arc::clone(arena),
@@ -108,7 +107,8 @@ impl S3Store {
     /// The bucket can't be asked now.
     pub async fn contains(&self, key: Key) -> Result<bool, StoreError> {
         let name = self.requests.name(key);
-        let head = self.requests.client().head_object().bucket(&self.requests.bucket).key(&name);
+        let head = self.requests.clients().others.head_object();
+        let head = head.bucket(&self.requests.bucket).key(&name);
         match head.send().await {
             Ok(_) => Ok(true),
             Err(error) => match failed("look for", &name, &error) {
@@ -151,7 +151,7 @@ impl TierStore for S3Store {
 
 struct Requests {
     source: Source,
-    client: RwLock<Client>,
+    clients: RwLock<Clients>,
     bucket: String,
     prefix: String,
     arena: Arc<Arena>,
@@ -180,8 +180,8 @@ impl Requests {
         self.lifecycle_tags.then(|| tag::of(record, self.clock.now())).flatten()
     }
 
-    fn client(&self) -> Client {
-        self.client.read().unwrap_or_else(PoisonError::into_inner).clone()
+    fn clients(&self) -> Clients {
+        self.clients.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     async fn serve(&self, ticket: Ticket, runtime: &Handle) {
@@ -212,8 +212,8 @@ impl Requests {
     /// Whether the store is there, while it counts as out: asked with credentials that are found
     /// anew, on a fresh connection.
     async fn probe(self: Arc<Self>) -> Result<(), StoreError> {
-        if let Some(client) = self.source.find_again().await {
-            *self.client.write().unwrap_or_else(PoisonError::into_inner) = client;
+        if let Some(clients) = self.source.find_again().await {
+            *self.clients.write().unwrap_or_else(PoisonError::into_inner) = clients;
         }
         let nobodys = Key(env::random_bytes());
         let name = self.name(nobodys);

@@ -17,6 +17,9 @@ const ATTEMPTS: u32 = 3;
 /// The pause before the second attempt, about; before each further one twice that.
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// Cut connections that cost no attempt: each had an earlier request refused on it.
+const CUT_MAX: u32 = 4;
+
 /// A kind of request.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Errand {
@@ -76,10 +79,14 @@ impl Requests {
         let limiter = if errand.is_short { &self.looks } else { &self.limiter };
         let mut turn = limiter.turn().await;
         let deadline = Instant::now() + self.op_timeout;
-        let (mut attempt, mut pause) = (1, PAUSE);
+        let (mut attempt, mut pause, mut cut_left) = (1, PAUSE, CUT_MAX);
         loop {
             let late = || Err(errors::too_late(errand.verb, self.op_timeout));
             let result = timeout_at(deadline, once()).await.unwrap_or_else(|_| late());
+            if attempt < attempts && cut_left > 0 && result.as_ref().is_err_and(was_cut) {
+                cut_left -= 1;
+                continue;
+            }
             turn.tell(told_by(&result));
             self.guard.heard(errand.way, &result);
             let again = attempt < attempts && result.as_ref().is_err_and(is_worth_another);
@@ -92,6 +99,11 @@ impl Requests {
             (attempt, pause) = (attempt + 1, pause * 2);
         }
     }
+}
+
+fn was_cut(error: &StoreError) -> bool {
+    let kind = io::ErrorKind::ConnectionReset;
+    matches!(error, StoreError::Io { source, .. } if source.kind() == kind)
 }
 
 /// Whether another attempt may end otherwise.

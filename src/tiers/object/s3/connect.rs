@@ -36,8 +36,8 @@ pub enum Source {
 }
 
 impl Source {
-    /// A client; called from outside the runtime.
-    pub fn find_from_outside(&self, runtime: &Handle) -> Result<Client, OpenError> {
+    /// Clients; called from outside the runtime.
+    pub fn find_from_outside(&self, runtime: &Handle) -> Result<Clients, OpenError> {
         let (bucket, options) = match self {
             Self::Standard(bucket, options) => (bucket, *options),
             #[cfg(test)]
@@ -56,16 +56,16 @@ impl Source {
                 CREDENTIALS_TIMEOUT.as_secs()
             )))
         })?;
-        Ok(client(Builder::from(&found), bucket, options))
+        Ok(clients(&Builder::from(&found), bucket, options))
     }
 
-    /// A client with the credentials that are to be had now: files may have changed. Nothing if
-    /// there are none, or if clients are somebody else's.
-    pub async fn find_again(&self) -> Option<Client> {
+    /// Clients with the credentials that are to be had now: files may have changed. Nothing if there
+    /// are none, or if clients are somebody else's.
+    pub async fn find_again(&self) -> Option<Clients> {
         match self {
             Self::Standard(bucket, options) => {
                 let found = tokio::time::timeout(CREDENTIALS_TIMEOUT, find(bucket)).await.ok()?;
-                Some(client(Builder::from(&found.ok()?), bucket, *options))
+                Some(clients(&Builder::from(&found.ok()?), bucket, *options))
             }
             #[cfg(test)]
             Self::Given => None,
@@ -78,6 +78,9 @@ async fn find(bucket: &Bucket) -> Result<SdkConfig, OpenError> {
     let elsewhere = bucket.endpoint.as_ref().map(|_| REGION_ELSEWHERE);
     if let Some(region) = bucket.region.as_deref().or(elsewhere) {
         loader = loader.region(Region::new(region.to_owned()));
+    }
+    if speaks_tls(bucket) {
+        check_authorities()?;
     }
     let found = loader.load().await;
     if found.region().is_none() {
@@ -93,6 +96,19 @@ async fn find(bucket: &Bucket) -> Result<SdkConfig, OpenError> {
     Ok(found)
 }
 
+/// Without any the first request would fail, with an error about the server.
+fn check_authorities() -> Result<(), OpenError> {
+    let found = rustls_native_certs::load_native_certs();
+    if !found.certs.is_empty() {
+        return Ok(());
+    }
+    let why = found.errors.first().map(|error| format!(" ({error})")).unwrap_or_default();
+    Err(OpenError::Config(format!(
+        "no authority's certificate is known here, and https:// needs some{why}: install \
+         ca-certificates, or have SSL_CERT_FILE name a PEM file with certificates in it"
+    )))
+}
+
 fn no_credentials(why: &str) -> OpenError {
     OpenError::Config(format!(
         "no AWS credentials ({why}): set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or \
@@ -100,8 +116,21 @@ fn no_credentials(why: &str) -> OpenError {
     ))
 }
 
-/// The client with the endpoint's and the options' settings on top of `base`.
-pub fn client(base: Builder, bucket: &Bucket, options: ObjectOptions) -> Client {
+/// Requests that send a body have connections of their own: a server may refuse one before it has read
+/// all of it, and cut the connection, and who is next on it would be told of that failure.
+#[derive(Clone)]
+pub struct Clients {
+    pub bodies: Client,
+    pub others: Client,
+}
+
+/// Clients with the endpoint's and the options' settings on top of `base`.
+pub fn clients(base: &Builder, bucket: &Bucket, options: ObjectOptions) -> Clients {
+    let client = || client(base.clone(), bucket, options);
+    Clients { bodies: client(), others: client() }
+}
+
+fn client(base: Builder, bucket: &Bucket, options: ObjectOptions) -> Client {
     let timeouts = TimeoutConfig::builder()
         .operation_attempt_timeout(options.attempt_timeout)
         .connect_timeout(options.attempt_timeout.min(Duration::from_secs(3)))
@@ -123,8 +152,11 @@ pub fn client(base: Builder, bucket: &Bucket, options: ObjectOptions) -> Client 
 
 /// Certificates are read only where they are needed: a container may have none.
 fn http(bucket: &Bucket) -> SharedHttpClient {
-    let plain = bucket.endpoint.as_ref().is_some_and(|url| url.starts_with("http://"));
-    if plain { aws_smithy_http_client::Builder::new().build_http() } else { https() }
+    if speaks_tls(bucket) { https() } else { aws_smithy_http_client::Builder::new().build_http() }
+}
+
+fn speaks_tls(bucket: &Bucket) -> bool {
+    bucket.endpoint.as_ref().is_none_or(|url| url.starts_with("https://"))
 }
 
 fn https() -> SharedHttpClient {

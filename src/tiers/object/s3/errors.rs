@@ -1,5 +1,6 @@
 //! Names the SDK's errors by what the caller does next.
 
+use std::error::Error;
 use std::io;
 use std::time::Duration;
 
@@ -25,6 +26,21 @@ const LOST: [(&str, &str); 10] = [
 ];
 const RENEW: &str = "renew the credentials: they are looked up again by themselves";
 
+/// Words of errors of connections that can't come to be before somebody mends something, and what.
+const UNTRUSTED: [(&str, &str); 7] = [
+    ("UnknownIssuer", CERTIFICATE_AUTHORITY),
+    ("BadSignature", CERTIFICATE_AUTHORITY),
+    ("not valid for name", "the server's certificate is for another name: mend object.endpoint"),
+    ("certificate expired", CERTIFICATE_TIME),
+    ("certificate not valid yet", CERTIFICATE_TIME),
+    ("InvalidContentType", "the server speaks no TLS: write http:// in object.endpoint"),
+    ("invalid HTTP version", "the server may speak TLS: write https:// in object.endpoint"),
+];
+const CERTIFICATE_AUTHORITY: &str = "nobody here knows the authority that signed the server's certificate: \
+     have SSL_CERT_FILE name a PEM file with the authority's";
+const CERTIFICATE_TIME: &str =
+    "the server's certificate is not of this day: renew it, or set this machine's clock";
+
 /// Answers that ask for patience.
 const BUSY: [&str; 6] = [
     "SlowDown",
@@ -45,12 +61,17 @@ pub fn failed<E: Coded>(verb: &str, name: &str, error: &Failure<E>) -> StoreErro
         }
         (code, _) if BUSY.contains(&code) => StoreError::Busy,
         (_, Some(429 | 503)) => StoreError::Busy,
+        _ if untrusted(error).is_some() => {
+            let why = untrusted(error).unwrap_or_default();
+            StoreError::TierLost(format!("{}: {why}", what()))
+        }
         // Its header page lies outside of it.
         (_, Some(416)) => StoreError::Corrupt(format!("{name} is too short for a frame")),
         (_, Some(404)) => StoreError::Missing(format!("{name} is not in the bucket")),
         _ => {
             let kind = match error {
                 Failure::TimeoutError(_) => io::ErrorKind::TimedOut,
+                Failure::DispatchFailure(_) if was_cut(error) => io::ErrorKind::ConnectionReset,
                 _ if status == Some(403) => io::ErrorKind::PermissionDenied,
                 _ => io::ErrorKind::Other,
             };
@@ -62,6 +83,26 @@ pub fn failed<E: Coded>(verb: &str, name: &str, error: &Failure<E>) -> StoreErro
 
 fn lost(code: &str) -> Option<&'static str> {
     LOST.iter().find(|(name, _)| *name == code).map(|(_, remedy)| *remedy)
+}
+
+/// Whether the connection broke under the request: perhaps for what was sent on it before.
+fn was_cut(error: &(dyn Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        let kind = error.downcast_ref().map(io::Error::kind);
+        if matches!(kind, Some(io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+/// What is wrong with the connection for good, if that is why there was no answer.
+fn untrusted<E: Coded>(error: &Failure<E>) -> Option<&'static str> {
+    let Failure::DispatchFailure(_) = error else { return None };
+    let said = DisplayErrorContext(error).to_string();
+    UNTRUSTED.iter().find(|(words, _)| said.contains(words)).map(|(_, why)| *why)
 }
 
 /// The object was there before: the answer to `If-None-Match: *`.

@@ -61,7 +61,7 @@ impl Requests {
 
     pub(super) async fn peek_once(&self, key: Key, name: &str) -> Result<FrameHeader, StoreError> {
         let range = format!("bytes=0-{}", HEADER_BYTES - 1);
-        let get = self.client().get_object().bucket(&self.bucket).key(name).range(range);
+        let get = self.clients().others.get_object().bucket(&self.bucket).key(name).range(range);
         let answer = get.send().await.map_err(|error| failed("look at", name, &error))?;
         let mut pieces = Pieces { body: answer.body, name, patience: self.attempt_timeout };
         let mut page = Vec::with_capacity(HEADER_BYTES);
@@ -110,7 +110,7 @@ impl Requests {
             return Ok(got);
         }
         let range = (resumes || !part.is_all()).then(|| part.range_from(got));
-        let get = self.client().get_object().bucket(&self.bucket).key(name);
+        let get = self.clients().others.get_object().bucket(&self.bucket).key(name);
         let get = get.set_range(range.clone()).send().await;
         let answer = get.map_err(|error| failed("read", name, &error))?;
         if range.is_some() && !is_partial(&answer) {

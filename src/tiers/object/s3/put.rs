@@ -76,7 +76,8 @@ impl Requests {
     async fn put_new(&self, new: NewObject<'_>) -> Result<Option<Put>, StoreError> {
         let NewObject { name, body, tag } = new;
         let bytes = body.len();
-        let put = self.client().put_object().bucket(&self.bucket).key(name).if_none_match("*");
+        let put =
+            self.clients().bodies.put_object().bucket(&self.bucket).key(name).if_none_match("*");
         let put = put.set_tagging(tag);
         // The frame has a checksum of its own.
         let put = put.body(ByteStream::from(body)).customize().disable_payload_signing();
@@ -101,7 +102,8 @@ impl Requests {
 
     async fn put_over(&self, new: NewObject<'_>) -> Result<Put, StoreError> {
         let NewObject { name, body, tag } = new;
-        let put = self.client().put_object().bucket(&self.bucket).key(name).set_tagging(tag);
+        let put =
+            self.clients().bodies.put_object().bucket(&self.bucket).key(name).set_tagging(tag);
         let put = put.body(ByteStream::from(body)).customize().disable_payload_signing();
         let sent = put.send().await.map_err(|error| failed("write", name, &error));
         sent.map(|_| Put::Written)
@@ -109,7 +111,7 @@ impl Requests {
 
     /// Whether an object of so many bytes is there, as far as the bucket says so.
     async fn is_there(&self, name: &str, bytes: usize) -> bool {
-        let head = self.client().head_object().bucket(&self.bucket).key(name).send().await;
+        let head = self.clients().others.head_object().bucket(&self.bucket).key(name).send().await;
         let found = head.ok().and_then(|head| head.content_length());
         found.is_some_and(|found| u64::try_from(found).is_ok_and(|found| found == bytes as u64))
     }
@@ -156,7 +158,7 @@ impl Requests {
         }
         frame::restamp(&mut frame, key, record).map_err(something_else)?;
         let conditional = self.conditional.load(Ordering::Relaxed);
-        let put = self.client().put_object().bucket(&self.bucket).key(name);
+        let put = self.clients().bodies.put_object().bucket(&self.bucket).key(name);
         let put = put.set_if_match(tag.filter(|_| conditional)).body(ByteStream::from(frame));
         let put = put.set_tagging(self.tag(record));
         match put.customize().disable_payload_signing().send().await {
@@ -169,7 +171,7 @@ impl Requests {
 
     /// The object's bytes, and the tag that tells this state of it from any other.
     async fn whole_object(&self, name: &str) -> Result<(Vec<u8>, Option<String>), StoreError> {
-        let get = self.client().get_object().bucket(&self.bucket).key(name);
+        let get = self.clients().others.get_object().bucket(&self.bucket).key(name);
         let answer = get.send().await.map_err(|error| failed("read", name, &error))?;
         let (mut body, tag) = (answer.body, answer.e_tag);
         let mut frame = Vec::new();
@@ -186,7 +188,7 @@ impl Requests {
     pub(super) async fn erase(&self, key: Key) -> Result<(), StoreError> {
         let name = self.name(key);
         let once = || async {
-            let delete = self.client().delete_object().bucket(&self.bucket).key(&name);
+            let delete = self.clients().others.delete_object().bucket(&self.bucket).key(&name);
             match delete.send().await.map_err(|error| failed("erase", &name, &error)) {
                 Ok(_) | Err(StoreError::Missing(_)) => Ok(()),
                 Err(error) => Err(error),

@@ -4,7 +4,11 @@ mod answers;
 mod canned;
 mod outage;
 mod pipe;
+#[path = "../../../../../tests/s3/server.rs"]
+#[allow(dead_code, reason = "tests of whole nodes use the rest")]
+mod s3;
 mod server;
+mod tls;
 
 use std::fs;
 use std::net::TcpListener;
@@ -19,7 +23,8 @@ use crate::tiers::contract::{self, Fixture};
 use crate::tiers::sample::{self, LANES, Sample};
 use crate::tiers::store::Place;
 use pipe::Pipe;
-use server::{Server, runtime, store_at};
+use s3::runtime;
+use server::{Server, bucket_of, store_at};
 
 const BLOCK: Sample = Sample { number: 1, payload_bytes: 20_000 };
 const ANYWHERE: Place = Place { offset: 0, slot_bytes: 0 };
@@ -33,6 +38,11 @@ fn keeps_the_contract() {
     contract::check_store(|| {
         let arena = Arc::clone(&arena);
         let prefix = format!("store-{}", stores.fetch_add(1, Ordering::Relaxed));
+        if let Some(endpoint) = s3::elsewhere() {
+            let (bucket, options) = (bucket_of(endpoint, &prefix), ObjectOptions::default());
+            let store = store_at(&bucket, "secret", options, &arena, server.runtime());
+            return Fixture::new(arena, Arc::new(store));
+        }
         let store = Arc::new(server.store(&prefix, &arena));
         let files = Arc::clone(&server);
         let flip = move |key, _, byte: usize| {
@@ -49,12 +59,12 @@ fn keeps_the_contract() {
 fn objects_are_shared_between_stores_and_outlive_them() {
     let (server, arena) = (Server::start(), sample::arena());
     let store = server.store("a/b", &arena);
-    assert!(!server.runtime.block_on(store.contains(BLOCK.key())).unwrap());
+    assert!(!server.runtime().block_on(store.contains(BLOCK.key())).unwrap());
     sample::write(&store, &arena, BLOCK, ANYWHERE).unwrap();
     drop(store);
     let store = server.store("a/b", &arena);
     sample::read(&store, &arena, BLOCK, ANYWHERE).unwrap();
-    assert!(server.runtime.block_on(store.contains(BLOCK.key())).unwrap());
+    assert!(server.runtime().block_on(store.contains(BLOCK.key())).unwrap());
     assert_eq!(fs::read(server.file("a/b", BLOCK.key())).unwrap(), BLOCK.bytes());
     let elsewhere = server.store("", &arena);
     let missing = sample::read(&elsewhere, &arena, BLOCK, ANYWHERE).unwrap_err();
@@ -73,6 +83,28 @@ fn an_object_that_is_there_is_not_written_again() {
     let before = written();
     sample::write(&store, &arena, BLOCK, ANYWHERE).unwrap();
     assert_eq!(written(), before);
+}
+
+/// A server refuses them unread, and cuts connections that others are about to use.
+#[test]
+fn writes_of_what_is_there_fail_nobody_elses() {
+    let (server, arena) = (Server::start(), sample::arena());
+    let store = server.store("p", &arena);
+    for round in 0..20 {
+        let told = (0..LANES).map(|lane| {
+            // Every second one is there since the first round.
+            let number = if lane % 2 == 0 { lane } else { round * LANES + lane };
+            let block = Sample { number, ..BLOCK };
+            let (done, told) = sample::heard();
+            let (key, frame) = (block.key(), block.fill(&arena, lane));
+            store.submit(StoreOp::Write { key, place: ANYWHERE, frame }, done);
+            told
+        });
+        for told in told.collect::<Vec<_>>() {
+            told.recv().unwrap().unwrap();
+        }
+    }
+    assert_eq!(store.health(), Health::Well);
 }
 
 #[test]
@@ -96,7 +128,7 @@ fn what_is_not_the_blocks_object_is_corrupt() {
 fn a_wrong_secret_loses_the_tier() {
     let (server, arena) = (Server::start(), sample::arena());
     let (bucket, options) = (server.bucket("p"), ObjectOptions::default());
-    let store = store_at(&bucket, "wrong", options, &arena, &server.runtime);
+    let store = store_at(&bucket, "wrong", options, &arena, server.runtime());
     let error = sample::write(&store, &arena, BLOCK, ANYWHERE).unwrap_err();
     assert!(matches!(error, StoreError::TierLost(_)), "{error:?}");
     assert!(error.to_string().contains("SignatureDoesNotMatch"), "{error}");
@@ -125,6 +157,10 @@ fn say(url: &str) {
     match crate::tiers::object::open(&target, ObjectOptions::default(), &arena, runtime.handle()) {
         Err(error) => println!("refused: {error}"),
         Ok(store) => {
+            match sample::read(&*store, &arena, BLOCK, ANYWHERE) {
+                Ok(()) | Err(StoreError::Missing(_)) => {}
+                Err(error) => return println!("refused: {error}"),
+            }
             sample::write(&*store, &arena, BLOCK, ANYWHERE).unwrap();
             sample::read(&*store, &arena, BLOCK, ANYWHERE).unwrap();
             println!("wrote and read");
@@ -153,7 +189,7 @@ fn the_environment_is_asked() {
 fn operations_wait_their_turn_and_beyond_the_bound_the_store_is_busy() {
     let (server, arena) = (Server::start(), sample::arena());
     let options = ObjectOptions { concurrency: 2, ops_max: 8, ..ObjectOptions::default() };
-    let store = store_at(&server.bucket("p"), "secret", options, &arena, &server.runtime);
+    let store = store_at(&server.bucket("p"), "secret", options, &arena, server.runtime());
     let told: Vec<_> = (0..LANES)
         .map(|lane| {
             let block = Sample { number: lane, ..BLOCK };
@@ -212,7 +248,7 @@ fn long_frames_come_in_parallel_ranges() {
     let (server, arena) = (Server::start(), sample::arena());
     let long = Sample { number: 9, payload_bytes: 1 << 20 };
     let options = ObjectOptions { range_bytes: 100_000, ..ObjectOptions::default() };
-    let store = store_at(&server.bucket("p"), "secret", options, &arena, &server.runtime);
+    let store = store_at(&server.bucket("p"), "secret", options, &arena, server.runtime());
     sample::write(&store, &arena, long, ANYWHERE).unwrap();
     let before = server.requests();
     sample::read(&store, &arena, long, ANYWHERE).unwrap();

@@ -16,7 +16,7 @@ fn hasty() -> ObjectOptions {
 }
 
 fn hasty_store(server: &Server, port: u16, arena: &Arc<Arena>) -> S3Store {
-    store_at(&bucket_at(port, "p"), "secret", hasty(), arena, &server.runtime)
+    store_at(&bucket_at(port, "p"), "secret", hasty(), arena, server.runtime())
 }
 
 /// Reads so many blocks at once; how each ended.

@@ -1,29 +1,21 @@
-//! A real S3 server on loopback, its buckets in a folder.
+//! A real S3 server that has moods, and stores that know its address.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use aws_sdk_s3::config::{Builder, Credentials};
-use hyper_util::rt::{TokioExecutor, TokioIo};
-use hyper_util::server::conn::auto;
 use s3s::access::{S3Access, S3AccessContext};
+use s3s::service::S3ServiceBuilder;
 use s3s::{S3Error, S3ErrorCode, S3Result};
-use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 
 use super::super::{S3Store, connect};
+use super::s3::{self, BUCKET, CREDENTIALS, S3Server};
 use crate::domain::block::Key;
-use crate::env;
 use crate::tiers::dram::Arena;
 use crate::tiers::object::target::Bucket;
 use crate::tiers::object::{ObjectOptions, object_name};
-
-const NAME: &str = "blocks";
-
-pub(super) fn runtime() -> Runtime {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
-}
 
 /// What the server does with the requests that come.
 #[derive(Clone, Debug)]
@@ -63,8 +55,7 @@ impl S3Access for Door {
 }
 
 pub(super) struct Server {
-    pub(super) runtime: Runtime,
-    port: u16,
+    server: S3Server,
     root: tempfile::TempDir,
     mood: Arc<Mutex<Mood>>,
     requests: Arc<AtomicUsize>,
@@ -72,28 +63,23 @@ pub(super) struct Server {
 
 impl Server {
     pub(super) fn start() -> Self {
-        let (runtime, root) = (runtime(), tempfile::tempdir().unwrap());
-        std::fs::create_dir(root.path().join(NAME)).unwrap();
-        let files = s3s_fs::FileSystem::new(root.path()).unwrap();
+        Self::start_with(|_| ())
+    }
+
+    pub(super) fn start_with(set_up: impl FnOnce(&mut S3ServiceBuilder)) -> Self {
+        let root = tempfile::tempdir().unwrap();
         let (mood, requests) = (Arc::new(Mutex::new(Mood::Well)), Arc::new(AtomicUsize::new(0)));
-        let mut builder = s3s::service::S3ServiceBuilder::new(files);
-        builder.set_auth(s3s::auth::SimpleAuth::from_single("key", "secret"));
-        builder.set_access(Door { mood: Arc::clone(&mood), requests: Arc::clone(&requests) });
-        let service = builder.build();
-        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let handle = runtime.handle().clone();
-        env::spawn_task_on(runtime.handle(), async move {
-            while let Ok((socket, _)) = listener.accept().await {
-                let service = service.clone();
-                env::spawn_task_on(&handle, async move {
-                    let http = auto::Builder::new(TokioExecutor::new());
-                    // A client that goes away is its own business.
-                    let _ = http.serve_connection(TokioIo::new(socket), service).await;
-                });
-            }
+        let door = Door { mood: Arc::clone(&mood), requests: Arc::clone(&requests) };
+        let server = S3Server::start(root.path(), |builder, port| {
+            s3::ask_for_credentials(builder, port);
+            builder.set_access(door);
+            set_up(builder);
         });
-        Self { runtime, port, root, mood, requests }
+        Self { server, root, mood, requests }
+    }
+
+    pub(super) fn runtime(&self) -> &Runtime {
+        &self.server.runtime
     }
 
     pub(super) fn becomes(&self, mood: Mood) {
@@ -106,29 +92,33 @@ impl Server {
     }
 
     pub(super) fn port(&self) -> u16 {
-        self.port
+        self.server.port
     }
 
     pub(super) fn bucket(&self, prefix: &str) -> Bucket {
-        bucket_at(self.port, prefix)
+        bucket_at(self.port(), prefix)
     }
 
     pub(super) fn store(&self, prefix: &str, arena: &Arc<Arena>) -> S3Store {
         let options = ObjectOptions::default();
-        store_at(&self.bucket(prefix), "secret", options, arena, &self.runtime)
+        store_at(&self.bucket(prefix), "secret", options, arena, self.runtime())
     }
 
     /// Where the server keeps a block's object.
     pub(super) fn file(&self, prefix: &str, key: Key) -> PathBuf {
-        self.root.path().join(NAME).join(prefix).join(object_name(key))
+        self.root.path().join(BUCKET).join(prefix).join(object_name(key))
     }
 }
 
 pub(super) fn bucket_at(port: u16, prefix: &str) -> Bucket {
+    bucket_of(format!("http://127.0.0.1:{port}"), prefix)
+}
+
+pub(super) fn bucket_of(endpoint: String, prefix: &str) -> Bucket {
     Bucket {
-        name: NAME.into(),
+        name: BUCKET.into(),
         prefix: prefix.into(),
-        endpoint: Some(format!("http://127.0.0.1:{port}")),
+        endpoint: Some(endpoint),
         region: Some("us-east-1".into()),
         path_style: true,
     }
@@ -141,10 +131,13 @@ pub(super) fn store_at(
     arena: &Arc<Arena>,
     runtime: &Runtime,
 ) -> S3Store {
-    let base = Builder::new()
+    let clients = connect::clients(&base_of(secret), bucket, options);
+    S3Store::with_clients(connect::Source::Given, clients, bucket, options, arena, runtime.handle())
+}
+
+pub(super) fn base_of(secret: &str) -> Builder {
+    Builder::new()
         .behavior_version(aws_config::BehaviorVersion::latest())
         .region(aws_config::Region::new("us-east-1"))
-        .credentials_provider(Credentials::new("key", secret, None, None, "test"));
-    let client = connect::client(base, bucket, options);
-    S3Store::with_client(connect::Source::Given, client, bucket, options, arena, runtime.handle())
+        .credentials_provider(Credentials::new(CREDENTIALS[0].1, secret, None, None, "test"))
 }
