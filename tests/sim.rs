@@ -32,6 +32,7 @@ fn run_seeds(level: Level, seeds: u64) -> RunReport {
         loaded_blocks: sum(|report| report.loaded_blocks),
         failed_blocks: sum(|report| report.failed_blocks),
         crashes: sum(|report| report.crashes),
+        outages: sum(|report| report.outages),
         clients: sum(|report| report.clients),
         found_frames: sum(|report| report.found_frames),
     };
@@ -69,6 +70,13 @@ fn after_power_is_lost_what_had_landed_is_found_again() {
     let total = run_seeds(Level::Recovering, 60);
     assert!(total.crashes > 60 && total.found_frames > 1_000, "{total:?}");
     assert!(total.loaded_blocks > 5_000, "{total:?}");
+}
+
+#[test]
+fn what_a_tier_holds_that_is_out_is_not_promised_and_is_found_again() {
+    let total = run_seeds(Level::Outages, 25);
+    assert!(total.outages > 60 && total.crashes > 20, "{total:?}");
+    assert!(total.loaded_blocks > 5_000 && total.found_frames > 1_000, "{total:?}");
 }
 
 #[test]

@@ -11,6 +11,7 @@ use crate::domain::namespace::Namespace;
 use crate::domain::retention::{Directives, RetentionRecord};
 use crate::domain::session::{SessionName, Stop};
 use crate::domain::tier::Tier;
+use crate::tiers::health::Refuses;
 use crate::tiers::store::{FoundFrame, FrameMeta, Place};
 
 mod replies;
@@ -76,6 +77,8 @@ pub enum Event {
     Presumed { client: ClientId, key: Key, parent: Option<Key>, position: u32 },
     /// The scan of a tier is over: what hangs on nothing is let go.
     ScanDone { tier: Tier },
+    /// A tier's store refuses this for now, or nothing any more.
+    Outage { tier: Tier, refuses: Refuses },
     /// The daemon stops: what waits to be written is written now.
     Stopping,
     /// Time passed: leases and half-written stores whose time is up end. Sent about ten times a

@@ -110,7 +110,7 @@ pub(super) fn judge(
 
 impl Manager {
     pub(super) fn taker_flags(&self) -> [bool; Tier::COUNT] {
-        self.tiers.each_ref().map(|tier| tier.as_ref().is_some_and(|space| space.ready))
+        Tier::ALL.map(|tier| self.takes(tier))
     }
 
     /// The class of slots that hold this block in `tier`.

@@ -46,7 +46,7 @@ impl Manager {
     fn load_block(&mut self, block: BlockIndex, part: Part) {
         self.lift_used(block);
         let row = self.directory.get(block);
-        match row.fastest() {
+        match self.serving(row) {
             Some(from @ (Tier::Hbm | Tier::Dram)) => {
                 self.start_delivery(block, from, part);
                 self.promote(block, from);
@@ -94,8 +94,7 @@ impl Manager {
     /// Delivers from the best copy there still is, or reports the block as failed.
     pub(super) fn redeliver(&mut self, block: BlockIndex, part: Part) {
         let row = self.directory.get(block);
-        let from = row.fastest().filter(|_| !row.doomed);
-        match from {
+        match self.serving(row) {
             Some(from) => self.start_delivery(block, from, part),
             None => self.op_block_done(part.op, part.index, false),
         }

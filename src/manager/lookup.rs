@@ -98,7 +98,7 @@ impl Manager {
             if block.dead || block.shielded || block.cold_above.is_some() {
                 stirred.push(index);
             }
-            let Some(tier) = block.fastest() else { break };
+            let Some(tier) = self.serving(block) else { break };
             match runs.last_mut() {
                 Some(run) if run.tier == tier => run.blocks += 1,
                 _ => runs.push(Run { tier, blocks: 1 }),

@@ -58,6 +58,8 @@ mod recovery;
 
 mod residency;
 
+mod outages;
+
 mod status;
 
 mod check;
@@ -88,6 +90,7 @@ use durable::Durables;
 use heed::Learned;
 use lent::Lent;
 use lifts::Lifts;
+use outages::Outages;
 use recovery::Recovery;
 use requests::Requests;
 use retain::Deadlines;
@@ -129,6 +132,7 @@ pub struct Manager {
     /// Before writes to NVMe.
     gate: Gate,
     recovery: Recovery,
+    outages: Outages,
     counters: Counters,
     /// Work that this step still owes: batches to start, classes whose room changed, transfers
     /// that found their queue full.
@@ -174,6 +178,7 @@ impl Manager {
             durables: Durables::default(),
             gate: Gate::new(config.nvme_writes),
             recovery: Recovery::default(),
+            outages: Outages::default(),
             counters: Counters::default(),
             batches: Vec::new(),
             unsettled: BTreeSet::new(),
@@ -203,6 +208,7 @@ impl Manager {
                 self.presume(client, (key, parent, position));
             }
             Event::ScanDone { tier } => self.scan_done(tier),
+            Event::Outage { tier, refuses } => self.outage(tier, refuses),
             Event::Tick => self.time_passed(),
             Event::Stopping => self.hurry_rewrites(),
         }

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::domain::block::Key;
 use crate::domain::directory::{BlockIndex, NewBlock, Owner, Writer};
-use crate::domain::residency::CopyEvent;
+use crate::domain::residency::{CopyEvent, CopyState};
 use crate::domain::slots::{SlotKind, SlotPage};
 use crate::domain::tier::Tier;
 use crate::domain::units::Time;
@@ -59,7 +59,8 @@ impl Manager {
                 }
                 continue;
             }
-            if self.adopt(tier, &frame) {
+            // One that a client has stored anew meanwhile is here all the same.
+            if self.adopt(tier, &frame) || self.directory.find(meta.key).is_some() {
                 ready.extend(self.recovery.orphans.remove(&meta.key).unwrap_or_default());
             }
         }
@@ -176,8 +177,9 @@ impl Manager {
         None
     }
 
-    /// A second frame of a block that is here. The sooner promise to forget counts, and a frame
-    /// that no copy stands for goes, so that no later scan takes it for the block.
+    /// A frame of a block that is here. The sooner promise to forget counts. Where a client stored the
+    /// block anew before its frame was found, the frame becomes its copy: what hangs on it in this tier
+    /// needs it at the next restart. A second frame goes, so that no later scan takes it for the block.
     fn found_again(&mut self, tier: Tier, row: BlockIndex, frame: &FoundFrame) {
         let meta = frame.header.meta;
         let block = self.directory.get_mut(row);
@@ -190,7 +192,42 @@ impl Manager {
             self.watch(row);
             self.record_changed(row, &before);
         }
-        self.erase_found(tier, meta.key, frame.place);
+        if !self.join_found(tier, row, frame) {
+            self.erase_found(tier, meta.key, frame.place);
+        }
+    }
+
+    /// Makes the frame the copy in its tier of a block that has none there.
+    fn join_found(&mut self, tier: Tier, row: BlockIndex, frame: &FoundFrame) -> bool {
+        let meta = frame.header.meta;
+        let block = self.directory.get(row);
+        let namespace = NamespaceId(block.namespace);
+        let is_same = frame.header.namespace == self.namespace(namespace).digest
+            && block.position == meta.position
+            && block.parent().map(|parent| self.directory.get(parent).key) == meta.parent;
+        if block.doomed || block.copy(tier).state != CopyState::Absent || !is_same {
+            return false;
+        }
+        let Some(page) = self.slot_for_found(tier, namespace, frame.place) else { return false };
+        self.directory.apply(row, tier, CopyEvent::FillStarted);
+        self.directory.apply(row, tier, CopyEvent::FillLanded);
+        let copy = self.directory.get_mut(row).copy_mut(tier);
+        (copy.page, copy.tick) = (Some(page), meta.created_at.micros);
+        copy.writer = Writer::ThisNode;
+        self.record_changed(row, &meta.record);
+        self.rank_changed(row);
+        true
+    }
+
+    /// Takes in what waited for a parent that no scan found but a client has stored meanwhile.
+    fn found_with_parents(&mut self, tier: Tier) {
+        let parents = self.recovery.orphans.keys().copied();
+        let here: Vec<Key> = parents.filter(|key| self.directory.find(*key).is_some()).collect();
+        for parent in here {
+            for frame in self.recovery.orphans.remove(&parent).unwrap_or_default() {
+                self.found(tier, frame);
+            }
+        }
     }
 
     /// What the header's record asks for counts again: shields for what is left of their time.
@@ -208,6 +245,7 @@ impl Manager {
     }
 
     pub(super) fn scan_done(&mut self, tier: Tier) {
+        self.found_with_parents(tier);
         let mut recovery = std::mem::take(&mut self.recovery);
         // What hangs on a forgotten block is forgotten with it.
         let mut due: Vec<Key> = recovery.due.into_iter().collect();

@@ -42,7 +42,8 @@ impl Manager {
             tips.into_iter().flatten().max_by_key(|tip| self.directory.get(*tip).position);
         let mut held_blocks = [0; Tier::COUNT];
         for block in self.directory.chain_up(deepest) {
-            for tier in self.directory.get(block).served_from().iter() {
+            let served = self.directory.get(block).served_from();
+            for tier in served.iter().filter(|tier| self.is_read(*tier)) {
                 held_blocks[tier.index()] += 1;
             }
         }

@@ -173,9 +173,7 @@ impl Manager {
 
     /// Tiers that take copies now, fastest first.
     pub(super) fn takers(&self) -> impl Iterator<Item = Tier> + '_ {
-        Tier::ALL
-            .into_iter()
-            .filter(|tier| self.tiers[tier.index()].as_ref().is_some_and(|space| space.ready))
+        Tier::ALL.into_iter().filter(|tier| self.takes(*tier))
     }
 
     /// Marks the copy as filling; it is visible only when it has landed.

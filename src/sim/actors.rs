@@ -142,7 +142,8 @@ impl Joined {
                 let sound = hits <= keys.len()
                     && runs.iter().all(|run| run.blocks > 0)
                     && runs.windows(2).all(|pair| pair[0].tier != pair[1].tier)
-                    && lease.is_some() == (hits > 0);
+                    && lease.is_some() == (hits > 0)
+                    && runs.iter().all(|run| core.is_read(run.tier));
                 if !sound {
                     return Err(format!("{runs:?} with {lease:?} answers {} keys", keys.len()));
                 }
@@ -152,7 +153,7 @@ impl Joined {
             other => return Err(format!("Lookup was answered by {other:?}")),
         };
         if core.scenario.keeps_everything {
-            core.checker.check_lookup(&keys, hits, core.now)?;
+            core.checker.check_lookup(&keys, (hits, core.now), core.is_out())?;
         }
         let mut job = Job { request, lease, pending: BTreeSet::new(), lent: Vec::new() };
         if core.draw.percent(20) {
@@ -281,6 +282,7 @@ impl Joined {
             shard_count: count(self.pools.len()),
             must_land,
             all_taken: false,
+            outage_changes: 0,
         }
     }
 

@@ -29,6 +29,8 @@ pub(super) struct Asked {
     pub(super) must_land: bool,
     /// The store took every block in itself.
     pub(super) all_taken: bool,
+    /// [`Checker::outage_changes`] at the time.
+    pub(super) outage_changes: u64,
 }
 
 /// What the manager promised, and what it still owes.
@@ -41,6 +43,8 @@ pub(super) struct Checker {
     /// Lifts that clients were told of, and the blocks that each names.
     lifts: BTreeMap<OpId, (ClientId, u32)>,
     gone: BTreeSet<ClientId>,
+    /// How often tiers went out and came back: what was asked before need not land.
+    pub(super) outage_changes: u64,
     /// Shards of blocks that were stored, by bit, and since when all were.
     stored: BTreeMap<Key, (u64, Time)>,
     attempted: BTreeSet<Key>,
@@ -60,8 +64,8 @@ impl Checker {
     /// Every client is gone at once, and nothing is owed to them. Of what was stored, the frames
     /// that a scan will find are still there, where no link of their chain is missing.
     pub(super) fn crashed(&mut self, frames: &[FoundFrame], scanned: Time) {
-        let Self { loaded_blocks, failed_blocks, .. } = *self;
-        *self = Self { loaded_blocks, failed_blocks, ..Self::default() };
+        let Self { loaded_blocks, failed_blocks, outage_changes, .. } = *self;
+        *self = Self { outage_changes, loaded_blocks, failed_blocks, ..Self::default() };
         let mut metas: Vec<_> = frames.iter().map(|frame| frame.header.meta).collect();
         metas.sort_by_key(|meta| meta.position);
         for meta in metas {
@@ -76,10 +80,11 @@ impl Checker {
     pub(super) fn accepted(
         &mut self,
         op: OpId,
-        asked: Asked,
+        mut asked: Asked,
         now: Time,
         machine: &Machine,
     ) -> Checked<Option<Completion>> {
+        asked.outage_changes = self.outage_changes;
         if asked.kind == OpKind::Store {
             self.attempted.extend(&asked.keys);
         }
@@ -158,7 +163,8 @@ impl Checker {
             return Err(format!("{completion:?} does not answer {asked:?}"));
         }
         self.failed_blocks += completion.failed.len() as u64;
-        if asked.must_land && !completion.failed.is_empty() {
+        let is_undisturbed = asked.outage_changes == self.outage_changes;
+        if asked.must_land && is_undisturbed && !completion.failed.is_empty() {
             return Err(format!("{completion:?} failed without a fault: {asked:?}"));
         }
         let failed: BTreeSet<u32> = completion.failed.iter().copied().collect();
@@ -195,7 +201,13 @@ impl Checker {
     }
 
     /// Where nothing is evicted and nothing fails, what was stored is found, and nothing else is.
-    pub(super) fn check_lookup(&self, keys: &[Key], hits: usize, now: Time) -> Checked {
+    /// Of a node with a tier that is out less may be found.
+    pub(super) fn check_lookup(
+        &self,
+        keys: &[Key],
+        (hits, now): (usize, Time),
+        is_out: bool,
+    ) -> Checked {
         let surely = keys
             .iter()
             .take_while(|key| {
@@ -205,7 +217,8 @@ impl Checker {
             })
             .count();
         let perhaps = keys.iter().take_while(|key| self.attempted.contains(*key)).count();
-        if (surely..=perhaps).contains(&hits) {
+        let at_least = if is_out { 0 } else { surely };
+        if (at_least..=perhaps).contains(&hits) {
             return Ok(());
         }
         Err(format!("{hits} blocks were found of {surely} to {perhaps} that were stored"))

@@ -4,7 +4,9 @@
 
 use std::time::Duration;
 
-use crate::manager::api::{End, FailureKind, RestampEnd, Transfer, TransferItem};
+use crate::domain::tier::Tier;
+use crate::manager::api::{End, EndKind, FailureKind, RestampEnd, Transfer, TransferItem};
+use crate::tiers::health::Refuses;
 use crate::workload::draw::Draw;
 
 use super::machine::Fate;
@@ -28,6 +30,8 @@ pub struct FaultRates {
     pub client_errs: u32,
     /// Ticks at which the whole node loses power.
     pub crash: u32,
+    /// Ticks at which a cold tier goes out, if none is.
+    pub outage: u32,
 }
 
 /// After so long the watchdog answers for a transfer that nobody heard of.
@@ -40,6 +44,32 @@ pub(super) struct Plan {
     pub(super) fates: Vec<Fate>,
     /// Nobody hears of its end.
     pub(super) lost: bool,
+}
+
+/// A tier refuses what it is asked.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Outage {
+    pub(super) tier: Tier,
+    pub(super) refuses: Refuses,
+    pub(super) lasts: Duration,
+}
+
+impl Outage {
+    /// How the tier refuses this copy, if it does.
+    pub(super) fn refusal(&self, item: &TransferItem) -> Option<FailureKind> {
+        let is_mine = |end: &End| end.kind() == EndKind::Tier(self.tier);
+        if self.refuses.writes && is_mine(&item.to) {
+            Some(FailureKind::TargetFailed)
+        } else if self.refuses.reads && is_mine(&item.from) && item.from != item.to {
+            Some(FailureKind::SourceFailed)
+        } else {
+            None
+        }
+    }
+
+    pub(super) fn refuses_writes_to(&self, tier: Tier) -> bool {
+        self.refuses.writes && self.tier == tier
+    }
 }
 
 /// Draws what becomes of things.
@@ -107,6 +137,18 @@ impl Faults {
 
     pub(super) fn crashes(&mut self) -> bool {
         self.draw.per_mille(self.rates.crash)
+    }
+
+    /// A tier that goes out now, what it refuses, and for how long.
+    pub(super) fn outage(&mut self) -> Option<Outage> {
+        if self.rates.outage == 0 || !self.draw.per_mille(self.rates.outage) {
+            return None;
+        }
+        let tier = [Tier::Nvme, Tier::Nvme, Tier::Object][self.draw.index(3)];
+        let refuses =
+            [Refuses::ALL, Refuses::ALL, Refuses::READS, Refuses::WRITES][self.draw.index(4)];
+        let lasts = Duration::from_millis(u64::from(500 + self.draw.below(10_000)));
+        Some(Outage { tier, refuses, lasts })
     }
 
     /// Any number, for choices that are faults' to make.

@@ -25,6 +25,8 @@ pub enum Level {
     Tight,
     /// Room for everything on `NVMe` alone, and power that goes: what had landed is found again.
     Recovering,
+    /// Room for everything, power that goes, and cold tiers that go out and come back.
+    Outages,
     /// Tiers that fail, are slow or never answer; clients that err and die.
     Faulty,
     /// All that, and the node loses power now and then.
@@ -32,8 +34,8 @@ pub enum Level {
 }
 
 impl Level {
-    pub const ALL: [Self; 5] =
-        [Self::Roomy, Self::Tight, Self::Recovering, Self::Faulty, Self::Crashing];
+    pub const ALL: [Self; 6] =
+        [Self::Roomy, Self::Tight, Self::Recovering, Self::Outages, Self::Faulty, Self::Crashing];
 
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -41,6 +43,7 @@ impl Level {
             Self::Roomy => "roomy",
             Self::Tight => "tight",
             Self::Recovering => "recovering",
+            Self::Outages => "outages",
             Self::Faulty => "faulty",
             Self::Crashing => "crashing",
         }
@@ -56,6 +59,7 @@ impl Level {
             client_dies: 0,
             client_errs: 0,
             crash: 0,
+            outage: 0,
         };
         let faulty = FaultRates {
             item_fails: 30,
@@ -66,11 +70,13 @@ impl Level {
             client_dies: 15,
             client_errs: 20,
             crash: 0,
+            outage: 5,
         };
         match self {
             Self::Roomy => none,
             Self::Tight => FaultRates { slow: 10, ..none },
             Self::Recovering => FaultRates { crash: 20, ..none },
+            Self::Outages => FaultRates { crash: 20, outage: 120, ..none },
             Self::Faulty => faulty,
             Self::Crashing => FaultRates { crash: 30, ..faulty },
         }
@@ -89,7 +95,7 @@ impl FromStr for Level {
     fn from_str(name: &str) -> Result<Self, String> {
         let found = Self::ALL.into_iter().find(|level| level.name() == name);
         found.ok_or_else(|| {
-            format!("no level `{name}`: use roomy, tight, recovering, faulty or crashing")
+            format!("no level `{name}`: use roomy, tight, recovering, outages, faulty or crashing")
         })
     }
 }
@@ -107,7 +113,8 @@ pub struct Scenario {
     pub(super) namespaces: Vec<Namespace>,
     /// The longest chain, in blocks; pools have as many slots.
     pub(super) chain_max: u32,
-    /// Nothing fails and no time-out is near: leased blocks must load.
+    /// Nothing fails but what a tier refuses that is out, and no time-out is near: leased blocks must
+    /// load, unless a tier goes out or comes back meanwhile.
     pub(super) is_faultless: bool,
     /// Nothing is ever evicted: stored blocks must be found.
     pub(super) keeps_everything: bool,
@@ -117,11 +124,16 @@ impl Scenario {
     #[must_use]
     pub fn new(level: Level, seed: u64) -> Self {
         let mut draw = Draw::new(mix(seed));
-        let faultless = matches!(level, Level::Roomy | Level::Tight | Level::Recovering);
-        let roomy = matches!(level, Level::Roomy | Level::Recovering);
+        let roomy = matches!(level, Level::Roomy | Level::Recovering | Level::Outages);
+        let faultless = roomy || level == Level::Tight;
         // Ranks are put together in memory, so some tier of memory must be there for them.
         let any_mask = 1 + draw.below(15);
-        let mask = if level == Level::Recovering { 0b100 } else { any_mask };
+        let mask = match level {
+            Level::Recovering => 0b100,
+            // What a tier that is out does not take stays in memory.
+            Level::Outages => 0b110 | any_mask & 0b1000,
+            _ => any_mask,
+        };
         let has_memory = mask & 0b11 != 0;
         let namespaces = namespaces(&mut draw, has_memory);
         let tiers = Tier::ALL.map(|tier| {
@@ -140,7 +152,11 @@ impl Scenario {
             leases_max: if faultless { 1_000 } else { 12 },
             ops_per_client_max: if faultless { 100 } else { 3 },
             tells_residency: true,
-            nvme_writes: write_rules(&mut Draw::new(mix(!seed))),
+            nvme_writes: match level {
+                // What is in memory alone says nothing of outages.
+                Level::Outages => WriteRules { mode: WriteMode::Through, ..WriteRules::default() },
+                _ => write_rules(&mut Draw::new(mix(!seed))),
+            },
             ..ManagerConfig::with_tiers(tiers)
         };
         Self {

@@ -68,6 +68,8 @@ pub struct RunReport {
     pub loaded_blocks: u64,
     pub failed_blocks: u64,
     pub crashes: u64,
+    /// Times that a tier went out.
+    pub outages: u64,
     pub clients: u64,
     /// Frames that scans found after crashes.
     pub found_frames: u64,

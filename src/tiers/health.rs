@@ -9,7 +9,39 @@ pub enum Health {
     #[default]
     Well,
     /// It refuses for now, answers at once, and comes back by itself.
-    Out { what: &'static str, lasting: Duration, why: String },
+    Out {
+        refuses: Refuses,
+        /// The next write goes through, to see whether more may: somebody has to try.
+        on_trial: bool,
+        lasting: Duration,
+        why: String,
+    },
+}
+
+/// What a store refuses for now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Refuses {
+    pub reads: bool,
+    /// Erasing and changing records as well.
+    pub writes: bool,
+}
+
+impl Refuses {
+    pub const NOTHING: Self = Self { reads: false, writes: false };
+    pub const READS: Self = Self { reads: true, writes: false };
+    pub const WRITES: Self = Self { reads: false, writes: true };
+    pub const ALL: Self = Self { reads: true, writes: true };
+}
+
+impl fmt::Display for Refuses {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match (self.reads, self.writes) {
+            (true, true) => "reads and writes",
+            (true, false) => "reads",
+            (false, true) => "writes",
+            (false, false) => "nothing",
+        })
+    }
 }
 
 impl Health {
@@ -17,16 +49,27 @@ impl Health {
     pub const fn is_out(&self) -> bool {
         matches!(self, Self::Out { .. })
     }
+
+    /// What need not be asked now.
+    #[must_use]
+    pub const fn refuses(&self) -> Refuses {
+        match self {
+            Self::Well => Refuses::NOTHING,
+            Self::Out { refuses, on_trial, .. } => {
+                Refuses { reads: refuses.reads, writes: refuses.writes && !*on_trial }
+            }
+        }
+    }
 }
 
 impl fmt::Display for Health {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Well => f.write_str("well"),
-            Self::Out { what, lasting, why } => {
+            Self::Out { refuses, lasting, why, .. } => {
                 write!(
                     f,
-                    "OUT for {what} since {} s, asked again by itself: {why}",
+                    "OUT for {refuses} since {} s, asked again by itself: {why}",
                     lasting.as_secs()
                 )
             }

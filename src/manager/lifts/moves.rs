@@ -158,7 +158,7 @@ impl Manager {
             self.found_there((op, leg), (at, block), tier);
             return Moved::Next;
         }
-        let Some(from) = row.fastest() else { return Moved::Gone };
+        let Some(from) = self.serving(row) else { return Moved::Gone };
         // Another leg brings it nearer first.
         if leg == Leg::Last && from != Tier::Dram && at >= lift.below {
             return Moved::Blocked;

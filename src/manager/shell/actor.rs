@@ -20,6 +20,7 @@ use crate::manager::api::{
 use crate::manager::{Manager, NamespaceEntry};
 use crate::tiers::frame::FrameHeader;
 use crate::tiers::hbm::EnginePool;
+use crate::tiers::health::Refuses;
 use crate::tiers::store::FoundFrame;
 
 /// What the manager's thread is told by others than the movers of bytes.
@@ -93,6 +94,8 @@ pub(super) struct Actor {
     /// What the performer will tell the end of.
     under_way: usize,
     stop_by: Option<Time>,
+    /// What the manager knows of each tier.
+    refuses: [Refuses; Tier::COUNT],
     journal: Option<Arc<Journal>>,
     /// What batches say of their namespaces, once clients have told it.
     namespaces: HashMap<NamespaceId, Arc<NamespaceEntry>>,
@@ -116,6 +119,7 @@ impl Actor {
             given_up: Vec::new(),
             under_way: 0,
             stop_by: None,
+            refuses: [Refuses::NOTHING; Tier::COUNT],
             journal,
             namespaces: HashMap::new(),
         }
@@ -137,7 +141,10 @@ impl Actor {
                     }
                     self.step(event);
                 }
-                recv(ticks) -> _ => self.step(Event::Tick),
+                recv(ticks) -> _ => {
+                    self.see_outages();
+                    self.step(Event::Tick);
+                }
             }
             if let Some(by) = self.stop_by
                 && (self.under_way == 0 || self.clock.now() >= by)
@@ -182,6 +189,16 @@ impl Actor {
                 let _ = page.send(self.page(first_row));
             }
             Message::Stop { patience } => self.stop(patience),
+        }
+    }
+
+    /// Tells the manager which tiers went out or came back.
+    fn see_outages(&mut self) {
+        for tier in [Tier::Nvme, Tier::Object] {
+            let refuses = self.performer.refuses(tier);
+            if std::mem::replace(&mut self.refuses[tier.index()], refuses) != refuses {
+                self.step(Event::Outage { tier, refuses });
+            }
         }
     }
 

@@ -22,6 +22,7 @@ use crate::tiers::frame::{self, FrameHeader, HEADER_SPAN_BYTES, HeaderDraft};
 use crate::tiers::hbm::{
     BlockCopy, BlockGeometry, CopyEnd, Device, EnginePool, FailedCopy, Stream,
 };
+use crate::tiers::health::Refuses;
 use crate::tiers::store::{Done, FrameMeta, FrameSpan, Place, StoreError, StoreOp, TierStore};
 
 /// Objects are addressed by key.
@@ -85,6 +86,12 @@ impl Work {
 type Outcomes = Vec<Result<(), FailureKind>>;
 
 impl Performer {
+    /// What a tier's store refuses for now.
+    pub fn refuses(&self, tier: Tier) -> Refuses {
+        let store = if tier == Tier::Nvme { &self.nvme } else { &self.object };
+        store.as_ref().map_or(Refuses::NOTHING, |store| store.health().refuses())
+    }
+
     /// Starts a transfer; its end is reported as an event.
     pub fn start(
         performer: &Arc<Self>,

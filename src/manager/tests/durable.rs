@@ -6,7 +6,7 @@ use crate::domain::retention::{TokenRange, Wish};
 const NONE: Vec<u32> = Vec::new();
 
 /// A durable store of `blocks`; its completion once everything has ended, `fail` saying how items do.
-fn persist(
+pub(super) fn persist(
     bench: &mut Bench,
     parent: Option<u64>,
     blocks: &[u64],

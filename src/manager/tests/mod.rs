@@ -19,6 +19,8 @@ mod durable;
 
 mod residency;
 
+mod outages;
+
 mod writes;
 
 use std::collections::VecDeque;

@@ -14,11 +14,12 @@ use crate::manager::api::{
 };
 use crate::sim::checker::Checker;
 use crate::sim::digest::Digest;
-use crate::sim::faults::{Faults, Plan, WATCHDOG};
-use crate::sim::machine::{Checked, Machine};
+use crate::sim::faults::{Faults, Outage, Plan, WATCHDOG};
+use crate::sim::machine::{Checked, Fate, Machine};
 use crate::sim::residency::Residency;
 use crate::sim::scenario::Scenario;
 use crate::sim::timeline::Timeline;
+use crate::tiers::health::Refuses;
 use crate::tiers::store::{FoundFrame, Place};
 use crate::workload::draw::Draw;
 
@@ -84,6 +85,9 @@ pub(in crate::sim) struct Core<S> {
     pub(super) transfers: u64,
     pub(super) restamps: u64,
     pub(super) crashes: u64,
+    /// The tier that is out, and until when.
+    out: Option<(Outage, Time)>,
+    pub(super) outages: u64,
     pub(super) found_frames: u64,
     pub(in crate::sim) clients: u64,
 }
@@ -110,6 +114,8 @@ impl<S: Subject> Core<S> {
             transfers: 0,
             restamps: 0,
             crashes: 0,
+            out: None,
+            outages: 0,
             found_frames: 0,
             clients: 0,
             scenario,
@@ -232,13 +238,20 @@ impl<S: Subject> Core<S> {
         record: RetentionRecord,
         end: RestampEnd,
     ) -> Checked {
+        let end = if self.refuses_writes_to(tier) { RestampEnd::Failed } else { end };
         let end = self.machine.end_restamp((tier, place), key, record, end)?;
         self.tell(Event::Restamped { tier, key, end })
     }
 
     pub(super) fn land(&mut self, id: TransferId) -> Checked {
         let flight = self.flights.get(&id).expect("what lands was started");
-        let failed = self.machine.land(&flight.transfer, &flight.plan.fates)?;
+        let out = self.out.as_ref().map(|(outage, _)| outage);
+        let fates = flight.transfer.items.iter().zip(&flight.plan.fates).map(|(item, fate)| {
+            let refusal = out.and_then(|outage| outage.refusal(item)).map(Fate::Fails);
+            refusal.filter(|_| *fate == Fate::Lands).unwrap_or(*fate)
+        });
+        let fates: Vec<_> = fates.collect();
+        let failed = self.machine.land(&flight.transfer, &fates)?;
         if flight.plan.lost { Ok(()) } else { self.end(id, failed) }
     }
 
@@ -255,6 +268,45 @@ impl<S: Subject> Core<S> {
         self.tell(Event::TransferDone { transfer: id, failed })
     }
 
+    /// A cold tier goes out now and then, and comes back.
+    pub(super) fn change_outage(&mut self, may_begin: bool) -> Checked {
+        match self.out {
+            Some((Outage { tier, .. }, until)) if self.now >= until => {
+                self.out = None;
+                self.tell_outage(tier, Refuses::NOTHING)
+            }
+            None if may_begin => {
+                let Some(outage) = self.faults.outage() else { return Ok(()) };
+                if self.scenario.config.tiers[outage.tier.index()].is_none() {
+                    return Ok(());
+                }
+                self.outages += 1;
+                self.out = Some((outage, self.now + outage.lasts));
+                self.tell_outage(outage.tier, outage.refuses)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn tell_outage(&mut self, tier: Tier, refuses: Refuses) -> Checked {
+        self.checker.outage_changes += 1;
+        self.tell(Event::Outage { tier, refuses })
+    }
+
+    /// Whether any tier is out.
+    pub(in crate::sim) fn is_out(&self) -> bool {
+        self.out.is_some()
+    }
+
+    /// Whether what the tier holds can be read.
+    pub(in crate::sim) fn is_read(&self, tier: Tier) -> bool {
+        !self.out.is_some_and(|(outage, _)| outage.tier == tier && outage.refuses.reads)
+    }
+
+    pub(super) fn refuses_writes_to(&self, tier: Tier) -> bool {
+        self.out.is_some_and(|(outage, _)| outage.refuses_writes_to(tier))
+    }
+
     /// The node loses power and starts again, with what `NVMe` kept.
     pub(super) fn crash(&mut self) {
         self.crashes += 1;
@@ -264,6 +316,9 @@ impl<S: Subject> Core<S> {
         self.checker.crashed(&found, self.now + SCAN);
         self.timeline = Timeline::default();
         self.flights.clear();
+        // Whoever looks at the store next finds it well.
+        self.out = None;
+        self.checker.outage_changes += 1;
         self.told.clear();
         self.told_residency = Residency::default();
         let mut config = self.scenario.config.clone();

@@ -63,6 +63,7 @@ pub fn run<S: Subject>(
         loaded_blocks: core.checker.loaded_blocks,
         failed_blocks: core.checker.failed_blocks,
         crashes: core.crashes,
+        outages: core.outages,
         clients: core.clients,
         found_frames: core.found_frames,
     })
@@ -91,6 +92,7 @@ impl<S: Subject> World<S> {
             Due::Land(transfer) => self.core.land(transfer),
             Due::GiveUp(transfer) => self.core.give_up(transfer),
             Due::Erased { tier, place, key, done } => {
+                let done = done && !self.core.refuses_writes_to(tier);
                 self.core.machine.end_erase(tier, place, key, done);
                 self.core.tell(Event::Erased { tier, place, key })
             }
@@ -115,6 +117,7 @@ impl<S: Subject> World<S> {
             }
             return Ok(());
         }
+        self.core.change_outage(self.closing_since.is_none())?;
         self.core.tell(Event::Tick)?;
         if let Some(since) = self.closing_since {
             self.close(since)?;

@@ -13,7 +13,7 @@ use crate::domain::block::Key;
 use crate::domain::tier::Tier;
 use crate::domain::units::Time;
 use crate::env::Clock;
-use crate::tiers::health::Health;
+use crate::tiers::health::{Health, Refuses};
 use crate::tiers::store::{Done, FoundFrame, Peeked, StoreError, StoreOp, TierStore};
 
 /// How long a device may be silent, and how often it is asked meanwhile.
@@ -150,7 +150,7 @@ impl TierStore for Watched {
             return self.store.health();
         }
         let why = "the device answers nothing: see the kernel's log".into();
-        Health::Out { what: "reads and writes", lasting: silence, why }
+        Health::Out { refuses: Refuses::ALL, on_trial: false, lasting: silence, why }
     }
 
     fn peek(&self, key: Key, told: Peeked) {

@@ -112,6 +112,11 @@ impl Breaker {
         (self.state == Open).then_some(self.wait)
     }
 
+    /// Whether it is out and the next operation goes through.
+    pub fn is_on_trial(&self) -> bool {
+        self.state == Trial
+    }
+
     /// Since when and why it is out, if it is.
     pub fn out(&self) -> Option<(Time, &str)> {
         (self.state != Closed).then_some((self.since, self.why.as_str()))

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use super::breaker::{Breaker, Heard};
 use crate::env::{self, Clock, SystemClock};
-use crate::tiers::health::Health;
+use crate::tiers::health::{Health, Refuses};
 use crate::tiers::store::{StoreError, StoreOp};
 
 /// Whether the object store is out: one for all stores, one value each.
@@ -35,10 +35,10 @@ impl Way {
         }
     }
 
-    const fn name(self) -> &'static str {
+    const fn refused(self) -> Refuses {
         match self {
-            Self::Read => "reads",
-            Self::Write => "writes",
+            Self::Read => Refuses::READS,
+            Self::Write => Refuses::WRITES,
         }
     }
 }
@@ -85,7 +85,7 @@ impl Guard {
         };
         let now = self.clock.now();
         if self.with(way, |breaker| breaker.failed(now, heard, || error.to_string())) {
-            tracing::warn!("the object store is out for {}: {error}", way.name());
+            tracing::warn!("the object store is out for {}: {error}", way.refused());
             self.openings.send_modify(|count| *count += 1);
             self.publish();
         }
@@ -98,7 +98,7 @@ impl Guard {
             was_out
         });
         if was_out {
-            tracing::info!("the object store is back for {}", way.name());
+            tracing::info!("the object store is back for {}", way.refused());
             self.publish();
         }
     }
@@ -121,8 +121,8 @@ impl Guard {
     pub fn health(&self) -> Health {
         let [reads, writes] = Way::ALL.map(|way| self.health_of(way));
         match (reads, writes) {
-            (Health::Out { lasting, why, .. }, Health::Out { .. }) => {
-                Health::Out { what: "reads and writes", lasting, why }
+            (Health::Out { lasting, why, .. }, Health::Out { on_trial, .. }) => {
+                Health::Out { refuses: Refuses::ALL, on_trial, lasting, why }
             }
             (Health::Well, writes) => writes,
             (reads, Health::Well) => reads,
@@ -133,9 +133,12 @@ impl Guard {
         let now = self.clock.now();
         self.with(way, |breaker| match breaker.out() {
             None => Health::Well,
-            Some((since, why)) => {
-                Health::Out { what: way.name(), lasting: now.since(since), why: why.to_owned() }
-            }
+            Some((since, why)) => Health::Out {
+                refuses: way.refused(),
+                on_trial: way == Way::Write && breaker.is_on_trial(),
+                lasting: now.since(since),
+                why: why.to_owned(),
+            },
         })
     }
 
@@ -181,4 +184,24 @@ impl Guard {
 pub(super) fn jittered(wait: Duration) -> Duration {
     let part = u16::from_le_bytes(env::random_bytes());
     wait.mul_f64(0.5 + f64::from(part) / f64::from(u16::MAX) / 2.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_write_is_let_through_once_the_store_answers_again() {
+        let guard = Guard::new();
+        let refuses = || guard.health().refuses();
+        guard.heard::<()>(Way::Write, &Err(StoreError::TierLost("denied".into())));
+        assert_eq!(refuses(), Refuses::WRITES);
+        guard.probed(&Ok(()));
+        assert!(guard.health().is_out(), "nobody has written yet");
+        assert_eq!(refuses(), Refuses::NOTHING, "or nobody ever would");
+        guard.admit(Way::Write).expect("one goes first");
+        assert_eq!(refuses(), Refuses::WRITES, "and the others wait for it");
+        guard.heard(Way::Write, &Ok(()));
+        assert_eq!(guard.health(), Health::Well);
+    }
 }

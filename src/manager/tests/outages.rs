@@ -1,0 +1,88 @@
+//! Tiers that are out: nothing of theirs is promised or asked for, and nothing of theirs is lost.
+
+use super::durable::persist;
+use super::*;
+use crate::tiers::health::Refuses;
+
+/// Chain 1 is on `NVMe`, chain 11 in memory.
+fn with_a_chain_on_nvme(blocks: [u64; 4]) -> Bench {
+    let mut bench = Bench::new(blocks);
+    bench.store(None, &[1, 2]);
+    bench.store(None, &[11, 12]);
+    assert_eq!(bench.found(&[1, 2]), "nvme:2");
+    bench
+}
+
+fn outage(bench: &mut Bench, refuses: Refuses) {
+    bench.event(Event::Outage { tier: Tier::Nvme, refuses });
+}
+
+#[test]
+fn what_is_in_a_tier_that_is_out_is_a_miss_and_found_again() {
+    let mut bench = with_a_chain_on_nvme([0, 2, 4, 0]);
+    outage(&mut bench, Refuses::ALL);
+    assert_eq!(bench.found(&[1, 2]), "");
+    assert_eq!(bench.found(&[11, 12]), "dram:2", "memory serves on");
+    let Reply::Overlap(overlap) = bench.ask(Command::Overlap { keys: keys(&[1, 2]) }) else {
+        panic!("an overlap answers")
+    };
+    assert_eq!((overlap.runs.len(), overlap.held_blocks), (0, [0; Tier::COUNT]));
+    bench.start_load(&[1, 2]);
+    assert!(bench.transfers.is_empty(), "nothing is asked of it");
+    assert_eq!(bench.completions.pop().map(|end| end.failed), Some(vec![0, 1]));
+    outage(&mut bench, Refuses::NOTHING);
+    assert_eq!(bench.found(&[1, 2]), "nvme:2");
+    assert!(bench.load(&[1, 2]).failed.is_empty());
+}
+
+#[test]
+fn a_chain_is_promised_as_far_as_it_can_be_read() {
+    let mut bench = Bench::new([0, 3, 4, 0]);
+    bench.store(None, &[1, 2, 3]);
+    bench.store(None, &[11]);
+    assert_eq!(bench.found(&[1, 2, 3]), "dram:2 nvme:1");
+    outage(&mut bench, Refuses::READS);
+    assert_eq!(bench.found(&[1, 2, 3]), "dram:2");
+}
+
+#[test]
+fn the_next_tiers_copy_is_promised_instead() {
+    // Written down once more, from memory, while the tier below has it as well.
+    let mut bench = Bench::new([0, 2, 4, 8]);
+    bench.store(None, &[1, 2]);
+    outage(&mut bench, Refuses::WRITES);
+    bench.store(None, &[11, 12]);
+    assert_eq!(bench.found(&[1, 2]), "object:2");
+    outage(&mut bench, Refuses::NOTHING);
+    bench.load(&[1, 2]);
+    assert!(persist(&mut bench, None, &[1, 2], |_| None).not_durable.is_empty());
+    bench.store(None, &[21, 22]);
+    assert_eq!(bench.found(&[1, 2]), "nvme:2");
+    outage(&mut bench, Refuses::ALL);
+    assert_eq!(bench.found(&[1, 2]), "object:2");
+    assert!(bench.load(&[1, 2]).failed.is_empty());
+}
+
+#[test]
+fn what_was_computed_again_meanwhile_is_kept_above() {
+    let mut bench = with_a_chain_on_nvme([0, 2, 4, 0]);
+    outage(&mut bench, Refuses::ALL);
+    assert!(bench.store(None, &[1, 2]).failed.is_empty());
+    assert_eq!(bench.found(&[1, 2]), "dram:2");
+}
+
+#[test]
+fn nothing_sinks_into_a_tier_that_takes_no_writes() {
+    let mut bench = with_a_chain_on_nvme([0, 2, 4, 8]);
+    outage(&mut bench, Refuses::WRITES);
+    assert_eq!(bench.found(&[1, 2]), "nvme:2", "it is read as ever");
+    bench.start_store(None, &[21, 22]);
+    bench.run_with(|copy| {
+        assert!(!matches!(copy.to, End::Nvme(_)), "{copy:?}");
+        None
+    });
+    assert_eq!(bench.found(&[11, 12]), "object:2", "it passed the tier by");
+    outage(&mut bench, Refuses::NOTHING);
+    bench.store(None, &[31, 32]);
+    assert_eq!(bench.found(&[21, 22]), "nvme:2");
+}
