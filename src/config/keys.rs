@@ -132,6 +132,14 @@ pub const KEYS: &[Key] = &[
          DRAM tier.",
     ),
     key(
+        "dram.numa_node",
+        Kind::Text,
+        "auto",
+        "The NUMA node that the DRAM lies on, as far as there is room: `auto` is the one that the \
+         GPU is attached to, where there are several; a number names one; `off` leaves it to the \
+         kernel.",
+    ),
+    key(
         "dram.pretouch_threads",
         count(0, 64),
         "one a core",

@@ -36,6 +36,7 @@ use crate::events::PublisherConfig;
 use crate::tiers::hbm::DeviceChoice;
 use crate::tiers::nvme::EngineChoice;
 use crate::tiers::object::Target;
+use crate::tiers::shm::NumaChoice;
 
 /// A whole configuration that stands on this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,6 +86,7 @@ pub struct Dram {
     pub blocks_max: Option<u64>,
     /// At least one chunk.
     pub staging_bytes: u64,
+    pub numa: NumaChoice,
     pub pretouch_threads: usize,
 }
 

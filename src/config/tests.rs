@@ -241,6 +241,7 @@ const WRONG_FILES: &[&str] = &[
     "dram.capacity = \"100MiB\"\n",
     "dram.capacity = \"1TiB\"\n",
     "dram.staging = 0\n",
+    "dram.numa_node = \"near\"\n",
     "hbm = { capacity = \"20GiB\" }\n",
     "hbm.device = \"cuda\"\n",
     "hbm.multiprocessors_max = 0\n",

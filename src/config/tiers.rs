@@ -13,6 +13,7 @@ use crate::tiers::hbm::DeviceChoice;
 use crate::tiers::hbm::cuda::CudaConfig;
 use crate::tiers::nvme::EngineChoice;
 use crate::tiers::object::Target;
+use crate::tiers::shm::NumaChoice;
 
 const DRAM_DEFAULT_MAX_BYTES: u64 = 4 << 30;
 const STAGING_DEFAULT_BYTES: u64 = 256 << 20;
@@ -65,7 +66,13 @@ pub(super) fn dram(reader: &Reader<'_>) -> Result<Dram, ConfigError> {
     let cores = || reader.machine.cores().clamp(1, PRETOUCH_THREADS_MAX);
     let pretouch_threads = reader.count("dram.pretouch_threads")?.unwrap_or_else(cores);
     let blocks_max = blocks_max(reader, "dram.blocks_max")?;
-    Ok(Dram { capacity_bytes, blocks_max, staging_bytes, pretouch_threads })
+    let numa = reader.parsed("dram.numa_node", |text| {
+        let wrong =
+            || Problem::new(format!("no such node `{text}`"), "choose auto, off, or 0 and up");
+        NumaChoice::parse(text).ok_or_else(wrong)
+    })?;
+    let numa = numa.unwrap_or_default();
+    Ok(Dram { capacity_bytes, blocks_max, staging_bytes, numa, pretouch_threads })
 }
 
 /// What lies in memory fits there, with a tenth left to everybody else.

@@ -5,10 +5,13 @@
 use std::sync::Arc;
 
 use super::Check;
+use crate::cli::serve::numa::Placement;
 use crate::config::Config;
+use crate::domain::units::Bytes;
 use crate::tiers::dram::{Arena, ArenaConfig};
 use crate::tiers::hbm::DeviceChoice;
 use crate::tiers::hbm::cuda::{self, Calibration, CudaConfig, GpuFacts, NoDriver};
+use crate::tiers::shm::{MemoryRoom, Nodes};
 
 /// The GPUs of this machine, or why there are none.
 type Found = Result<Vec<GpuFacts>, NoDriver>;
@@ -17,6 +20,12 @@ pub(super) fn checks(config: Option<&Config>) -> Vec<Check> {
     let choice = config.map_or(DeviceChoice::Auto, |config| config.device.choice);
     let found = cuda::gpus();
     let mut checks = vec![gpu(choice, &found)];
+    if let Some(config) = config {
+        let machine = Nodes::of_this_machine();
+        let gpus = found.as_deref().unwrap_or_default();
+        let place = Placement::of(config.dram.numa, choice, gpus, &machine);
+        checks.push(numa(&place, &machine, MemoryRoom::of_this_machine()));
+    }
     if let (Some(config), Some(facts)) = (config, chosen(choice, &found)) {
         checks.extend(copies(facts, config.device.multiprocessors_max));
     }
@@ -60,6 +69,30 @@ fn gpu(choice: DeviceChoice, found: &Found) -> Check {
     }
 }
 
+/// Where the arena lies, and what the node has of huge pages.
+fn numa(place: &Placement, machine: &Nodes, room: MemoryRoom) -> Check {
+    const CHECK: &str = "numa";
+    match place {
+        Placement::Off | Placement::OneNode | Placement::NoGpu => {
+            Check::ok(CHECK, place.to_string())
+        }
+        Placement::Unknown { .. } => Check::warn(
+            CHECK,
+            place.to_string(),
+            "copies cross the processors' link where the arena lies on another node: nvidia-smi topo \
+             -m shows the GPU's node, which dram.numa_node takes",
+        ),
+        Placement::Missing { .. } => {
+            Check::fail(CHECK, place.to_string(), "set dram.numa_node to auto, or to one of these")
+        }
+        Placement::On { node, .. } => {
+            let huge = machine.huge_free_bytes(*node, room.huge_page_bytes);
+            let huge = huge.map(|bytes| format!("; {} of huge pages free there", Bytes(bytes)));
+            Check::ok(CHECK, format!("{place}{}", huge.unwrap_or_default()))
+        }
+    }
+}
+
 /// What the daemon measures when it starts, a line for each stream and fragment length.
 fn copies(facts: &GpuFacts, multiprocessors_max: u32) -> Vec<Check> {
     const CHECK: &str = "gpu copies";
@@ -94,12 +127,14 @@ mod tests {
     use super::*;
     use crate::tiers::hbm::Stream;
     use crate::tiers::hbm::cuda::{Measured, Strategy};
+    use crate::tiers::shm::NumaNode;
 
     fn facts(ordinal: u32) -> GpuFacts {
         GpuFacts {
             ordinal,
             name: "NVIDIA H100".into(),
             uuid: [0; 16],
+            pci: "0000:3b:00.0".into(),
             multiprocessors: 132,
             memory_bytes: 80 << 30,
             driver: (12, 8),
@@ -125,6 +160,36 @@ mod tests {
         ];
         for (choice, found, verdict, want) in cases {
             let check = gpu(choice, &found);
+            assert_eq!(check.verdict, verdict, "{check:?}");
+            assert!(check.found.contains(want), "{check:?}");
+        }
+    }
+
+    #[test]
+    fn the_arena_s_node_is_shown_and_judged() {
+        let folder = tempfile::tempdir().unwrap();
+        let huge = folder.path().join("devices/system/node/node1/hugepages/hugepages-2048kB");
+        std::fs::create_dir_all(&huge).unwrap();
+        std::fs::write(huge.join("free_hugepages"), "512\n").unwrap();
+        let machine = Nodes::under(folder.path());
+        let room = MemoryRoom { huge_page_bytes: 2 << 20, ..MemoryRoom::default() };
+        let gpu = || "cuda:0 at 0000:3b:00.0".to_owned();
+        let cases = [
+            (Placement::OneNode, Verdict::Ok, "nothing to bind"),
+            (Placement::Unknown { gpu: gpu(), nodes: 2 }, Verdict::Warn, "does not say"),
+            (
+                Placement::Missing { node: NumaNode(3), there: vec![NumaNode(0)] },
+                Verdict::Fail,
+                "is 3, and this machine's are 0",
+            ),
+            (
+                Placement::On { node: NumaNode(1), gpu: Some(gpu()), nodes: 2 },
+                Verdict::Ok,
+                "bound there; 1 GiB of huge pages free there",
+            ),
+        ];
+        for (place, verdict, want) in cases {
+            let check = numa(&place, &machine, room);
             assert_eq!(check.verdict, verdict, "{check:?}");
             assert!(check.found.contains(want), "{check:?}");
         }

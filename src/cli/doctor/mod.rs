@@ -148,9 +148,17 @@ mod tests {
         let flags = vec![("socket", path("t.sock")), ("state_dir", path("state"))];
         let env = vec![("HOME".to_owned(), path("home"))];
         let found = checks(&Sources { file: None, env, flags });
-        for name in
-            ["settings", "cpu", "gpu", "memory", "io_uring", "state folder", "socket", "object"]
-        {
+        for name in [
+            "settings",
+            "cpu",
+            "gpu",
+            "numa",
+            "memory",
+            "io_uring",
+            "state folder",
+            "socket",
+            "object",
+        ] {
             assert!(found.iter().any(|check| check.check == name), "no {name} in {found:?}");
         }
         let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().collect();

@@ -3,6 +3,7 @@
 //! Puts the parts together and takes them apart in order; decides nothing about blocks.
 
 pub mod node;
+pub mod numa;
 mod ready;
 mod state_dir;
 

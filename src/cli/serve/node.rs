@@ -25,6 +25,8 @@ use crate::tiers::object::{self, ObjectOptions};
 use crate::tiers::open::OpenError;
 use crate::tiers::store::TierStore;
 
+use super::numa::Placement;
+
 /// A node that runs.
 pub struct Node {
     pub shell: Shell,
@@ -44,6 +46,8 @@ pub enum NodeError {
     Open(#[from] OpenError),
     #[error("{0}")]
     Gpu(String),
+    #[error("{0}")]
+    Numa(String),
 }
 
 /// Transfers a link works on at once: enough that its next batch is always ready.
@@ -59,14 +63,8 @@ impl Node {
     pub fn start(config: &Config, runtime: &runtime::Handle) -> Result<Self, NodeError> {
         let machine = |what| move |source| NodeError::Machine { what, source };
         let mut facts = BTreeMap::new();
-        let arena = Arena::new(ArenaConfig {
-            tier_bytes: config.dram.capacity_bytes,
-            staging_bytes: config.dram.staging_bytes,
-            pretouch_threads: config.dram.pretouch_threads,
-        });
-        let arena = Arc::new(arena.map_err(machine("can't make the DRAM arena"))?);
-        let pages = if arena.has_huge_pages() { "huge pages" } else { "4 KiB pages" };
-        facts.insert("dram".into(), format!("{} in {pages}", Bytes(arena.len_bytes())));
+        let arena = open_arena(config)?;
+        facts.insert("dram".into(), describe(&arena));
         let device = open_device(config, &arena)?;
         facts.insert("hbm".into(), device.describe());
 
@@ -102,6 +100,27 @@ impl Node {
     pub fn name(&self) -> String {
         format!("{:032x}", u128::from_be_bytes(self.node_id))
     }
+}
+
+fn open_arena(config: &Config) -> Result<Arc<Arena>, NodeError> {
+    let place = Placement::here(config.dram.numa, config.device.choice);
+    if matches!(place, Placement::Missing { .. }) {
+        return Err(NodeError::Numa(format!("{place}: name one of these, or auto")));
+    }
+    let sizes = ArenaConfig {
+        tier_bytes: config.dram.capacity_bytes,
+        staging_bytes: config.dram.staging_bytes,
+        pretouch_threads: config.dram.pretouch_threads,
+    };
+    let what = "can't make the DRAM arena";
+    let arena = Arena::on_node(sizes, place.node());
+    Ok(Arc::new(arena.map_err(|source| NodeError::Machine { what, source })?))
+}
+
+fn describe(arena: &Arena) -> String {
+    let pages = if arena.has_huge_pages() { "huge pages" } else { "4 KiB pages" };
+    let node = arena.node().map_or(String::new(), |node| format!(", on NUMA node {}", node.0));
+    format!("{} in {pages}{node}", Bytes(arena.len_bytes()))
 }
 
 /// The device that was chosen; under `auto` the first GPU that can be used, else the host.

@@ -9,7 +9,7 @@ use std::slice;
 use std::sync::Arc;
 
 use crate::domain::units::{Bytes, PAGE_BYTES};
-use crate::tiers::shm::{MemoryRoom, SharedMemory};
+use crate::tiers::shm::{MemoryRoom, NumaNode, SharedMemory};
 use crate::tiers::store::FrameSpan;
 
 /// How the arena is made.
@@ -35,13 +35,25 @@ impl Arena {
     /// # Errors
     /// The machine has not that much memory, or refuses memfds.
     pub fn new(config: ArenaConfig) -> io::Result<Self> {
-        Self::with_room(config, MemoryRoom::of_this_machine())
+        Self::on_node(config, None)
     }
 
-    fn with_room(config: ArenaConfig, room: MemoryRoom) -> io::Result<Self> {
+    /// The same on a NUMA node, as far as that has room.
+    ///
+    /// # Errors
+    /// As [`Arena::new`].
+    pub fn on_node(config: ArenaConfig, node: Option<NumaNode>) -> io::Result<Self> {
+        Self::with_room(config, MemoryRoom::of_this_machine(), node)
+    }
+
+    fn with_room(
+        config: ArenaConfig,
+        room: MemoryRoom,
+        node: Option<NumaNode>,
+    ) -> io::Result<Self> {
         let len_bytes = len_of(config)?;
         let threads = config.pretouch_threads;
-        let memory = SharedMemory::reserve("terrace-dram", len_bytes, threads, room)?;
+        let memory = SharedMemory::reserve("terrace-dram", len_bytes, threads, room, node)?;
         memory.forbid_other_writers()?;
         Ok(Self { memory, len_bytes })
     }
@@ -61,6 +73,12 @@ impl Arena {
     #[must_use]
     pub fn has_huge_pages(&self) -> bool {
         self.memory.has_huge_pages()
+    }
+
+    /// The NUMA node that the arena's pages come from, if it was bound to one.
+    #[must_use]
+    pub fn node(&self) -> Option<NumaNode> {
+        self.memory.node()
     }
 
     /// The frame's bytes.
@@ -202,7 +220,7 @@ mod tests {
         ];
         for (tier_bytes, staging_bytes, want) in cases {
             let config = ArenaConfig { tier_bytes, staging_bytes, pretouch_threads: 1 };
-            let said = Arena::with_room(config, room).unwrap_err().to_string();
+            let said = Arena::with_room(config, room, None).unwrap_err().to_string();
             assert!(said.contains(want), "{config:?}: {said}");
         }
     }
@@ -215,7 +233,7 @@ mod tests {
             huge_page_bytes: 2 << 20,
         };
         let config = ArenaConfig { tier_bytes: 1 << 39, staging_bytes: 0, pretouch_threads: 0 };
-        let arena = Arena::with_room(config, room).unwrap();
+        let arena = Arena::with_room(config, room, None).unwrap();
         assert!(!arena.has_huge_pages());
     }
 }

@@ -153,7 +153,7 @@ impl Memory {
         }
         let reserve = || {
             let room = MemoryRoom::of_this_machine();
-            SharedMemory::reserve("terrace-hbm", tier_bytes, pretouch_threads, room)
+            SharedMemory::reserve("terrace-hbm", tier_bytes, pretouch_threads, room, None)
         };
         let tier = if tier_bytes == 0 { None } else { Some(reserve()?) };
         // Engines read blocks where they lie, and nobody but this device writes them.

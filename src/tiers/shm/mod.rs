@@ -3,6 +3,7 @@
 //! Never maps a memory that could shrink under the mapping: an access past its end would kill the
 //! daemon. So a memory is sealed against shrinking before its length is read.
 
+mod numa;
 mod room;
 mod touch;
 
@@ -15,6 +16,7 @@ use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags, fcntl_add_seals, ftruncate
 
 use crate::domain::units::Bytes;
 
+pub use numa::{Nodes, NumaChoice, NumaNode};
 pub use room::MemoryRoom;
 
 /// A mapped memfd whose length can't change.
@@ -23,6 +25,7 @@ pub struct SharedMemory {
     fd: OwnedFd,
     map: MmapRaw,
     huge_pages: bool,
+    node: Option<NumaNode>,
 }
 
 impl SharedMemory {
@@ -36,7 +39,7 @@ impl SharedMemory {
     }
 
     /// A new memory of at least `bytes` zero bytes for long use: on huge pages when there are
-    /// enough, and with every page touched by `pretouch_threads` threads (none with zero).
+    /// enough, on `node` as far as that has room, and with every page touched by `pretouch_threads` threads (none with zero).
     ///
     /// # Errors
     /// `room` is too small, or the machine refuses; the text says how much was asked, how much is
@@ -46,12 +49,14 @@ impl SharedMemory {
         bytes: u64,
         pretouch_threads: usize,
         room: MemoryRoom,
+        node: Option<NumaNode>,
     ) -> io::Result<Arc<Self>> {
         let refused = |cause: io::Error| no_room(name, bytes, room, &cause);
-        let memory = match Self::create_huge(name, bytes, room) {
+        let mut memory = match Self::create_huge(name, bytes, room) {
             Some(memory) => memory,
             None => Self::create_plain(name, bytes, room).map_err(refused)?,
         };
+        memory.node = node.filter(|node| prefer(&memory, name, *node));
         let memory = Arc::new(memory);
         touch::pretouch(&memory, pretouch_threads).map_err(refused)?;
         Ok(memory)
@@ -61,7 +66,7 @@ impl SharedMemory {
     pub(super) fn map_sealed(fd: OwnedFd, bytes: u64) -> io::Result<Self> {
         let bytes = usize::try_from(bytes).map_err(io::Error::other)?;
         let map = MmapOptions::new().len(bytes).map_raw(fd.as_raw_fd())?;
-        Ok(Self { fd, map, huge_pages: false })
+        Ok(Self { fd, map, huge_pages: false, node: None })
     }
 
     /// Maps every page of a memory that its owner has already filled, soon and on another thread, so
@@ -100,6 +105,11 @@ impl SharedMemory {
     /// which the kernel may give or not.
     pub(super) fn has_huge_pages(&self) -> bool {
         self.huge_pages
+    }
+
+    /// The NUMA node that its pages come from as long as there are any.
+    pub(super) fn node(&self) -> Option<NumaNode> {
+        self.node
     }
 
     /// Forbids writing through any mapping but this one, whoever holds a descriptor. A kernel
@@ -141,6 +151,21 @@ impl SharedMemory {
         let _ = memory.map.advise(Advice::DontDump);
         Ok(memory)
     }
+}
+
+/// False: the kernel refused, as it does in containers that forbid the call.
+fn prefer(memory: &SharedMemory, name: &str, node: NumaNode) -> bool {
+    numa::prefer(memory, node)
+        .inspect_err(|error| {
+            tracing::warn!(
+                memory = name,
+                node = node.0,
+                %error,
+                "its pages lie on any NUMA node: in a container, allow mbind (docker: --cap-add \
+                 SYS_NICE), or set dram.numa_node to off"
+            );
+        })
+        .is_ok()
 }
 
 fn no_room(name: &str, bytes: u64, room: MemoryRoom, cause: &io::Error) -> io::Error {

@@ -91,6 +91,7 @@ mod tests {
             ordinal,
             name: "NVIDIA H100".into(),
             uuid: [0; 16],
+            pci: "0000:3b:00.0".into(),
             multiprocessors: 132,
             memory_bytes: 80 << 30,
             driver: (12, 8),

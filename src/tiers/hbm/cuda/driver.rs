@@ -27,6 +27,8 @@ pub struct GpuFacts {
     pub ordinal: u32,
     pub name: String,
     pub uuid: [u8; 16],
+    /// Its address on the PCI bus, as `/sys/bus/pci/devices` has it.
+    pub pci: String,
     pub multiprocessors: u32,
     pub memory_bytes: u64,
     /// The CUDA version that the driver serves, major and minor.

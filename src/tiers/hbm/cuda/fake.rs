@@ -84,6 +84,7 @@ impl FakeDriver {
             ordinal: 0,
             name: "no GPU".into(),
             uuid: [9; 16],
+            pci: "0000:3b:00.0".into(),
             multiprocessors: 12,
             memory_bytes: 8 << 30,
             driver: (12, 8),

@@ -122,16 +122,26 @@ fn facts(ordinal: c_int, version: c_int) -> Result<(CUdevice, GpuFacts), DriverE
     check("cuDeviceTotalMem", total)?;
     let multiprocessors =
         attribute(device, CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
+    let pci = pci_address(device)?;
     let facts = GpuFacts {
         ordinal: ordinal.unsigned_abs(),
         name,
         uuid: uuid.bytes.map(c_char::cast_unsigned),
+        pci,
         multiprocessors: multiprocessors.unsigned_abs(),
         memory_bytes: memory_bytes as u64,
         driver: version_of(version),
         batches: has_batches(),
     };
     Ok((device, facts))
+}
+
+/// Every GPU is function 0 of its device.
+fn pci_address(device: CUdevice) -> Result<String, DriverError> {
+    let domain = attribute(device, CUdevice_attribute::CU_DEVICE_ATTRIBUTE_PCI_DOMAIN_ID)?;
+    let bus = attribute(device, CUdevice_attribute::CU_DEVICE_ATTRIBUTE_PCI_BUS_ID)?;
+    let slot = attribute(device, CUdevice_attribute::CU_DEVICE_ATTRIBUTE_PCI_DEVICE_ID)?;
+    Ok(format!("{domain:04x}:{bus:02x}:{slot:02x}.0"))
 }
 
 fn attribute(device: CUdevice, which: CUdevice_attribute) -> Result<c_int, DriverError> {
