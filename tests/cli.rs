@@ -1,9 +1,16 @@
 //! The command line as a user types it: what it offers, and what it says of bad input.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+#[path = "s3/server.rs"]
+#[allow(dead_code, reason = "other tests use the rest")]
+mod s3;
+
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
+
+use s3::{BUCKET, CREDENTIALS, S3Server};
+use terrace::env;
 
 /// Runs `terrace` with this command line; `@` stands for the folder, which is also where it may
 /// make others.
@@ -12,6 +19,7 @@ fn terrace(folder: &Path, line: &str) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_terrace"));
     command.args(line.split_whitespace().map(|word| word.replace('@', at)));
     command.env("TMPDIR", folder).env("HOME", folder).env_remove("XDG_CONFIG_HOME");
+    command.envs(CREDENTIALS);
     command.output().unwrap()
 }
 
@@ -135,6 +143,38 @@ fn cli_bench_tiers_measures_every_path_and_leaves_nothing() {
     assert!(fs::read_to_string(folder.path().join("a.svg")).unwrap().starts_with("<svg"));
 }
 
+/// A bucket beside a bare HTTP client, and nothing left in it.
+#[test]
+fn cli_bench_tiers_measures_a_bucket_and_leaves_nothing() {
+    let (folder, root) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let server = S3Server::start(root.path(), s3::ask_for_credentials);
+    let line = "bench tiers --path object --set 64MiB --block 8MiB --depth 2 --seconds 1 --dir @";
+    let line = format!("{line} --object {}", server.url("bench"));
+    let output = terrace(folder.path(), &format!("{line} --json"));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let rows: Vec<serde_json::Value> = serde_json::from_slice(&output.stdout).unwrap();
+    let paths: Vec<_> = rows.iter().map(|row| row["path"].as_str().unwrap()).collect();
+    assert_eq!(paths, ["dram->object", "object->dram"]);
+    for figure in ["gbps", "limit_gbps", "ratio", "p50_us", "p99_us"] {
+        assert!(rows.iter().all(|row| row[figure].as_f64().unwrap() > 0.0), "{rows:?}");
+    }
+    assert_eq!(objects_in(&root.path().join(BUCKET)), 0, "something was left in the bucket");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+/// Objects anywhere below the folder: those that hold blocks have a header page at least.
+fn objects_in(folder: &Path) -> usize {
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap());
+    let count = entries.map(|entry| {
+        if entry.file_type().unwrap().is_dir() {
+            objects_in(&entry.path())
+        } else {
+            usize::from(entry.metadata().unwrap().len() >= 4096)
+        }
+    });
+    count.sum()
+}
+
 #[test]
 fn cli_bench_rpc_and_index_measure() {
     let folder = tempfile::tempdir().unwrap();
@@ -194,6 +234,7 @@ fn cli_refuses_bad_lines() {
     refused("bench tiers --svg @/gone/a.svg", "name a file that can be written");
     refused("bench tiers --device gpu", "device `gpu` is not known");
     refused("bench tiers --device cuda:97", "--device cuda:97 is not here: ");
+    refused("bench tiers --path object --object s3://kv-blocks", "speaks no TLS: name a server");
     refused("bench tiers --against disk", "use memory or calls");
     refused("bench index --policy best", "policy `best` is not known: use one of lru, ");
     refused("bench rpc --keys 0", "0 is not in 1..=16384");

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use dir::DirStore;
-pub use s3::S3Store;
+pub use s3::{S3Store, Signed, SignedObject, sign};
 pub use target::{Bucket, Target};
 
 use super::dram::Arena;

@@ -10,6 +10,7 @@ mod errors;
 mod get;
 mod lent;
 mod limiter;
+mod presign;
 mod put;
 mod tag;
 #[cfg(test)]
@@ -40,6 +41,7 @@ use crate::tiers::ticket::{Gate, Ticket};
 use connect::{Clients, Source};
 use errors::failed;
 use limiter::Limiter;
+pub use presign::{Signed, SignedObject, sign};
 
 /// Objects whose records are written at once: each is in memory meanwhile.
 const RESTAMPS_MAX: usize = 2;

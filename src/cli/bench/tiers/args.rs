@@ -17,7 +17,7 @@ use super::path::{Choice, Path};
 /// Blocks go round and round between the tiers over the daemon's own code, and in turns with them
 /// as many bytes by the simplest means there are: one thread's memcpy or a GPU's single copies for
 /// HBM, a loop of reads and writes past the page cache for NVMe, plain files for an object store in
-/// a folder.
+/// a folder, and a bare HTTP client for a bucket.
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = "Takes about five times the set in memory, and four times as much on the \
                         disk, in a folder of its own that goes again. Quiet the machine first. \
@@ -58,7 +58,8 @@ pub struct TiersArgs {
     /// A folder on the disk to measure [default: the one for temporary files, $TMPDIR]
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
-    /// The object store to measure: a folder as file:// and its path [default: one in --dir]
+    /// The object store to measure: a folder as file:// and its path, or a bucket as
+    /// `s3://bucket?endpoint=http://host:port` [default: a folder in --dir]
     #[arg(long, value_name = "URL")]
     pub object: Option<Target>,
     /// Where HBM is: host, cuda:N (that GPU), or auto (the first GPU, or host without one)

@@ -11,7 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::Failure;
 use crate::cli::daemon::{DaemonError, OwnFolder as Folder};
-use crate::cli::serve;
+use crate::cli::serve::{self, numa::Placement};
 use crate::config::{Machine, ThisMachine};
 use crate::domain::tier::Tier;
 use crate::domain::units::{Bytes, CHUNK_BYTES};
@@ -20,7 +20,8 @@ use crate::manager::shell::{Carrier, CarrierParts};
 use crate::tiers::decorators::Metered;
 use crate::tiers::dram::{Arena, ArenaConfig};
 use crate::tiers::nvme::{self, NvmeConfig, NvmeFacts};
-use crate::tiers::object::{self, ObjectOptions, Target};
+use crate::tiers::object::{self, Bucket, ObjectOptions, SignedObject, Target};
+use crate::tiers::shm::{NumaChoice, NumaNode};
 use crate::tiers::store::{StoreError, StoreOp, TierStore};
 
 use super::args::{Against, Cell, TiersArgs};
@@ -33,13 +34,15 @@ pub struct Ground {
     pub hbm: Hbm,
     pub nvme: Option<NvmeFacts>,
     object: Option<Arc<dyn TierStore>>,
+    /// Where objects are, if not in a folder.
+    bucket: Option<Bucket>,
     pub depth: usize,
     pub against: Against,
     /// What is kept beside the daemon's own files: the limits' files.
     beside: PathBuf,
     interrupted: Arc<AtomicBool>,
     // Everything above is let go before the threads and the folders it uses.
-    _runtime: Runtime,
+    runtime: Runtime,
     _folders: Vec<Folder>,
 }
 
@@ -50,25 +53,29 @@ impl Ground {
     /// There is no room for it, or the machine refuses; the text says what to change.
     pub fn prepare(args: &TiersArgs, cells: &[Cell]) -> Result<Self, Failure> {
         let choice = device::choose(args.device)?;
-        Self::with_device(args, cells, |arena, tier_bytes| Hbm::open(choice, arena, tier_bytes))
+        let node = Placement::here(NumaChoice::Auto, choice).node();
+        let open = |arena: &_, tier_bytes| Hbm::open(choice, arena, tier_bytes);
+        Self::with_device(args, cells, node, open)
     }
 
     /// The same on a device that `open` opens.
     pub(super) fn with_device(
         args: &TiersArgs,
         cells: &[Cell],
+        node: Option<NumaNode>,
         open: impl FnOnce(&Arc<Arena>, u64) -> Result<Hbm, Failure>,
     ) -> Result<Self, Failure> {
         let uses = |tier| cells.iter().any(|cell| cell.path.far_tier() == tier);
         let parent = args.dir.clone().unwrap_or_else(std::env::temp_dir);
-        check_room(&parent, args.set_bytes, uses(Tier::Nvme), uses(Tier::Object))?;
+        let files = uses(Tier::Object) && !matches!(args.object, Some(Target::S3(_)));
+        check_room(&parent, args.set_bytes, uses(Tier::Nvme), files)?;
         let folder = folder_in(&parent, "--dir")?;
         let runtime = serve::start_runtime()
             .map_err(|error| Failure::Failed(format!("can't start the runtime: {error}")))?;
         let interrupted = listen(&runtime)?;
         let arena =
             ArenaConfig { tier_bytes: args.set_bytes, staging_bytes: 0, pretouch_threads: cores() };
-        let arena = Arc::new(Arena::new(arena).map_err(|error| no_memory(&error))?);
+        let arena = Arc::new(Arena::on_node(arena, node).map_err(|error| no_memory(&error))?);
         // Blocks within the device go from one half to the other.
         let hbm = open(&arena, if uses(Tier::Hbm) { 2 * args.set_bytes } else { 0 })?;
         let nvme = uses(Tier::Nvme).then(|| open_nvme(args, folder.path(), &arena)).transpose()?;
@@ -78,6 +85,7 @@ impl Ground {
         let object = uses(Tier::Object)
             .then(|| open_object(args, &beside, &mut folders, &arena, &runtime))
             .transpose()?;
+        let (object, bucket) = object.map_or((None, None), |(store, bucket)| (Some(store), bucket));
         let carrier = Carrier::new(CarrierParts {
             runtime: runtime.handle().clone(),
             arena: Arc::clone(&arena),
@@ -92,11 +100,12 @@ impl Ground {
             hbm,
             nvme: facts,
             object,
+            bucket,
             depth: args.depth.into(),
             against: args.against,
             beside,
             interrupted,
-            _runtime: runtime,
+            runtime,
             _folders: folders,
         })
     }
@@ -105,6 +114,18 @@ impl Ground {
     #[must_use]
     pub fn beside(&self, name: &str) -> PathBuf {
         self.beside.join(name)
+    }
+
+    /// So many objects of the bucket, for a client that knows HTTP only; nothing where objects are in
+    /// a folder.
+    ///
+    /// # Errors
+    /// There are no credentials, with what to set.
+    pub fn sign(&self, objects: usize) -> Result<Option<Vec<SignedObject>>, Failure> {
+        let Some(bucket) = &self.bucket else { return Ok(None) };
+        let names: Vec<_> = (0..objects).map(|number| format!("bare/{number}")).collect();
+        let signed = object::sign(bucket, &names, self.runtime.handle());
+        signed.map(Some).map_err(Failure::failed)
     }
 
     /// # Errors
@@ -221,7 +242,7 @@ fn open_object(
     folders: &mut Vec<Folder>,
     arena: &Arc<Arena>,
     runtime: &Runtime,
-) -> Result<Store, Failure> {
+) -> Result<(Store, Option<Bucket>), Failure> {
     let target = match &args.object {
         None => Target::Dir { path: folder.join("object"), fsync: false },
         Some(Target::Dir { path, fsync }) => {
@@ -230,13 +251,23 @@ fn open_object(
             folders.push(own);
             Target::Dir { path, fsync: *fsync }
         }
-        Some(Target::S3(_)) => {
-            let said = "--object s3://…: a bucket can't be measured here, since there is no bare \
-                        client to hold it against; name a folder with file:///…";
-            return Err(Failure::Usage(said.into()));
-        }
+        Some(Target::S3(bucket)) => Target::S3(part_of(bucket)?),
     };
+    let bucket = if let Target::S3(bucket) = &target { Some(bucket.clone()) } else { None };
     let options = ObjectOptions { concurrency: args.depth.into(), ..ObjectOptions::default() };
     let store = object::open(&target, options, arena, runtime.handle()).map_err(Failure::failed)?;
-    Ok(Arc::new(Metered::new(store)))
+    Ok((Arc::new(Metered::new(store)), bucket))
+}
+
+/// A part of the bucket that nobody else uses. What is written there goes again.
+fn part_of(bucket: &Bucket) -> Result<Bucket, Failure> {
+    let plain = bucket.endpoint.as_ref().is_some_and(|url| url.starts_with("http://"));
+    if !plain {
+        let said = "--object s3://…: the bare HTTP client beside it speaks no TLS: name a server \
+                    with ?endpoint=http://host:port";
+        return Err(Failure::Usage(said.into()));
+    }
+    let own = format!("terrace-bench-{:016x}", u64::from_le_bytes(env::random_bytes()));
+    let prefix = if bucket.prefix.is_empty() { own } else { format!("{}/{own}", bucket.prefix) };
+    Ok(Bucket { prefix, ..bucket.clone() })
 }

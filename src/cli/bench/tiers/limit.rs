@@ -6,6 +6,7 @@ use super::ground::Ground;
 use super::limits::disk::{Frames, RawDisk};
 use super::limits::files::PlainFiles;
 use super::limits::gpu::GpuCopies;
+use super::limits::http::BareHttp;
 use super::limits::memory::{Copies, Memories};
 use super::measure::Mover;
 use super::path::Path;
@@ -48,6 +49,7 @@ pub enum Limit<'a> {
     Memory { plain: &'a mut Plain, cell: Cell, calls: bool, blocks: usize },
     Disk(RawDisk),
     Files(PlainFiles),
+    Http(BareHttp),
 }
 
 impl<'a> Limit<'a> {
@@ -77,6 +79,10 @@ impl<'a> Limit<'a> {
                 disk.map(Self::Disk).map_err(refused("the raw file beside NVMe's"))
             }
             Tier::Object => {
+                if let Some(objects) = ground.sign(set.len())? {
+                    let bare = BareHttp::open(objects, frame_bytes, ground.depth);
+                    return bare.map(Self::Http).map_err(refused("the bare HTTP client"));
+                }
                 let files = PlainFiles::open(&ground.beside("plain"), frame_bytes, ground.depth);
                 files.map(Self::Files).map_err(refused("the files beside the object store's"))
             }
@@ -91,12 +97,21 @@ impl<'a> Limit<'a> {
         match self {
             Self::Memory { .. } => Ok(()),
             Self::Disk(disk) => disk.writes().go(0..blocks).map(drop),
+            Self::Http(bare) => bare.writes().go(0..blocks).map(drop),
             Self::Files(files) => {
                 let mut writes = files.writes();
                 writes.rewind(0..blocks)?;
                 writes.go(0..blocks).map(drop)
             }
         }
+    }
+
+    /// Takes away what is not in a folder that goes by itself.
+    ///
+    /// # Errors
+    /// The server refused.
+    pub fn clear(&self) -> Result<(), Failure> {
+        if let Self::Http(bare) = self { bare.clear() } else { Ok(()) }
     }
 
     /// Runs `work` with the limit of the path's direction.
@@ -108,6 +123,8 @@ impl<'a> Limit<'a> {
             }
             Self::Disk(disk) if reads => work(&mut disk.reads()),
             Self::Disk(disk) => work(&mut disk.writes()),
+            Self::Http(bare) if reads => work(&mut bare.reads()),
+            Self::Http(bare) => work(&mut bare.writes()),
             Self::Files(files) if reads => work(&mut files.reads()),
             Self::Files(files) => work(&mut files.writes()),
         }

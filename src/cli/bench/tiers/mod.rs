@@ -91,16 +91,22 @@ fn measure_all(
     for of_size in cells.chunk_by(|a, b| a.block_bytes == b.block_bytes) {
         progress.set_message(format!("filling blocks of {}", Bytes(of_size[0].block_bytes)));
         let set = BlockSet::make(of_size[0].block_bytes, args.set_bytes, &ground.arena);
-        for cell in of_size {
+        let measured = of_size.iter().try_for_each(|cell| {
             progress.set_message(format!("{} at {}", cell.path, Bytes(cell.block_bytes)));
             let mut limit = Limit::of(*cell, ground, &set, &mut plain)?;
-            let figures = measure_one(*cell, ground, &set, &mut limit, time)?;
-            rows.push(Row::new(*cell, figures));
+            let figures = measure_one(*cell, ground, &set, &mut limit, time);
+            // Objects in a bucket go whatever happened.
+            let cleared = limit.clear();
+            rows.push(Row::new(*cell, figures?));
             progress.inc(1);
-        }
+            cleared
+        });
         if of_size.iter().any(|cell| cell.path.far_tier() == Tier::Object) {
-            Carried::new(ground, &set, Cell { path: Path::DramObject, ..of_size[0] })?
-                .rewind(0..set.len())?;
+            let written = Cell { path: Path::DramObject, ..of_size[0] };
+            let cleared = Carried::new(ground, &set, written)?.rewind(0..set.len());
+            measured.and(cleared)?;
+        } else {
+            measured?;
         }
     }
     Ok(rows)
@@ -164,7 +170,7 @@ mod tests {
                 let config = CudaConfig { tier_bytes, multiprocessors_max: 1 };
                 Ok(Hbm::Gpu(fake_device(arena, config).into()))
             };
-            let ground = Ground::with_device(&args, &cells, open).ok().unwrap();
+            let ground = Ground::with_device(&args, &cells, None, open).ok().unwrap();
             let rows = measure_all(&args, &cells, &ground, &ProgressBar::hidden()).ok().unwrap();
             assert_eq!(rows.len(), 8, "four paths in two layouts");
             for row in &rows {

@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::cli::output::Table;
 use crate::domain::tier::Tier;
 use crate::domain::units::Bytes;
+use crate::tiers::object::Target;
 
 use super::args::{Against, Cell, TiersArgs};
 use super::device::Hbm;
@@ -92,7 +93,17 @@ fn limits_of(args: &TiersArgs, hbm: &Hbm) -> [(Tier, String); 3] {
         ),
         (
             Tier::Object,
-            format!("limit of object: {} threads, plain files as long, same folder.", args.depth),
+            match args.object {
+                Some(Target::S3(_)) => format!(
+                    "limit of object: a bare HTTP client's {} connections, objects as long, same \
+                     bucket.",
+                    args.depth
+                ),
+                _ => {
+                    let depth = args.depth;
+                    format!("limit of object: {depth} threads, plain files as long, same folder.")
+                }
+            },
         ),
     ]
 }

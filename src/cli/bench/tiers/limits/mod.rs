@@ -6,4 +6,5 @@ mod crew;
 pub mod disk;
 pub mod files;
 pub mod gpu;
+pub mod http;
 pub mod memory;
