@@ -154,6 +154,13 @@ pub const KEYS: &[Key] = &[
         "The folder of the NVMe tier's file. Put it on a local SSD.",
     ),
     key(
+        "nvme.more_paths",
+        Kind::Text,
+        "none",
+        "Folders on further disks, with commas between them: slots are dealt out over all of them in \
+         turn, and `nvme.capacity` is that of all. The list never changes while blocks are there.",
+    ),
+    key(
         "nvme.capacity",
         Kind::Size,
         "what the folder holds already, else a twentieth of the free disk, at most 16GiB",

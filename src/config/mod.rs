@@ -94,6 +94,8 @@ pub struct Dram {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Nvme {
     pub path: PathBuf,
+    /// Further folders, over which its slots are striped.
+    pub more_paths: Vec<PathBuf>,
     pub capacity_bytes: u64,
     pub blocks_max: Option<u64>,
     /// How the disk is driven.

@@ -91,17 +91,25 @@ impl<'a> Reader<'a> {
     }
 
     pub fn path(&self, name: &str) -> Result<Option<PathBuf>, ConfigError> {
-        self.parsed(name, |text| {
-            let home = self.sources.folder("HOME");
-            let path = match (text.strip_prefix("~/"), home) {
-                (Some(below), Some(home)) => home.join(below),
-                _ => Path::new(text).to_path_buf(),
-            };
-            if path.is_absolute() {
-                return Ok(path);
-            }
-            Err(Problem::new("not an absolute path", "start the path with / or ~/"))
-        })
+        self.parsed(name, |text| self.absolute(text))
+    }
+
+    /// Paths with commas between them.
+    pub fn paths(&self, name: &str) -> Result<Vec<PathBuf>, ConfigError> {
+        let parse = |text: &str| text.split(',').map(|path| self.absolute(path.trim())).collect();
+        Ok(self.parsed(name, parse)?.unwrap_or_default())
+    }
+
+    fn absolute(&self, text: &str) -> Result<PathBuf, Problem> {
+        let home = self.sources.folder("HOME");
+        let path = match (text.strip_prefix("~/"), home) {
+            (Some(below), Some(home)) => home.join(below),
+            _ => Path::new(text).to_path_buf(),
+        };
+        if path.is_absolute() {
+            return Ok(path);
+        }
+        Err(Problem::new("not an absolute path", "start the path with / or ~/"))
     }
 }
 

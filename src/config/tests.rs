@@ -191,6 +191,18 @@ fn lifts_are_bounded_or_switched_off() {
 }
 
 #[test]
+fn slots_are_striped_over_the_folders_that_are_named() {
+    let more = "nvme.more_paths = \"/mnt/b, ~/c\"\n";
+    let nvme = load(&format!("nvme.capacity = \"384MiB\"\n{more}")).nvme.unwrap();
+    assert_eq!(nvme.more_paths, [Path::new("/mnt/b"), Path::new("/h/me/c")]);
+    let said = |file: &str| Config::load(&sources(file, &[], &[]), &FAKE).unwrap_err().to_string();
+    let uneven = said(&format!("nvme.capacity = \"256MiB\"\n{more}"));
+    assert!(uneven.contains("nvme.capacity") && uneven.contains("192MiB"), "{uneven}");
+    let twice = said("nvme.path = \"/mnt/b\"\nnvme.more_paths = \"/mnt/b\"\n");
+    assert!(twice.contains("named twice"), "{twice}");
+}
+
+#[test]
 fn what_nvme_is_written_is_bounded_by_rule_and_budget() {
     let writes = |file: &str| load(file).nvme.unwrap().writes;
     assert_eq!(writes(""), WriteRules::default());

@@ -1,6 +1,6 @@
 //! The tiers' settings: capacities that fit the machine, and defaults made from it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::error::{ConfigError, Problem};
 use super::parse::{shown, size_text};
@@ -136,12 +136,16 @@ pub(super) fn nvme(
         return Ok(None);
     }
     let writes = nvme_writes(reader)?;
-    let held_bytes = chunks_below(reader.machine.slot_files_bytes(&path));
-    let disk = reader.machine.disk(&path);
-    let usual = || {
-        let of_disk = disk.map_or(0, |disk| usual_disk_bytes(disk.free_bytes));
-        if held_bytes > 0 { held_bytes } else { of_disk }
+    let more_paths = reader.paths("nvme.more_paths")?;
+    let all = || std::iter::once(&path).chain(&more_paths);
+    let usual = |path: &PathBuf| {
+        let held_bytes = chunks_below(reader.machine.slot_files_bytes(path));
+        let disk = reader.machine.disk(path);
+        let of_disk = || disk.map_or(0, |disk| usual_disk_bytes(disk.free_bytes));
+        if held_bytes > 0 { held_bytes } else { of_disk() }
     };
+    let folders = 1 + more_paths.len() as u64;
+    let usual = || folders * all().map(usual).min().unwrap_or(0);
     let capacity_bytes = given_bytes.unwrap_or_else(usual);
     if capacity_bytes == 0 {
         if given_bytes.is_none() {
@@ -149,10 +153,55 @@ pub(super) fn nvme(
         }
         return Ok(None);
     }
-    let room_bytes = disk.map_or(u64::MAX, |disk| disk.free_bytes.saturating_add(held_bytes));
-    check_disk(reader, "nvme.capacity", "nvme.path", &path, capacity_bytes, room_bytes)?;
+    check_stripes(reader, (&path, &more_paths), capacity_bytes)?;
     let blocks_max = blocks_max(reader, "nvme.blocks_max")?;
-    Ok(Some(Nvme { path, capacity_bytes, blocks_max, engine, queue_depth, tuned, writes }))
+    Ok(Some(Nvme {
+        path,
+        more_paths,
+        capacity_bytes,
+        blocks_max,
+        engine,
+        queue_depth,
+        tuned,
+        writes,
+    }))
+}
+
+/// Each folder has an equal part, which fits on its disk.
+fn check_stripes(
+    reader: &Reader<'_>,
+    (path, more_paths): (&PathBuf, &[PathBuf]),
+    capacity_bytes: u64,
+) -> Result<(), ConfigError> {
+    let mut all = vec![("nvme.path", path)];
+    for more in more_paths {
+        if all.iter().any(|(_, path)| *path == more) {
+            let problem = Problem::new(
+                format!("{} is named twice", more.display()),
+                "name each disk's folder once",
+            );
+            return Err(reader.wrong("nvme.more_paths", problem));
+        }
+        all.push(("nvme.more_paths", more));
+    }
+    let folders = all.len() as u64;
+    if !capacity_bytes.is_multiple_of(folders * CHUNK_BYTES) {
+        let (problem, step) =
+            (format!("no equal parts for {folders} folders"), folders * CHUNK_BYTES);
+        let remedy = format!("give a multiple of {}", size_text(step));
+        return Err(reader.wrong("nvme.capacity", Problem::new(problem, remedy)));
+    }
+    for (name, path) in all {
+        let held_bytes = chunks_below(reader.machine.slot_files_bytes(path));
+        let disk = reader.machine.disk(path);
+        let room_bytes = disk.map_or(u64::MAX, |disk| disk.free_bytes.saturating_add(held_bytes));
+        let (part_bytes, room_bytes) = (capacity_bytes / folders, room_bytes);
+        if part_bytes > room_bytes {
+            let all_bytes = room_bytes.saturating_mul(folders);
+            check_disk(reader, "nvme.capacity", name, path, capacity_bytes, all_bytes)?;
+        }
+    }
+    Ok(())
 }
 
 /// What is written to NVMe, and how much.

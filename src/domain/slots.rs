@@ -4,7 +4,7 @@
 //! slots are all free goes back to be used for any slot length.
 
 use super::units::{CHUNK_BYTES, PAGE_BYTES};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
 
 /// A slot's address inside a tier, in pages of [`PAGE_BYTES`] from the tier's start; kept as one
@@ -63,14 +63,16 @@ struct Chunk {
 #[derive(Clone, Debug)]
 pub struct SlotMap {
     chunks: Vec<Option<Chunk>>,
-    /// Chunks given back; reused lowest first so that a file stays dense.
-    idle: std::collections::BTreeSet<u32>,
+    /// Chunks given back, by stripe; reused lowest first so that a file stays dense.
+    idle: Vec<BTreeSet<u32>>,
     chunks_max: u32,
     slots_max: u64,
     slots_used: u64,
     bytes_used: u64,
-    /// Per kind of slot: the chunks that have free slots.
-    open: BTreeMap<SlotKind, Vec<u32>>,
+    /// Per kind of slot and stripe: the chunks that have free slots.
+    open: BTreeMap<SlotKind, Vec<Vec<u32>>>,
+    /// The stripe that gives the next slot.
+    turn: usize,
 }
 
 const CHUNK_BYTES_U32: u32 = 64 << 20;
@@ -91,13 +93,28 @@ impl SlotMap {
         let chunks = capacity_bytes.min(TIER_BYTES_MAX) / CHUNK_BYTES;
         Self {
             chunks: Vec::new(),
-            idle: std::collections::BTreeSet::new(),
+            idle: vec![BTreeSet::new()],
             chunks_max: u32::try_from(chunks).unwrap_or(u32::MAX),
             slots_max,
             slots_used: 0,
             bytes_used: 0,
             open: BTreeMap::new(),
+            turn: 0,
         }
+    }
+
+    /// Deals slots out over so many devices in turn: chunk after chunk lies on one after the other.
+    ///
+    /// # Panics
+    /// There are none, or slots were given out already.
+    #[must_use]
+    pub fn striped(self, stripes: usize) -> Self {
+        assert!(stripes > 0 && self.chunks.is_empty(), "a tier is striped before it is used");
+        Self { idle: vec![BTreeSet::new(); stripes], ..self }
+    }
+
+    fn stripe_of(&self, chunk: u32) -> usize {
+        chunk as usize % self.idle.len()
     }
 
     #[must_use]
@@ -114,8 +131,8 @@ impl SlotMap {
     #[must_use]
     pub fn has_room(&self, kind: SlotKind) -> bool {
         self.slots_used < self.slots_max
-            && (self.open.get(&kind).is_some_and(|open| !open.is_empty())
-                || !self.idle.is_empty()
+            && (self.open.get(&kind).is_some_and(|open| open.iter().any(|some| !some.is_empty()))
+                || self.idle.iter().any(|idle| !idle.is_empty())
                 || (self.chunks.len() as u64) < u64::from(self.chunks_max))
     }
 
@@ -124,10 +141,14 @@ impl SlotMap {
         if self.slots_used >= self.slots_max {
             return None;
         }
-        let chunk_index = match self.open.get(&kind).and_then(|open| open.last()) {
-            Some(index) => *index,
-            None => self.open_chunk(kind)?,
-        };
+        let stripes = self.idle.len();
+        let turns = (0..stripes).map(|more| (self.turn + more) % stripes);
+        let turns: Vec<usize> = turns.collect();
+        let chunk_index = turns.into_iter().find_map(|stripe| {
+            let open = self.open.get(&kind).and_then(|open| open[stripe].last().copied());
+            open.or_else(|| self.open_chunk(kind, stripe))
+        })?;
+        self.turn = (self.stripe_of(chunk_index) + 1) % stripes;
         let chunk = self.chunk_mut(chunk_index);
         let slot = chunk.free.pop().expect("a chunk on the open list has free slots");
         chunk.used += 1;
@@ -156,11 +177,11 @@ impl SlotMap {
             return false;
         }
         while self.chunks.len() <= chunk_index as usize {
-            self.idle.insert(u32::try_from(self.chunks.len()).unwrap_or(u32::MAX));
-            self.chunks.push(None);
+            self.add_chunk();
         }
         if self.chunks[chunk_index as usize].is_none() {
-            self.idle.remove(&chunk_index);
+            let stripe = self.stripe_of(chunk_index);
+            self.idle[stripe].remove(&chunk_index);
             self.install(chunk_index, kind);
         }
         let chunk = self.chunk_mut(chunk_index);
@@ -204,24 +225,29 @@ impl SlotMap {
         if used == 0 {
             self.close(chunk_index);
             self.chunks[chunk_index as usize] = None;
-            self.idle.insert(chunk_index);
+            let stripe = self.stripe_of(chunk_index);
+            self.idle[stripe].insert(chunk_index);
         }
         self.slots_used -= 1;
         self.bytes_used -= u64::from(kind.bytes);
     }
 
-    fn open_chunk(&mut self, kind: SlotKind) -> Option<u32> {
+    /// One more chunk, idle.
+    fn add_chunk(&mut self) {
+        let index = u32::try_from(self.chunks.len()).expect("bounded by chunks_max");
+        let stripe = self.stripe_of(index);
+        self.idle[stripe].insert(index);
+        self.chunks.push(None);
+    }
+
+    fn open_chunk(&mut self, kind: SlotKind, stripe: usize) -> Option<u32> {
         if slots_per_chunk(kind.bytes) == 0 {
             return None;
         }
-        let index = match self.idle.pop_first() {
-            Some(index) => index,
-            None if (self.chunks.len() as u64) < u64::from(self.chunks_max) => {
-                self.chunks.push(None);
-                u32::try_from(self.chunks.len() - 1).expect("bounded by chunks_max")
-            }
-            None => return None,
-        };
+        while self.idle[stripe].is_empty() && (self.chunks.len() as u64) < self.chunks_max.into() {
+            self.add_chunk();
+        }
+        let index = self.idle[stripe].pop_first()?;
         self.install(index, kind);
         Some(index)
     }
@@ -234,7 +260,9 @@ impl SlotMap {
     }
 
     fn reopen(&mut self, index: u32, kind: SlotKind) {
-        let open = self.open.entry(kind).or_default();
+        let (stripe, stripes) = (self.stripe_of(index), self.idle.len());
+        let open = self.open.entry(kind).or_insert_with(|| vec![Vec::new(); stripes]);
+        let open = &mut open[stripe];
         open.push(index);
         let at = open.len() - 1;
         self.chunk_mut(index).open_at = at;
@@ -243,7 +271,9 @@ impl SlotMap {
     fn close(&mut self, index: u32) {
         let chunk = self.chunk_mut(index);
         let (kind, at) = (chunk.kind, chunk.open_at);
+        let stripe = self.stripe_of(index);
         let open = self.open.get_mut(&kind).expect("an open chunk's class has a list");
+        let open = &mut open[stripe];
         open.swap_remove(at);
         if let Some(moved) = open.get(at).copied() {
             self.chunk_mut(moved).open_at = at;
@@ -264,7 +294,6 @@ fn page_of(chunk: u32, slot_bytes: u32, slot: u16) -> SlotPage {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::collections::BTreeSet;
 
     const MIB: u32 = 1 << 20;
 
@@ -297,6 +326,21 @@ mod tests {
     }
 
     #[test]
+    fn stripes_take_turns_and_a_full_one_is_passed_by() {
+        let half = SlotKind::whole(32 * MIB);
+        let mut map = SlotMap::new(5 * CHUNK_BYTES, u64::MAX).striped(2);
+        let chunks = |map: &mut SlotMap, count: usize| -> Vec<u64> {
+            let pages = (0..count).map(|_| map.alloc(half).expect("there is room"));
+            pages.map(|page| page.offset_bytes() / CHUNK_BYTES).collect()
+        };
+        assert_eq!(chunks(&mut map, 4), [0, 1, 0, 1]);
+        assert_eq!(chunks(&mut map, 6), [2, 3, 2, 3, 4, 4]);
+        assert!(!map.has_room(half) && map.alloc(half).is_none());
+        map.free(SlotPage::at(CHUNK_BYTES).expect("aligned"));
+        assert_eq!(chunks(&mut map, 1), [1]);
+    }
+
+    #[test]
     fn the_slot_limit_holds() {
         let mut map = SlotMap::new(CHUNK_BYTES, 2);
         assert!(
@@ -324,7 +368,7 @@ mod tests {
         #[test]
         fn slots_never_overlap(ops in prop::collection::vec((0u8..4, any::<prop::sample::Index>()), 1..400)) {
             const LENGTHS: [u32; 3] = [4 * MIB, 7 * MIB, 20 * MIB];
-            let mut map = SlotMap::new(4 * CHUNK_BYTES, u64::MAX);
+            let mut map = SlotMap::new(4 * CHUNK_BYTES, u64::MAX).striped(1 + ops.len() % 3);
             let mut taken: Vec<(SlotPage, u32)> = Vec::new();
             for (op, pick) in ops {
                 if op == 3 && !taken.is_empty() {

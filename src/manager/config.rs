@@ -57,6 +57,8 @@ pub struct ManagerConfig {
     pub rewrites: RewriteLimits,
     /// What is written to NVMe, and how much.
     pub nvme_writes: WriteRules,
+    /// Devices that NVMe's slots are dealt out over.
+    pub nvme_stripes: usize,
     /// Which of the frames in a shared store are this node's own.
     pub node_id: [u8; 16],
     /// Stores and loads in flight a client.
@@ -104,6 +106,7 @@ impl ManagerConfig {
             shields: ShieldShares::default(),
             rewrites: RewriteLimits::default(),
             nvme_writes: WriteRules::default(),
+            nvme_stripes: 1,
             node_id: [0; 16],
             ops_per_client_max: Self::OPS_PER_CLIENT_MAX,
             waiting_blocks_max: 65_536,

@@ -156,7 +156,10 @@ impl Manager {
             now: Time::ZERO,
             tick: 0,
             directory,
-            tiers: config.tiers.map(|tier| tier.map(TierSpace::new)),
+            tiers: Tier::ALL.map(|tier| {
+                let stripes = if tier == Tier::Nvme { config.nvme_stripes } else { 1 };
+                config.tiers[tier.index()].map(|space| TierSpace::new(space, stripes))
+            }),
             namespaces: Vec::new(),
             clients: BTreeMap::new(),
             pools: BTreeMap::new(),

@@ -70,11 +70,11 @@ pub(super) struct SizeClass {
 }
 
 impl TierSpace {
-    pub fn new(config: TierConfig) -> Self {
+    pub fn new(config: TierConfig, stripes: usize) -> Self {
         let capacity_bytes = config.capacity_bytes;
         Self {
             config,
-            slots: SlotMap::new(capacity_bytes, config.slots_max),
+            slots: SlotMap::new(capacity_bytes, config.slots_max).striped(stripes),
             classes: Vec::new(),
             ready: !config.recovers,
             stats: TierStatus { present: true, capacity_bytes, ..TierStatus::default() },

@@ -31,7 +31,9 @@ const OBJECT_PATIENCE: Duration = Duration::from_secs(10);
 pub(super) fn checks(places: &Places, config: Option<&Config>) -> Vec<Check> {
     let usual = places.state_dir.join("nvme");
     let path = config.and_then(|c| c.nvme.as_ref()).map_or(&usual, |nvme| &nvme.path);
+    let more_paths = config.and_then(|c| c.nvme.as_ref()).map(|nvme| nvme.more_paths.iter());
     let mut checks = vec![free_disk(path)];
+    checks.extend(more_paths.into_iter().flatten().map(|path| further_disk(path)));
     match trial_tier(standing(path)) {
         Ok((facts, survey)) => {
             checks.extend([io_uring(&facts), direct_io(&facts), disk_speed(&survey)]);
@@ -48,6 +50,17 @@ pub(super) fn checks(places: &Places, config: Option<&Config>) -> Vec<Check> {
         None => (),
     }
     checks
+}
+
+/// One that slots are striped over: is there room, and can we write?
+fn further_disk(path: &Path) -> Check {
+    match trial_tier(standing(path)) {
+        Ok(_) => free_disk(path),
+        Err(said) => {
+            let remedy = "mount its disk, or mend nvme.more_paths";
+            Check::fail("disk", format!("{}: {said}", path.display()), remedy)
+        }
+    }
 }
 
 fn free_disk(path: &Path) -> Check {

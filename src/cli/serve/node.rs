@@ -20,7 +20,7 @@ use crate::tiers::decorators::{Metered, Patience, Watched};
 use crate::tiers::dram::{Arena, ArenaConfig};
 use crate::tiers::hbm::cuda::{self, CudaConfig};
 use crate::tiers::hbm::{Device, DeviceChoice, HostDevice, HostDeviceConfig};
-use crate::tiers::nvme::{self, NvmeConfig, NvmeFacts};
+use crate::tiers::nvme::{self, NvmeConfig, NvmeFacts, Striped};
 use crate::tiers::object::{self, ObjectOptions};
 use crate::tiers::open::OpenError;
 use crate::tiers::store::TierStore;
@@ -69,9 +69,10 @@ impl Node {
         facts.insert("hbm".into(), device.describe());
 
         let nvme = open_nvme(config, &arena)?;
-        let node_id = nvme.as_ref().map_or_else(env::random_bytes, |(_, facts)| facts.node_id);
+        let node_id = nvme.as_ref().map_or_else(env::random_bytes, |(_, facts)| facts[0].node_id);
         if let Some((_, nvme)) = &nvme {
-            facts.insert("nvme".into(), nvme.to_string());
+            let folders: Vec<_> = nvme.iter().map(ToString::to_string).collect();
+            facts.insert("nvme".into(), folders.join("; "));
         }
         let object = open_object(config, &arena, runtime)?;
         if let Some(object) = &config.object {
@@ -147,13 +148,27 @@ fn open_device(config: &Config, arena: &Arc<Arena>) -> Result<Arc<dyn Device>, N
 
 type Store = Arc<dyn TierStore>;
 
-fn open_nvme(config: &Config, arena: &Arc<Arena>) -> Result<Option<(Store, NvmeFacts)>, NodeError> {
+/// The tier, and what each of its folders turned out to be.
+fn open_nvme(
+    config: &Config,
+    arena: &Arc<Arena>,
+) -> Result<Option<(Store, Vec<NvmeFacts>)>, NodeError> {
     let Some(settings) = &config.nvme else { return Ok(None) };
     let (engine, queue_depth, tuned) = (settings.engine, settings.queue_depth, settings.tuned);
     let usual = NvmeConfig::new(&settings.path, settings.capacity_bytes);
-    let (store, facts) = nvme::open(&NvmeConfig { engine, queue_depth, tuned, ..usual }, arena)?;
-    let watched = Watched::new(store, Arc::new(SystemClock::start()), Patience::default());
-    Ok(Some((Arc::new(Metered::new(Arc::new(watched))), facts)))
+    let usual = NvmeConfig { engine, queue_depth, tuned, ..usual };
+    let mut opened = nvme::open_striped(&usual, &settings.more_paths, arena)?;
+    let facts = opened.iter().map(|(_, facts)| facts.clone()).collect();
+    // Each by itself: what others answer says nothing of a device that hangs.
+    let watch = |(store, _)| {
+        let watched = Watched::new(store, Arc::new(SystemClock::start()), Patience::default());
+        Arc::new(watched) as Store
+    };
+    let store = match opened.len() {
+        1 => watch(opened.remove(0)),
+        _ => Arc::new(Striped::new(opened.into_iter().map(watch).collect())),
+    };
+    Ok(Some((Arc::new(Metered::new(store)), facts)))
 }
 
 fn open_object(
@@ -205,6 +220,7 @@ fn bounds(config: &Config) -> ManagerConfig {
             namespace_percent: config.shields.namespace_percent,
             tenant_percent: config.shields.tenant_percent,
         },
+        nvme_stripes: config.nvme.as_ref().map_or(1, |nvme| 1 + nvme.more_paths.len()),
         nvme_writes: config.nvme.as_ref().map(|nvme| nvme.writes).unwrap_or_default(),
         lifts_max: config.prefetch.lifts_max,
         lift_percent: config.prefetch.tier_percent,

@@ -112,7 +112,8 @@ fn settle(config: &NvmeConfig, dir: &Path, chunks: usize) -> Result<Superblock, 
     };
     let Some(found) = Superblock::load(dir)? else {
         if slots_bytes.is_none() {
-            return Ok(Superblock::new(config.node_id.unwrap_or_else(env::random_bytes), 0));
+            let node_id = config.node_id.unwrap_or_else(env::random_bytes);
+            return Ok(Superblock { stripe: config.stripe, ..Superblock::new(node_id, 0) });
         }
         return Err(refused(
             &path,
@@ -121,6 +122,12 @@ fn settle(config: &NvmeConfig, dir: &Path, chunks: usize) -> Result<Superblock, 
         ));
     };
     check_owner(config, dir, &found)?;
+    if found.stripe != config.stripe {
+        let said = format!("is {}, and configured as {}", found.stripe, config.stripe);
+        let remedy = "name the folders of nvme.path and nvme.more_paths as before, all of them in \
+                      their order, or move all away to start with an empty tier";
+        return Err(refused(dir, &said, remedy));
+    }
     if slots_bytes.unwrap_or(0) < found.written_bytes() {
         let said = format!("has {} bytes of {}", slots_bytes.unwrap_or(0), found.written_bytes());
         let remedy = format!("put it back, or remove {} to start empty", superblock::FILE_NAME);

@@ -8,7 +8,8 @@
 //!   sync -------> syncer (one flush for all who wait) ------------------------> done
 //! ```
 //! The address space is the file: a place's offset is the file's. Never chooses places, never
-//! evicts, and never truncates what it finds.
+//! evicts, and never truncates what it finds. Several folders, each with all this of its own, make one
+//! tier (`striped`).
 
 mod blocking;
 mod flights;
@@ -20,6 +21,7 @@ mod ring;
 mod slots;
 mod stamp;
 mod store;
+mod striped;
 mod superblock;
 mod survey;
 mod sync;
@@ -29,6 +31,8 @@ mod uring;
 #[cfg(test)]
 mod tests;
 
+pub use striped::{Opened, Striped, open_striped};
+pub use superblock::Stripe;
 pub use survey::Survey;
 
 use std::fmt;
@@ -71,6 +75,8 @@ pub struct NvmeConfig {
     pub tuned: bool,
     /// The node that the folder must belong to; a new folder without one gets a random id.
     pub node_id: Option<[u8; 16]>,
+    /// Which of several folders this is; [`open_striped`] sets it.
+    pub stripe: Stripe,
 }
 
 impl NvmeConfig {
@@ -85,6 +91,7 @@ impl NvmeConfig {
             ops_max: OPS_MAX_DEFAULT,
             tuned: false,
             node_id: None,
+            stripe: Stripe::ALONE,
         }
     }
 

@@ -9,6 +9,9 @@
 //!     40  checksum (CRC-64/NVME)     u64, over bytes 0..40 and the table
 //!     48  slot bytes of chunk 0, 1…  u32 each; 0: the chunk was never written
 //! ```
+//! Format version 2 is that of one of several folders that slots are striped over: before the table, at
+//! 48, stand this folder's index among them and their count, u32 each. A folder alone has version 1.
+//!
 //! All numbers are little-endian. The file is replaced whole, by rename, so a crash leaves the old
 //! one or the new one. Never repairs or guesses: what can't be read is refused.
 
@@ -23,16 +26,36 @@ use crate::tiers::open::OpenError;
 pub const FILE_NAME: &str = "nvme.superblock";
 const MAGIC: [u8; 8] = *b"TERRNVME";
 const VERSION: u32 = 1;
+const VERSION_STRIPED: u32 = 2;
 const HEAD_BYTES: usize = 48;
+const STRIPE_BYTES: usize = 8;
 const CHECKSUM_AT: usize = 40;
 
 /// Chunks that a superblock can name: 64 TiB of slots.
 pub const CHUNKS_MAX: usize = 1 << 20;
 
+/// Which of the folders that slots are striped over, of how many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stripe {
+    pub index: u32,
+    pub count: u32,
+}
+
+impl Stripe {
+    pub const ALONE: Self = Self { index: 0, count: 1 };
+}
+
+impl std::fmt::Display for Stripe {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "folder {} of {}", self.index + 1, self.count)
+    }
+}
+
 /// A decoded superblock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Superblock {
     pub node_id: [u8; 16],
+    pub stripe: Stripe,
     /// For each chunk the length of its slots in bytes; 0: never written.
     pub slot_bytes: Vec<u32>,
 }
@@ -40,7 +63,7 @@ pub struct Superblock {
 impl Superblock {
     #[must_use]
     pub fn new(node_id: [u8; 16], chunks: usize) -> Self {
-        Self { node_id, slot_bytes: vec![0; chunks] }
+        Self { node_id, stripe: Stripe::ALONE, slot_bytes: vec![0; chunks] }
     }
 
     #[must_use]
@@ -66,13 +89,19 @@ impl Superblock {
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let chunks = u32::try_from(self.slot_bytes.len()).expect("chunks are bounded");
-        let mut bytes = Vec::with_capacity(HEAD_BYTES + self.slot_bytes.len() * 4);
+        let is_alone = self.stripe == Stripe::ALONE;
+        let mut bytes = Vec::with_capacity(HEAD_BYTES + STRIPE_BYTES + self.slot_bytes.len() * 4);
         bytes.extend(MAGIC);
-        bytes.extend(VERSION.to_le_bytes());
+        let version = if is_alone { VERSION } else { VERSION_STRIPED };
+        bytes.extend(version.to_le_bytes());
         bytes.extend(chunks.to_le_bytes());
         bytes.extend(self.node_id);
         bytes.extend(CHUNK_BYTES.to_le_bytes());
         bytes.extend([0; 8]);
+        if !is_alone {
+            bytes.extend(self.stripe.index.to_le_bytes());
+            bytes.extend(self.stripe.count.to_le_bytes());
+        }
         bytes.extend(self.slot_bytes.iter().flat_map(|slot| slot.to_le_bytes()));
         let sum = checksum(&bytes);
         bytes[CHECKSUM_AT..HEAD_BYTES].copy_from_slice(&sum.to_le_bytes());
@@ -86,11 +115,17 @@ impl Superblock {
             return Err("is not a superblock of Terrace".into());
         }
         let version = u32_at(bytes, 8);
-        if version != VERSION {
-            return Err(format!("has format version {version}, this daemon knows {VERSION}"));
-        }
+        let table_at = match version {
+            VERSION => HEAD_BYTES,
+            VERSION_STRIPED => HEAD_BYTES + STRIPE_BYTES,
+            _ => {
+                return Err(format!(
+                    "has format version {version}, this daemon knows {VERSION} and {VERSION_STRIPED}"
+                ));
+            }
+        };
         let chunks = u32_at(bytes, 12) as usize;
-        if chunks > CHUNKS_MAX || bytes.len() != HEAD_BYTES + chunks * 4 {
+        if chunks > CHUNKS_MAX || bytes.len() != table_at + chunks * 4 {
             return Err(format!("is damaged: {chunks} chunks in {} bytes", bytes.len()));
         }
         if u64_at(bytes, CHECKSUM_AT) != checksum(bytes) {
@@ -99,12 +134,16 @@ impl Superblock {
         if u64_at(bytes, 32) != CHUNK_BYTES {
             return Err(format!("has chunks of {} bytes, not {CHUNK_BYTES}", u64_at(bytes, 32)));
         }
-        let slot_bytes: Vec<u32> = (0..chunks).map(|i| u32_at(bytes, HEAD_BYTES + i * 4)).collect();
+        let slot_bytes: Vec<u32> = (0..chunks).map(|i| u32_at(bytes, table_at + i * 4)).collect();
         if let Some(slot) = slot_bytes.iter().find(|slot| !is_slot_length(**slot) && **slot != 0) {
             return Err(format!("is damaged: slots of {slot} bytes"));
         }
         let node_id = bytes[16..32].try_into().expect("a node id has 16 bytes");
-        Ok(Self { node_id, slot_bytes })
+        let stripe = match version {
+            VERSION => Stripe::ALONE,
+            _ => Stripe { index: u32_at(bytes, 48), count: u32_at(bytes, 52) },
+        };
+        Ok(Self { node_id, stripe, slot_bytes })
     }
 
     /// Reads the folder's superblock; nothing when it has none.
@@ -173,12 +212,15 @@ mod tests {
     use proptest::prelude::*;
 
     fn example() -> Superblock {
-        Superblock { node_id: [9; 16], slot_bytes: vec![8192, 0, 1 << 20, 64 << 20] }
+        let slot_bytes = vec![8192, 0, 1 << 20, 64 << 20];
+        Superblock { node_id: [9; 16], stripe: Stripe::ALONE, slot_bytes }
     }
 
     #[test]
     fn what_was_encoded_is_decoded() {
         assert_eq!(Superblock::decode(&example().encode()), Ok(example()));
+        let striped = Superblock { stripe: Stripe { index: 2, count: 3 }, ..example() };
+        assert_eq!(Superblock::decode(&striped.encode()), Ok(striped));
         assert_eq!(example().written_bytes(), 4 * CHUNK_BYTES);
         assert_eq!(Superblock::new([0; 16], 3).written_bytes(), 0);
     }

@@ -95,8 +95,8 @@ fn a_smaller_capacity_is_refused() {
 fn what_is_not_ours_is_refused_and_left_alone() {
     let remedy = "use another folder";
     let (dir, same) = (used_folder(), |_: &mut NvmeConfig| {});
-    rewrite_superblock(dir.path(), |bytes| bytes[8] = 2);
-    check_refused(dir.path(), same, &["format version 2", "knows 1", remedy]);
+    rewrite_superblock(dir.path(), |bytes| bytes[8] = 3);
+    check_refused(dir.path(), same, &["format version 3", "knows 1", remedy]);
     let dir = used_folder();
     rewrite_superblock(dir.path(), |bytes| bytes[50] ^= 4);
     check_refused(dir.path(), same, &["damaged", remedy]);

@@ -4,6 +4,7 @@ mod disk;
 mod engines;
 mod faults;
 mod folder;
+mod striped;
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;

@@ -1,0 +1,184 @@
+//! Several folders as one tier: chunk after chunk lies in one after the other, so that slots which are
+//! dealt out in turn keep all devices busy.
+//!
+//! Each folder has its own lock, superblock, slot file and engine. Never moves a frame from one to
+//! another, and never serves without one of them: a chain would have holes wherever it was.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::superblock::{Stripe, Superblock};
+use super::{NvmeConfig, NvmeFacts, open};
+use crate::domain::tier::Tier;
+use crate::domain::units::CHUNK_BYTES;
+use crate::tiers::dram::Arena;
+use crate::tiers::health::Health;
+use crate::tiers::open::OpenError;
+use crate::tiers::store::{Done, FoundFrame, Place, StoreError, StoreOp, TierStore};
+use crate::tiers::workers::Workers;
+
+/// Frames of all folders that wait for a scan's caller at most.
+const FOUND_MAX: usize = 1024;
+
+/// A folder's store, and what it turned out to be.
+pub type Opened = (Arc<dyn TierStore>, NvmeFacts);
+
+/// Opens each of the folders, `config.dir` first: as stores that [`Striped::new`] makes one of. The
+/// capacity is that of all, and a multiple of a chunk in each.
+///
+/// # Errors
+/// See [`OpenError`]. One of the folders is not what it was when the others were written.
+pub fn open_striped(
+    config: &NvmeConfig,
+    more_dirs: &[PathBuf],
+    arena: &Arc<Arena>,
+) -> Result<Vec<Opened>, OpenError> {
+    let dirs: Vec<_> = std::iter::once(&config.dir).chain(more_dirs).collect();
+    if dirs.len() > 1 {
+        none_missing(&dirs)?;
+    }
+    let count = u32::try_from(dirs.len()).expect("folders are few");
+    let capacity_bytes = config.capacity_bytes / u64::from(count);
+    let mut node_id = config.node_id;
+    let mut opened = Vec::new();
+    for (index, dir) in (0..count).zip(dirs) {
+        let stripe = Stripe { index, count };
+        let dir = dir.clone();
+        let one = NvmeConfig { dir, capacity_bytes, node_id, stripe, ..config.clone() };
+        let (store, facts) = open(&one, arena)?;
+        // The others are the same node's.
+        node_id = Some(facts.node_id);
+        opened.push((store, facts));
+    }
+    Ok(opened)
+}
+
+/// A folder that has nothing while others were written to is a disk that is not mounted.
+fn none_missing(dirs: &[&PathBuf]) -> Result<(), OpenError> {
+    let found = dirs.iter().map(|dir| Superblock::load(dir)).collect::<Result<Vec<_>, _>>()?;
+    let is_used = found.iter().flatten().any(|block| block.written_bytes() > 0);
+    match dirs.iter().zip(&found).find(|(_, block)| block.is_none()) {
+        Some((dir, _)) if is_used => Err(OpenError::Refused(format!(
+            "{} holds no slots while the tier's other folders do; nothing was changed: mount its \
+             disk, or move everything out of all of {dirs:?} to start with an empty tier",
+            dir.display()
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// The folders' stores as one.
+pub struct Striped {
+    stores: Vec<Arc<dyn TierStore>>,
+}
+
+impl Striped {
+    /// # Panics
+    /// There is no store.
+    #[must_use]
+    pub fn new(stores: Vec<Arc<dyn TierStore>>) -> Self {
+        assert!(!stores.is_empty(), "a tier lies somewhere");
+        Self { stores }
+    }
+
+    /// Which store has the place, and where there.
+    fn inside(&self, place: Place) -> (&Arc<dyn TierStore>, Place) {
+        let count = self.stores.len() as u64;
+        let (chunk, within) = (place.offset / CHUNK_BYTES, place.offset % CHUNK_BYTES);
+        let store = usize::try_from(chunk % count).expect("an index of a slice");
+        (&self.stores[store], Place { offset: chunk / count * CHUNK_BYTES + within, ..place })
+    }
+}
+
+/// Where the place of the store with this index lies in the tier.
+fn outside((index, count): (usize, usize), place: Place) -> Place {
+    let (chunk, within) = (place.offset / CHUNK_BYTES, place.offset % CHUNK_BYTES);
+    Place { offset: (chunk * count as u64 + index as u64) * CHUNK_BYTES + within, ..place }
+}
+
+impl TierStore for Striped {
+    fn tier(&self) -> Tier {
+        Tier::Nvme
+    }
+
+    fn submit(&self, mut op: StoreOp, done: Done) {
+        let (StoreOp::Write { place, .. }
+        | StoreOp::Read { place, .. }
+        | StoreOp::Erase { place, .. }
+        | StoreOp::Restamp { place, .. }) = &mut op;
+        let (store, there) = self.inside(*place);
+        *place = there;
+        store.submit(op, done);
+    }
+
+    fn sync(&self, done: Done) {
+        let all = Arc::new(All { done: Mutex::new(Some(done)) });
+        for store in &self.stores {
+            let one = Arc::clone(&all);
+            store.sync(Box::new(move |result| one.ended(result)));
+        }
+    }
+
+    /// One that is out takes the tier out: chains have blocks on all of them.
+    fn health(&self) -> Health {
+        let healths = self.stores.iter().map(|store| store.health());
+        healths.into_iter().find(Health::is_out).unwrap_or_default()
+    }
+
+    fn scan(&self, found: &mut dyn FnMut(FoundFrame)) -> Result<(), StoreError> {
+        let (report, reports) = crossbeam_channel::bounded(FOUND_MAX);
+        let mut scans = Workers::default();
+        let count = self.stores.len();
+        for (index, store) in self.stores.iter().enumerate() {
+            let (store, report) = (Arc::clone(store), report.clone());
+            let scan = move || {
+                let scanned = store.scan(&mut |mut frame| {
+                    frame.place = outside((index, count), frame.place);
+                    drop(report.send(Ok(frame)));
+                });
+                scanned.unwrap_or_else(|error| drop(report.send(Err(error))));
+            };
+            scans.start_one(&format!("nvme-scan-of-{index}"), scan).map_err(no_thread)?;
+        }
+        drop(report);
+        let mut ended = Ok(());
+        for what in reports {
+            match what {
+                Ok(frame) => found(frame),
+                Err(error) => ended = Err(error),
+            }
+        }
+        ended
+    }
+}
+
+fn no_thread(source: io::Error) -> StoreError {
+    StoreError::Io { what: "can't start the scan".into(), source }
+}
+
+/// Waits for the answers of all stores: dropped with the last one, if none of them failed.
+struct All {
+    done: Mutex<Option<Done>>,
+}
+
+impl All {
+    fn ended(self: Arc<Self>, result: Result<(), StoreError>) {
+        if result.is_err() {
+            self.answer(result);
+        }
+    }
+
+    fn answer(&self, result: Result<(), StoreError>) {
+        let done = self.done.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(done) = done {
+            done(result);
+        }
+    }
+}
+
+impl Drop for All {
+    fn drop(&mut self) {
+        self.answer(Ok(()));
+    }
+}
