@@ -12,8 +12,8 @@ use terrace::env::{self, Stopwatch};
 use tokio::runtime::Runtime;
 use tokio::sync::Semaphore;
 
+use super::Load;
 use super::s3::{self, BUCKET};
-use super::{FRAME_BYTES, OBJECTS};
 
 type Http = legacy::Client<HttpConnector, Full<Bytes>>;
 
@@ -21,21 +21,23 @@ pub struct Client {
     runtime: Runtime,
     http: Http,
     port: u16,
+    load: Load,
     at_once: usize,
     frame: Bytes,
 }
 
 impl Client {
     /// To the server at this port.
-    pub fn new(port: u16, at_once: usize) -> Self {
+    pub fn new(port: u16, load: Load, at_once: usize) -> Self {
         let runtime = s3::runtime();
         let http = legacy::Client::builder(TokioExecutor::new()).build_http();
-        let frame = Bytes::from(vec![7; FRAME_BYTES as usize]);
-        Self { runtime, http, port, at_once, frame }
+        let frame = Bytes::from(vec![7; load.frame_bytes as usize]);
+        Self { runtime, http, port, load, at_once, frame }
     }
 
     fn url(&self, round: usize, object: usize) -> String {
-        format!("http://127.0.0.1:{}/{BUCKET}/bare-{}/{round}/{object}", self.port, self.at_once)
+        let name = format!("bare-{}-{}/{round}/{object}", self.load.frame_bytes, self.at_once);
+        format!("http://127.0.0.1:{}/{BUCKET}/{name}", self.port)
     }
 
     pub fn put(&self, round: usize) -> Duration {
@@ -54,7 +56,7 @@ impl Client {
     /// Gets all into memory that is there already.
     pub fn get(&self, round: usize) -> Duration {
         let mut places: Vec<Vec<u8>> =
-            (0..OBJECTS).map(|_| vec![1; FRAME_BYTES as usize]).collect();
+            (0..self.load.objects).map(|_| vec![1; self.load.frame_bytes as usize]).collect();
         self.all(|object| {
             let request = http::Request::get(self.url(round, object));
             let answer = self.http.request(request.body(Full::default()).unwrap());
@@ -77,7 +79,7 @@ impl Client {
         F: Future<Output = ()> + Send + 'static,
     {
         let turns = Arc::new(Semaphore::new(self.at_once));
-        let requests: Vec<F> = (0..OBJECTS).map(&mut request).collect();
+        let requests: Vec<F> = (0..self.load.objects).map(&mut request).collect();
         let watch = Stopwatch::start();
         self.runtime.block_on(async {
             let tasks: Vec<_> = requests

@@ -15,8 +15,8 @@ use terrace::tiers::object::{self, ObjectOptions};
 use terrace::tiers::store::{FrameMeta, FrameSpan, Place, StoreError, StoreOp, TierStore};
 use tokio::runtime::Runtime;
 
+use super::Load;
 use super::s3;
-use super::{FRAME_BYTES, OBJECTS};
 
 const NOWHERE: Place = Place { offset: 0, slot_bytes: 0 };
 const NAMESPACE: NamespaceDigest = NamespaceDigest([9; 32]);
@@ -26,39 +26,42 @@ pub struct Store {
     store: Arc<dyn TierStore>,
     arena: Arc<Arena>,
     _runtime: Runtime,
+    load: Load,
     at_once: usize,
 }
 
 impl Store {
     /// On the server at this port.
-    pub fn open(port: u16, at_once: usize) -> Self {
-        let staging_bytes = OBJECTS as u64 * u64::from(FRAME_BYTES);
+    pub fn open(port: u16, load: Load, at_once: usize) -> Self {
+        let staging_bytes = load.objects as u64 * u64::from(load.frame_bytes);
         let config = ArenaConfig { tier_bytes: 0, staging_bytes, pretouch_threads: 1 };
         let arena = Arc::new(Arena::new(config).unwrap());
         let runtime = s3::runtime();
         let target = s3::url_at(port, &format!("ours-{at_once}")).parse().unwrap();
         let options = ObjectOptions { concurrency: at_once, ..ObjectOptions::default() };
         let store = object::open(&target, options, &arena, runtime.handle()).unwrap();
-        Self { store, arena, _runtime: runtime, at_once }
+        Self { store, arena, _runtime: runtime, load, at_once }
     }
 
     fn key(&self, round: usize, object: usize) -> Key {
-        NAMESPACE.key(format!("{}/{round}/{object}", self.at_once).as_bytes())
+        NAMESPACE
+            .key(format!("{}/{}/{round}/{object}", self.load.frame_bytes, self.at_once).as_bytes())
     }
 
-    fn span(object: usize) -> FrameSpan {
-        FrameSpan { offset: object as u64 * u64::from(FRAME_BYTES), bytes: FRAME_BYTES }
+    fn span(&self, object: usize) -> FrameSpan {
+        let bytes = self.load.frame_bytes;
+        FrameSpan { offset: object as u64 * u64::from(bytes), bytes }
     }
 
     pub fn put(&self, round: usize) -> Duration {
-        for object in 0..OBJECTS {
+        for object in 0..self.load.objects {
             // SAFETY: nothing is under way.
-            let frame = unsafe { self.arena.bytes_mut(Self::span(object)) };
+            let frame = unsafe { self.arena.bytes_mut(self.span(object)) };
             let record = RetentionRecord::default();
             let key = self.key(round, object);
             let (tail, created_at) = (HashTail::UNKNOWN, Time::ZERO);
             let meta = FrameMeta { key, tail, parent: None, position: 0, created_at, record };
-            let payload_bytes = u64::from(FRAME_BYTES - HEADER_SPAN_BYTES);
+            let payload_bytes = u64::from(self.load.frame_bytes - HEADER_SPAN_BYTES);
             let draft = HeaderDraft { namespace: NAMESPACE, meta, payload_bytes, node_id: [1; 16] };
             frame::seal(frame, draft);
         }
@@ -71,14 +74,14 @@ impl Store {
     }
 
     fn all(&self, op: impl Fn(Key, FrameSpan) -> StoreOp, round: usize) -> Duration {
-        let (tell, told) = sync_channel::<Result<(), StoreError>>(OBJECTS);
+        let (tell, told) = sync_channel::<Result<(), StoreError>>(self.load.objects);
         let watch = Stopwatch::start();
-        for object in 0..OBJECTS {
+        for object in 0..self.load.objects {
             let tell = tell.clone();
             let done = Box::new(move |end| tell.send(end).unwrap());
-            self.store.submit(op(self.key(round, object), Self::span(object)), done);
+            self.store.submit(op(self.key(round, object), self.span(object)), done);
         }
-        for _ in 0..OBJECTS {
+        for _ in 0..self.load.objects {
             told.recv().unwrap().unwrap();
         }
         watch.elapsed()
