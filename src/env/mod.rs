@@ -84,6 +84,16 @@ pub fn spawn_thread(
     std::thread::Builder::new().name(name.to_owned()).spawn(body)
 }
 
+/// How much nicer a thread is that gives way: with 10 the kernel gives it a tenth of a contended
+/// processor (`sched_prio_to_weight` in kernel/sched/core.c).
+const NICE: i32 = 10;
+
+/// Has the calling thread give way where processors are short: no request waits for what it does.
+pub fn give_way() {
+    // Linux keeps this by thread. Everyone may be nicer, and a thread that can't be works all the same.
+    let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICE);
+}
+
 /// Starts a task on the runtime that the caller runs on.
 ///
 /// # Panics

@@ -93,7 +93,8 @@ impl ManagerConfig {
     pub fn with_tiers(tiers: [Option<TierConfig>; Tier::COUNT]) -> Self {
         Self {
             tiers,
-            links: [LinkLimits { in_flight_max: 8, queued_max: 4096 }; Link::COUNT],
+            links: [LinkLimits { in_flight_max: 8, queued_max: 4096, shares_processors: false };
+                Link::COUNT],
             policy: PolicyName::default(),
             lease_ttl: Duration::from_secs(30),
             store_timeout: Duration::from_secs(30),

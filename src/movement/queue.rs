@@ -16,6 +16,9 @@ use crate::domain::units::Time;
 pub struct LinkLimits {
     pub in_flight_max: usize,
     pub queued_max: usize,
+    /// Processors copy, on this link and on others: what a request loads over any of them is heeded
+    /// on this one too.
+    pub shares_processors: bool,
 }
 
 /// Transfers nobody waits for leave so much of the link's time to one that comes: while requests
@@ -98,10 +101,10 @@ impl<T> Links<T> {
 
     /// Starts or queues a transfer.
     pub fn offer(&mut self, now: Time, load: Load, transfer: T) -> Offer<T> {
-        let lane = &mut self.lanes[load.link.index()];
         if load.class == Class::Demand {
-            lane.demanded = Some(now);
+            self.demanded(now, load.link);
         }
+        let lane = &mut self.lanes[load.link.index()];
         let waiting = Waiting { transfer, bytes: load.bytes, since: now };
         let first = lane.waiting[..=load.class.index()].iter().all(VecDeque::is_empty);
         if first && lane.may_start(now, load.class, &waiting) {
@@ -113,6 +116,16 @@ impl<T> Links<T> {
         lane.waiting_bytes[load.class.index()] += load.bytes;
         lane.waiting[load.class.index()].push_back(waiting);
         Offer::Queued
+    }
+
+    /// A store keeps an engine's blocks and nobody's answer waiting: it is heeded on its own link.
+    fn demanded(&mut self, now: Time, link: Link) {
+        let is_load = link != Link::DeviceDown;
+        for (lane, of) in self.lanes.iter_mut().zip(Link::ALL) {
+            if of == link || (is_load && lane.limits.shares_processors) {
+                lane.demanded = Some(now);
+            }
+        }
     }
 
     /// A started transfer ended; `failed` if it did not land as a whole. [`Self::next`] says what
@@ -304,7 +317,11 @@ mod tests {
     const MB: u64 = 1_000_000;
 
     fn links(in_flight_max: usize, queued_max: usize) -> Links<u32> {
-        Links::new([LinkLimits { in_flight_max, queued_max }; Link::COUNT])
+        links_of(LinkLimits { in_flight_max, queued_max, shares_processors: false })
+    }
+
+    fn links_of(limits: LinkLimits) -> Links<u32> {
+        Links::new([limits; Link::COUNT])
     }
 
     fn load(class: Class, bytes: u64) -> Load {
@@ -356,6 +373,23 @@ mod tests {
         assert!(links.cut_bytes(ms(4), Link::NvmeRead, Class::Background) < 4 * MB);
         assert_eq!(links.bytes_ahead(Link::NvmeRead, Class::Demand), 9 * MB);
         assert!(!links.takes_prefetch(ms(4), Link::NvmeRead));
+    }
+
+    #[test]
+    fn a_load_is_heeded_wherever_processors_copy_and_a_store_on_its_own_link() {
+        let yields = |shares_processors, link| {
+            let limits = LinkLimits { in_flight_max: 16, queued_max: 100, shares_processors };
+            let mut links = links_of(limits);
+            let cut =
+                |links: &Links<u32>| links.cut_bytes(ms(2), Link::NvmeWrite, Class::Background);
+            let open = cut(&links);
+            links.offer(ms(1), Load { link, ..load(Class::Demand, MB) }, 1);
+            cut(&links) < open
+        };
+        assert!(yields(true, Link::DeviceUp));
+        assert!(!yields(true, Link::DeviceDown));
+        assert!(!yields(false, Link::DeviceUp));
+        assert!(yields(false, Link::NvmeWrite));
     }
 
     #[test]

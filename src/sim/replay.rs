@@ -236,7 +236,8 @@ fn manager_config(config: &ReplayConfig) -> ManagerConfig {
     let usual = ManagerConfig::with_tiers(tiers);
     let lifts = matches!(config.pace, Pace::Timed(Timing { prefetch: true, .. }));
     ManagerConfig {
-        links: [LinkLimits { in_flight_max: 8, queued_max: many }; Link::COUNT],
+        links: [LinkLimits { in_flight_max: 8, queued_max: many, shares_processors: false };
+            Link::COUNT],
         policy: config.policy,
         leases_max: many,
         leases_per_client_max: many,

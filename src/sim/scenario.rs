@@ -143,6 +143,7 @@ impl Scenario {
         let limits = LinkLimits {
             in_flight_max: if faultless { 8 } else { 1 + draw.index(3) },
             queued_max: if faultless { 100_000 } else { 2 + draw.index(40) },
+            shares_processors: faultless,
         };
         let config = ManagerConfig {
             links: [limits; Link::COUNT],

@@ -81,7 +81,7 @@ impl Node {
         let nvme = nvme.map(|(store, _)| store);
         let stores = [&nvme, &object].into_iter().flatten().cloned().collect();
         let parts = ShellParts {
-            config: bounds(config),
+            config: bounds(config, device.copies_by_processor()),
             clock: Arc::new(SystemClock::start()),
             runtime: runtime.clone(),
             staging: config.dram.capacity_bytes..arena.len_bytes(),
@@ -187,7 +187,7 @@ fn open_object(
 }
 
 /// The manager's bounds as the configuration gives them.
-fn bounds(config: &Config) -> ManagerConfig {
+fn bounds(config: &Config, shares_processors: bool) -> ManagerConfig {
     let tier = |capacity_bytes: u64, blocks_max: Option<u64>, recovers: bool| TierConfig {
         capacity_bytes,
         slots_max: blocks_max.unwrap_or(u64::MAX),
@@ -202,9 +202,12 @@ fn bounds(config: &Config) -> ManagerConfig {
         config.nvme.as_ref().map(|nvme| tier(nvme.capacity_bytes, nvme.blocks_max, true));
     tiers[Tier::Object.index()] =
         config.object.as_ref().map(|object| tier(object.capacity_bytes, object.blocks_max, false));
-    let mut links =
-        [LinkLimits { in_flight_max: STORE_TRANSFERS_MAX, queued_max: TRANSFERS_QUEUED_MAX };
-            Link::COUNT];
+    let limits = LinkLimits {
+        in_flight_max: STORE_TRANSFERS_MAX,
+        queued_max: TRANSFERS_QUEUED_MAX,
+        shares_processors,
+    };
+    let mut links = [limits; Link::COUNT];
     for link in [Link::DeviceUp, Link::DeviceDown, Link::DeviceLocal] {
         links[link.index()].in_flight_max = DEVICE_TRANSFERS_MAX;
     }

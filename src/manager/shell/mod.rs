@@ -8,6 +8,7 @@ mod actor;
 mod carrier;
 
 mod complaints;
+mod ends;
 
 mod handle;
 

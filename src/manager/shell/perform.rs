@@ -9,6 +9,7 @@ use tokio::runtime;
 use tokio::sync::{Semaphore, oneshot};
 
 use super::complaints::Complaints;
+use super::ends::{on_all_ends, on_end};
 use super::shared::frame_of;
 use super::staging::{Hold, Staging};
 use crate::domain::namespace::NamespaceDigest;
@@ -23,7 +24,7 @@ use crate::tiers::hbm::{
     BlockCopy, BlockGeometry, CopyEnd, Device, EnginePool, FailedCopy, Stream,
 };
 use crate::tiers::health::Refuses;
-use crate::tiers::store::{Done, FrameMeta, FrameSpan, Place, StoreError, StoreOp, TierStore};
+use crate::tiers::store::{FrameMeta, FrameSpan, Place, StoreError, StoreOp, TierStore};
 
 /// Objects are addressed by key.
 pub(super) const NO_PLACE: Place = Place { offset: 0, slot_bytes: 0 };
@@ -298,27 +299,20 @@ impl Performer {
         ops: Vec<Option<(Tier, StoreOp)>>,
         kind: fn(&StoreError) -> FailureKind,
     ) -> Outcomes {
-        let started: Vec<_> = ops
-            .into_iter()
-            .map(|op| {
-                let (tier, op) = op?;
-                let (done, ended) = on_end();
-                self.store(tier).submit(op, done);
-                Some((tier, ended))
-            })
-            .collect();
-        let mut outcomes = Vec::with_capacity(started.len());
-        for op in started {
-            let Some((tier, ended)) = op else {
-                outcomes.push(Ok(()));
-                continue;
-            };
-            let end =
-                ended.await.unwrap_or_else(|_| Err(StoreError::TierLost("it stopped".into())));
-            outcomes.push(end.map_err(|error| {
+        let mut outcomes = vec![Ok(()); ops.len()];
+        let (at, ops): (Vec<usize>, Vec<(Tier, StoreOp)>) =
+            ops.into_iter().enumerate().filter_map(|(at, op)| Some((at, op?))).unzip();
+        let tiers: Vec<Tier> = ops.iter().map(|(tier, _)| *tier).collect();
+        let (dones, all) = on_all_ends(ops.len());
+        for ((tier, op), done) in ops.into_iter().zip(dones) {
+            self.store(tier).submit(op, done);
+        }
+        let ends = all.await.expect("the last operation to go tells of all");
+        for ((at, tier), end) in at.into_iter().zip(tiers).zip(ends) {
+            outcomes[at] = end.map_err(|error| {
                 self.complaints.note(&format!("{tier}: {error}"));
                 kind(&error)
-            }));
+            });
         }
         outcomes
     }
@@ -371,12 +365,6 @@ impl Performer {
         };
         store.as_ref().expect("the manager moves copies only to tiers that are present")
     }
-}
-
-pub(super) fn on_end() -> (Done, oneshot::Receiver<Result<(), StoreError>>) {
-    let (ended, end) = oneshot::channel();
-    // The receiver is gone only when the runtime stops.
-    (Box::new(move |result| drop(ended.send(result))), end)
 }
 
 fn stream_of(link: Link) -> Stream {

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use super::perform::{NO_PLACE, Performer, on_end, read_failure};
+use super::ends::on_end;
+use super::perform::{NO_PLACE, Performer, read_failure};
 use crate::domain::block::Key;
 use crate::domain::retention::RetentionRecord;
 use crate::domain::tier::Tier;

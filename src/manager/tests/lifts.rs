@@ -167,7 +167,7 @@ fn a_share_of_the_tier_is_all_that_lifts_may_hold() {
 fn what_is_cancelled_moves_no_further() {
     let mut bench = Bench::with_config([0, 200, 400, 0], 1, |config| {
         config.lift_percent = 100;
-        config.links = [crate::movement::LinkLimits { in_flight_max: 1, queued_max: 64 }; 7];
+        config.links.iter_mut().for_each(|link| link.in_flight_max = 1);
     });
     let chain: Vec<u64> = (1..=150).collect();
     bench.store(None, &chain);

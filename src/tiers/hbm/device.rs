@@ -112,4 +112,9 @@ pub trait Device: Send + Sync + 'static {
     fn describe(&self) -> String {
         "the host device".into()
     }
+
+    /// Whether the machine's processors do the copying, and not an engine of the device's own.
+    fn copies_by_processor(&self) -> bool {
+        true
+    }
 }

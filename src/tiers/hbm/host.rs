@@ -10,7 +10,7 @@ use std::thread::{self, JoinHandle};
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
 use crate::domain::units::CHUNK_BYTES;
-use crate::env::spawn_thread;
+use crate::env::{give_way, spawn_thread};
 use crate::tiers::dram::Arena;
 use crate::tiers::shm::{MemoryRoom, SharedMemory};
 use crate::tiers::store::{FrameSpan, StoreError};
@@ -99,8 +99,13 @@ impl Worker {
             Stream::Down => "hbm-down",
             Stream::Local => "hbm-local",
         };
-        let thread =
-            spawn_thread(name, move || batches.iter().for_each(|batch| run(batch, &memory)))?;
+        let thread = spawn_thread(name, move || {
+            // Stores share processors with the loads that requests wait for.
+            if stream == Stream::Down {
+                give_way();
+            }
+            batches.iter().for_each(|batch| run(batch, &memory));
+        })?;
         Ok(Self { queue: Some(queue), thread: Some(thread) })
     }
 

@@ -54,7 +54,8 @@ impl<'a> Carried<'a> {
         // A device takes as much as it gets, in order; a store's depth is held to the limit's.
         let items_max =
             if cell.path.is_paged() { Transfer::ITEMS_MAX } else { ground.depth / at_once };
-        let limits = LinkLimits { in_flight_max: at_once, queued_max: 4096 };
+        let limits =
+            LinkLimits { in_flight_max: at_once, queued_max: 4096, shares_processors: false };
         Ok(Self {
             ground,
             set,

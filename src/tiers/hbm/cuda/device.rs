@@ -162,6 +162,10 @@ impl Device for CudaDevice {
         Ok(Some(Exported::Cuda { device_uuid, handle, bytes: self.tier_bytes() }))
     }
 
+    fn copies_by_processor(&self) -> bool {
+        false
+    }
+
     fn describe(&self) -> String {
         self.facts().to_string()
     }
