@@ -193,6 +193,21 @@ class LifeTest(DaemonCase):
         engine.finish(request, range(4))
         until(lambda: engine.client.inspect(hashes[0]).dead, "the session ended")
 
+    def test_what_the_request_says_waits_for_a_busy_line(self):
+        from terrace_kv import hints
+
+        engine, later = self.engine(), []
+        engine.asker._submit = lambda run: later.append(run) or True
+        said = RequestHints(
+            before=[hints.SessionStart("late", "lead")],
+            envelope=hints.envelope([hints.SessionStart("later")], "m"),
+        )
+        engine.request(chain(4, seed=4), said)
+        (ask,) = later
+        ask()
+        known = {one.session: one.parent for one in engine.client.sessions().sessions}
+        self.assertEqual((known["late"], known["later"]), ("lead", ""))
+
     def test_a_device_that_takes_no_fence(self):
         engine, hashes = self.engine(), chain(4, seed=6)
         request = engine.request(hashes)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..answers import Tier
@@ -202,9 +202,9 @@ class SchedulerSide:
         hashes = b"".join(tracked.request.block_hashes)
         self.counts.add("lookups")
         tracked.found = None
-        tracked.question = self._asker.ask(hashes, tracked.number, tracked.said, queued=queued)
-        # It is said once.
-        tracked.said.envelope, tracked.said.before = None, []
+        # It is said once. The asker's thread reads it later, so what it has is left as it is.
+        said, tracked.said = tracked.said, replace(tracked.said, envelope=None, before=[])
+        tracked.question = self._asker.ask(hashes, tracked.number, said, queued=queued)
 
     def _found(self, tracked: Tracked) -> Found | None:
         if tracked.found is not None and fresh(tracked.found, time.time()):
