@@ -155,7 +155,8 @@ impl Manager {
     /// The next copy below serves, if there is one; a bad one is not asked twice.
     pub(super) fn deliver_below(&mut self, block: BlockIndex, bad: Tier, part: Part) {
         let row = self.directory.get(block);
-        let next = bad.below().iter().copied().find(|tier| row.copy(*tier).state.is_readable());
+        let is_served = |tier: &Tier| row.copy(*tier).state.is_readable() && self.is_read(*tier);
+        let next = bad.below().iter().copied().find(is_served);
         let wanted = !row.doomed && !self.pools[&part.pool].retired;
         match next.filter(|_| wanted) {
             Some(next) => self.start_delivery(block, next, part),

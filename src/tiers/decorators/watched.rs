@@ -2,8 +2,9 @@
 //!
 //! A device that hangs answers nothing: whoever asks it waits for it, with all that he holds. So while
 //! something is asked and nothing was answered for a time, what comes is refused at once, but for one
-//! operation now and then: the first answer to anything brings the store back. Never answers for the
-//! store inside: what is under way keeps its memory until the device lets go of it.
+//! operation now and then. Nobody needs to ask: whoever looks at its health has it synced, which takes
+//! no memory of anyone's. The first answer to anything brings the store back. Never answers for the store
+//! inside: what is under way keeps its memory until the device lets go of it.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -49,6 +50,8 @@ struct Heard {
     asked: u64,
     answered_at: Time,
     probed_at: Time,
+    /// A sync is under way that nobody but this watch waits for.
+    is_syncing: bool,
     /// Whether the log has been told.
     is_out: bool,
 }
@@ -87,11 +90,33 @@ impl Watched {
         Ok(Call { watch: Arc::clone(&self.watch), began })
     }
 
-    /// For how long something has been asked and nothing answered.
+    /// For how long something has been asked and nothing answered. A store that is out is synced now
+    /// and then, one at a time: others may have stopped asking it.
     fn silence(&self) -> Duration {
         let now = self.watch.clock.now();
-        let heard = self.watch.heard.lock().unwrap_or_else(PoisonError::into_inner);
-        heard.silence(now)
+        let mut heard = self.watch.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        let silence = heard.silence(now);
+        let is_due = now.since(heard.probed_at) >= self.watch.patience.probe_every;
+        if silence > self.watch.patience.silence_max && is_due && !heard.is_syncing {
+            heard.note_out(true, silence, self.store.tier());
+            (heard.probed_at, heard.is_syncing) = (now, true);
+            drop(heard);
+            let watch = Arc::clone(&self.watch);
+            self.store.sync(Box::new(move |result| watch.synced(&result)));
+        }
+        silence
+    }
+}
+
+impl Watch {
+    /// The sync of this watch's own ended: a device that is silent does not do one.
+    fn synced(&self, result: &Result<(), StoreError>) {
+        let now = self.clock.now();
+        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        heard.is_syncing = false;
+        if result.is_ok() {
+            heard.answered_at = now;
+        }
     }
 }
 
@@ -183,12 +208,21 @@ mod tests {
 
     /// A store that answers nothing until it is told to.
     #[derive(Default)]
-    struct Hung(Mutex<Vec<Done>>);
+    struct Hung(Mutex<Vec<Done>>, Mutex<Vec<Done>>);
 
     impl Hung {
         fn answer_one(&self) {
             let done = self.0.lock().unwrap().remove(0);
             done(Ok(()));
+        }
+
+        /// Answers the one sync that is under way.
+        fn answer_sync(&self, result: Result<(), StoreError>) {
+            let mut syncs = self.1.lock().unwrap();
+            assert_eq!(syncs.len(), 1);
+            let done = syncs.remove(0);
+            drop(syncs);
+            done(result);
         }
     }
 
@@ -199,6 +233,10 @@ mod tests {
 
         fn submit(&self, _op: StoreOp, done: Done) {
             self.0.lock().unwrap().push(done);
+        }
+
+        fn sync(&self, done: Done) {
+            self.1.lock().unwrap().push(done);
         }
     }
 
@@ -272,6 +310,23 @@ mod tests {
         assert!(bench.is_refused());
         bench.hung.answer_one();
         assert!(matches!(held.try_recv(), Ok(Ok(()))));
+        assert!(!bench.watched.health().is_out() && !bench.is_refused());
+    }
+
+    #[test]
+    fn it_is_let_in_again_when_nobody_asks_any_more() {
+        let bench = Bench::new();
+        let _held = bench.ask();
+        bench.pass(11);
+        assert!(bench.watched.health().is_out());
+        bench.hung.answer_sync(Err(StoreError::Busy));
+        assert!(bench.watched.health().is_out());
+        assert!(bench.hung.1.lock().unwrap().is_empty(), "it is not asked at once again");
+        bench.pass(5);
+        assert!(bench.watched.health().is_out());
+        bench.pass(5);
+        assert!(bench.watched.health().is_out());
+        bench.hung.answer_sync(Ok(()));
         assert!(!bench.watched.health().is_out() && !bench.is_refused());
     }
 
