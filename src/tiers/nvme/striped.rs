@@ -6,6 +6,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::superblock::{Stripe, Superblock};
@@ -113,7 +114,8 @@ impl TierStore for Striped {
     }
 
     fn sync(&self, done: Done) {
-        let all = Arc::new(All { done: Mutex::new(Some(done)) });
+        let unsynced = AtomicUsize::new(self.stores.len());
+        let all = Arc::new(All { done: Mutex::new(Some(done)), unsynced });
         for store in &self.stores {
             let one = Arc::clone(&all);
             store.sync(Box::new(move |result| one.ended(result)));
@@ -127,8 +129,9 @@ impl TierStore for Striped {
     }
 
     fn scan(&self, found: &mut dyn FnMut(FoundFrame)) -> Result<(), StoreError> {
-        let (report, reports) = crossbeam_channel::bounded(FOUND_MAX);
+        // Waited for after the channel is gone: a scan that nobody hears must not wait to be heard.
         let mut scans = Workers::default();
+        let (report, reports) = crossbeam_channel::bounded(FOUND_MAX);
         let count = self.stores.len();
         for (index, store) in self.stores.iter().enumerate() {
             let (store, report) = (Arc::clone(store), report.clone());
@@ -157,15 +160,17 @@ fn no_thread(source: io::Error) -> StoreError {
     StoreError::Io { what: "can't start the scan".into(), source }
 }
 
-/// Waits for the answers of all stores: dropped with the last one, if none of them failed.
+/// Waits for the answers of all stores: well only when each of them said so.
 struct All {
     done: Mutex<Option<Done>>,
+    unsynced: AtomicUsize,
 }
 
 impl All {
-    fn ended(self: Arc<Self>, result: Result<(), StoreError>) {
-        if result.is_err() {
-            self.answer(result);
+    fn ended(&self, result: Result<(), StoreError>) {
+        match result {
+            Ok(()) if self.unsynced.fetch_sub(1, Ordering::AcqRel) > 1 => {}
+            result => self.answer(result),
         }
     }
 
@@ -178,7 +183,8 @@ impl All {
 }
 
 impl Drop for All {
+    /// A store that let go of the question without an answer has kept nothing.
     fn drop(&mut self) {
-        self.answer(Ok(()));
+        self.answer(Err(StoreError::TierLost("a folder's store did not answer".into())));
     }
 }
