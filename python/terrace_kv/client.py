@@ -188,7 +188,8 @@ class Client:
     def hbm(self) -> HbmMemory:
         """The memory of the daemon's HBM tier, in which `borrow` says where blocks lie.
 
-        Raises `Precondition` where there is none, or it can't be shared.
+        Good for what is borrowed over the same connection: after another `epoch` ask again. Raises
+        `Precondition` where there is none, or it can't be shared.
         """
         living = self._connection.session()
         return living.hbm(*self._run(calls.hbm_memory(living)))

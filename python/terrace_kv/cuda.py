@@ -75,15 +75,13 @@ class OpenedHbm:
         if self._driver.uuid(device) != uuid:
             raise Invalid(f"the HBM tier is on another GPU than number {device}: {uuid.hex()}")
         self.address = self._driver.open(memory.cuda.handle)
-        self._space = memory.namespace
+        self._memory = memory
 
     def pages(self, lent: Borrowed, index: int) -> dict[str, Any]:
         """A lent block in place, `[shard, layer, plane, byte]`, as `__cuda_array_interface__` has
         it: an object with that attribute is what `torch.as_tensor` takes."""
-        start = lent.starts.get(index)
-        if start is None:
-            raise Invalid(f"block {index} was not lent: `starts` has those that were")
-        space = self._space
+        start = self._memory.start(lent, index)
+        space = self._memory.namespace
         strides = (lent.shard_stride_bytes, lent.layer_stride_bytes, lent.plane_stride_bytes, 1)
         return {
             "shape": (space.shard_count, space.layers, space.planes, space.page_bytes),

@@ -46,12 +46,18 @@ class HbmMemory:
     """The tier's memory: mapped read-only where it is this machine's, else as `cuda` says."""
 
     def __init__(
-        self, namespace: Namespace, length_bytes: int, cuda: CudaExport | None, fd: int | None
+        self,
+        namespace: Namespace,
+        length_bytes: int,
+        cuda: CudaExport | None,
+        fd: int | None,
+        epoch: int,
     ) -> None:
-        """Maps `fd`, and closes it."""
+        """Maps `fd`, and closes it. `epoch` is the connection's over which it was told."""
         self.namespace = namespace
         self.length_bytes = length_bytes
         self.cuda = cuda
+        self.epoch = epoch
         self._memory: mmap.mmap | None = None
         if fd is not None:
             try:
@@ -59,13 +65,21 @@ class HbmMemory:
             finally:
                 os.close(fd)
 
+    def start(self, lent: Borrowed, index: int) -> int:
+        """Where a lent block begins in the memory, in bytes."""
+        if lent.epoch != self.epoch:
+            # The daemon may be another one since, with other memory.
+            raise Invalid("the block was lent over another connection: call `hbm` again")
+        start = lent.starts.get(index)
+        if start is None:
+            raise Invalid(f"block {index} was not lent: `starts` has those that were")
+        return start
+
     def pages(self, lent: Borrowed, index: int) -> npt.NDArray[np.uint8]:
         """A lent block's pages, in place: `[shard, layer, plane, byte]`."""
         if self._memory is None:
             raise Invalid("the HBM tier is on a GPU: open what `cuda` says with its driver")
-        start = lent.starts.get(index)
-        if start is None:
-            raise Invalid(f"block {index} was not lent: `starts` has those that were")
+        start = self.start(lent, index)
         space = self.namespace
         view: npt.NDArray[np.uint8] = np.ndarray(
             (space.shard_count, space.layers, space.planes, space.page_bytes),

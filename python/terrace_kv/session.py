@@ -182,7 +182,7 @@ class Session:
     def hbm(self, length_bytes: int, cuda: CudaExport | None) -> HbmMemory:
         """The HBM tier's memory, mapped where it is this machine's."""
         fd = self._attachment.hbm() if cuda is None else None
-        return HbmMemory(self.identity.namespace, length_bytes, cuda, fd)
+        return HbmMemory(self.identity.namespace, length_bytes, cuda, fd, self.epoch)
 
     def read_completions(self) -> errors.TerraceError:
         """Hands on completions until there will be no more; says why."""

@@ -69,7 +69,7 @@ class CudaPools(unittest.TestCase):
 
     def test_the_daemons_memory_is_read_in_place(self) -> None:
         export = CudaExport(bytes([2] * 16), (0x700000).to_bytes(64, "little"))
-        memory = HbmMemory(NAMESPACE, 64 << 20, export, None)
+        memory = HbmMemory(NAMESPACE, 64 << 20, export, None, 1)
         with mock.patch.object(cuda, "_Driver", Driver):
             opened = cuda.OpenedHbm(memory, device=2)
             with self.assertRaisesRegex(errors.Invalid, "on another GPU than number 1"):
@@ -80,6 +80,8 @@ class CudaPools(unittest.TestCase):
         self.assertEqual((told["shape"], told["strides"]), ((1, 3, 2, 4096), (9, 300, 200, 1)))
         with self.assertRaisesRegex(errors.Invalid, "block 5 was not lent"):
             opened.pages(lent, 5)
+        with self.assertRaisesRegex(errors.Invalid, "another connection"):
+            opened.pages(Borrowed({4: 8192}, 0, 9, 300, 200, 2), 4)
         opened.close()
         self.assertEqual(opened._driver.recorded, [0x700000])
 

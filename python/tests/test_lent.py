@@ -1,6 +1,7 @@
 """Blocks of the daemon's HBM tier, read where they lie."""
 
 import unittest
+from dataclasses import replace
 
 import numpy as np
 
@@ -20,6 +21,8 @@ class LentTest(DaemonCase):
         memory = engine.client.hbm()
         self.assertEqual((memory.length_bytes, memory.cuda), (64 << 20, None))
         lent = engine.client.borrow(hashes, request=3)
+        with self.assertRaisesRegex(Invalid, "another connection"):
+            memory.pages(replace(lent, epoch=lent.epoch + 1), 0)
         self.assertEqual((sorted(lent.starts), lent.clipped_blocks), (list(range(12)), 0))
         self.assertEqual(lent.epoch, engine.client.epoch)
         expected = content(engine.space, 12, seed=300)
@@ -38,7 +41,7 @@ class LentTest(DaemonCase):
             engine.client.borrow([b"short"], request=1)
 
     def test_memory_on_a_gpu_is_not_mapped(self):
-        on_gpu = HbmMemory(namespace(), 64 << 20, CudaExport(bytes(16), bytes(64)), None)
+        on_gpu = HbmMemory(namespace(), 64 << 20, CudaExport(bytes(16), bytes(64)), None, 1)
         with self.assertRaisesRegex(Invalid, "on a GPU"):
             on_gpu.pages(Borrowed({0: 0}, 0, 0, 0, 0, 1), 0)
 
