@@ -195,8 +195,7 @@ fn check_stripes(
         let held_bytes = chunks_below(reader.machine.slot_files_bytes(path));
         let disk = reader.machine.disk(path);
         let room_bytes = disk.map_or(u64::MAX, |disk| disk.free_bytes.saturating_add(held_bytes));
-        let (part_bytes, room_bytes) = (capacity_bytes / folders, room_bytes);
-        if part_bytes > room_bytes {
+        if capacity_bytes / folders > room_bytes {
             let all_bytes = room_bytes.saturating_mul(folders);
             check_disk(reader, "nvme.capacity", name, path, capacity_bytes, all_bytes)?;
         }

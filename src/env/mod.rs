@@ -90,8 +90,10 @@ const NICE: i32 = 10;
 
 /// Has the calling thread give way where processors are short: no request waits for what it does.
 pub fn give_way() {
-    // Linux keeps this by thread. Everyone may be nicer, and a thread that can't be works all the same.
-    let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICE);
+    // Linux keeps this by thread. It adds to how nice the daemon is already: a level of its own could
+    // put this thread before the others. Everyone may be nicer, and a thread that can't be works all
+    // the same.
+    let _ = rustix::process::nice(NICE);
 }
 
 /// Starts a task on the runtime that the caller runs on.

@@ -120,7 +120,7 @@ impl<T> Links<T> {
 
     /// A store keeps an engine's blocks and nobody's answer waiting: it is heeded on its own link.
     fn demanded(&mut self, now: Time, link: Link) {
-        let is_load = link != Link::DeviceDown;
+        let is_load = matches!(link, Link::DeviceUp | Link::NvmeRead | Link::ObjectGet);
         for (lane, of) in self.lanes.iter_mut().zip(Link::ALL) {
             if of == link || (is_load && lane.limits.shares_processors) {
                 lane.demanded = Some(now);
@@ -388,6 +388,7 @@ mod tests {
         };
         assert!(yields(true, Link::DeviceUp));
         assert!(!yields(true, Link::DeviceDown));
+        assert!(!yields(true, Link::ObjectPut));
         assert!(!yields(false, Link::DeviceUp));
         assert!(yields(false, Link::NvmeWrite));
     }

@@ -39,7 +39,8 @@ impl SharedMemory {
     }
 
     /// A new memory of at least `bytes` zero bytes for long use: on huge pages when there are
-    /// enough, on `node` as far as that has room, and with every page touched by `pretouch_threads` threads (none with zero).
+    /// enough, on `node` as far as that has room, and with every page touched by `pretouch_threads`
+    /// threads (none with zero).
     ///
     /// # Errors
     /// `room` is too small, or the machine refuses; the text says how much was asked, how much is

@@ -115,11 +115,11 @@ pub(super) fn prefer(memory: &SharedMemory, node: NumaNode) -> io::Result<()> {
     // The kernel counts one bit less than it is told.
     let bits = libc::c_ulong::from(NODES_MAX) + 2;
     let (base, len) = (memory.map.as_mut_ptr(), memory.map.len());
+    let (how, flags) = (libc::c_long::from(libc::MPOL_PREFERRED), 0 as libc::c_ulong);
     // SAFETY: the mapping lives as long as `memory`; the mask has `bits - 1` bits, which the call
     // reads. The policy changes no byte of the memory.
-    let refused = unsafe {
-        libc::syscall(libc::SYS_mbind, base, len, libc::MPOL_PREFERRED, mask.as_ptr(), bits, 0)
-    };
+    let refused =
+        unsafe { libc::syscall(libc::SYS_mbind, base, len, how, mask.as_ptr(), bits, flags) };
     if refused == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
@@ -183,7 +183,7 @@ mod tests {
                 libc::SYS_get_mempolicy,
                 &raw mut how,
                 mask.as_mut_ptr(),
-                1025,
+                1025 as libc::c_ulong,
                 memory.base(),
                 POLICY_OF_ADDRESS,
             )
