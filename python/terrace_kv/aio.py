@@ -69,6 +69,20 @@ class AsyncClient:
     async def wait_connected(self, timeout_s: float | None = None) -> bool:
         return await asyncio.to_thread(self._blocking.wait_connected, timeout_s)
 
+    @property
+    def epoch(self) -> int | None:
+        """As `Client.epoch`."""
+        return self._blocking.epoch
+
+    @property
+    def away(self) -> errors.TerraceError | None:
+        """As `Client.away`."""
+        return self._blocking.away
+
+    def reconnect(self) -> None:
+        """As `Client.reconnect`; it waits for nothing."""
+        self._blocking.reconnect()
+
     async def register_pool(self, pool: HostPool | CudaPool, shard: int = 0) -> PoolHandle:
         return await asyncio.to_thread(self._blocking.register_pool, pool, shard)
 

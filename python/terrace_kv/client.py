@@ -91,8 +91,10 @@ class Client:
     def register_pool(self, pool: HostPool | CudaPool, shard: int = 0) -> PoolHandle:
         """Registers `pool` as rank `shard`'s memory, in this session and all that follow.
 
-        While no daemon is there it is registered as soon as one is.
+        While no daemon is there it is registered as soon as one is. Raises `Invalid` for a pool of
+        other blocks than the client's namespace has.
         """
+        _check_shape(pool.namespace, self.namespace)
         handle = PoolHandle(pool, shard)
         self._connection.register(handle)
         return handle
@@ -285,3 +287,14 @@ class Client:
         except errors.DaemonGone as error:
             self._connection.lost(call.session, error)
             raise
+
+
+def _check_shape(pool: Namespace, client: Namespace) -> None:
+    """Blocks of another shape would be copied in part, and nobody would notice."""
+    for name in ("layers", "planes", "page_bytes"):
+        has, wanted = getattr(pool, name), getattr(client, name)
+        if has != wanted:
+            raise errors.Invalid(
+                f"the pool's {name} is {has}, and {wanted} in this client's namespace: make the "
+                "pool with the client's namespace"
+            )

@@ -16,6 +16,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .errors import Invalid
+
 HASH_SCHEME = "sha256_cbor"
 HASH_BYTES = 32
 
@@ -97,10 +99,12 @@ def block_hashes(
     tokens stand before these.
     """
     if block_tokens < 1:
-        raise ValueError(f"block_tokens is {block_tokens}: it must be at least 1")
+        raise Invalid(f"block_tokens is {block_tokens}: it must be at least 1")
     if start % block_tokens or (start > 0) != (parent is not None):
         raise ValueError("give `parent` and `start` together, `start` at the start of a block")
     tokens = _listed(tokens)
+    if tokens and min(tokens) < 0:
+        raise Invalid(f"token {min(tokens)} is none: token ids are 0 or more")
     last = root(seed) if parent is None else parent
     hashes = []
     for at in range(0, len(tokens) - block_tokens + 1, block_tokens):

@@ -111,8 +111,13 @@ class AsyncTest(unittest.IsolatedAsyncioTestCase):
             with self.assertRaises(DaemonGone):
                 await self.client.lookup(chain(1))
         self.assertFalse(self.client.connected)
+        self.assertIsInstance(self.client.away, DaemonGone)
         await asyncio.to_thread(self.daemon.start)
         self.assertTrue(await self.client.wait_connected(PATIENCE_S))
+        epoch = self.client.epoch
+        self.client.reconnect()
+        self.assertTrue(await self.client.wait_connected(PATIENCE_S))
+        self.assertGreater(self.client.epoch, epoch)
         self.assertTrue((await self.store(chain(3), seed=3)).ok)
 
     async def test_it_closes_with_its_block(self):

@@ -153,6 +153,13 @@ class DataTest(DaemonCase):
             expected = content(engine.space, 3, seed=rank)
             np.testing.assert_array_equal(engine.pool.view()[[9, 8, 7]], expected)
 
+    def test_a_pool_of_other_blocks_is_refused(self):
+        engine = self.engine()
+        for wrong in ({"layers": 6}, {"page_bytes": 8192}, {"planes": 1}):
+            with HostPool.create(namespace(**wrong), 4) as pool:
+                with self.assertRaisesRegex(ValueError, f"pool's {next(iter(wrong))} is"):
+                    engine.client.register_pool(pool)
+
     def test_what_only_one_side_salts_is_not_found(self):
         engine = self.engine()
         hashes = chain(3, seed=14)

@@ -102,6 +102,10 @@ class HashingTest(unittest.TestCase):
             with self.subTest(repr(value)):
                 self.assertEqual(hashing.cbor(value).hex(), expected)
 
+    def test_tokens_out_of_range_are_refused(self):
+        with self.assertRaisesRegex(ValueError, "token -1 is none"):
+            hashing.block_hashes([5, -1], 2)
+
     def test_what_is_no_part_of_a_hash_is_refused(self):
         for value in (True, 1.5, {}, 1 << 64, -(1 << 64) - 1):
             with self.subTest(repr(value)), self.assertRaises((TypeError, ValueError)):
