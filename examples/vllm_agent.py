@@ -14,6 +14,7 @@ while the daemon lives (or has an NVMe tier).
 import argparse
 import json
 import os
+import sys
 import tempfile
 import time
 
@@ -80,7 +81,10 @@ def turn(llm: LLM, who: str, prompt: list[int], said: dict) -> list[int]:
 def empty(llm: LLM) -> None:
     """Empties vLLM's own cache; blocks that are being stored are waited for."""
     core = llm.llm_engine.engine_core.engine_core
+    deadline = time.monotonic() + 60
     while not llm.reset_prefix_cache():
+        if time.monotonic() > deadline:
+            sys.exit("blocks are being stored for a minute: does the daemon answer? terrace status")
         core.step_fn()
         time.sleep(0.01)
 

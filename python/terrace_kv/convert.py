@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import reprlib
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from enum import IntEnum
 from typing import Any, TypeVar, cast
@@ -21,17 +22,22 @@ _E = TypeVar("_E", bound=IntEnum)
 _T = TypeVar("_T")
 
 
-def joined(hashes: bytes | Sequence[bytes], width: int) -> bytes:
+def joined(hashes: bytes | Iterable[bytes], width: int) -> bytes:
     """The hashes one after the other, each `width` bytes."""
     if isinstance(hashes, (bytes, bytearray, memoryview)):
         return bytes(hashes)
     # Checked one by one: two wrong lengths can make a right sum, and so name other blocks.
-    wrong = {len(one) for one in hashes} - {width}
+    try:
+        hashes = list(hashes)
+        wrong = {len(one) for one in hashes} - {width}
+        all_bytes = b"".join(hashes)
+    except TypeError as error:
+        raise Invalid(f"block hashes are bytes, each of {width}: {error}") from error
     if wrong:
         raise Invalid(
             f"a block hash has {min(wrong)} bytes: this namespace declared hash_bytes {width}"
         )
-    return b"".join(hashes)
+    return all_bytes
 
 
 def hello(
@@ -54,7 +60,17 @@ def built(name: str, **values: Any) -> Any:
     try:
         return _wire.message(name)(**named)
     except (TypeError, ValueError, OverflowError) as error:
-        raise Invalid(f"{name}: {error}") from error
+        raise Invalid(_misfit(name, named, error)) from error
+
+
+def _misfit(name: str, named: Mapping[str, Any], error: Exception) -> str:
+    """Which of the values the message cannot hold."""
+    for field, value in named.items():
+        try:
+            _wire.message(name)(**{field: value})
+        except (TypeError, ValueError, OverflowError) as why:
+            return f"{field}={reprlib.repr(value)} does not fit {name}: {why}"
+    return f"{name}: {error}"
 
 
 def cuda_memory(pool: CudaPool) -> Any:

@@ -160,6 +160,16 @@ class DataTest(DaemonCase):
                 with self.assertRaisesRegex(ValueError, f"pool's {next(iter(wrong))} is"):
                     engine.client.register_pool(pool)
 
+    def test_a_value_that_does_not_fit_is_named(self):
+        engine = self.engine()
+        with self.assertRaisesRegex(ValueError, "request_id=-1 does not fit LookupRequest"):
+            engine.client.lookup(chain(1), request=-1)
+        with self.assertRaisesRegex(ValueError, r"slots=\[-1\] does not fit LoadRequest"):
+            engine.client.load(chain(1), engine.handle, [-1])
+        for wrong in (["a" * 32], [1], None):
+            with self.assertRaisesRegex(ValueError, "block hashes are bytes"):
+                engine.client.lookup(wrong)
+
     def test_what_only_one_side_salts_is_not_found(self):
         engine = self.engine()
         hashes = chain(3, seed=14)
