@@ -10,12 +10,12 @@ use terrace::cli::daemon::{Daemon, DaemonSpec, TierSize};
 use terrace::client::{
     Client, ClientConfig, HostPool, Op, PoolHandle, PoolOrder, Request, RequestId,
 };
-use terrace::domain::namespace::{KvShape, Namespace};
+use terrace::domain::namespace::KvShape;
 use terrace::domain::tier::Tier;
 use terrace::env::Stopwatch;
-use terrace::workload::content::{Content, ENGINE_HASH_BYTES};
+use terrace::workload::content::Content;
 
-use super::{FILE_BYTES, FRAME_BYTES, MIB, Way, rate};
+use super::{FILE_BYTES, FRAME_BYTES, MIB, Way, namespace, rate};
 
 /// A frame of 1 MiB: a page of header and 255 pages of payload.
 const SHAPE: KvShape = KvShape { layers: 255, planes: 1, page_bytes: 4096 };
@@ -45,19 +45,7 @@ impl Served {
         dir.clone_into(&mut spec.parent);
         spec.flags.push(("retention-policy".into(), "lru".into()));
         let daemon = Daemon::start(spec).await.unwrap();
-        let namespace = Namespace {
-            model: "bench".into(),
-            revision: String::new(),
-            dtype: "u8".into(),
-            layout: "NHD".into(),
-            shape: SHAPE,
-            block_tokens: 16,
-            shard_count: 1,
-            hash_scheme: "numbers".into(),
-            hash_bytes: u32::try_from(ENGINE_HASH_BYTES).unwrap(),
-            tenant_salt: Vec::new(),
-        };
-        let config = ClientConfig::new("bench", namespace);
+        let config = ClientConfig::new("bench", namespace("bench", SHAPE));
         let client = Client::connect(daemon.socket(), config).await.unwrap();
         let pool = HostPool::create(PoolOrder::LayerMajor.layout(SHAPE, CALLS * CALL_BLOCKS));
         let pool = pool.unwrap();

@@ -7,11 +7,11 @@ use terrace::cli::daemon::{Daemon, DaemonSpec, TierSize};
 use terrace::client::{
     Client, ClientConfig, HostPool, Op, PoolOrder, Request, RequestId, daemon_status,
 };
-use terrace::domain::namespace::{KvShape, Namespace};
+use terrace::domain::namespace::KvShape;
 use terrace::env::Stopwatch;
-use terrace::workload::content::{Content, ENGINE_HASH_BYTES};
+use terrace::workload::content::Content;
 
-use super::MIB;
+use super::{MIB, namespace};
 
 /// The shortest frames there are: what is measured is slots, not bytes.
 const SHAPE: KvShape = KvShape { layers: 1, planes: 1, page_bytes: 4096 };
@@ -55,19 +55,8 @@ pub async fn measure(dir: &Path, slots: u64) {
 }
 
 async fn fill(daemon: &Daemon, chains: u64) {
-    let namespace = Namespace {
-        model: "recover".into(),
-        revision: String::new(),
-        dtype: "u8".into(),
-        layout: "NHD".into(),
-        shape: SHAPE,
-        block_tokens: 16,
-        shard_count: 1,
-        hash_scheme: "numbers".into(),
-        hash_bytes: u32::try_from(ENGINE_HASH_BYTES).unwrap(),
-        tenant_salt: Vec::new(),
-    };
-    let client = Client::connect(daemon.socket(), ClientConfig::new("fill", namespace)).await;
+    let config = ClientConfig::new("fill", namespace("recover", SHAPE));
+    let client = Client::connect(daemon.socket(), config).await;
     let client = client.unwrap();
     let blocks = u32::try_from(CHAIN_BLOCKS).unwrap();
     let pool = HostPool::create(PoolOrder::LayerMajor.layout(SHAPE, blocks)).unwrap();

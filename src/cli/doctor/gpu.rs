@@ -19,33 +19,23 @@ type Found = Result<Vec<GpuFacts>, NoDriver>;
 pub(super) fn checks(config: Option<&Config>) -> Vec<Check> {
     let choice = config.map_or(DeviceChoice::Auto, |config| config.device.choice);
     let found = cuda::gpus();
+    let used = choice.among(found.as_deref().unwrap_or_default());
     let mut checks = vec![gpu(choice, &found)];
     if let Some(config) = config {
         let machine = Nodes::of_this_machine();
-        let gpus = found.as_deref().unwrap_or_default();
-        let place = Placement::of(config.dram.numa, choice, gpus, &machine);
+        let place = Placement::of(config.dram.numa, || used.cloned(), &machine);
         checks.push(numa(&place, &machine, MemoryRoom::of_this_machine()));
     }
-    if let (Some(config), Some(facts)) = (config, chosen(choice, &found)) {
+    if let (Some(config), Some(facts)) = (config, used) {
         checks.extend(copies(facts, config.device.multiprocessors_max));
     }
     checks
 }
 
-/// The GPU that the daemon would use.
-fn chosen(choice: DeviceChoice, found: &Found) -> Option<&GpuFacts> {
-    let ordinal = match choice {
-        DeviceChoice::Host => return None,
-        DeviceChoice::Auto => 0,
-        DeviceChoice::Cuda(ordinal) => ordinal,
-    };
-    found.as_ref().ok()?.iter().find(|gpu| gpu.ordinal == ordinal)
-}
-
 fn gpu(choice: DeviceChoice, found: &Found) -> Check {
     const CHECK: &str = "gpu";
     const ON_HOST: &str = "the HBM tier stands in host memory";
-    if let Some(facts) = chosen(choice, found) {
+    if let Some(facts) = choice.among(found.as_deref().unwrap_or_default()) {
         return Check::ok(CHECK, facts.to_string());
     }
     let there = match found {
@@ -129,19 +119,6 @@ mod tests {
     use crate::tiers::hbm::cuda::{Measured, Strategy};
     use crate::tiers::shm::NumaNode;
 
-    fn facts(ordinal: u32) -> GpuFacts {
-        GpuFacts {
-            ordinal,
-            name: "NVIDIA H100".into(),
-            uuid: [0; 16],
-            pci: "0000:3b:00.0".into(),
-            multiprocessors: 132,
-            memory_bytes: 80 << 30,
-            driver: (12, 8),
-            batches: true,
-        }
-    }
-
     #[test]
     fn what_is_found_is_judged_by_what_was_asked_for() {
         let (auto, host, second) = (DeviceChoice::Auto, DeviceChoice::Host, DeviceChoice::Cuda(1));
@@ -154,9 +131,9 @@ mod tests {
             (auto, old(), Verdict::Warn, "CUDA 11.4, which is too old: install driver 525"),
             (second, old(), Verdict::Fail, "too old"),
             (auto, Ok(vec![]), Verdict::Ok, "none that this process may use"),
-            (auto, Ok(vec![facts(0)]), Verdict::Ok, "cuda:0, NVIDIA H100, CUDA 12.8"),
-            (second, Ok(vec![facts(0)]), Verdict::Fail, "but: cuda:0"),
-            (second, Ok(vec![facts(0), facts(1)]), Verdict::Ok, "cuda:1"),
+            (auto, Ok(vec![GpuFacts::h100(0)]), Verdict::Ok, "cuda:0, NVIDIA H100, CUDA 12.8"),
+            (second, Ok(vec![GpuFacts::h100(0)]), Verdict::Fail, "but: cuda:0"),
+            (second, Ok(vec![GpuFacts::h100(0), GpuFacts::h100(1)]), Verdict::Ok, "cuda:1"),
         ];
         for (choice, found, verdict, want) in cases {
             let check = gpu(choice, &found);

@@ -26,22 +26,22 @@ pub enum Placement {
 }
 
 impl Placement {
-    /// What the settings come to here. Looks for GPUs unless the host is the device.
+    /// What the settings come to here.
     #[must_use]
     pub fn here(choice: NumaChoice, device: DeviceChoice) -> Self {
-        let gpus = match device {
-            DeviceChoice::Host => Vec::new(),
-            DeviceChoice::Auto | DeviceChoice::Cuda(_) => cuda::gpus().unwrap_or_default(),
+        let used = || {
+            let gpus = (device != DeviceChoice::Host).then(cuda::gpus)?.unwrap_or_default();
+            device.among(&gpus).cloned()
         };
-        Self::of(choice, device, &gpus, &Nodes::of_this_machine())
+        Self::of(choice, used, &Nodes::of_this_machine())
     }
 
-    /// The same on a machine of these nodes and GPUs.
+    /// The same on a machine of these nodes. The GPU that is used is looked for only where there is
+    /// something to choose.
     #[must_use]
     pub fn of(
         choice: NumaChoice,
-        device: DeviceChoice,
-        gpus: &[GpuFacts],
+        used: impl FnOnce() -> Option<GpuFacts>,
         machine: &Nodes,
     ) -> Self {
         let there = machine.online();
@@ -55,12 +55,7 @@ impl Placement {
             NumaChoice::Auto if nodes <= 1 => return Self::OneNode,
             NumaChoice::Auto => (),
         }
-        let used = match device {
-            DeviceChoice::Host => None,
-            DeviceChoice::Auto => gpus.first(),
-            DeviceChoice::Cuda(ordinal) => gpus.iter().find(|gpu| gpu.ordinal == ordinal),
-        };
-        let Some(used) = used else { return Self::NoGpu };
+        let Some(used) = used() else { return Self::NoGpu };
         let gpu = format!("cuda:{} at {}", used.ordinal, used.pci);
         match machine.of_pci(&used.pci).filter(|node| there.contains(node)) {
             Some(node) => Self::On { node, gpu: Some(gpu), nodes },
@@ -125,24 +120,18 @@ mod tests {
 
     fn gpus() -> Vec<GpuFacts> {
         let gpu = |ordinal: u32| GpuFacts {
-            ordinal,
-            name: "NVIDIA H100".into(),
-            uuid: [0; 16],
             pci: format!("0000:0{}:00.0", ordinal + 1),
-            multiprocessors: 132,
-            memory_bytes: 80 << 30,
-            driver: (12, 8),
-            batches: true,
+            ..GpuFacts::h100(ordinal)
         };
         vec![gpu(0), gpu(1)]
     }
 
     #[test]
     fn the_arena_goes_where_its_gpu_is() {
-        let check = |nodes, choice: &str, device, wanted: &str| {
+        let check = |nodes, choice: &str, device: DeviceChoice, wanted: &str| {
             let (_folder, machine) = machine(nodes);
             let choice = NumaChoice::parse(choice).unwrap();
-            let placed = Placement::of(choice, device, &gpus(), &machine);
+            let placed = Placement::of(choice, || device.among(&gpus()).cloned(), &machine);
             let said = format!("{:?} {placed}", placed.node().map(|node| node.0));
             assert!(said.starts_with(wanted), "{nodes} nodes, {device:?}: {said}");
         };

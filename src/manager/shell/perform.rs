@@ -89,8 +89,7 @@ type Outcomes = Vec<Result<(), FailureKind>>;
 impl Performer {
     /// What a tier's store refuses for now.
     pub fn refuses(&self, tier: Tier) -> Refuses {
-        let store = if tier == Tier::Nvme { &self.nvme } else { &self.object };
-        store.as_ref().map_or(Refuses::NOTHING, |store| store.health().refuses())
+        self.present(tier).map_or(Refuses::NOTHING, |store| store.health().refuses())
     }
 
     /// Starts a transfer; its end is reported as an event.
@@ -359,11 +358,14 @@ impl Performer {
     }
 
     pub(super) fn store(&self, tier: Tier) -> &Arc<dyn TierStore> {
-        let store = match tier {
-            Tier::Nvme => &self.nvme,
-            _ => &self.object,
-        };
-        store.as_ref().expect("the manager moves copies only to tiers that are present")
+        self.present(tier).expect("the manager moves copies only to tiers that are present")
+    }
+
+    fn present(&self, tier: Tier) -> Option<&Arc<dyn TierStore>> {
+        match tier {
+            Tier::Nvme => self.nvme.as_ref(),
+            _ => self.object.as_ref(),
+        }
     }
 }
 

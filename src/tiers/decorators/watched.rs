@@ -208,17 +208,20 @@ mod tests {
 
     /// A store that answers nothing until it is told to.
     #[derive(Default)]
-    struct Hung(Mutex<Vec<Done>>, Mutex<Vec<Done>>);
+    struct Hung {
+        asked: Mutex<Vec<Done>>,
+        syncs: Mutex<Vec<Done>>,
+    }
 
     impl Hung {
         fn answer_one(&self) {
-            let done = self.0.lock().unwrap().remove(0);
+            let done = self.asked.lock().unwrap().remove(0);
             done(Ok(()));
         }
 
         /// Answers the one sync that is under way.
         fn answer_sync(&self, result: Result<(), StoreError>) {
-            let mut syncs = self.1.lock().unwrap();
+            let mut syncs = self.syncs.lock().unwrap();
             assert_eq!(syncs.len(), 1);
             let done = syncs.remove(0);
             drop(syncs);
@@ -232,11 +235,11 @@ mod tests {
         }
 
         fn submit(&self, _op: StoreOp, done: Done) {
-            self.0.lock().unwrap().push(done);
+            self.asked.lock().unwrap().push(done);
         }
 
         fn sync(&self, done: Done) {
-            self.1.lock().unwrap().push(done);
+            self.syncs.lock().unwrap().push(done);
         }
     }
 
@@ -321,7 +324,7 @@ mod tests {
         assert!(bench.watched.health().is_out());
         bench.hung.answer_sync(Err(StoreError::Busy));
         assert!(bench.watched.health().is_out());
-        assert!(bench.hung.1.lock().unwrap().is_empty(), "it is not asked at once again");
+        assert!(bench.hung.syncs.lock().unwrap().is_empty(), "it is not asked at once again");
         bench.pass(5);
         assert!(bench.watched.health().is_out());
         bench.pass(5);
@@ -337,8 +340,8 @@ mod tests {
         for _ in 0..5 {
             bench.pass(6);
             let _told = bench.ask();
-            let last = bench.hung.0.lock().unwrap().len() - 1;
-            let done = bench.hung.0.lock().unwrap().remove(last);
+            let last = bench.hung.asked.lock().unwrap().len() - 1;
+            let done = bench.hung.asked.lock().unwrap().remove(last);
             done(Ok(()));
             assert!(!bench.watched.health().is_out());
         }

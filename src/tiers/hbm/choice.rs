@@ -1,5 +1,7 @@
 //! Which device is the HBM tier's, as an operator says it.
 
+use super::cuda::GpuFacts;
+
 /// Which device to use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DeviceChoice {
@@ -24,6 +26,16 @@ impl DeviceChoice {
                 let plain = digits.bytes().all(|byte| byte.is_ascii_digit());
                 digits.parse().ok().filter(|_| plain).map(Self::Cuda)
             }
+        }
+    }
+
+    /// The GPU that is used where these are found; none for the host, and where it is not there.
+    #[must_use]
+    pub fn among(self, gpus: &[GpuFacts]) -> Option<&GpuFacts> {
+        match self {
+            Self::Host => None,
+            Self::Auto => gpus.first(),
+            Self::Cuda(ordinal) => gpus.iter().find(|gpu| gpu.ordinal == ordinal),
         }
     }
 }

@@ -64,13 +64,10 @@ fn chosen(
     choice: DeviceChoice,
     found: &Result<Vec<GpuFacts>, NoDriver>,
 ) -> Result<DeviceChoice, Failure> {
-    let gpus = found.as_deref().unwrap_or_default();
-    let DeviceChoice::Cuda(ordinal) = choice else {
-        return Ok(gpus.first().map_or(DeviceChoice::Host, |gpu| DeviceChoice::Cuda(gpu.ordinal)));
-    };
-    if gpus.iter().any(|gpu| gpu.ordinal == ordinal) {
-        return Ok(choice);
+    if let Some(gpu) = choice.among(found.as_deref().unwrap_or_default()) {
+        return Ok(DeviceChoice::Cuda(gpu.ordinal));
     }
+    let DeviceChoice::Cuda(ordinal) = choice else { return Ok(DeviceChoice::Host) };
     let there = match found {
         Ok(gpus) if gpus.is_empty() => "the driver shows this process no GPU".to_owned(),
         Ok(gpus) => gpus.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
@@ -86,19 +83,6 @@ fn chosen(
 mod tests {
     use super::*;
 
-    fn gpu(ordinal: u32) -> GpuFacts {
-        GpuFacts {
-            ordinal,
-            name: "NVIDIA H100".into(),
-            uuid: [0; 16],
-            pci: "0000:3b:00.0".into(),
-            multiprocessors: 132,
-            memory_bytes: 80 << 30,
-            driver: (12, 8),
-            batches: true,
-        }
-    }
-
     #[test]
     fn what_is_named_is_found_or_said_to_be_missing() {
         let check = |choice, found: Result<Vec<GpuFacts>, NoDriver>, wanted: &str| {
@@ -113,9 +97,9 @@ mod tests {
         check(auto, Err(NoDriver::Missing), "Host");
         check(auto, old(), "Host");
         check(auto, Ok(vec![]), "Host");
-        check(auto, Ok(vec![gpu(0), gpu(1)]), "Cuda(0)");
-        check(second, Ok(vec![gpu(0), gpu(1)]), "Cuda(1)");
-        check(second, Ok(vec![gpu(0)]), "cuda:1 is not here: cuda:0, NVIDIA H100");
+        check(auto, Ok(vec![GpuFacts::h100(0), GpuFacts::h100(1)]), "Cuda(0)");
+        check(second, Ok(vec![GpuFacts::h100(0), GpuFacts::h100(1)]), "Cuda(1)");
+        check(second, Ok(vec![GpuFacts::h100(0)]), "cuda:1 is not here: cuda:0, NVIDIA H100");
         check(second, Ok(vec![]), "shows this process no GPU; name host or auto");
         check(second, Err(NoDriver::Missing), "no libcuda.so.1: there is no NVIDIA driver here");
         check(second, old(), "install driver 525");

@@ -37,6 +37,24 @@ pub struct GpuFacts {
     pub batches: bool,
 }
 
+#[cfg(test)]
+impl GpuFacts {
+    /// A GPU for tests.
+    #[must_use]
+    pub fn h100(ordinal: u32) -> Self {
+        Self {
+            ordinal,
+            name: "NVIDIA H100".into(),
+            uuid: [0; 16],
+            pci: "0000:3b:00.0".into(),
+            multiprocessors: 132,
+            memory_bytes: 80 << 30,
+            driver: (12, 8),
+            batches: true,
+        }
+    }
+}
+
 impl fmt::Display for GpuFacts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (major, minor) = self.driver;
