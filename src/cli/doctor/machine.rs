@@ -5,7 +5,7 @@ use rustix::process::{Resource, getrlimit};
 use super::Check;
 use crate::config::{Config, Machine, ThisMachine};
 use crate::domain::units::Bytes;
-use crate::tiers::shm::MemoryRoom;
+use crate::tiers::shm::{self, MemoryRoom};
 
 /// The first kernel whose `io_uring` has all that the NVMe tier uses.
 const KERNEL_MIN: (u32, u32) = (5, 6);
@@ -18,7 +18,7 @@ pub(super) fn checks(config: Option<&Config>) -> Vec<Check> {
         let arena_bytes = config.dram.capacity_bytes + config.dram.staging_bytes;
         checks.extend([
             memory(ThisMachine.ram_bytes(), room.available_bytes, arena_bytes),
-            huge_pages(room, arena_bytes),
+            huge_pages(room, arena_bytes, shm::makes_huge_pages()),
             locked_memory(getrlimit(Resource::Memlock).current, arena_bytes),
         ]);
     }
@@ -69,18 +69,25 @@ fn memory(total_bytes: u64, available_bytes: Option<u64>, arena_bytes: u64) -> C
     Check::fail("memory", found, remedy)
 }
 
-fn huge_pages(room: MemoryRoom, arena_bytes: u64) -> Check {
+fn huge_pages(room: MemoryRoom, arena_bytes: u64, are_made: bool) -> Check {
     const CHECK: &str = "huge pages";
     if room.huge_free_bytes >= arena_bytes {
         return Check::ok(CHECK, format!("{} reserved and free", Bytes(room.huge_free_bytes)));
     }
+    if are_made {
+        return Check::ok(CHECK, "made of free memory at the start");
+    }
     let wanted_pages = arena_bytes.div_ceil(room.huge_page_bytes.max(1 << 20));
     Check::warn(
         CHECK,
-        format!("{} reserved and free, too few for the arena", Bytes(room.huge_free_bytes)),
         format!(
-            "reserve them for faster copies and starts: sysctl vm.nr_hugepages={wanted_pages} (as \
-             root, best at boot)"
+            "{} reserved and free, too few for the arena, and none are made of free memory",
+            Bytes(room.huge_free_bytes)
+        ),
+        format!(
+            "reserve them for faster disks, copies and starts: sysctl vm.nr_hugepages=\
+             {wanted_pages} (as root, best at boot); Linux 6.7 makes them by itself while memory is \
+             not cut up"
         ),
     )
 }
@@ -133,9 +140,10 @@ mod tests {
             huge_free_bytes: 1 << 30,
             huge_page_bytes: 2 << 20,
         };
-        check(huge_pages(room, 1 << 30), Verdict::Ok);
-        check(huge_pages(room, 2 << 30), Verdict::Warn);
-        assert!(huge_pages(room, 2 << 30).remedy.unwrap().contains("vm.nr_hugepages=1024"));
+        check(huge_pages(room, 1 << 30, false), Verdict::Ok);
+        check(huge_pages(room, 2 << 30, true), Verdict::Ok);
+        check(huge_pages(room, 2 << 30, false), Verdict::Warn);
+        assert!(huge_pages(room, 2 << 30, false).remedy.unwrap().contains("vm.nr_hugepages=1024"));
         check(locked_memory(None, 1 << 30), Verdict::Ok);
         check(locked_memory(Some(1 << 30), 1 << 30), Verdict::Ok);
         check(locked_memory(Some(8 << 20), 1 << 30), Verdict::Warn);

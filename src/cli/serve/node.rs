@@ -119,7 +119,11 @@ fn open_arena(config: &Config) -> Result<Arc<Arena>, NodeError> {
 }
 
 fn describe(arena: &Arena) -> String {
-    let pages = if arena.has_huge_pages() { "huge pages" } else { "4 KiB pages" };
+    let pages = match (arena.huge_bytes(), arena.len_bytes()) {
+        (0, _) => "4 KiB pages".to_owned(),
+        (huge, all) if huge == all => "huge pages".to_owned(),
+        (huge, _) => format!("huge pages as far as there were any ({})", Bytes(huge)),
+    };
     let node = arena.node().map_or(String::new(), |node| format!(", on NUMA node {}", node.0));
     format!("{} in {pages}{node}", Bytes(arena.len_bytes()))
 }

@@ -68,11 +68,10 @@ impl Arena {
         self.len_bytes
     }
 
-    /// Whether the arena lies on reserved huge pages. Without them it asks for transparent ones,
-    /// which the kernel may give or not.
+    /// How much of the arena lies on huge pages, as far as is known; at most its length.
     #[must_use]
-    pub fn has_huge_pages(&self) -> bool {
-        self.memory.has_huge_pages()
+    pub fn huge_bytes(&self) -> u64 {
+        self.memory.huge_bytes().min(self.len_bytes)
     }
 
     /// The NUMA node that the arena's pages come from, if it was bound to one.
@@ -234,6 +233,6 @@ mod tests {
         };
         let config = ArenaConfig { tier_bytes: 1 << 39, staging_bytes: 0, pretouch_threads: 0 };
         let arena = Arena::with_room(config, room, None).unwrap();
-        assert!(!arena.has_huge_pages());
+        assert_eq!(arena.huge_bytes(), 0, "none is touched yet");
     }
 }

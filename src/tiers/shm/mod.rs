@@ -3,6 +3,7 @@
 //! Never maps a memory that could shrink under the mapping: an access past its end would kill the
 //! daemon. So a memory is sealed against shrinking before its length is read.
 
+mod huge;
 mod numa;
 mod room;
 mod touch;
@@ -10,12 +11,14 @@ mod touch;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use memmap2::{Advice, MmapOptions, MmapRaw};
 use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 
 use crate::domain::units::Bytes;
 
+pub use huge::are_made as makes_huge_pages;
 pub use numa::{Nodes, NumaChoice, NumaNode};
 pub use room::MemoryRoom;
 
@@ -24,7 +27,10 @@ pub use room::MemoryRoom;
 pub struct SharedMemory {
     fd: OwnedFd,
     map: MmapRaw,
+    /// Whether it lies on reserved huge pages, as a whole.
     huge_pages: bool,
+    /// Bytes that were made huge pages of free memory.
+    made_huge_bytes: AtomicU64,
     node: Option<NumaNode>,
 }
 
@@ -38,9 +44,9 @@ impl SharedMemory {
         Self::create_with(name, bytes, MemfdFlags::empty())
     }
 
-    /// A new memory of at least `bytes` zero bytes for long use: on huge pages when there are
-    /// enough, on `node` as far as that has room, and with every page touched by `pretouch_threads`
-    /// threads (none with zero).
+    /// A new memory of at least `bytes` zero bytes for long use: on reserved huge pages when there
+    /// are enough, on `node` as far as that has room, and with every page touched by
+    /// `pretouch_threads` threads (none with zero), who make huge pages as far as they can.
     ///
     /// # Errors
     /// `room` is too small, or the machine refuses; the text says how much was asked, how much is
@@ -67,7 +73,7 @@ impl SharedMemory {
     pub(super) fn map_sealed(fd: OwnedFd, bytes: u64) -> io::Result<Self> {
         let bytes = usize::try_from(bytes).map_err(io::Error::other)?;
         let map = MmapOptions::new().len(bytes).map_raw(fd.as_raw_fd())?;
-        Ok(Self { fd, map, huge_pages: false, node: None })
+        Ok(Self { fd, map, huge_pages: false, made_huge_bytes: AtomicU64::new(0), node: None })
     }
 
     /// Maps every page of a memory that its owner has already filled, soon and on another thread, so
@@ -102,10 +108,17 @@ impl SharedMemory {
         Ok(rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
     }
 
-    /// Whether the memory lies on reserved huge pages. Without them it asks for transparent ones,
-    /// which the kernel may give or not.
-    pub(super) fn has_huge_pages(&self) -> bool {
-        self.huge_pages
+    /// How much of the memory lies on huge pages, as far as is known: all of it where enough are
+    /// reserved, else what could be made of free memory when it was touched.
+    pub(super) fn huge_bytes(&self) -> u64 {
+        if self.huge_pages {
+            return self.len_bytes();
+        }
+        self.made_huge_bytes.load(Ordering::Relaxed)
+    }
+
+    fn note_huge(&self, bytes: u64) {
+        self.made_huge_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// The NUMA node that its pages come from as long as there are any.
@@ -145,7 +158,8 @@ impl SharedMemory {
         if room.available_bytes.is_some_and(|available| bytes > available) {
             return Err(io::ErrorKind::OutOfMemory.into());
         }
-        let memory = Self::create(name, bytes)?;
+        let memory =
+            Self::create(name, huge::whole_pages(bytes).ok_or(io::ErrorKind::OutOfMemory)?)?;
         // Both are wishes: a kernel without transparent huge pages for shared memory, or without
         // the flag, gives a memory that is as right.
         let _ = memory.map.advise(Advice::HugePage);

@@ -11,7 +11,7 @@ use memmap2::Advice;
 use crate::domain::units::PAGE_BYTES;
 use crate::env::spawn_thread;
 
-use super::SharedMemory;
+use super::{SharedMemory, huge};
 
 /// The most threads that touch pages at the start.
 const THREADS_MAX: usize = 64;
@@ -51,11 +51,15 @@ pub(super) fn map_beside(memory: &Arc<SharedMemory>) {
     let _ = spawn_thread("pool-map", walk);
 }
 
-/// Touches every `threads`th step of the memory, from the `thread`th on.
+/// Touches every `threads`th step of the memory, from the `thread`th on; as huge pages until the
+/// kernel has had enough of that.
 fn touch_every(memory: &SharedMemory, thread: usize, threads: usize) -> io::Result<()> {
     let len = memory.map.len();
+    let mut ask_huge = !memory.huge_pages;
     for start in (0..len).step_by(STEP_BYTES).skip(thread).step_by(threads) {
-        touch(memory, start, STEP_BYTES.min(len - start))?;
+        let step = STEP_BYTES.min(len - start);
+        ask_huge = ask_huge && huge::make(memory, start, step);
+        touch(memory, start, step)?;
     }
     Ok(())
 }
@@ -79,16 +83,22 @@ fn touch(memory: &SharedMemory, start: usize, len: usize) -> io::Result<()> {
 mod tests {
     use std::fs;
 
+    use super::super::MemoryRoom;
     use super::*;
     use crate::env::Stopwatch;
 
-    /// Bytes of the mapping that have a page, as the kernel tells.
-    fn mapped_bytes(memory: &SharedMemory) -> u64 {
+    /// What the kernel tells of the mapping, in bytes.
+    fn told(memory: &SharedMemory, what: &str) -> u64 {
         let start = format!("{:x}-", memory.base() as usize);
         let text = fs::read_to_string("/proc/self/smaps").unwrap();
         let mut lines = text.lines().skip_while(|line| !line.starts_with(&start));
-        let rss = lines.find_map(|line| line.strip_prefix("Rss:")).unwrap();
-        rss.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() << 10
+        let found = lines.find_map(|line| line.strip_prefix(what)).unwrap();
+        found.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() << 10
+    }
+
+    /// Bytes that have a page.
+    fn mapped_bytes(memory: &SharedMemory) -> u64 {
+        told(memory, "Rss:")
     }
 
     #[test]
@@ -97,6 +107,17 @@ mod tests {
         assert_eq!(mapped_bytes(&memory), 0);
         pretouch(&memory, 2).unwrap();
         assert_eq!(mapped_bytes(&memory), 3 << 20);
+    }
+
+    #[test]
+    fn huge_pages_are_made_as_far_as_the_kernel_gives_them_and_the_rest_is_touched() {
+        // Two threads' steps and a tail; nothing of it is reserved.
+        let bytes = (80 << 20) + 4096;
+        let room = MemoryRoom::default();
+        let memory = SharedMemory::reserve("huge", bytes, 2, room, None).unwrap();
+        assert!(told(&memory, "ShmemPmdMapped:") >= memory.huge_bytes());
+        assert_eq!(mapped_bytes(&memory), memory.len_bytes());
+        assert_eq!(memory.len_bytes(), 82 << 20);
     }
 
     #[test]
