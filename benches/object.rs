@@ -37,11 +37,16 @@ use terrace::env;
 pub struct Load {
     pub frame_bytes: u32,
     pub objects: usize,
+    /// Whether Terrace packs them.
+    pub packed: bool,
 }
 
-const LARGE: Load = Load { frame_bytes: 4 << 20, objects: 32 };
+const LARGE: Load = Load { frame_bytes: 4 << 20, objects: 32, packed: false };
 /// Blocks of models with little KV: what a request costs counts more than its bytes.
-const SMALL: Load = Load { frame_bytes: 64 << 10, objects: 512 };
+const SMALL: Load = Load { frame_bytes: 64 << 10, objects: 512, packed: false };
+const PACKED: Load = Load { packed: true, ..SMALL };
+/// What a bare client does with the same bytes in objects as long as packs.
+const PACKS: Load = Load { frame_bytes: 8 << 20, objects: 4, packed: false };
 const ROUNDS: usize = 7;
 
 /// What S3 takes to the first byte. Source: AWS, "Best practices design patterns: optimizing Amazon
@@ -55,22 +60,31 @@ fn main() {
     let root = tempfile::tempdir().unwrap();
     println!("Loopback, medians of {ROUNDS} rounds\n");
     println!(
-        "| server | | KiB | at once | Terrace MB/s | bare HTTP MB/s | ratio | Terrace's rounds | bare's |"
+        "| server | | KiB | bare's KiB | at once | Terrace MB/s | bare HTTP MB/s | ratio | Terrace's rounds | bare's |"
     );
-    println!("|---|---|---|---|---|---|---|---|---|");
-    for (load, at_once) in [(LARGE, 1), (LARGE, 4), (LARGE, 16), (SMALL, 16)] {
+    println!("|---|---|---|---|---|---|---|---|---|---|");
+    for (load, bare_load, at_once) in [
+        (LARGE, LARGE, 1),
+        (LARGE, LARGE, 4),
+        (LARGE, LARGE, 16),
+        (SMALL, SMALL, 16),
+        (PACKED, SMALL, 16),
+        (PACKED, PACKS, 16),
+    ] {
         let (ours, bare) = (server::signed(root.path(), NEAR), server::open(root.path()));
-        compare("s3s-fs", (ours.port, bare.port), load, at_once);
+        compare("s3s-fs", (ours.port, bare.port), (load, bare_load), at_once);
         let memory = memory::Memory::start();
-        compare("memory", (memory.port, memory.port), load, at_once);
+        compare("memory", (memory.port, memory.port), (load, bare_load), at_once);
     }
-    prefix::measure(root.path(), FAR);
+    for packs in [false, true] {
+        prefix::measure(root.path(), FAR, packs);
+    }
 }
 
 /// Both clients in turn, each on its port, and what came of it.
-fn compare(server: &str, (ours, bare): (u16, u16), load: Load, at_once: usize) {
-    let (store, client) =
-        (store::Store::open(ours, load, at_once), bare::Client::new(bare, load, at_once));
+fn compare(server: &str, (ours, bare): (u16, u16), loads: (Load, Load), at_once: usize) {
+    let store = store::Store::open(ours, loads.0, at_once);
+    let client = bare::Client::new(bare, loads.1, at_once);
     let (mut puts, mut gets) = (Pair::default(), Pair::default());
     for round in 0..ROUNDS {
         puts.ours.push(store.put(round));
@@ -78,8 +92,8 @@ fn compare(server: &str, (ours, bare): (u16, u16), load: Load, at_once: usize) {
         gets.ours.push(store.get(round));
         gets.bare.push(client.get(round));
     }
-    puts.print((server, "PUT"), load, at_once);
-    gets.print((server, "GET"), load, at_once);
+    puts.print((server, "PUT"), loads, at_once);
+    gets.print((server, "GET"), loads, at_once);
 }
 
 #[derive(Default)]
@@ -89,8 +103,9 @@ struct Pair {
 }
 
 impl Pair {
-    fn print(&self, (server, what): (&str, &str), load: Load, at_once: usize) {
-        let Load { frame_bytes, objects } = load;
+    fn print(&self, (server, what): (&str, &str), loads: (Load, Load), at_once: usize) {
+        let Load { frame_bytes, objects, packed } = loads.0;
+        let packed = if packed { ", in packs" } else { "" };
         let rate =
             |took: Duration| objects as f64 * f64::from(frame_bytes) / 1e6 / took.as_secs_f64();
         let (ours, bare) = (rate(median(&self.ours)), rate(median(&self.bare)));
@@ -99,8 +114,9 @@ impl Pair {
             format!("{:.0}..{:.0}", rate(*least), rate(*most))
         };
         println!(
-            "| {server} | {what} | {} | {at_once} | {ours:.0} | {bare:.0} | {:.2} | {} | {} |",
+            "| {server} | {what} | {}{packed} | {} | {at_once} | {ours:.0} | {bare:.0} | {:.2} | {} | {} |",
             frame_bytes >> 10,
+            loads.1.frame_bytes >> 10,
             ours / bare,
             span(&self.ours),
             span(&self.bare)

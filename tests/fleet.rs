@@ -31,10 +31,12 @@ const ASK: Duration = Duration::from_secs(9);
 const PART: &str = "TERRACE_FLEET_PART";
 const URL: &str = "TERRACE_FLEET_URL";
 const WRITER: &str = "TERRACE_FLEET_WRITER";
+const PACKS: &str = "TERRACE_FLEET_PACKS";
 
 /// A node of the fleet: little memory, no disk, all else shared.
 fn spec(own: &Path, url: &str) -> Spec {
-    Spec { object_url: Some(url.into()), ..Spec::new(own, 8, 0, 20_000) }
+    let packs = std::env::var_os(PACKS).is_some();
+    Spec { object_url: Some(url.into()), packs, ..Spec::new(own, 8, 0, 20_000) }
 }
 
 fn shielded() -> Wish {
@@ -46,7 +48,8 @@ fn forget_after(after: Duration) -> Wish {
     Wish { delete_after: Some(after), ..Wish::default() }
 }
 
-/// Runs `test` on a folder and on a bucket, in a process with credentials.
+/// Runs `test` on a folder and on a bucket, with blocks as objects and with packs, in a process with
+/// credentials.
 fn on_both(name: &str, test: fn(&str)) {
     if std::env::var(PART).is_ok_and(|part| part == name) {
         let url = std::env::var(URL).unwrap();
@@ -54,8 +57,16 @@ fn on_both(name: &str, test: fn(&str)) {
     }
     let root = tempfile::tempdir().unwrap();
     let server = S3Server::start(root.path(), s3::ask_for_credentials);
-    for url in [format!("file://{}", root.path().join("folder").display()), server.url(name)] {
-        let said = process(name, &url).output().unwrap();
+    let folder = |packed: &str| format!("file://{}", root.path().join(packed).display());
+    let bucket = |packed: &str| server.url(&format!("{name}/{packed}"));
+    for (url, packs) in [
+        (folder("single"), false),
+        (folder("packed"), true),
+        (bucket("single"), false),
+        (bucket("packed"), true),
+    ] {
+        let mut process = process(name, &url);
+        let said = if packs { process.env(PACKS, "yes") } else { &mut process }.output().unwrap();
         let told = String::from_utf8_lossy(&said.stdout) + String::from_utf8_lossy(&said.stderr);
         assert!(said.status.success(), "{url}: {told}");
     }
@@ -76,6 +87,16 @@ fn pushed_down(node: &mut Node, ids: &[u64], wish: Option<Wish>) {
     node.settle();
 }
 
+/// Where this process is to pack, and in a folder, packs are there.
+fn assert_packed(url: &str) {
+    let Some(root) = url.strip_prefix("file://").filter(|_| std::env::var_os(PACKS).is_some())
+    else {
+        return;
+    };
+    let packs = Path::new(root).join("v1/packs");
+    assert!(packs.read_dir().is_ok_and(|mut found| found.next().is_some()), "nothing was packed");
+}
+
 #[test]
 fn blocks_and_records_are_shared_and_inherited() {
     on_both("blocks_and_records_are_shared_and_inherited", |url| {
@@ -83,6 +104,7 @@ fn blocks_and_records_are_shared_and_inherited() {
         let ids: Vec<u64> = (1..=60).collect();
         let mut one = Node::start(&spec(first.path(), url));
         pushed_down(&mut one, &ids, Some(shielded()));
+        assert_packed(url);
         let mut two = Node::start(&spec(second.path(), url));
         assert_eq!(two.found(&ids, Duration::ZERO), []);
         let found = two.found(&ids, ASK);

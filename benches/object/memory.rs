@@ -1,7 +1,8 @@
 //! The least that a server can be: objects in memory, no signatures, no checks. What is slow beside it
 //! is the client's.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 use terrace::env;
@@ -62,19 +63,71 @@ async fn serve(mut socket: TcpStream, objects: &Objects) -> std::io::Result<()> 
             socket
                 .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\netag: \"e\"\r\n\r\n")
                 .await?;
+        } else if target.contains("list-type=2") {
+            let listed = list(&objects.lock().unwrap(), target);
+            let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", listed.len());
+            socket.write_all(head.as_bytes()).await?;
+            socket.write_all(listed.as_bytes()).await?;
         } else {
             let object = Arc::clone(&objects.lock().unwrap()[&path]);
-            let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", object.len());
-            socket.write_all(head.as_bytes()).await?;
-            socket.write_all(&object).await?;
+            let (head, part) = answer(&head, &object);
+            socket.write_all(&head).await?;
+            socket.write_all(&object[part]).await?;
         }
     }
 }
 
-fn length_of(head: &str) -> usize {
-    let line = head.lines().find_map(|line| {
+/// The head of the answer, and what of the object follows it.
+fn answer(head: &str, object: &[u8]) -> (Vec<u8>, Range<usize>) {
+    let all = object.len();
+    let Some(asked) = header(head, "range") else {
+        return (format!("HTTP/1.1 200 OK\r\ncontent-length: {all}\r\n\r\n").into_bytes(), 0..all);
+    };
+    // `bytes=0-4095`.
+    let (first, last) = asked.strip_prefix("bytes=").unwrap().split_once('-').unwrap();
+    let part = first.parse().unwrap()..(last.parse::<usize>().unwrap() + 1).min(all);
+    let head = format!(
+        "HTTP/1.1 206 Partial Content\r\ncontent-length: {}\r\ncontent-range: bytes {}-{}/{all}\r\n\r\n",
+        part.len(),
+        part.start,
+        part.end - 1,
+    );
+    (head.into_bytes(), part)
+}
+
+fn header<'a>(head: &'a str, wanted: &str) -> Option<&'a str> {
+    head.lines().find_map(|line| {
         let (name, value) = line.split_once(": ")?;
-        name.eq_ignore_ascii_case("content-length").then_some(value)
+        name.eq_ignore_ascii_case(wanted).then_some(value)
+    })
+}
+
+fn length_of(head: &str) -> usize {
+    header(head, "content-length").unwrap().parse().unwrap()
+}
+
+/// What lies directly below the prefix, behind `start-after`; all on one page.
+fn list(objects: &BTreeMap<String, Arc<Vec<u8>>>, target: &str) -> String {
+    let (bucket, query) = target.split_once('?').unwrap();
+    let asked = |wanted: &str| {
+        let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+        let value = pairs.find(|(name, _)| *name == wanted).map_or("", |pair| pair.1);
+        value.replace("%2F", "/")
+    };
+    let (prefix, after) = (asked("prefix"), asked("start-after"));
+    let root = format!("{}/", bucket.trim_end_matches('/'));
+    let (mut files, mut folders) = (Vec::new(), BTreeSet::new());
+    for name in objects.keys().filter_map(|path| path.strip_prefix(&root)) {
+        match name.strip_prefix(&prefix).map(|rest| rest.split_once('/')) {
+            Some(Some((folder, _))) => drop(folders.insert(format!("{prefix}{folder}/"))),
+            Some(None) if *name > *after => {
+                files.push(format!("<Contents><Key>{name}</Key></Contents>"));
+            }
+            _ => {}
+        }
+    }
+    let folders = folders.iter().fold(String::new(), |all, name| {
+        all + &format!("<CommonPrefixes><Prefix>{name}</Prefix></CommonPrefixes>")
     });
-    line.unwrap().parse().unwrap()
+    format!("<ListBucketResult>{}{folders}</ListBucketResult>", files.concat())
 }

@@ -13,11 +13,12 @@ const BLOCKS: u64 = 8_000;
 const ASK: Duration = Duration::from_secs(10);
 const RUNS: usize = 5;
 
-pub fn measure(root: &Path, far: Duration) {
+pub fn measure(root: &Path, far: Duration, packs: bool) {
     let near = server::signed(root, NEAR);
     let own = tempfile::tempdir().unwrap();
     let spec = |server: &S3Server| Spec {
-        object_url: Some(server.url("prefix")),
+        object_url: Some(server.url(if packs { "prefix-packed" } else { "prefix" })),
+        packs,
         ..Spec::new(own.path(), 64, 0, 4 * BLOCKS)
     };
     let ids: Vec<u64> = (1..=BLOCKS).collect();
@@ -39,8 +40,9 @@ pub fn measure(root: &Path, far: Duration) {
     }
     let (trip, lookup) = (median(&trips), median(&lookups));
     println!(
-        "\nThe longest prefix, {BLOCKS} blocks in a store {} ms away: {} ms, {:.2} round trips of {} \
+        "\nThe longest prefix, {BLOCKS} blocks{} in a store {} ms away: {} ms, {:.2} round trips of {} \
          ms (medians of {RUNS} nodes)",
+        if packs { " in packs" } else { "" },
         far.as_millis(),
         lookup.as_millis(),
         lookup.as_secs_f64() / trip.as_secs_f64(),

@@ -8,10 +8,10 @@ use terrace::domain::block::{HashTail, Key};
 use terrace::domain::namespace::NamespaceDigest;
 use terrace::domain::retention::RetentionRecord;
 use terrace::domain::units::Time;
-use terrace::env::Stopwatch;
+use terrace::env::{self, Stopwatch};
 use terrace::tiers::dram::{Arena, ArenaConfig};
 use terrace::tiers::frame::{self, HEADER_SPAN_BYTES, HeaderDraft};
-use terrace::tiers::object::{self, ObjectOptions};
+use terrace::tiers::object::{self, ObjectOptions, PackOptions};
 use terrace::tiers::store::{FrameMeta, FrameSpan, Place, StoreError, StoreOp, TierStore};
 use tokio::runtime::Runtime;
 
@@ -27,7 +27,8 @@ pub struct Store {
     arena: Arc<Arena>,
     _runtime: Runtime,
     load: Load,
-    at_once: usize,
+    /// Tells this store's blocks from those that another one has left.
+    run: u64,
 }
 
 impl Store {
@@ -37,15 +38,17 @@ impl Store {
         let config = ArenaConfig { tier_bytes: 0, staging_bytes, pretouch_threads: 1 };
         let arena = Arc::new(Arena::new(config).unwrap());
         let runtime = s3::runtime();
-        let target = s3::url_at(port, &format!("ours-{at_once}")).parse().unwrap();
-        let options = ObjectOptions { concurrency: at_once, ..ObjectOptions::default() };
+        let prefix = format!("ours-{at_once}{}", if load.packed { "-packed" } else { "" });
+        let target = s3::url_at(port, &prefix).parse().unwrap();
+        let packs = load.packed.then(|| PackOptions::new(env::random_bytes()));
+        let options = ObjectOptions { concurrency: at_once, packs, ..ObjectOptions::default() };
         let store = object::open(&target, options, &arena, runtime.handle()).unwrap();
-        Self { store, arena, _runtime: runtime, load, at_once }
+        let run = u64::from_le_bytes(env::random_bytes());
+        Self { store, arena, _runtime: runtime, load, run }
     }
 
     fn key(&self, round: usize, object: usize) -> Key {
-        NAMESPACE
-            .key(format!("{}/{}/{round}/{object}", self.load.frame_bytes, self.at_once).as_bytes())
+        NAMESPACE.key(format!("{}/{round}/{object}", self.run).as_bytes())
     }
 
     fn span(&self, object: usize) -> FrameSpan {

@@ -266,6 +266,34 @@ pub const KEYS: &[Key] = &[
          of the bucket (`docs/object.md`); for `s3://` only, needs s3:PutObjectTagging.",
     ),
     key(
+        "object.pack_below",
+        Kind::Size,
+        "0",
+        "Blocks whose frames are shorter than this are packed into objects of 8 MiB or more \
+         (`docs/packs.md`); 0: each block is an object. All nodes that share a store say the same: \
+         who does not pack does not find what is packed. At most 8MiB.",
+    ),
+    key(
+        "object.pack_linger",
+        Kind::Duration,
+        "20ms",
+        "How long a block waits for others to fill its pack, from 0ms to 1s.",
+    ),
+    key(
+        "object.pack_freshness",
+        Kind::Duration,
+        "1s",
+        "How old what a node knows of others' packs may be when a block is looked for, from 0ms to \
+         60s: a request to list them costs money.",
+    ),
+    key(
+        "object.pack_blocks_known",
+        count(1_000, 100_000_000),
+        "1000000",
+        "Packed blocks that a node knows the places of, about 300 bytes of memory each. What is \
+         beyond it is not found.",
+    ),
+    key(
         "leases.ttl",
         Kind::Duration,
         "30s",

@@ -8,6 +8,7 @@ mod flags;
 mod keys;
 mod machine;
 mod nearest;
+mod packs;
 pub mod parse;
 mod places;
 mod reader;
@@ -27,6 +28,7 @@ pub use flags::Flags;
 pub use keys::{KEYS, Key, Kind};
 pub use machine::{Disk, Machine, ThisMachine};
 pub use nearest::nearest;
+pub use packs::Packs;
 pub use places::Places;
 pub use sources::Sources;
 
@@ -114,6 +116,8 @@ pub struct Object {
     pub blocks_max: Option<u64>,
     pub requests_max: usize,
     pub lifecycle_tags: bool,
+    /// How small blocks are packed; nothing: they are not.
+    pub packs: Option<Packs>,
 }
 
 /// How much of each tier shields may hold, in hundredths.

@@ -131,6 +131,8 @@ fn a_whole_file_is_read() {
         url = "s3://kv-cache/team/a/"
         endpoint = "http://127.0.0.1:9000"
         region = "eu-west-1"
+        pack_below = "256KiB"
+        pack_linger = "50ms"
         [metrics]
         listen = "[::1]:9464"
         [log]
@@ -147,6 +149,8 @@ fn a_whole_file_is_read() {
     assert_eq!((nvme.engine, nvme.queue_depth), (EngineChoice::Blocking, 32));
     let object = config.object.unwrap();
     assert_eq!(object.capacity_bytes, 1 << 40);
+    let packs = object.packs.unwrap();
+    assert_eq!((packs.below_bytes, packs.linger), (256 << 10, Duration::from_millis(50)));
     let expected = Bucket {
         name: "kv-cache".into(),
         prefix: "team/a".into(),
@@ -266,6 +270,7 @@ const WRONG_FILES: &[&str] = &[
     "object.url = \"s3:///x\"\n",
     "object.url = \"file://x\"\n",
     "object.capacity = \"1MiB\"\n",
+    "object.pack_below = \"64MiB\"\n",
     "[object]\nurl = \"s3://b\"\nendpoint = \"minio\"\n",
     "nvme.capacity = \"60GiB\"\nobject.capacity = \"60GiB\"\n",
     "leases.ttl = \"2h\"\n",

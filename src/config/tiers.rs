@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::error::{ConfigError, Problem};
+use super::packs::packs;
 use super::parse::{shown, size_text};
 use super::places::Places;
 use super::reader::Reader;
@@ -254,6 +255,7 @@ pub(super) fn object(
 ) -> Result<Option<Object>, ConfigError> {
     let requests_max = reader.count("object.requests_max")?.unwrap_or(OBJECT_REQUESTS_DEFAULT);
     let lifecycle_tags = reader.boolean("object.lifecycle_tags")?.unwrap_or(false);
+    let packs = packs(reader)?;
     let given_bytes = reader.size("object.capacity")?;
     let blocks_max = blocks_max(reader, "object.blocks_max")?;
     let Some(target) = target(reader, places)? else { return Ok(None) };
@@ -265,17 +267,19 @@ pub(super) fn object(
         );
         return Err(reader.wrong("object.capacity", Problem::new(problem, remedy)));
     }
+    let object = |target, capacity_bytes| Object {
+        target,
+        capacity_bytes,
+        blocks_max,
+        requests_max,
+        lifecycle_tags,
+        packs,
+    };
     let capacity_bytes = match (&target, given_bytes) {
         (Target::S3(_), given) => given.unwrap_or(S3_DEFAULT_BYTES),
         (Target::Dir { path, .. }, given) => {
             let Some(disk) = reader.machine.disk(path) else {
-                return Ok(given.map(|capacity_bytes| Object {
-                    target,
-                    capacity_bytes,
-                    blocks_max,
-                    requests_max,
-                    lifecycle_tags,
-                }));
+                return Ok(given.map(|capacity_bytes| object(target, capacity_bytes)));
             };
             // What is there already counts as ours, so only the whole disk bounds a given size.
             let usual = usual_disk_bytes(disk.free_bytes);
@@ -288,7 +292,7 @@ pub(super) fn object(
         notes.push("no object tier: its disk is too full".into());
         return Ok(None);
     }
-    Ok(Some(Object { target, capacity_bytes, blocks_max, requests_max, lifecycle_tags }))
+    Ok(Some(object(target, capacity_bytes)))
 }
 
 /// Both tiers fit together where they share a disk; defaults always do.

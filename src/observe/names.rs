@@ -165,6 +165,10 @@ metrics! {
         "Writes, reads and erases that a tier's store failed.";
     OBJECT_OUT: Gauge Count "terrace_object_out" []
         "1 while the object store is out and asked by itself whether it is back, else 0.";
+    OBJECT_PACKS: Gauge Count "terrace_object_packs" []
+        "Packs in the object store that this node knows, its own and others'.";
+    OBJECT_PACKED_BLOCKS: Gauge Count "terrace_object_packed_blocks" []
+        "Blocks in them whose places this node knows, erased ones included until their pack goes.";
 }
 
 #[cfg(test)]

@@ -30,6 +30,9 @@ const _: () = assert!(HEADER_SPAN_BYTES as usize == HEADER_BYTES);
 /// may be damaged while the frame is whole.
 pub const RECORDS: Range<usize> = layout::RECORDS;
 
+/// A record's bytes, as the header has them.
+pub(crate) const RECORD_BYTES: usize = layout::RECORD_BYTES;
+
 /// The format that this program writes, and the only one that it reads.
 pub const FORMAT_VERSION: u32 = 1;
 
@@ -210,6 +213,19 @@ pub fn restamp(
     FrameHeader::decode(frame)?.verify_key(key)?;
     let page = frame.first_chunk_mut::<HEADER_BYTES>().expect("a header that decodes has a page");
     Ok(layout::restamp(page, record)?)
+}
+
+/// A record as the header has it: for what else keeps records.
+pub(crate) fn record_bytes(record: &RetentionRecord) -> [u8; RECORD_BYTES] {
+    layout::record_bytes(record)
+}
+
+/// Reads what [`record_bytes`] wrote.
+///
+/// # Errors
+/// `Corrupt` for a field outside its range.
+pub(crate) fn record_of(bytes: &[u8; RECORD_BYTES]) -> Result<RetentionRecord, StoreError> {
+    Ok(layout::record_of(bytes)?)
 }
 
 /// The page that a store writes over a frame's header to erase the frame: it reads back as

@@ -22,7 +22,7 @@ use terrace::manager::{ManagerConfig, PolicyName, TierConfig};
 use terrace::tiers::dram::{Arena, ArenaConfig};
 use terrace::tiers::hbm::{ClaimedPool, EnginePool, HostDevice, HostDeviceConfig};
 use terrace::tiers::nvme::{self, NvmeConfig};
-use terrace::tiers::object::{self, ObjectOptions, Target as ObjectTarget};
+use terrace::tiers::object::{self, ObjectOptions, PackOptions, Target as ObjectTarget};
 use terrace::workload::content::{Content, ENGINE_HASH_BYTES};
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
@@ -49,14 +49,16 @@ pub struct Spec {
     pub object_url: Option<String>,
     /// By how many seconds its clock is ahead.
     pub skew_s: i64,
+    /// Whether blocks are packed into larger objects.
+    pub packs: bool,
 }
 
 impl Spec {
     /// Both folders below `root`.
     pub fn new(root: &Path, dram: u64, nvme: u64, object: u64) -> Self {
         let (nvme_dir, object_dir) = (root.join("nvme"), root.join("object"));
-        let (object_url, skew_s) = (None, 0);
-        Self { dram, nvme, object, nvme_dir, object_dir, object_url, skew_s }
+        let (object_url, skew_s, packs) = (None, 0, false);
+        Self { dram, nvme, object, nvme_dir, object_dir, object_url, skew_s, packs }
     }
 }
 
@@ -267,7 +269,8 @@ fn shell(spec: &Spec, runtime: &Runtime) -> Shell {
     };
     let folder = ObjectTarget::Dir { path: spec.object_dir.clone(), fsync: false };
     let target = spec.object_url.as_ref().map_or(folder, |url| url.parse().unwrap());
-    let options = ObjectOptions::default();
+    let packs = spec.packs.then(|| PackOptions::new(node_id));
+    let options = ObjectOptions { packs, ..ObjectOptions::default() };
     let object = (spec.object > 0)
         .then(|| object::open(&target, options, &arena, runtime.handle()).unwrap());
     let tier = |slots_max: u64, capacity_bytes: u64, recovers: bool| {

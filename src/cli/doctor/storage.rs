@@ -200,7 +200,9 @@ fn try_bucket(object: &Object) -> Result<(), String> {
         // SAFETY: nothing is under way, and the arena is only this check's.
         frame::seal(unsafe { arena.bytes_mut(frame) }, nobodys(key));
         ask(&*store, "write", StoreOp::Write { key, place, frame })?;
-        ask(&*store, "erase", StoreOp::Erase { key, place })
+        ask(&*store, "erase", StoreOp::Erase { key, place })?;
+        let packs = || object::list_packs(&object.target, options, &arena, runtime.handle());
+        object.packs.map_or(Ok(()), |_| answered("list", packs()))
     })();
     runtime.shutdown_background();
     tried
@@ -211,12 +213,18 @@ fn ask(store: &dyn TierStore, verb: &str, op: StoreOp) -> Result<(), String> {
     let (tell, told) = sync_channel(1);
     store.submit(op, Box::new(move |ended| drop(tell.send(ended))));
     match told.recv_timeout(OBJECT_PATIENCE * 2) {
-        Ok(Ok(()) | Err(StoreError::Missing(_))) => Ok(()),
-        Ok(Err(StoreError::Io { source, .. })) if source.kind() == ErrorKind::PermissionDenied => {
+        Ok(ended) => answered(verb, ended),
+        Err(_) => Err(format!("no answer within {} s", OBJECT_PATIENCE.as_secs() * 2)),
+    }
+}
+
+fn answered(verb: &str, ended: Result<(), StoreError>) -> Result<(), String> {
+    match ended {
+        Ok(()) | Err(StoreError::Missing(_)) => Ok(()),
+        Err(StoreError::Io { source, .. }) if source.kind() == ErrorKind::PermissionDenied => {
             Err(format!("it lets nobody {verb}: grant {}", permissions(verb)))
         }
-        Ok(Err(error)) => Err(format!("can't {verb}: {error}")),
-        Err(_) => Err(format!("no answer within {} s", OBJECT_PATIENCE.as_secs() * 2)),
+        Err(error) => Err(format!("can't {verb}: {error}")),
     }
 }
 
@@ -225,6 +233,7 @@ fn permissions(verb: &str) -> &'static str {
     match verb {
         "read" => "s3:GetObject on the objects and s3:ListBucket on the bucket",
         "write" => "s3:PutObject on the objects",
+        "list" => "s3:ListBucket on the bucket, or set object.pack_below to 0",
         _ => "s3:DeleteObject on the objects",
     }
 }
@@ -275,7 +284,8 @@ mod tests {
 
     fn only(target: Target) -> Object {
         let (capacity_bytes, blocks_max) = (CHUNK_BYTES, None);
-        Object { target, capacity_bytes, blocks_max, requests_max: 1, lifecycle_tags: false }
+        let (lifecycle_tags, packs) = (false, None);
+        Object { target, capacity_bytes, blocks_max, requests_max: 1, lifecycle_tags, packs }
     }
 
     /// A bucket whose server answers each method with this status and code.

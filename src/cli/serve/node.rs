@@ -21,7 +21,7 @@ use crate::tiers::dram::{Arena, ArenaConfig};
 use crate::tiers::hbm::cuda::{self, CudaConfig};
 use crate::tiers::hbm::{Device, DeviceChoice, HostDevice, HostDeviceConfig};
 use crate::tiers::nvme::{self, NvmeConfig, NvmeFacts, Striped};
-use crate::tiers::object::{self, ObjectOptions};
+use crate::tiers::object::{self, ObjectOptions, PackOptions};
 use crate::tiers::open::OpenError;
 use crate::tiers::store::TierStore;
 
@@ -74,7 +74,7 @@ impl Node {
             let folders: Vec<_> = nvme.iter().map(ToString::to_string).collect();
             facts.insert("nvme".into(), folders.join("; "));
         }
-        let object = open_object(config, &arena, runtime)?;
+        let object = open_object(config, &arena, node_id, runtime)?;
         if let Some(object) = &config.object {
             facts.insert("object".into(), object.target.to_string());
         }
@@ -178,12 +178,21 @@ fn open_nvme(
 fn open_object(
     config: &Config,
     arena: &Arc<Arena>,
+    node_id: [u8; 16],
     runtime: &runtime::Handle,
 ) -> Result<Option<Store>, NodeError> {
     let Some(settings) = &config.object else { return Ok(None) };
+    let packs = settings.packs.map(|packs| PackOptions {
+        frames_below_bytes: packs.below_bytes,
+        linger: packs.linger,
+        freshness: packs.freshness,
+        frames_max: packs.blocks_known_max,
+        ..PackOptions::new(node_id)
+    });
     let options = ObjectOptions {
         concurrency: settings.requests_max,
         lifecycle_tags: settings.lifecycle_tags,
+        packs,
         ..ObjectOptions::default()
     };
     let store = object::open(&settings.target, options, arena, runtime)?;

@@ -51,6 +51,8 @@ pub(super) const RECORDS: std::ops::Range<usize> = RECORDS_AT[0]..RECORDS_AT[1] 
 pub(super) const IN_CHECKSUM: usize = 0;
 pub(super) const IN_SEQUENCE: usize = 8;
 pub(super) const IN_RECORD: usize = 16;
+/// A record's own bytes.
+pub(super) const RECORD_BYTES: usize = 32;
 // 48..80 is reserved for the record, 80..512 for what stands beside it.
 
 pub(super) const FLAG_HAS_PARENT: u32 = 1;
@@ -111,7 +113,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<FrameHeader, FrameError> {
             parent: get_parent(page, flags)?,
             position: get_u32(page, AT_POSITION),
             created_at: Time { micros: get_u64(page, AT_CREATED) },
-            record: get_record(page, newest_record(page)?.0 + IN_RECORD)?,
+            record: record_of(&get(page, newest_record(page)?.0 + IN_RECORD))?,
         },
         payload_bytes,
         payload_checksum: get_u64(page, AT_PAYLOAD_CHECKSUM),
@@ -194,31 +196,41 @@ fn put_record(page: &mut Page, at: usize, sequence: u64, record: &RetentionRecor
     let sector = at;
     page[sector..sector + SECTOR_BYTES].fill(0);
     put(page, sector + IN_SEQUENCE, sequence.to_le_bytes());
-    let at = sector + IN_RECORD;
-    page[at] = record.priority.min(PRIORITY_MAX);
-    page[at + 1] = record.kind as u8;
-    page[at + 2] = record.floor as u8;
-    page[at + 3] = record.scope as u8;
-    put(page, at + 4, record.refresh_on_hit_ms.to_le_bytes());
-    put(page, at + 8, record.priority_until.micros.to_le_bytes());
-    put(page, at + 16, record.shield_until.micros.to_le_bytes());
-    put(page, at + 24, record.delete_after.micros.to_le_bytes());
+    put(page, sector + IN_RECORD, record_bytes(record));
     put(page, sector + IN_CHECKSUM, record_checksum(page, sector).to_le_bytes());
 }
 
-fn get_record(page: &Page, at: usize) -> Result<RetentionRecord, FrameError> {
-    let number = |offset: usize| usize::from(page[at + offset]);
+/// A record as its sector has it.
+pub(super) fn record_bytes(record: &RetentionRecord) -> [u8; RECORD_BYTES] {
+    let mut bytes = [0; RECORD_BYTES];
+    bytes[0] = record.priority.min(PRIORITY_MAX);
+    bytes[1] = record.kind as u8;
+    bytes[2] = record.floor as u8;
+    bytes[3] = record.scope as u8;
+    bytes[4..8].copy_from_slice(&record.refresh_on_hit_ms.to_le_bytes());
+    bytes[8..16].copy_from_slice(&record.priority_until.micros.to_le_bytes());
+    bytes[16..24].copy_from_slice(&record.shield_until.micros.to_le_bytes());
+    bytes[24..].copy_from_slice(&record.delete_after.micros.to_le_bytes());
+    bytes
+}
+
+pub(super) fn record_of(bytes: &[u8; RECORD_BYTES]) -> Result<RetentionRecord, FrameError> {
+    let number = |offset: usize| usize::from(bytes[offset]);
+    let time = |at: usize| {
+        let micros = bytes[at..at + 8].try_into().expect("offsets are constants inside the record");
+        Time { micros: u64::from_le_bytes(micros) }
+    };
     let unknown = |what: &str, value: usize| corrupt(format!("the record's {what} is {value}"));
-    let priority = page[at];
+    let priority = bytes[0];
     if priority > PRIORITY_MAX {
         return Err(unknown("priority", number(0)));
     }
     Ok(RetentionRecord {
         priority,
-        priority_until: Time { micros: get_u64(page, at + 8) },
-        shield_until: Time { micros: get_u64(page, at + 16) },
-        refresh_on_hit_ms: get_u32(page, at + 4),
-        delete_after: Time { micros: get_u64(page, at + 24) },
+        priority_until: time(8),
+        shield_until: time(16),
+        refresh_on_hit_ms: u32::from_le_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]),
+        delete_after: time(24),
         // A kind that a later program knows only steers its eviction: the block is as good.
         kind: Kind::ALL.get(number(1)).copied().unwrap_or_default(),
         floor: *Tier::ALL.get(number(2)).ok_or_else(|| unknown("floor", number(2)))?,

@@ -3,6 +3,8 @@
 //! An object appears whole or not at all: it is written under another name and renamed. Never
 //! follows links, and never trusts what it finds under a block's name.
 
+mod blobs;
+
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
@@ -10,6 +12,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::runtime::Handle;
+
+use super::blobs::Blobs;
 use super::question::Question;
 use super::{FORMAT_PREFIX, ObjectOptions, object_name};
 use crate::domain::block::Key;
@@ -33,6 +38,7 @@ const LEFT_BEHIND: Duration = Duration::from_hours(1);
 pub struct DirStore {
     gate: Arc<Gate>,
     folder: Arc<Folder>,
+    arena: Arc<Arena>,
     pool: Pool,
     /// Headers are asked for while somebody waits: not behind whole frames.
     questions: Pool<Question>,
@@ -51,10 +57,10 @@ impl DirStore {
     ) -> Result<Self, OpenError> {
         let folder = Arc::new(Folder { root: path.to_owned(), fsync });
         folder.prepare()?;
-        let (at_work, arena) = (Arc::clone(&folder), Arc::clone(arena));
+        let (at_work, at_hand) = (Arc::clone(&folder), Arc::clone(arena));
         let threads = options.concurrency.min(THREADS_MAX);
         let pool = Pool::start("object-dir", threads, options.ops_max, move |ticket: Ticket| {
-            let result = at_work.perform(&arena, ticket.op);
+            let result = at_work.perform(&at_hand, ticket.op);
             ticket.finish(result);
         })
         .map_err(no_thread)?;
@@ -65,13 +71,21 @@ impl DirStore {
                 one.answer(found);
             })
             .map_err(no_thread)?;
-        Ok(Self { gate: Gate::new(options.ops_max), folder, pool, questions })
+        let (gate, arena) = (Gate::new(options.ops_max), Arc::clone(arena));
+        Ok(Self { gate, folder, arena, pool, questions })
     }
 
     /// Whether an object of this name is there; says nothing of its bytes. Blocks.
     #[must_use]
     pub fn contains(&self, key: Key) -> bool {
         self.folder.object(key).is_file()
+    }
+}
+
+impl DirStore {
+    /// The same folder, as packs need it.
+    pub(super) fn blobs(&self, runtime: &Handle) -> Arc<dyn Blobs> {
+        Arc::new(blobs::DirBlobs::new(&self.folder, &self.arena, runtime))
     }
 }
 
@@ -165,17 +179,17 @@ impl Folder {
             None => {}
         }
         let fresh = self.fresh_path();
-        self.write_fresh(&fresh, &path, bytes).map_err(|source| {
+        self.write_fresh(&fresh, &path, &[bytes]).map_err(|source| {
             let _ = fs::remove_file(&fresh);
             self.failed("write", &path)(source)
         })
     }
 
-    fn write_fresh(&self, fresh: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    fn write_fresh(&self, fresh: &Path, path: &Path, pieces: &[&[u8]]) -> io::Result<()> {
         let mut file = fresh_file(fresh)?;
-        file.write_all(bytes)?;
+        pieces.iter().try_for_each(|piece| file.write_all(piece))?;
         let folder = path.parent().unwrap_or(&self.root);
-        match DirBuilder::new().mode(0o700).create(folder) {
+        match DirBuilder::new().recursive(true).mode(0o700).create(folder) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
             _ => {}
         }

@@ -6,9 +6,12 @@
 //! there writes at most its record. Of two nodes that write records the last one wins. Addresses by
 //! key alone: never looks at places, and a scan finds nothing.
 
+mod blobs;
 mod breaker;
 mod dir;
 mod guard;
+mod lent;
+mod packs;
 mod question;
 mod s3;
 mod target;
@@ -17,13 +20,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use dir::DirStore;
+pub use packs::{PACKED_BLOCKS, PACKS, PackOptions};
 pub use s3::{S3Store, Signed, SignedObject, sign};
 pub use target::{Bucket, Target};
+
+use blobs::Blobs;
+use packs::PackedStore;
 
 use super::dram::Arena;
 use super::frame::HEADER_SPAN_BYTES;
 use super::open::OpenError;
-use super::store::TierStore;
+use super::store::{StoreError, TierStore};
 use super::ticket::OPS_MAX_DEFAULT;
 use crate::domain::block::Key;
 
@@ -48,6 +55,8 @@ pub struct ObjectOptions {
     pub range_bytes: u32,
     /// S3: whether objects that are promised to be forgotten are tagged for the bucket's own rules.
     pub lifecycle_tags: bool,
+    /// How small blocks are packed; nothing: each block is an object, and no packs are looked for.
+    pub packs: Option<PackOptions>,
 }
 
 impl Default for ObjectOptions {
@@ -59,6 +68,7 @@ impl Default for ObjectOptions {
             op_timeout: Duration::from_secs(30),
             range_bytes: RANGE_BYTES_DEFAULT,
             lifecycle_tags: false,
+            packs: None,
         }
     }
 }
@@ -93,10 +103,47 @@ pub fn open(
     runtime: &tokio::runtime::Handle,
 ) -> Result<Arc<dyn TierStore>, OpenError> {
     options.check()?;
+    let inside = open_plain(target, options, arena, runtime)?;
+    let Some(packs) = options.packs else { return Ok(inside.0) };
+    Ok(Arc::new(PackedStore::new(inside, packs, options.ops_max, arena, runtime)))
+}
+
+type Inside = (Arc<dyn TierStore>, Arc<dyn Blobs>);
+
+/// The store in which each block is an object, and the same place as packs need it.
+fn open_plain(
+    target: &Target,
+    options: ObjectOptions,
+    arena: &Arc<Arena>,
+    runtime: &tokio::runtime::Handle,
+) -> Result<Inside, OpenError> {
     Ok(match target {
-        Target::Dir { path, fsync } => Arc::new(DirStore::open(path, *fsync, options, arena)?),
-        Target::S3(bucket) => Arc::new(S3Store::open(bucket, options, arena, runtime)?),
+        Target::Dir { path, fsync } => {
+            let store = DirStore::open(path, *fsync, options, arena)?;
+            let blobs = store.blobs(runtime);
+            (Arc::new(store), blobs)
+        }
+        Target::S3(bucket) => {
+            let store = S3Store::open(bucket, options, arena, runtime)?;
+            let blobs = store.blobs();
+            (Arc::new(store), blobs)
+        }
     })
+}
+
+/// Whether packs can be listed there: whoever packs must. Called from outside the runtime.
+///
+/// # Errors
+/// They can't, named by what the caller does next.
+pub fn list_packs(
+    target: &Target,
+    options: ObjectOptions,
+    arena: &Arc<Arena>,
+    runtime: &tokio::runtime::Handle,
+) -> Result<(), StoreError> {
+    let opened = open_plain(target, options, arena, runtime);
+    let (_, blobs) = opened.map_err(|error| StoreError::TierLost(error.to_string()))?;
+    runtime.block_on(blobs.list(packs::FOLDER, "")).map(drop)
 }
 
 /// The object's name below the folder's or bucket's prefix.

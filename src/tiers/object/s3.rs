@@ -5,16 +5,17 @@
 //! requests run than the options say.
 
 mod attempts;
+mod blobs;
+mod body;
 mod connect;
 mod errors;
 mod get;
-mod lent;
 mod limiter;
 mod presign;
 mod put;
 mod tag;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -24,6 +25,7 @@ use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
+use super::blobs::Blobs;
 use super::guard::{Guard, Way};
 use super::question::Question;
 use super::target::Bucket;
@@ -67,7 +69,7 @@ impl S3Store {
         arena: &Arc<Arena>,
         runtime: &Handle,
     ) -> Result<Self, OpenError> {
-        let source = Source::Standard(bucket.clone(), options);
+        let source = Source::Standard(Box::new(bucket.clone()), options);
         let clients = source.find_from_outside(runtime)?;
         Ok(Self::with_clients(source, clients, bucket, options, arena, runtime))
     }
@@ -101,6 +103,11 @@ impl S3Store {
         let asked = Arc::downgrade(&requests);
         requests.guard.keep_probing(runtime, move || asked.upgrade().map(Requests::probe));
         Self { gate: Gate::new(options.ops_max), runtime: runtime.clone(), requests }
+    }
+
+    /// The same place, as packs need it.
+    pub(super) fn blobs(&self) -> Arc<dyn Blobs> {
+        Arc::new(blobs::S3Blobs(Arc::clone(&self.requests)))
     }
 
     /// Whether an object of this name is there; says nothing of its bytes.
@@ -173,8 +180,11 @@ struct Requests {
 
 impl Requests {
     fn name(&self, key: Key) -> String {
-        let name = object_name(key);
-        if self.prefix.is_empty() { name } else { format!("{}/{name}", self.prefix) }
+        self.full_name(&object_name(key))
+    }
+
+    fn full_name(&self, name: &str) -> String {
+        if self.prefix.is_empty() { name.to_owned() } else { format!("{}/{name}", self.prefix) }
     }
 
     /// The tag that the bucket's lifecycle rules go by, where the operator made such rules.

@@ -30,6 +30,8 @@ pub(super) struct Errand {
 }
 
 pub(super) const LOOK: Errand = Errand { way: Way::Read, verb: "look at", is_short: true };
+/// Lookups wait for it as well.
+pub(super) const LIST: Errand = Errand { verb: "list", ..LOOK };
 pub(super) const READ: Errand = Errand { way: Way::Read, verb: "read", is_short: false };
 pub(super) const WRITE: Errand = Errand { way: Way::Write, verb: "write", is_short: false };
 pub(super) const RESTAMP: Errand = Errand { verb: "write a record to", ..WRITE };

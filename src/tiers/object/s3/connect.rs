@@ -29,7 +29,7 @@ const CREDENTIALS_TIMEOUT: Duration = Duration::from_secs(20);
 /// Where clients come from.
 pub enum Source {
     /// The standard chain's credentials: environment, profile, web identity, container, instance.
-    Standard(Bucket, ObjectOptions),
+    Standard(Box<Bucket>, ObjectOptions),
     /// Somebody else made it.
     #[cfg(test)]
     Given,
@@ -39,7 +39,7 @@ impl Source {
     /// Clients; called from outside the runtime.
     pub fn find_from_outside(&self, runtime: &Handle) -> Result<Clients, OpenError> {
         let (bucket, options) = match self {
-            Self::Standard(bucket, options) => (bucket, *options),
+            Self::Standard(bucket, options) => (&**bucket, *options),
             #[cfg(test)]
             Self::Given => unreachable!("a given client is not looked for"),
         };

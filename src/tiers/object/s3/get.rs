@@ -63,11 +63,11 @@ impl Requests {
         let range = format!("bytes=0-{}", HEADER_BYTES - 1);
         let get = self.clients().others.get_object().bucket(&self.bucket).key(name).range(range);
         let answer = get.send().await.map_err(|error| failed("look at", name, &error))?;
-        let mut pieces = Pieces { body: answer.body, name, patience: self.attempt_timeout };
+        let mut incoming = Incoming { body: answer.body, name, patience: self.attempt_timeout };
         let mut page = Vec::with_capacity(HEADER_BYTES);
         // A server that knows no ranges sends all of it: the rest is not waited for.
         while page.len() < HEADER_BYTES
-            && let Some(piece) = pieces.next().await?
+            && let Some(piece) = incoming.next().await?
         {
             page.extend_from_slice(&piece[..piece.len().min(HEADER_BYTES - page.len())]);
         }
@@ -123,8 +123,8 @@ impl Requests {
         if !part.is_all() && total_bytes(&answer).is_some_and(|all| all != u64::from(part.of)) {
             return Err(StoreError::Corrupt(format!("{name} is not as long as its frame")));
         }
-        let mut pieces = Pieces { body: answer.body, name, patience: self.attempt_timeout };
-        while let Some(piece) = pieces.next().await? {
+        let mut incoming = Incoming { body: answer.body, name, patience: self.attempt_timeout };
+        while let Some(piece) = incoming.next().await? {
             got = self.keep(name, part.into, got, &piece)?;
             got_bytes.store(got, Ordering::Relaxed);
         }
@@ -146,15 +146,15 @@ impl Requests {
 }
 
 /// The pieces of an object on their way here.
-struct Pieces<'a> {
-    body: ByteStream,
-    name: &'a str,
+pub(super) struct Incoming<'a> {
+    pub body: ByteStream,
+    pub name: &'a str,
     /// How long the next one may take: a connection may be dead at one end.
-    patience: Duration,
+    pub patience: Duration,
 }
 
-impl Pieces<'_> {
-    async fn next(&mut self) -> Result<Option<bytes::Bytes>, StoreError> {
+impl Incoming<'_> {
+    pub async fn next(&mut self) -> Result<Option<bytes::Bytes>, StoreError> {
         match timeout(self.patience, self.body.next()).await {
             Ok(piece) => piece.transpose().map_err(|error| errors::cut_short(self.name, error)),
             Err(_) => Err(errors::too_late("go on reading", self.patience)),
@@ -162,7 +162,7 @@ impl Pieces<'_> {
     }
 }
 
-fn is_partial(answer: &GetObjectOutput) -> bool {
+pub(super) fn is_partial(answer: &GetObjectOutput) -> bool {
     answer.content_range.is_some()
 }
 

@@ -38,7 +38,7 @@ pub fn sign(
     names: &[String],
     runtime: &Handle,
 ) -> Result<Vec<SignedObject>, OpenError> {
-    let source = Source::Standard(bucket.clone(), ObjectOptions::default());
+    let source = Source::Standard(Box::new(bucket.clone()), ObjectOptions::default());
     // Nothing is sent with it.
     let client = source.find_from_outside(runtime)?.others;
     let wrong = |error: &dyn std::fmt::Display| OpenError::Config(format!("can't sign: {error}"));

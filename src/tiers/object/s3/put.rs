@@ -7,11 +7,12 @@ use std::sync::atomic::Ordering;
 
 use aws_sdk_s3::primitives::ByteStream;
 
+use super::super::lent::LentFrame;
 use super::attempts::{ERASE, RESTAMP, WRITE};
+use super::body::Pieces;
 use super::errors::{
     self, failed, is_conflict, is_there_already, is_unanswered, knows_no_condition,
 };
-use super::lent::LentFrame;
 use super::{Requests, something_else};
 use crate::domain::block::Key;
 use crate::domain::retention::RetentionRecord;
@@ -26,13 +27,13 @@ const _: () = assert!(FRAME_BYTES_MAX as u64 == CHUNK_BYTES);
 /// An object to write.
 struct NewObject<'a> {
     name: &'a str,
-    body: bytes::Bytes,
+    body: Pieces,
     /// For the bucket's lifecycle rules.
     tag: Option<String>,
 }
 
 /// How a conditional write ended.
-enum Put {
+pub(super) enum Put {
     Written,
     ThereAlready,
 }
@@ -48,7 +49,8 @@ impl Requests {
             header.meta.record
         };
         let (lent, returned) = LentFrame::new(&self.arena, frame);
-        let result = self.put(key, lent, self.tag(&record)).await;
+        let body = bytes::Bytes::from_owner(lent).into();
+        let result = self.put(&self.name(key), body, self.tag(&record)).await;
         // A connection may hold the frame beyond its request's end.
         returned.wait().await;
         match result? {
@@ -59,9 +61,14 @@ impl Requests {
         }
     }
 
-    async fn put(&self, key: Key, lent: LentFrame, tag: Option<String>) -> Result<Put, StoreError> {
-        let (name, body) = (self.name(key), bytes::Bytes::from_owner(lent));
-        let new = |body| NewObject { name: &name, body, tag: tag.clone() };
+    /// Writes the object, unless there is one.
+    pub(super) async fn put(
+        &self,
+        name: &str,
+        body: Pieces,
+        tag: Option<String>,
+    ) -> Result<Put, StoreError> {
+        let new = |body| NewObject { name, body, tag: tag.clone() };
         if self.conditional.load(Ordering::Relaxed) {
             let once = || self.put_new(new(body.clone()));
             if let Some(put) = self.attempts(WRITE, once).await? {
@@ -75,12 +82,12 @@ impl Requests {
     /// Writes the object if there is none; nothing if the store knows no conditions.
     async fn put_new(&self, new: NewObject<'_>) -> Result<Option<Put>, StoreError> {
         let NewObject { name, body, tag } = new;
-        let bytes = body.len();
+        let bytes = body.len_bytes();
         let put =
             self.clients().bodies.put_object().bucket(&self.bucket).key(name).if_none_match("*");
         let put = put.set_tagging(tag);
         // The frame has a checksum of its own.
-        let put = put.body(ByteStream::from(body)).customize().disable_payload_signing();
+        let put = put.body(body.into_stream()).customize().disable_payload_signing();
         match put.send().await {
             Ok(_) => Ok(Some(Put::Written)),
             Err(error) if is_there_already(&error) => Ok(Some(Put::ThereAlready)),
@@ -104,16 +111,16 @@ impl Requests {
         let NewObject { name, body, tag } = new;
         let put =
             self.clients().bodies.put_object().bucket(&self.bucket).key(name).set_tagging(tag);
-        let put = put.body(ByteStream::from(body)).customize().disable_payload_signing();
+        let put = put.body(body.into_stream()).customize().disable_payload_signing();
         let sent = put.send().await.map_err(|error| failed("write", name, &error));
         sent.map(|_| Put::Written)
     }
 
     /// Whether an object of so many bytes is there, as far as the bucket says so.
-    async fn is_there(&self, name: &str, bytes: usize) -> bool {
+    async fn is_there(&self, name: &str, bytes: u64) -> bool {
         let head = self.clients().others.head_object().bucket(&self.bucket).key(name).send().await;
         let found = head.ok().and_then(|head| head.content_length());
-        found.is_some_and(|found| u64::try_from(found).is_ok_and(|found| found == bytes as u64))
+        found.is_some_and(|found| u64::try_from(found) == Ok(bytes))
     }
 
     /// Makes the record of an object that was there before the one that was to be written.
@@ -187,13 +194,14 @@ impl Requests {
 
     pub(super) async fn erase(&self, key: Key) -> Result<(), StoreError> {
         let name = self.name(key);
-        let once = || async {
-            let delete = self.clients().others.delete_object().bucket(&self.bucket).key(&name);
-            match delete.send().await.map_err(|error| failed("erase", &name, &error)) {
-                Ok(_) | Err(StoreError::Missing(_)) => Ok(()),
-                Err(error) => Err(error),
-            }
-        };
-        self.attempts(ERASE, once).await
+        self.attempts(ERASE, || self.erase_once(&name)).await
+    }
+
+    pub(super) async fn erase_once(&self, name: &str) -> Result<(), StoreError> {
+        let delete = self.clients().others.delete_object().bucket(&self.bucket).key(name);
+        match delete.send().await.map_err(|error| failed("erase", name, &error)) {
+            Ok(_) | Err(StoreError::Missing(_)) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 }

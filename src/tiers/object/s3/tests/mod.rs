@@ -6,8 +6,8 @@ mod outage;
 mod pipe;
 #[path = "../../../../../tests/s3/server.rs"]
 #[allow(dead_code, reason = "tests of whole nodes use the rest")]
-mod s3;
-mod server;
+pub(in crate::tiers::object) mod s3;
+pub(in crate::tiers::object) mod server;
 mod tls;
 
 use std::fs;

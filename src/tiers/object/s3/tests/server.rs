@@ -19,7 +19,7 @@ use crate::tiers::object::{ObjectOptions, object_name};
 
 /// What the server does with the requests that come.
 #[derive(Clone, Debug)]
-pub(super) enum Mood {
+pub(in crate::tiers::object) enum Mood {
     Well,
     Refuses(S3ErrorCode),
     /// Refuses writes only.
@@ -54,7 +54,7 @@ impl S3Access for Door {
     }
 }
 
-pub(super) struct Server {
+pub(in crate::tiers::object) struct Server {
     server: S3Server,
     root: tempfile::TempDir,
     mood: Arc<Mutex<Mood>>,
@@ -62,11 +62,11 @@ pub(super) struct Server {
 }
 
 impl Server {
-    pub(super) fn start() -> Self {
+    pub(in crate::tiers::object) fn start() -> Self {
         Self::start_with(|_| ())
     }
 
-    pub(super) fn start_with(set_up: impl FnOnce(&mut S3ServiceBuilder)) -> Self {
+    pub(in crate::tiers::object) fn start_with(set_up: impl FnOnce(&mut S3ServiceBuilder)) -> Self {
         let root = tempfile::tempdir().unwrap();
         let (mood, requests) = (Arc::new(Mutex::new(Mood::Well)), Arc::new(AtomicUsize::new(0)));
         let door = Door { mood: Arc::clone(&mood), requests: Arc::clone(&requests) };
@@ -78,43 +78,48 @@ impl Server {
         Self { server, root, mood, requests }
     }
 
-    pub(super) fn runtime(&self) -> &Runtime {
+    pub(in crate::tiers::object) fn runtime(&self) -> &Runtime {
         &self.server.runtime
     }
 
-    pub(super) fn becomes(&self, mood: Mood) {
+    pub(in crate::tiers::object) fn becomes(&self, mood: Mood) {
         *self.mood.lock().unwrap() = mood;
     }
 
     /// Requests that came so far.
-    pub(super) fn requests(&self) -> usize {
+    pub(in crate::tiers::object) fn requests(&self) -> usize {
         self.requests.load(Ordering::Relaxed)
     }
 
-    pub(super) fn port(&self) -> u16 {
+    pub(in crate::tiers::object) fn port(&self) -> u16 {
         self.server.port
     }
 
-    pub(super) fn bucket(&self, prefix: &str) -> Bucket {
+    pub(in crate::tiers::object) fn bucket(&self, prefix: &str) -> Bucket {
         bucket_at(self.port(), prefix)
     }
 
-    pub(super) fn store(&self, prefix: &str, arena: &Arc<Arena>) -> S3Store {
+    pub(in crate::tiers::object) fn store(&self, prefix: &str, arena: &Arc<Arena>) -> S3Store {
         let options = ObjectOptions::default();
         store_at(&self.bucket(prefix), "secret", options, arena, self.runtime())
     }
 
+    /// Where the server keeps what has this prefix.
+    pub(in crate::tiers::object) fn folder(&self, prefix: &str) -> PathBuf {
+        self.root.path().join(BUCKET).join(prefix)
+    }
+
     /// Where the server keeps a block's object.
-    pub(super) fn file(&self, prefix: &str, key: Key) -> PathBuf {
-        self.root.path().join(BUCKET).join(prefix).join(object_name(key))
+    pub(in crate::tiers::object) fn file(&self, prefix: &str, key: Key) -> PathBuf {
+        self.folder(prefix).join(object_name(key))
     }
 }
 
-pub(super) fn bucket_at(port: u16, prefix: &str) -> Bucket {
+pub(in crate::tiers::object) fn bucket_at(port: u16, prefix: &str) -> Bucket {
     bucket_of(format!("http://127.0.0.1:{port}"), prefix)
 }
 
-pub(super) fn bucket_of(endpoint: String, prefix: &str) -> Bucket {
+pub(in crate::tiers::object) fn bucket_of(endpoint: String, prefix: &str) -> Bucket {
     Bucket {
         name: BUCKET.into(),
         prefix: prefix.into(),
@@ -124,7 +129,7 @@ pub(super) fn bucket_of(endpoint: String, prefix: &str) -> Bucket {
     }
 }
 
-pub(super) fn store_at(
+pub(in crate::tiers::object) fn store_at(
     bucket: &Bucket,
     secret: &str,
     options: ObjectOptions,
@@ -135,7 +140,7 @@ pub(super) fn store_at(
     S3Store::with_clients(connect::Source::Given, clients, bucket, options, arena, runtime.handle())
 }
 
-pub(super) fn base_of(secret: &str) -> Builder {
+pub(in crate::tiers::object) fn base_of(secret: &str) -> Builder {
     Builder::new()
         .behavior_version(aws_config::BehaviorVersion::latest())
         .region(aws_config::Region::new("us-east-1"))

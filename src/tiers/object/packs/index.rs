@@ -1,0 +1,234 @@
+//! Which packs there are, what lies in them, and what became of it: as far as this node has read.
+//!
+//! Decides only: no IO, clock or locks. What is added in any order comes to the same state, so nodes that
+//! have read the same objects answer the same.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use super::format::{Change, FrameId, PackedFrame, Version, What};
+use super::name::{Holds, Name, Writer};
+use crate::domain::block::Key;
+use crate::domain::units::Time;
+use crate::env;
+use crate::tiers::frame::FrameHeader;
+
+/// For how long a change is kept whose frame no known pack has: another node may have moved the frame
+/// before it read of the change.
+const PARTED_FOR: Duration = Duration::from_mins(10);
+
+/// A frame that is there to be served, as it is now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Found {
+    pub pack: Name,
+    pub id: FrameId,
+    pub version: Version,
+    pub at: u64,
+    pub bytes: u32,
+    /// With the record that counts, which the frame in the pack may not have.
+    pub header: FrameHeader,
+}
+
+pub(super) struct Index {
+    own: Writer,
+    frames_max: usize,
+    packs: BTreeMap<Name, Vec<PackedFrame>>,
+    /// Each frame by its block's key.
+    spots: BTreeSet<(Key, Name, u32)>,
+    changes: BTreeMap<FrameId, Change>,
+    /// Changes whose frames no pack has, since when.
+    parted: VecDeque<(Time, FrameId)>,
+    /// Packs that lost frames since they were asked for.
+    touched: BTreeSet<Name>,
+    /// In which order packs make room: others' first, then as they came.
+    order: BTreeSet<(bool, u64, Name)>,
+    added: u64,
+}
+
+impl Index {
+    pub fn new(own: Writer, frames_max: usize) -> Self {
+        Self {
+            own,
+            frames_max,
+            packs: BTreeMap::new(),
+            spots: BTreeSet::new(),
+            changes: BTreeMap::new(),
+            parted: VecDeque::new(),
+            touched: BTreeSet::new(),
+            order: BTreeSet::new(),
+            added: 0,
+        }
+    }
+
+    pub fn has(&self, name: &Name) -> bool {
+        self.packs.contains_key(name)
+    }
+
+    /// Packs and frames that are known.
+    pub fn counts(&self) -> (usize, usize) {
+        (self.packs.len(), self.spots.len())
+    }
+
+    pub fn frames_max(&self) -> usize {
+        self.frames_max
+    }
+
+    /// A pack was read or written. What there is no room for makes room.
+    pub fn add(&mut self, name: Name, frames: Vec<PackedFrame>, now: Time) {
+        if self.has(&name) {
+            return;
+        }
+        for frame in &frames {
+            // Where it lay so far, it need not be kept.
+            let same = |spot: &&(Key, Name, u32)| self.frame(spot).id == frame.id;
+            let elsewhere = self.spots_of(frame.header.meta.key).filter(same).map(|spot| spot.1);
+            let elsewhere: Vec<Name> = elsewhere.collect();
+            self.touched.extend(elsewhere);
+        }
+        if frames.iter().any(|frame| self.is_erased(frame.id)) {
+            self.touched.insert(name);
+        }
+        self.spots.extend((0..).zip(&frames).map(|(at, frame)| (frame.header.meta.key, name, at)));
+        self.packs.insert(name, frames);
+        self.added += 1;
+        self.order.insert((name.writer == self.own, self.added, name));
+        self.make_room(&name, now);
+    }
+
+    fn make_room(&mut self, newest: &Name, now: Time) {
+        while self.spots.len() > self.frames_max {
+            let Some((.., name)) = self.order.first().copied() else { return };
+            if name == *newest && self.packs.len() == 1 {
+                return;
+            }
+            self.forget(&name, now);
+        }
+    }
+
+    /// A pack is no longer there, or is not to be known any more.
+    pub fn forget(&mut self, name: &Name, now: Time) {
+        let Some(frames) = self.packs.remove(name) else { return };
+        self.order.retain(|(.., other)| other != name);
+        self.touched.remove(name);
+        for (at, frame) in (0..).zip(&frames) {
+            self.spots.remove(&(frame.header.meta.key, *name, at));
+            if self.changes.contains_key(&frame.id) && !self.lies_somewhere(frame) {
+                self.parted.push_back((now, frame.id));
+            }
+        }
+    }
+
+    fn lies_somewhere(&self, frame: &PackedFrame) -> bool {
+        self.spots_of(frame.header.meta.key).any(|spot| self.frame(spot).id == frame.id)
+    }
+
+    /// A change was read or is being made.
+    pub fn change(&mut self, change: Change, now: Time) {
+        let wins = self.changes.get(&change.id).is_none_or(|known| outdoes(&change, known));
+        if !wins {
+            return;
+        }
+        let lies_in: Vec<Name> = self
+            .spots_of(change.key)
+            .filter(|spot| self.frame(spot).id == change.id)
+            .map(|spot| spot.1)
+            .collect();
+        if lies_in.is_empty() && !self.changes.contains_key(&change.id) {
+            self.parted.push_back((now, change.id));
+        }
+        if matches!(change.what, What::Erased { .. }) {
+            self.touched.extend(lies_in);
+        }
+        self.changes.insert(change.id, change);
+    }
+
+    pub fn change_all(&mut self, changes: &[Change], now: Time) {
+        for change in changes {
+            self.change(*change, now);
+        }
+    }
+
+    /// Forgets changes whose frames have been in no pack for a long time.
+    pub fn prune(&mut self, now: Time) {
+        while let Some((_, id)) = self.parted.pop_front_if(|(at, _)| now.since(*at) > PARTED_FOR) {
+            let key = self.changes.get(&id).map(|change| change.key);
+            let is_back =
+                key.is_some_and(|key| self.spots_of(key).any(|spot| self.frame(spot).id == id));
+            if !is_back {
+                self.changes.remove(&id);
+            }
+        }
+    }
+
+    /// The block's frame that every node chooses which knows what this one knows.
+    pub fn find(&self, key: Key) -> Option<Found> {
+        self.spots_of(key).rev().find_map(|spot| self.found(spot))
+    }
+
+    /// Every frame of the block that may be served: nodes that do not know of each other's write it twice.
+    pub fn all(&self, key: Key) -> Vec<Found> {
+        let mut all: Vec<Found> = self.spots_of(key).filter_map(|spot| self.found(spot)).collect();
+        all.sort_by_key(|found| found.id);
+        all.dedup_by_key(|found| found.id);
+        all
+    }
+
+    fn found(&self, spot: &(Key, Name, u32)) -> Option<Found> {
+        let frame = self.frame(spot);
+        let PackedFrame { id, mut version, at, bytes, mut header } = *frame;
+        match self.changes.get(&id) {
+            Some(Change { what: What::Erased { .. }, .. }) => return None,
+            Some(Change { what: What::Record(record), version: changed, .. })
+                if *changed > version =>
+            {
+                (version, header.meta.record) = (*changed, *record);
+            }
+            _ => {}
+        }
+        Some(Found { pack: spot.1, id, version, at, bytes, header })
+    }
+
+    fn spots_of(&self, key: Key) -> impl DoubleEndedIterator<Item = &(Key, Name, u32)> {
+        self.spots.range((key, FIRST, 0)..=(key, LAST, u32::MAX))
+    }
+
+    fn frame(&self, spot: &(Key, Name, u32)) -> &PackedFrame {
+        &self.packs[&spot.1][spot.2 as usize]
+    }
+
+    fn is_erased(&self, id: FrameId) -> bool {
+        matches!(self.changes.get(&id), Some(Change { what: What::Erased { .. }, .. }))
+    }
+}
+
+/// Whether one counts more than the other: erased is for good.
+fn outdoes(one: &Change, other: &Change) -> bool {
+    match (one.what, other.what) {
+        (What::Erased { promised }, What::Erased { promised: already }) => promised && !already,
+        (What::Erased { .. }, What::Record(_)) => true,
+        (What::Record(_), What::Erased { .. }) => false,
+        (What::Record(_), What::Record(_)) => one.version > other.version,
+    }
+}
+
+impl Version {
+    /// The one after it. Nodes that change one record at once draw different ones.
+    pub fn next(self) -> Self {
+        let [one, two, three] = env::random_bytes();
+        let drawn = u64::from_le_bytes([one, two, three, 0, 0, 0, 0, 0]);
+        Self((((self.0 >> 24) + 1) << 24) | drawn)
+    }
+}
+
+const FIRST: Name =
+    Name { writer: [0; 16], number: 0, salt: 0, head_pages: 0, holds: Holds::Frames };
+const LAST: Name = Name {
+    writer: [u8::MAX; 16],
+    number: u64::MAX,
+    salt: u32::MAX,
+    head_pages: u16::MAX,
+    holds: Holds::Changes,
+};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,145 @@
+//! What is added in any order comes to the same state.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::domain::retention::RetentionRecord;
+use crate::tiers::sample::Sample;
+
+const NOW: Time = Time::ZERO;
+
+fn name(writer: u8, number: u64) -> Name {
+    Name { writer: [writer; 16], number, salt: 1, head_pages: 1, holds: Holds::Frames }
+}
+
+/// The frame of this block with this id.
+fn frame(block: u8, id: u8) -> PackedFrame {
+    let sample = Sample { number: block.into(), payload_bytes: 4096 };
+    let header = FrameHeader::decode(&sample.bytes()).unwrap();
+    PackedFrame { id: FrameId([id; 16]), version: Version(0), at: 4096, bytes: 8192, header }
+}
+
+fn change(block: u8, id: u8, version: u64, what: What) -> Change {
+    let key = Sample { number: block.into(), payload_bytes: 4096 }.key();
+    Change { id: FrameId([id; 16]), key, version: Version(version), what }
+}
+
+fn record(priority: u8) -> What {
+    What::Record(RetentionRecord { priority, ..RetentionRecord::default() })
+}
+
+const ERASED: What = What::Erased { promised: false };
+
+fn priority(index: &Index, block: u8) -> Option<u8> {
+    let key = Sample { number: block.into(), payload_bytes: 4096 }.key();
+    index.find(key).map(|found| found.header.meta.record.priority)
+}
+
+#[test]
+fn a_change_counts_wherever_its_frame_lies_and_whenever_it_is_read() {
+    let mut index = Index::new([1; 16], 100);
+    index.change(change(1, 1, 5, record(80)), NOW);
+    index.add(name(2, 0), vec![frame(1, 1), frame(2, 2)], NOW);
+    assert_eq!((priority(&index, 1), priority(&index, 2)), (Some(80), Some(35)));
+    // Moved to another pack, by somebody who had not read of it.
+    index.add(name(3, 0), vec![frame(1, 1)], NOW);
+    index.forget(&name(2, 0), NOW);
+    assert_eq!((priority(&index, 1), priority(&index, 2)), (Some(80), None));
+    index.change(change(1, 1, 9, ERASED), NOW);
+    index.change(change(1, 1, 10, record(90)), NOW);
+    assert_eq!(priority(&index, 1), None);
+}
+
+#[test]
+fn a_frame_that_took_its_record_along_needs_no_older_change() {
+    let mut index = Index::new([1; 16], 100);
+    let moved = PackedFrame { version: Version(7), ..frame(1, 1) };
+    index.add(name(1, 0), vec![moved], NOW);
+    index.change(change(1, 1, 6, record(80)), NOW);
+    assert_eq!(priority(&index, 1), Some(35));
+}
+
+#[test]
+fn others_packs_make_room_first() {
+    let mut index = Index::new([1; 16], 2);
+    index.add(name(1, 0), vec![frame(1, 1)], NOW);
+    index.add(name(2, 0), vec![frame(2, 2)], NOW);
+    index.add(name(1, 1), vec![frame(3, 3)], NOW);
+    assert_eq!([1, 2, 3].map(|block| priority(&index, block).is_some()), [true, false, true]);
+    assert_eq!(index.counts(), (2, 2));
+    index.add(name(1, 2), (4..10).map(|block| frame(block, block)).collect(), NOW);
+    assert_eq!(index.counts(), (1, 6), "the newest is known, however long it is");
+}
+
+#[test]
+fn changes_are_forgotten_long_after_their_frames() {
+    let mut index = Index::new([1; 16], 100);
+    index.add(name(2, 0), vec![frame(1, 1)], NOW);
+    index.change(change(1, 1, 1, ERASED), NOW);
+    index.forget(&name(2, 0), NOW);
+    index.prune(NOW + PARTED_FOR);
+    assert_eq!(index.changes.len(), 1);
+    index.prune(NOW + PARTED_FOR * 2);
+    assert_eq!((index.changes.len(), index.parted.len()), (0, 0));
+}
+
+#[derive(Clone, Debug)]
+enum Read {
+    Pack(u8, u64, Vec<(u8, u8)>),
+    Change(u8, u8, u64, Option<u8>),
+}
+
+fn any_read() -> impl Strategy<Value = Read> {
+    // A block's frames have ids of their own, wherever they lie.
+    let at = (1..4_u8, 0..2_u8).prop_map(|(block, twin)| (block, block * 10 + twin));
+    prop_oneof![
+        (1..4_u8, 0..3_u64, prop::collection::vec(at.clone(), 1..4))
+            .prop_map(|(writer, number, frames)| Read::Pack(writer, number, frames)),
+        (at, 0..6_u64, prop::option::of(0..100_u8)).prop_map(|((block, id), version, priority)| {
+            Read::Change(block, id, version, priority)
+        }),
+    ]
+}
+
+fn read(index: &mut Index, one: &Read) {
+    match one {
+        Read::Pack(writer, number, frames) => {
+            let frames = frames.iter().map(|(block, id)| frame(*block, *id)).collect();
+            index.add(name(*writer, *number), frames, NOW);
+        }
+        Read::Change(block, id, version, priority) => {
+            // One version is one state.
+            let what = priority.map_or(ERASED, |_| record(u8::try_from(*version).unwrap()));
+            index.change(change(*block, *id, *version, what), NOW);
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn nodes_that_read_the_same_answer_the_same(
+        reads in prop::collection::vec(any_read(), 0..12),
+        seed in any::<u64>(),
+    ) {
+        // One name is one object.
+        let mut seen = BTreeSet::new();
+        let reads: Vec<Read> = reads.into_iter().filter(|one| match one {
+            Read::Pack(writer, number, _) => seen.insert((*writer, *number)),
+            Read::Change(..) => true,
+        }).collect();
+        let mut mixed = reads.clone();
+        let turns = usize::try_from(seed % 13).unwrap();
+        mixed.rotate_left(turns.min(reads.len()));
+        mixed.reverse();
+        let indexes = [reads, mixed].map(|reads| {
+            let mut index = Index::new([1; 16], 1000);
+            for one in &reads {
+                read(&mut index, one);
+            }
+            index
+        });
+        for block in 1..4 {
+            prop_assert_eq!(priority(&indexes[0], block), priority(&indexes[1], block));
+        }
+    }
+}

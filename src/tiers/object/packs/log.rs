@@ -1,0 +1,146 @@
+//! This node's own folder of packs: what is written there, and under which number.
+//!
+//! A number is begun only when all that are so many below it have ended. So whoever has seen a number
+//! looks no further back than that for what came late.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use tokio::sync::Notify;
+
+use super::name::{Holds, Name, Writer};
+use crate::tiers::object::blobs::Blobs;
+use crate::tiers::store::StoreError;
+
+/// How far a number may be ahead of the first one that has not ended.
+pub(super) const WINDOW: u64 = 32;
+
+pub(super) struct Log {
+    blobs: Arc<dyn Blobs>,
+    writer: Writer,
+    numbers: Mutex<Numbers>,
+    ended: Notify,
+}
+
+#[derive(Default)]
+struct Numbers {
+    /// Unknown until the folder was looked at: a run before this one wrote there too.
+    next: Option<u64>,
+    /// The first one of this run.
+    first: Option<u64>,
+    under_way: BTreeSet<u64>,
+}
+
+impl Log {
+    pub fn new(blobs: Arc<dyn Blobs>, writer: Writer) -> Self {
+        Self { blobs, writer, numbers: Mutex::default(), ended: Notify::new() }
+    }
+
+    fn with<T>(&self, look: impl FnOnce(&mut Numbers) -> T) -> T {
+        look(&mut self.numbers.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The folder was looked at; this is the last number in it.
+    pub fn seen(&self, last: Option<u64>) {
+        let after = last.map_or(0, |last| last.saturating_add(1));
+        self.with(|numbers| {
+            numbers.next = numbers.next.max(Some(after));
+            numbers.first = numbers.first.or(numbers.next);
+        });
+    }
+
+    /// Whether this run wrote it: who wrote it knows it.
+    pub fn wrote(&self, name: &Name) -> bool {
+        let is_of_now = |first: u64| name.writer == self.writer && name.number >= first;
+        self.with(|numbers| numbers.first.is_some_and(is_of_now))
+    }
+
+    /// Whether anything can be written.
+    pub fn is_ready(&self) -> bool {
+        self.with(|numbers| numbers.next.is_some())
+    }
+
+    /// Writes one object, whose body is made for its name.
+    pub async fn write(
+        &self,
+        (holds, head_pages): (Holds, u16),
+        body: impl FnOnce(&Name) -> Vec<Bytes>,
+    ) -> Result<Name, StoreError> {
+        let turn = self.turn().await?;
+        let name = Name::new(self.writer, turn.number, holds, head_pages);
+        let text = name.to_string();
+        let body = body(&name);
+        let written = self.blobs.put(&text, body).await;
+        if written.is_err() {
+            // It may be there all the same, and nobody would know of it.
+            let _ = self.blobs.delete(&text).await;
+        }
+        written.map(|()| name)
+    }
+
+    async fn turn(&self) -> Result<Turn<'_>, StoreError> {
+        loop {
+            // Hears of what ends from here on.
+            let ended = self.ended.notified();
+            match self.with(Numbers::begin) {
+                Begun::Number(number) => return Ok(Turn { log: self, number }),
+                Begun::Unknown => return Err(StoreError::Busy),
+                Begun::TooFar => ended.await,
+            }
+        }
+    }
+}
+
+enum Begun {
+    Number(u64),
+    /// Too far ahead of one that has not ended.
+    TooFar,
+    Unknown,
+}
+
+impl Numbers {
+    fn begin(&mut self) -> Begun {
+        let Some(number) = self.next else { return Begun::Unknown };
+        if self.under_way.first().is_some_and(|first| number - first >= WINDOW) {
+            return Begun::TooFar;
+        }
+        self.next = Some(number.saturating_add(1));
+        self.under_way.insert(number);
+        Begun::Number(number)
+    }
+}
+
+/// A number while it is under way.
+struct Turn<'a> {
+    log: &'a Log,
+    number: u64,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.log.with(|numbers| numbers.under_way.remove(&self.number));
+        self.log.ended.notify_waiters();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_waits_for_those_far_below_it() {
+        let mut numbers = Numbers::default();
+        assert!(matches!(numbers.begin(), Begun::Unknown));
+        numbers.next = Some(7);
+        for number in 7..7 + WINDOW {
+            assert!(matches!(numbers.begin(), Begun::Number(found) if found == number));
+        }
+        numbers.under_way.remove(&8);
+        assert!(matches!(numbers.begin(), Begun::TooFar));
+        numbers.under_way.remove(&7);
+        assert!(matches!(numbers.begin(), Begun::Number(number) if number == 7 + WINDOW));
+        assert!(matches!(numbers.begin(), Begun::Number(_)));
+        assert!(matches!(numbers.begin(), Begun::TooFar));
+    }
+}

@@ -1,0 +1,318 @@
+//! Small blocks packed into large objects: a store around the one that keeps each block in an object of
+//! its own.
+//!
+//! A pack is one object, written by one PUT: a table of contents, then whole frames as they are. What
+//! changes in it afterwards, a record or an erased frame, is written beside it as a small object, and
+//! every node reads along what others write. So nobody rewrites what another one wrote, and no order
+//! between nodes matters. Long blocks, those with a promise to forget, and a few that nobody joins go to
+//! the store inside, which is asked for whatever no pack has. Never answers a write before its pack is
+//! stored, and never serves a frame that it did not verify.
+
+mod batch;
+mod changes;
+mod feed;
+mod format;
+mod index;
+mod log;
+mod name;
+mod reads;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::future::join;
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, oneshot};
+
+use super::blobs::Blobs;
+use super::question::Question;
+use crate::domain::block::Key;
+use crate::domain::retention::RetentionRecord;
+use crate::domain::tier::Tier;
+use crate::domain::units::Time;
+use crate::env::{self, Clock, SystemClock};
+use crate::tiers::dram::Arena;
+use crate::tiers::frame::FrameHeader;
+use crate::tiers::health::Health;
+use crate::tiers::store::{Done, Peeked, StoreError, StoreOp, TierStore};
+use crate::tiers::ticket::{Gate, Ticket};
+
+use changes::Changes;
+use feed::Feed;
+use format::{Change, What};
+use index::{Found, Index};
+use log::Log;
+use name::Writer;
+
+/// Where all of it lies, below the store's own prefix.
+pub(super) const FOLDER: &str = "v1/packs/";
+
+/// What this node knows of packs: how many there are, and the blocks in them.
+pub const PACKS: &str = "terrace_object_packs";
+pub const PACKED_BLOCKS: &str = "terrace_object_packed_blocks";
+
+/// What is packed, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PackOptions {
+    /// Frames shorter than this are packed.
+    pub frames_below_bytes: u32,
+    /// A pack is closed when it has so many bytes, or when its first frame has waited so long.
+    pub pack_bytes: u64,
+    pub linger: Duration,
+    /// Fewer frames than this go into objects of their own.
+    pub frames_min: usize,
+    /// How old what is known of others' packs may be when a block is looked for.
+    pub freshness: Duration,
+    /// Frames that are known at most; of what is beyond it nothing is known, and it is not found.
+    pub frames_max: usize,
+    /// The node's id: its packs are found again after a restart.
+    pub node_id: Writer,
+}
+
+impl PackOptions {
+    #[must_use]
+    pub fn new(node_id: [u8; 16]) -> Self {
+        Self {
+            frames_below_bytes: 1 << 20,
+            pack_bytes: 8 << 20,
+            linger: Duration::from_millis(20),
+            frames_min: 4,
+            freshness: Duration::from_secs(1),
+            frames_max: 1_000_000,
+            node_id,
+        }
+    }
+}
+
+/// The object tier with small blocks in packs.
+pub(super) struct PackedStore {
+    gate: Arc<Gate>,
+    writes: mpsc::Sender<Ticket>,
+    reads: mpsc::Sender<Ticket>,
+    packs: Arc<Packs>,
+}
+
+/// What the tasks of a store share.
+struct Packs {
+    inner: Arc<dyn TierStore>,
+    blobs: Arc<dyn Blobs>,
+    index: Arc<Mutex<Index>>,
+    log: Arc<Log>,
+    feed: Feed,
+    changes: Changes,
+    arena: Arc<Arena>,
+    options: PackOptions,
+    runtime: Handle,
+    clock: SystemClock,
+}
+
+impl PackedStore {
+    /// Around `inner`, whose objects lie in the same place as `blobs`.
+    pub fn new(
+        (inner, blobs): (Arc<dyn TierStore>, Arc<dyn Blobs>),
+        options: PackOptions,
+        ops_max: usize,
+        arena: &Arc<Arena>,
+        runtime: &Handle,
+    ) -> Self {
+        let own = options.node_id;
+        let index = Arc::new(Mutex::new(Index::new(own, options.frames_max)));
+        let log = Arc::new(Log::new(Arc::clone(&blobs), own));
+        let feed = Feed::new(Arc::clone(&blobs), Arc::clone(&index), Arc::clone(&log), own);
+        let packs = Arc::new(Packs {
+            inner,
+            blobs,
+            index,
+            changes: Changes::start(Arc::clone(&log), ops_max, runtime),
+            log,
+            feed,
+            arena: Arc::clone(arena),
+            options,
+            runtime: runtime.clone(),
+            clock: SystemClock::start(),
+        });
+        let (writes, to_write) = mpsc::channel(ops_max);
+        let (reads, to_read) = mpsc::channel(ops_max);
+        env::spawn_task_on(runtime, batch::serve(Arc::clone(&packs), to_write));
+        env::spawn_task_on(runtime, reads::serve(Arc::clone(&packs), to_read));
+        let early = Arc::clone(&packs);
+        env::spawn_task_on(runtime, async move {
+            // Whoever needs it asks again.
+            let _ = early.catch_up().await;
+        });
+        Self { gate: Gate::new(ops_max), writes, reads, packs }
+    }
+}
+
+impl TierStore for PackedStore {
+    fn tier(&self) -> Tier {
+        Tier::Object
+    }
+
+    fn submit(&self, op: StoreOp, done: Done) {
+        let packs = &self.packs;
+        let is_packed = packs.find(key_of(&op)).is_some();
+        if let StoreOp::Write { frame, .. } = op
+            && frame.bytes >= packs.options.frames_below_bytes
+            && !is_packed
+        {
+            return packs.inner.submit(op, done);
+        }
+        let Some(ticket) = self.gate.admit(op, done) else { return };
+        match op {
+            // What finds no room in a queue is dropped, which answers it.
+            StoreOp::Write { .. } => drop(self.writes.try_send(ticket)),
+            StoreOp::Read { .. } if is_packed => drop(self.reads.try_send(ticket)),
+            StoreOp::Read { .. } => Packs::read_single(packs, ticket),
+            StoreOp::Erase { key, .. } => {
+                let erasing = Arc::clone(packs);
+                env::spawn_task_on(&packs.runtime, async move { erasing.erase(key, ticket).await });
+            }
+            StoreOp::Restamp { key, record, .. } => {
+                let stamping = Arc::clone(packs);
+                env::spawn_task_on(&packs.runtime, async move {
+                    // What is known has to do while the store can't be asked.
+                    let _ = stamping.catch_up().await;
+                    stamping.restamp(key, &record, ticket).await;
+                });
+            }
+        }
+    }
+
+    fn peek(&self, key: Key, told: Peeked) {
+        let (packs, question) = (Arc::clone(&self.packs), Question::new(key, told));
+        env::spawn_task_on(&self.packs.runtime, async move {
+            let found = packs.peek(key).await;
+            question.answer(found);
+        });
+    }
+
+    fn health(&self) -> Health {
+        self.packs.inner.health()
+    }
+}
+
+impl Packs {
+    fn with<T>(&self, look: impl FnOnce(&mut Index) -> T) -> T {
+        look(&mut self.index.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn now(&self) -> Time {
+        self.clock.now()
+    }
+
+    fn find(&self, key: Key) -> Option<Found> {
+        self.with(|index| index.find(key))
+    }
+
+    /// Knows what others had written a moment ago.
+    async fn catch_up(&self) -> Result<(), StoreError> {
+        let caught_up = self.feed.catch_up(self.options.freshness).await;
+        self.publish();
+        caught_up
+    }
+
+    fn publish(&self) {
+        let (packs, blocks) = self.with(|index| index.counts());
+        #[expect(clippy::cast_precision_loss, reason = "far fewer than 2^52")]
+        let shown = |count: usize| count as f64;
+        metrics::gauge!(PACKS).set(shown(packs));
+        metrics::gauge!(PACKED_BLOCKS).set(shown(blocks));
+    }
+
+    /// Has the store inside do it.
+    fn hand_on(&self, ticket: Ticket) {
+        self.inner.submit(ticket.op, Box::new(move |result| ticket.finish(result)));
+    }
+
+    async fn peek(&self, key: Key) -> Result<FrameHeader, StoreError> {
+        if self.find(key).is_some() {
+            self.catch_up().await?;
+            return match self.find(key) {
+                Some(found) => Ok(found.header),
+                None => self.peek_inside(key).await,
+            };
+        }
+        let (inside, _) = join(self.peek_inside(key), self.catch_up()).await;
+        self.find(key).map_or(inside, |found| Ok(found.header))
+    }
+
+    async fn peek_inside(&self, key: Key) -> Result<FrameHeader, StoreError> {
+        let (told, answer) = oneshot::channel();
+        // The receiver is gone only when nobody asks any more.
+        self.inner.peek(key, Box::new(move |found| drop(told.send(found))));
+        answer.await.unwrap_or(Err(StoreError::Busy))
+    }
+
+    /// Makes `record` the one of the block's frames; of one that no pack has the store inside does.
+    async fn restamp(&self, key: Key, record: &RetentionRecord, ticket: Ticket) {
+        let found = self.with(|index| index.all(key));
+        if found.is_empty() {
+            return self.hand_on(ticket);
+        }
+        let stale = found.iter().filter(|found| found.header.meta.record != *record);
+        let what = What::Record(*record);
+        let changes: Vec<Change> = stale
+            .map(|found| Change { id: found.id, key, version: found.version.next(), what })
+            .collect();
+        let saved = self.changes.save(changes.clone()).await;
+        if saved.is_ok() {
+            self.apply(&changes);
+        }
+        ticket.finish(saved);
+    }
+
+    /// Erases every frame of the block, in packs and beside them. From here on none is served, whatever
+    /// the store answers.
+    async fn erase(&self, key: Key, ticket: Ticket) {
+        let _ = self.catch_up().await;
+        let found = self.with(|index| index.all(key));
+        let changes: Vec<Change> = found
+            .iter()
+            .map(|found| Change {
+                id: found.id,
+                key,
+                version: found.version.next(),
+                what: What::Erased {
+                    promised: found.header.meta.record.delete_after != Time::ZERO,
+                },
+            })
+            .collect();
+        self.apply(&changes);
+        match self.changes.save(changes).await {
+            Ok(()) => self.hand_on(ticket),
+            Err(error) => ticket.finish(Err(error)),
+        }
+    }
+
+    fn apply(&self, changes: &[Change]) {
+        let now = self.now();
+        self.with(|index| index.change_all(changes, now));
+    }
+}
+
+fn key_of(op: &StoreOp) -> Key {
+    match op {
+        StoreOp::Write { key, .. }
+        | StoreOp::Read { key, .. }
+        | StoreOp::Erase { key, .. }
+        | StoreOp::Restamp { key, .. } => *key,
+    }
+}
+
+/// One error for several who asked.
+fn same_for_all(error: &StoreError) -> StoreError {
+    match error {
+        StoreError::Busy => StoreError::Busy,
+        StoreError::Missing(why) => StoreError::Missing(why.clone()),
+        StoreError::Corrupt(why) => StoreError::Corrupt(why.clone()),
+        StoreError::TierLost(why) => StoreError::TierLost(why.clone()),
+        StoreError::Io { what, source } => StoreError::Io {
+            what: what.clone(),
+            source: std::io::Error::new(source.kind(), source.to_string()),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,118 @@
+//! What stores of packs stand on in tests: a folder, or a bucket whose server keeps it in a folder.
+
+use std::any::Any;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+
+use super::super::{PackOptions, PackedStore};
+use crate::tiers::dram::Arena;
+use crate::tiers::object::blobs::Blobs;
+use crate::tiers::object::s3::tests::s3::runtime;
+use crate::tiers::object::s3::tests::server::Server;
+use crate::tiers::object::{DirStore, ObjectOptions};
+use crate::tiers::sample;
+use crate::tiers::store::TierStore;
+
+type Inside = (Arc<dyn TierStore>, Arc<dyn Blobs>);
+type Open = Box<dyn Fn(&Arc<Arena>) -> Inside>;
+
+pub(super) struct Ground {
+    /// Where all objects lie as files.
+    pub root: PathBuf,
+    open: Open,
+    handle: Handle,
+    _keep: Box<dyn Any>,
+}
+
+/// A store on it, and its memory.
+pub(super) struct Node {
+    pub store: Arc<PackedStore>,
+    pub arena: Arc<Arena>,
+}
+
+/// Everything is packed, at once, and nobody's knowledge is old enough.
+pub(super) fn options(node: u8) -> PackOptions {
+    PackOptions {
+        linger: Duration::from_millis(5),
+        frames_min: 1,
+        freshness: Duration::ZERO,
+        ..PackOptions::new([node; 16])
+    }
+}
+
+impl Ground {
+    pub fn folder() -> Self {
+        let (runtime, folder) = (runtime(), tempfile::tempdir().unwrap());
+        let (handle, root) = (runtime.handle().clone(), folder.path().to_owned());
+        let (opened, on) = (root.clone(), handle.clone());
+        let open = move |arena: &Arc<Arena>| -> Inside {
+            let store = DirStore::open(&opened, false, ObjectOptions::default(), arena).unwrap();
+            let blobs = store.blobs(&on);
+            (Arc::new(store), blobs)
+        };
+        Self { root, open: Box::new(open), handle, _keep: Box::new((runtime, folder)) }
+    }
+
+    pub fn bucket() -> Self {
+        let server = Arc::new(Server::start());
+        let (handle, root) = (server.runtime().handle().clone(), server.folder("p"));
+        let opened = Arc::clone(&server);
+        let open = move |arena: &Arc<Arena>| -> Inside {
+            let store = opened.store("p", arena);
+            let blobs = store.blobs();
+            (Arc::new(store), blobs)
+        };
+        Self { root, open: Box::new(open), handle, _keep: Box::new(server) }
+    }
+
+    pub fn node(&self, node: u8) -> Node {
+        self.node_with(options(node), |blobs| blobs)
+    }
+
+    pub fn node_with(
+        &self,
+        options: PackOptions,
+        around: impl Fn(Arc<dyn Blobs>) -> Arc<dyn Blobs>,
+    ) -> Node {
+        let arena = sample::arena();
+        Node { store: self.store(&arena, options, around), arena }
+    }
+
+    pub fn store(
+        &self,
+        arena: &Arc<Arena>,
+        options: PackOptions,
+        around: impl Fn(Arc<dyn Blobs>) -> Arc<dyn Blobs>,
+    ) -> Arc<PackedStore> {
+        let (store, blobs) = (self.open)(arena);
+        let ops_max = ObjectOptions::default().ops_max;
+        let inside = (store, around(blobs));
+        Arc::new(PackedStore::new(inside, options, ops_max, arena, &self.handle))
+    }
+
+    /// The files of packs (`p`) or of changes (`c`), in order.
+    pub fn files(&self, kind: char) -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        for folder in children(&self.root.join("v1/packs")) {
+            let holds = |path: &PathBuf| path.to_string_lossy().contains(&format!("-{kind}"));
+            found.extend(children(&folder).into_iter().filter(holds));
+        }
+        found.sort();
+        found
+    }
+
+    /// The objects of single blocks.
+    pub fn singles(&self) -> usize {
+        let folders = children(&self.root.join("v1"));
+        let shards = folders.iter().filter(|path| path.file_name().unwrap().len() == 2);
+        shards.map(|folder| children(folder).len()).sum()
+    }
+}
+
+fn children(folder: &Path) -> Vec<PathBuf> {
+    fs::read_dir(folder).into_iter().flatten().map(|entry| entry.unwrap().path()).collect()
+}
