@@ -12,6 +12,7 @@ typedef unsigned char u8;
 typedef unsigned int u32;
 typedef unsigned long long u64;
 #define KERNEL extern "C" __global__
+#define THREADS_AT_MOST(threads) __launch_bounds__(threads)
 #define HELPER static __device__ __forceinline__
 #endif
 

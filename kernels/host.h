@@ -1,7 +1,7 @@
 // CUDA's words on a CPU, for the test suite: each thread of a group is a fiber, groups run one
 // after the other, and a barrier is where fibers change. `host.c` runs them.
 //
-// Knows no warps: a kernel that needs them is wrong here.
+// Knows no warps: a kernel that needs one to run in step is wrong here.
 #pragma once
 #include <stdint.h>
 
@@ -23,6 +23,7 @@ extern _Thread_local Index threadIdx, blockIdx, blockDim, gridDim;
 void __syncthreads(void);
 
 #define KERNEL
+#define THREADS_AT_MOST(threads)
 #define HELPER static inline
 // One group at a time runs on an OS thread, so its fibers share what is the thread's.
 #define __shared__ static _Thread_local

@@ -26,7 +26,9 @@ def main(socket: str, die: bool) -> None:
         torch.randint(0, 256, shape, dtype=torch.uint8, device="cuda") for _ in range(LAYERS)
     ]
     layout = PageLayout(SLOTS, 0, 0, SLOTS * PAGE_BYTES, PAGE_BYTES)
-    hashes = [block.to_bytes(32, "big") for block in range(1, BLOCKS + 1)]
+    # Blocks of this run's own: the bytes are drawn anew, and a block that is known is not stored again.
+    first = os.getpid() << 64
+    hashes = [(first + block).to_bytes(32, "big") for block in range(BLOCKS)]
     with Client(socket, client_id=f"gpu-test-{os.getpid()}", namespace=namespace) as client:
         pool = CudaPool(namespace, layout, tensors)
         handle = client.register_pool(pool)

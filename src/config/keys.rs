@@ -104,10 +104,11 @@ pub const KEYS: &[Key] = &[
     ),
     key(
         "hbm.multiprocessors_max",
-        count(1, 1024),
+        count(0, 1024),
         "8",
-        "The most multiprocessors of a GPU that copy kernels hold at a time, so that an engine's \
-         decoding is not disturbed.",
+        "The most multiprocessors of a GPU that kernels hold at a time which copy over PCIe, so that \
+         an engine's decoding is not disturbed; those that copy within the GPU's memory hold four \
+         times as many, the shorter for it. 0: no kernels, the copy engines do it all.",
     ),
     key(
         "hbm.capacity",

@@ -260,7 +260,7 @@ const WRONG_FILES: &[&str] = &[
     "dram.numa_node = \"near\"\n",
     "hbm = { capacity = \"20GiB\" }\n",
     "hbm.device = \"cuda\"\n",
-    "hbm.multiprocessors_max = 0\n",
+    "hbm.multiprocessors_max = 1025\n",
     "nvme.capacity = \"81GiB\"\n",
     "nvme.path = \"here\"\n",
     "nvme.engine = \"spdk\"\n",

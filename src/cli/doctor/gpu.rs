@@ -2,6 +2,7 @@
 //!
 //! Takes about 200 MB of it for a moment, and gives them back.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::Check;
@@ -21,6 +22,7 @@ pub(super) fn checks(config: Option<&Config>) -> Vec<Check> {
     let found = cuda::gpus();
     let used = choice.among(found.as_deref().unwrap_or_default());
     let mut checks = vec![gpu(choice, &found)];
+    checks.extend(used.map(|_| mps(mps_is_there())));
     if let Some(config) = config {
         let machine = Nodes::of_this_machine();
         let place = Placement::of(config.dram.numa, || used.cloned(), &machine);
@@ -57,6 +59,28 @@ fn gpu(choice: DeviceChoice, found: &Found) -> Check {
         ),
         _ => Check::ok(CHECK, format!("{there}; {ON_HOST}")),
     }
+}
+
+/// Whether a daemon and an engine that are started now would share the GPU by CUDA's multi-process service.
+fn mps(is_there: bool) -> Check {
+    const CHECK: &str = "mps";
+    if is_there {
+        return Check::ok(CHECK, "the daemon and engines may use the GPU at the same time");
+    }
+    Check::warn(
+        CHECK,
+        "not running: the daemon and a decoding engine take turns on the GPU, and slow each other",
+        "run nvidia-cuda-mps-control -d before both, with one CUDA_MPS_PIPE_DIRECTORY; docs/gpu.md \
+         has what that is worth",
+    )
+}
+
+/// Its control daemon listens in this folder.
+///
+/// Source: NVIDIA, Multi-Process Service, section 4 (environment variables).
+fn mps_is_there() -> bool {
+    let named = std::env::var_os("CUDA_MPS_PIPE_DIRECTORY").map(PathBuf::from);
+    named.unwrap_or_else(|| "/tmp/nvidia-mps".into()).join("control").exists()
 }
 
 /// Where the arena lies, and what the node has of huge pages.
@@ -118,6 +142,12 @@ mod tests {
     use crate::tiers::hbm::Stream;
     use crate::tiers::hbm::cuda::{Measured, Strategy};
     use crate::tiers::shm::NumaNode;
+
+    #[test]
+    fn a_gpu_in_turns_is_warned_of() {
+        assert_eq!(mps(true).verdict, Verdict::Ok);
+        assert_eq!(mps(false).verdict, Verdict::Warn);
+    }
 
     #[test]
     fn what_is_found_is_judged_by_what_was_asked_for() {

@@ -3,10 +3,12 @@
 //! Every copy goes through at most one frame in memory: DRAM's own, or a staging frame when neither
 //! end is DRAM. Copies between a pool and HBM go straight.
 
+mod device;
+
 use std::sync::Arc;
 
 use tokio::runtime;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::Semaphore;
 
 use super::complaints::Complaints;
 use super::ends::{on_all_ends, on_end};
@@ -19,10 +21,8 @@ use crate::manager::NamespaceEntry;
 use crate::manager::api::{End, Event, FailureKind, ItemFailure, PoolId, Transfer, TransferItem};
 use crate::movement::Link;
 use crate::tiers::dram::Arena;
-use crate::tiers::frame::{self, FrameHeader, HEADER_SPAN_BYTES, HeaderDraft};
-use crate::tiers::hbm::{
-    BlockCopy, BlockGeometry, CopyEnd, Device, EnginePool, FailedCopy, Stream,
-};
+use crate::tiers::frame::{self, FrameHeader, HEADER_SPAN_BYTES};
+use crate::tiers::hbm::{BlockGeometry, Device, EnginePool, Stream};
 use crate::tiers::health::Refuses;
 use crate::tiers::store::{FrameMeta, FrameSpan, Place, StoreError, StoreOp, TierStore};
 
@@ -61,26 +61,6 @@ struct Work {
 struct Piece {
     item: TransferItem,
     pool: Option<Arc<EnginePool>>,
-}
-
-impl Work {
-    /// The copy on the device, if there is anything to copy; `staged` is the frame in memory when
-    /// neither end is DRAM.
-    fn device_copy(&self, piece: &Piece, staged: Option<FrameSpan>) -> Option<BlockCopy> {
-        let TransferItem { from, to, .. } = piece.item;
-        let geometry = self.geometry.expect("only a known namespace's blocks are on a device");
-        let end = |end: End| match end {
-            End::Pool { slot, .. } => {
-                let pool = Arc::clone(piece.pool.as_ref().expect("looked up at the start"));
-                CopyEnd::Pool { pool, slot }
-            }
-            End::Hbm(place) => CopyEnd::Tier(place),
-            End::Dram(_) | End::Nvme(_) | End::Object => {
-                CopyEnd::Frame(staged.or(dram_span(end)).expect("a frame is in DRAM or staged"))
-            }
-        };
-        (from != to).then(|| BlockCopy { geometry, from: end(from), to: end(to) })
-    }
 }
 
 /// How each copy of a list ended.
@@ -133,20 +113,6 @@ impl Performer {
             .collect();
         // A manager that has stopped needs no answer.
         let _ = self.events.send(Event::TransferDone { transfer: work.id, failed });
-    }
-
-    /// Copies between pools, HBM and DRAM's frames: one batch on the device, then the headers.
-    async fn in_memory(&self, work: &Work) -> Outcomes {
-        let copies = work.items.iter().map(|piece| work.device_copy(piece, None)).collect();
-        let outcomes = self.on_device(stream_of(work.link), copies).await;
-        let landed = work.items.iter().zip(&outcomes).filter(|(_, end)| end.is_ok());
-        let sealed = landed
-            .filter(|(piece, _)| piece.item.seal)
-            .filter_map(|(piece, _)| Some((dram_span(piece.item.to)?, piece.item.meta)));
-        if self.seal_all(work, sealed.collect()).await {
-            return outcomes;
-        }
-        vec![Err(FailureKind::TargetFailed); outcomes.len()]
     }
 
     /// Copies with a store at one end or both: straight between DRAM's frames and the store, else
@@ -235,16 +201,7 @@ impl Performer {
 
     async fn read_leg(&self, work: &Work, pieces: &[Piece], spans: &[FrameSpan]) -> Outcomes {
         if pieces.first().is_some_and(|piece| on_device(piece.item.from)) {
-            let copies = pieces.iter().zip(spans);
-            let copies = copies.map(|(piece, span)| work.device_copy(piece, Some(*span)));
-            let outcomes = self.on_device(Stream::Down, copies.collect()).await;
-            let landed = pieces.iter().zip(spans).zip(&outcomes).filter(|(_, end)| end.is_ok());
-            let sealed = landed.filter(|((piece, _), _)| piece.item.seal);
-            let sealed = sealed.map(|((piece, span), _)| (*span, piece.item.meta));
-            if self.seal_all(work, sealed.collect()).await {
-                return outcomes;
-            }
-            return vec![Err(FailureKind::TargetFailed); outcomes.len()];
+            return self.onto_frames(work, pieces, spans.iter().copied().map(Some).collect()).await;
         }
         let ops = pieces.iter().zip(spans).map(|(piece, span)| {
             let (tier, place) = stored(piece.item.from)?;
@@ -316,47 +273,6 @@ impl Performer {
         outcomes
     }
 
-    /// Runs all copies in order on one stream; those that are none end well.
-    async fn on_device(&self, stream: Stream, copies: Vec<Option<BlockCopy>>) -> Outcomes {
-        let mut outcomes = vec![Ok(()); copies.len()];
-        let (at, copies): (Vec<usize>, Vec<BlockCopy>) =
-            copies.into_iter().enumerate().filter_map(|(at, copy)| Some((at, copy?))).unzip();
-        if copies.is_empty() {
-            return outcomes;
-        }
-        let (ended, end) = oneshot::channel();
-        // The receiver is gone only when the runtime stops.
-        self.device.submit(stream, copies, Box::new(move |failed| drop(ended.send(failed))));
-        match end.await {
-            Ok(failed) => {
-                for FailedCopy { copy, error } in failed {
-                    self.complaints.note(&format!("device: {error}"));
-                    outcomes[at[copy]] = Err(device_failure(&error));
-                }
-            }
-            Err(_) => at.into_iter().for_each(|at| outcomes[at] = Err(FailureKind::TargetFailed)),
-        }
-        outcomes
-    }
-
-    /// Writes headers and checksums, away from the runtime's threads. False: it came to nothing.
-    async fn seal_all(&self, work: &Work, frames: Vec<(FrameSpan, FrameMeta)>) -> bool {
-        if frames.is_empty() {
-            return true;
-        }
-        let (arena, digest, node_id) = (Arc::clone(&self.arena), work.digest, self.node_id);
-        let payload_bytes = work.payload_bytes;
-        let sealing = move || {
-            for (span, meta) in frames {
-                // SAFETY: the transfer owns its target frames until the manager hears of its end.
-                let frame = unsafe { arena.bytes_mut(span) };
-                let draft = HeaderDraft { namespace: digest, meta, payload_bytes, node_id };
-                frame::seal(frame, draft);
-            }
-        };
-        env::spawn_blocking_on(&self.runtime, sealing).await
-    }
-
     pub(super) fn store(&self, tier: Tier) -> &Arc<dyn TierStore> {
         self.present(tier).expect("the manager moves copies only to tiers that are present")
     }
@@ -366,14 +282,6 @@ impl Performer {
             Tier::Nvme => self.nvme.as_ref(),
             _ => self.object.as_ref(),
         }
-    }
-}
-
-fn stream_of(link: Link) -> Stream {
-    match link {
-        Link::DeviceUp => Stream::Up,
-        Link::DeviceLocal => Stream::Local,
-        _ => Stream::Down,
     }
 }
 
@@ -402,13 +310,6 @@ pub(super) fn read_failure(error: &StoreError) -> FailureKind {
         StoreError::Missing(_) | StoreError::Corrupt(_) => FailureKind::SourceLost,
         StoreError::Busy => FailureKind::NotDone,
         StoreError::Io { .. } | StoreError::TierLost(_) => FailureKind::SourceFailed,
-    }
-}
-
-fn device_failure(error: &StoreError) -> FailureKind {
-    match error {
-        StoreError::Missing(_) => FailureKind::SourceLost,
-        error => write_failure(error),
     }
 }
 

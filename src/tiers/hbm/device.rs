@@ -10,7 +10,7 @@ use super::cuda_claim::IpcHandle;
 use super::geometry::BlockGeometry;
 use super::pool::{ClaimedPool, EnginePool, LentMemory};
 
-/// A device's queues. Copies on one stream run in order; streams run beside each other.
+/// A device's queues. What runs beside what: see [`Device`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Stream {
     /// From frames to the device.
@@ -80,12 +80,14 @@ pub enum Exported {
 /// - `submit` returns at once, and `done` is called exactly once, also when the device is dropped;
 /// - whoever submits keeps both ends' bytes to the copy until `done`, except that an engine may
 ///   write to its pool at any time and gets torn bytes then;
-/// - a place read must have been written before with the same geometry, else the copy is `Missing`.
+/// - a place read must have been written before with the same geometry, else the copy is `Missing`;
+/// - copies of a batch run in order as far as one touches what another writes; batches may run beside
+///   each other, on one stream too.
 pub trait Device: Send + Sync + 'static {
     /// The device's own memory for blocks, in bytes; zero when there is none.
     fn tier_bytes(&self) -> u64;
 
-    /// Copies `copies` in order on `stream`; `done` hears how they ended.
+    /// Copies `copies` on `stream`; `done` hears how they ended.
     fn submit(&self, stream: Stream, copies: Vec<BlockCopy>, done: CopiesDone);
 
     /// Checks the claim against the memory that an engine lends, and opens it to copies.

@@ -34,14 +34,14 @@ impl Strategy {
         }
     }
 
-    /// What a strategy's speed counts for when it is compared. Kernels take multiprocessors from
-    /// the engine's decoding, the more the longer they run: over PCIe they run as long as the copy
-    /// takes, beside a staging buffer for the shorter part of it.
+    /// What a strategy's speed counts for when it is compared. A kernel over PCIe takes its
+    /// multiprocessors from the engine's decoding for as long as the copy takes; beside a staging
+    /// buffer it runs for a small part of that, and what decoding loses is then no more than by the
+    /// copy engines (measured: `docs/gpu.md`).
     const fn weight(self) -> f64 {
         match self {
-            Self::Copies | Self::Batch => 1.0,
-            Self::Staged => 0.95,
-            Self::Kernel => 0.8,
+            Self::Copies | Self::Batch | Self::Staged => 1.0,
+            Self::Kernel => 0.9,
         }
     }
 }
@@ -154,13 +154,13 @@ mod tests {
     }
 
     #[test]
-    fn a_kernel_must_be_much_faster_to_be_chosen() {
+    fn a_kernel_over_pcie_must_be_faster_by_a_tenth_to_be_chosen() {
         let best = |kernel| {
             let rows = vec![row(8192, &[(Batch, 40e9), (Kernel, kernel)])];
             Calibration::new(rows).best(Stream::Up, 8192)
         };
-        assert_eq!(best(49e9), Some(Batch));
-        assert_eq!(best(51e9), Some(Kernel));
+        assert_eq!(best(44e9), Some(Batch));
+        assert_eq!(best(45e9), Some(Kernel));
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Queues copies on a stream of the driver's, one way or another.
+//! Queues copies on streams of the driver's, one way or another: what the copy engines do on one, and
+//! what kernels do on another, so that a copy in two steps does one while the next does the other.
 //!
 //! Knows neither places nor pools: its copies have addresses. Never waits for the GPU.
 
@@ -6,25 +7,34 @@ use std::sync::Arc;
 
 use super::super::device::Stream;
 use super::calibration::{Calibration, Strategy};
-use super::driver::{Address, Driver, DriverError, Grid};
+use super::driver::{Address, Driver, DriverError, EventId, Grid, StreamId};
 use super::kernels::{Extent, Kernel, KernelCopy};
 use super::memory::{DeviceMemory, Event, MappedMemory, OwnStream};
-use super::piece::{Piece, coalesced};
+use super::piece::{Piece, Staged, coalesced};
 
-/// Copies that a flight has room to describe to a kernel.
+/// Copies that a flight has room to describe to a kernel: `BLOCKS_MAX` of `kernels/copy.cu`.
 const DESCRIPTORS_MAX: usize = 256;
 /// A flight's buffer on the GPU for copies in two steps. A block larger than this goes another way.
 const STAGING_BYTES: u64 = 16 << 20;
 /// Runs in one call; a driver takes more, in longer calls that nothing else gets between.
 const RUNS_MAX: usize = 4096;
-/// Threads of a group; the sums need a power of two, at most 256.
-const THREADS: u32 = 256;
+/// Threads of a group that copies: as many as a multiprocessor runs for sure, so that it has enough
+/// loads under way by itself.
+const COPY_THREADS: u32 = 1024;
+/// Threads of a group that sums: a power of two, at most 256.
+const SUM_THREADS: u32 = 256;
 /// What the tiles of `kernels/copy.cu` hold.
-const TILE_BYTES: u64 = 32_768;
+const TILE_BYTES: u64 = 8192;
+/// How many times as many multiprocessors copies within the GPU may hold: its memory is many times as
+/// fast as PCIe, and they are over the sooner.
+const LOCAL_SHARE: u32 = 4;
 
 /// What one batch needs while it is under way.
 pub(super) struct Flight {
-    pub(super) landed: Event,
+    /// One a queue.
+    landed: [Event; 2],
+    /// Ends the first step of a group, and the second.
+    steps: [Event; 2],
     descriptors: MappedMemory,
     staging: Option<DeviceMemory>,
 }
@@ -37,27 +47,81 @@ impl Flight {
             Stream::Local => None,
         };
         let descriptors = MappedMemory::new(driver, bytes)?;
-        Ok(Self { landed: Event::new(driver)?, descriptors, staging })
+        let two = || Ok([Event::new(driver)?, Event::new(driver)?]);
+        Ok(Self { landed: two()?, steps: two()?, descriptors, staging })
+    }
+
+    /// Waits until the GPU has let go of what was queued this way with this flight.
+    pub(super) fn wait(&self, way: Strategy, driver: &dyn Driver) -> Result<(), DriverError> {
+        let landed = queues(way).iter().map(|queue| driver.wait(self.landed[*queue as usize].id));
+        // Each, whatever the one before says.
+        landed.fold(Ok(()), Result::and)
     }
 }
 
-/// Queues copies on a stream of its own.
+/// What runs in order, a stream each.
+#[derive(Clone, Copy)]
+enum Queue {
+    /// What the copy engines do.
+    Copies,
+    /// What kernels do, one launch after the other: so no two hold multiprocessors at a time.
+    Kernels,
+}
+
+/// Where a way of copying queues. No other stream is touched: where engines of several processes share
+/// a GPU, work for its multiprocessors, though it be an event, makes the GPU leave the decoding process
+/// for this one.
+const fn queues(way: Strategy) -> &'static [Queue] {
+    match way {
+        Strategy::Copies | Strategy::Batch => &[Queue::Copies],
+        Strategy::Kernel => &[Queue::Kernels],
+        Strategy::Staged => &[Queue::Copies, Queue::Kernels],
+    }
+}
+
+/// Queues copies on streams of its own.
 pub(super) struct Copier {
     driver: Arc<dyn Driver>,
-    pub(super) stream: OwnStream,
+    /// One a queue.
+    streams: [OwnStream; 2],
     pub(super) kind: Stream,
     groups_max: u32,
 }
 
 impl Copier {
-    /// `groups_max` groups of threads at most run at a time, and so hold so many multiprocessors.
+    /// `groups_max` groups of threads at most run at a time, and so hold so many multiprocessors; a few
+    /// times as many for copies within the GPU. Zero: no kernels.
     pub(super) fn new(
         driver: &Arc<dyn Driver>,
         kind: Stream,
         groups_max: u32,
     ) -> Result<Self, DriverError> {
-        let stream = OwnStream::new(driver)?;
-        Ok(Self { driver: Arc::clone(driver), stream, kind, groups_max })
+        let there = driver.facts().multiprocessors;
+        let groups_max = match kind {
+            Stream::Up | Stream::Down => groups_max,
+            Stream::Local => groups_max.saturating_mul(LOCAL_SHARE).min(there),
+        };
+        let streams = [OwnStream::new(driver)?, OwnStream::new(driver)?];
+        Ok(Self { driver: Arc::clone(driver), streams, kind, groups_max })
+    }
+
+    /// What is queued this way from now on waits on the GPU for the event.
+    pub(super) fn hold(&self, way: Strategy, event: EventId) -> Result<(), DriverError> {
+        let mut streams = queues(way).iter().map(|queue| self.stream(*queue));
+        streams.try_for_each(|stream| self.driver.hold(stream, event))
+    }
+
+    /// What was queued this way up to now is what the flight is waited for.
+    pub(super) fn close(&self, way: Strategy, flight: &Flight) -> Result<(), DriverError> {
+        let recorded = queues(way).iter().map(|queue| {
+            self.driver.record(flight.landed[*queue as usize].id, self.stream(*queue))
+        });
+        // Each, whatever becomes of the one before.
+        recorded.fold(Ok(()), Result::and)
+    }
+
+    fn stream(&self, queue: Queue) -> StreamId {
+        self.streams[queue as usize].id
     }
 
     /// The best way for these copies by the table, of those that can be.
@@ -80,13 +144,13 @@ impl Copier {
         match strategy {
             Strategy::Copies => true,
             Strategy::Batch => self.driver.facts().batches,
-            Strategy::Kernel => pieces.len() <= DESCRIPTORS_MAX,
+            Strategy::Kernel => self.groups_max > 0 && pieces.len() <= DESCRIPTORS_MAX,
             Strategy::Staged => {
                 let fits = |piece: &Piece<'_>| {
                     piece.bytes() <= STAGING_BYTES && piece.staged(0, self.kind).is_some()
                 };
                 flight.staging.is_some()
-                    && pieces.len() <= DESCRIPTORS_MAX
+                    && self.can(Strategy::Kernel, pieces, flight)
                     && pieces.iter().all(fits)
             }
         }
@@ -95,8 +159,8 @@ impl Copier {
     /// Queues the copies.
     ///
     /// # Safety
-    /// Every page of every piece lies in memory that the driver knows and that stays until the
-    /// stream is done with it; nobody else touches the targets. The pieces are independent unless
+    /// Every page of every piece lies in memory that the driver knows and that stays until the flight
+    /// was closed and waited for; nobody else touches the targets. The pieces are independent unless
     /// the strategy is `Copies`, and `can` go this way; the flight is this batch's alone.
     pub(super) unsafe fn enqueue(
         &self,
@@ -124,7 +188,7 @@ impl Copier {
     unsafe fn copies(&self, pieces: &[Piece<'_>]) -> Result<(), DriverError> {
         for run in pieces.iter().flat_map(Piece::runs) {
             // SAFETY: the caller's promise.
-            unsafe { self.driver.copy(run, self.stream.id) }?;
+            unsafe { self.driver.copy(run, self.stream(Queue::Copies)) }?;
         }
         Ok(())
     }
@@ -135,7 +199,7 @@ impl Copier {
         let runs = coalesced(pieces);
         for runs in runs.chunks(RUNS_MAX) {
             // SAFETY: the caller's promise; independent pieces have runs that are apart.
-            unsafe { self.driver.copy_batch(runs, self.stream.id) }?;
+            unsafe { self.driver.copy_batch(runs, self.stream(Queue::Copies)) }?;
         }
         Ok(())
     }
@@ -147,33 +211,67 @@ impl Copier {
     unsafe fn staged(&self, pieces: &[Piece<'_>], flight: &Flight) -> Result<(), DriverError> {
         let buffer =
             flight.staging.as_ref().expect("only streams with a buffer can go this way").at;
+        let [first, second] = match self.kind {
+            Stream::Down => [Queue::Kernels, Queue::Copies],
+            Stream::Up | Stream::Local => [Queue::Copies, Queue::Kernels],
+        };
+        let [halfway, over] = &flight.steps;
         let mut described = 0;
         for group in groups(pieces) {
-            let mut at = buffer;
-            let steps = group.iter().map(|piece| {
-                let step =
-                    piece.staged(at, self.kind).expect("a piece that can go this way has a row");
-                at += padded(piece.bytes());
-                step
-            });
-            let steps: Vec<_> = steps.collect();
-            let spreads: Vec<_> = steps.iter().map(|step| step.spread).collect();
-            let down = self.kind == Stream::Down;
-            if down {
-                // SAFETY: the caller's promise; the buffer is the flight's own.
-                unsafe { self.spread(&spreads, described, flight) }?;
+            let steps = self.steps(group, buffer);
+            if described > 0 {
+                // The buffer is free when the group before has left it.
+                self.after(first, second, over)?;
             }
-            for step in &steps {
-                // SAFETY: as above; the stream runs both steps in order.
-                unsafe { self.driver.copy(step.whole, self.stream.id) }?;
-            }
-            if !down {
-                // SAFETY: as above.
-                unsafe { self.spread(&spreads, described, flight) }?;
-            }
+            // SAFETY: the caller's promise; the buffer is the flight's own.
+            unsafe { self.step(first, &steps, described, flight) }?;
+            self.after(second, first, halfway)?;
+            // SAFETY: as above.
+            unsafe { self.step(second, &steps, described, flight) }?;
             described += group.len();
         }
         Ok(())
+    }
+
+    /// What is queued of `later` from now on waits on the GPU for what was queued of `earlier`.
+    fn after(&self, later: Queue, earlier: Queue, event: &Event) -> Result<(), DriverError> {
+        self.driver.record(event.id, self.stream(earlier))?;
+        self.driver.hold(self.stream(later), event.id)
+    }
+
+    /// The step that goes by this queue: in one piece between this machine and the buffer, or page by
+    /// page on the GPU.
+    ///
+    /// # Safety
+    /// As for `enqueue`.
+    unsafe fn step(
+        &self,
+        queue: Queue,
+        pieces: &[Staged],
+        described: usize,
+        flight: &Flight,
+    ) -> Result<(), DriverError> {
+        match queue {
+            Queue::Copies => pieces.iter().try_for_each(|piece| {
+                // SAFETY: the caller's promise.
+                unsafe { self.driver.copy(piece.whole, self.stream(queue)) }
+            }),
+            Queue::Kernels => {
+                let spreads: Vec<_> = pieces.iter().map(|piece| piece.spread).collect();
+                // SAFETY: the caller's promise.
+                unsafe { self.spread(&spreads, described, flight) }
+            }
+        }
+    }
+
+    /// Both steps of each piece, whose rows lie one after the other from `at` on.
+    fn steps(&self, group: &[Piece<'_>], mut at: Address) -> Vec<Staged> {
+        let steps = group.iter().map(|piece| {
+            let step = piece.staged(at, self.kind).expect("a piece that can go this way has a row");
+            at += padded(piece.bytes());
+            step
+        });
+        steps.collect()
     }
 
     /// Runs the copy kernel over `copies`, described from entry `first` of the flight on.
@@ -191,9 +289,9 @@ impl Copier {
         let units = u64::from(extent.blocks) * u64::from(extent.pages_max) * tiles;
         let args =
             [at, extent.blocks.into(), extent.pages_max.into(), extent.page_bytes_max.into()];
-        let grid = Grid { groups: self.groups(units), threads: THREADS };
+        let grid = Grid { groups: self.groups(units), threads: COPY_THREADS };
         // SAFETY: the caller's promise; the descriptors lie in the flight until it has landed.
-        unsafe { self.driver.launch(Kernel::CopyBlocks, grid, &args, self.stream.id) }
+        unsafe { self.driver.launch(Kernel::CopyBlocks, grid, &args, self.stream(Queue::Kernels)) }
     }
 
     /// Sums the sources of `pieces` as their frames would be; `sums` has room for a number a page
@@ -210,14 +308,14 @@ impl Copier {
         let copies: Vec<_> = pieces.iter().map(Piece::descriptor).collect();
         let (at, Extent { blocks, pages_max, .. }) = describe(&copies, 0, flight);
         let pages = u64::from(blocks) * u64::from(pages_max);
-        let grid = Grid { groups: self.groups(pages), threads: THREADS };
+        let grid = Grid { groups: self.groups(pages), threads: SUM_THREADS };
         let args = [at, blocks.into(), pages_max.into(), sums];
         // SAFETY: the caller's promise.
-        unsafe { self.driver.launch(Kernel::SumPages, grid, &args, self.stream.id) }?;
+        unsafe { self.driver.launch(Kernel::SumPages, grid, &args, self.stream(Queue::Kernels)) }?;
         let args = [at, blocks.into(), pages_max.into(), sums, sums + pages * 8];
-        let grid = Grid { groups: blocks.div_ceil(THREADS), threads: THREADS };
+        let grid = Grid { groups: blocks.div_ceil(SUM_THREADS), threads: SUM_THREADS };
         // SAFETY: the caller's promise.
-        unsafe { self.driver.launch(Kernel::SumBlocks, grid, &args, self.stream.id) }
+        unsafe { self.driver.launch(Kernel::SumBlocks, grid, &args, self.stream(Queue::Kernels)) }
     }
 
     fn groups(&self, units: u64) -> u32 {

@@ -21,8 +21,8 @@ use crate::tiers::dram::Arena;
 pub struct CudaConfig {
     /// The HBM tier's memory on the GPU: whole chunks, zero when the tier is absent.
     pub tier_bytes: u64,
-    /// The most multiprocessors that copy kernels hold at a time, so that decoding is not
-    /// disturbed.
+    /// The most multiprocessors that copy kernels hold at a time over PCIe, so that decoding is not
+    /// disturbed; zero: no kernels.
     pub multiprocessors_max: u32,
 }
 
@@ -65,8 +65,8 @@ impl CudaDevice {
         let parts = Gpu::parts(driver, groups_max).map_err(no_room)?;
         let table = match tuning {
             Tuning::Measure(trial) => {
-                let first = parts.iter().map(|(copier, flights)| (copier, &flights[0]));
-                let copiers: Vec<_> = first.collect();
+                let copiers: Vec<_> =
+                    parts.iter().map(|(copier, flights)| (copier, &flights[..])).collect();
                 tune::measure(driver, &copiers, *trial).map_err(no_room)?
             }
             #[cfg(test)]

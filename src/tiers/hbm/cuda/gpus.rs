@@ -15,6 +15,10 @@ use super::driver::{Driver, DriverError};
 use super::lane::{FLIGHTS_MAX, Lane};
 use super::pool::{OpenPool, uuid_text};
 
+/// What a batch over PCIe holds at most where its copies may go apart: so that one is on its way while
+/// kernels are at the next, and the first is over long before the last.
+const BATCH_BYTES: u64 = 8 << 20;
+
 /// A GPU's own id.
 pub(super) type Uuid = [u8; 16];
 
@@ -90,18 +94,17 @@ impl Gpus {
         Ok(driver)
     }
 
-    /// Has each copy done by its own GPU; `done` hears of all at once. Copies that depend on each
-    /// other run in order on one GPU, which reaches the memory of all.
+    /// Has each copy done by its own GPU, in batches; `done` hears of all at once. Copies that depend on
+    /// each other run in order on one GPU, which reaches the memory of all.
     pub(super) fn submit(&self, stream: Stream, copies: Vec<BlockCopy>, done: CopiesDone) {
-        let mut parts = self.by_gpu(&copies);
-        if parts.len() > 1 && !are_independent(&copies) {
-            parts.clear();
-        }
+        let bytes_max = if stream == Stream::Local { u64::MAX } else { BATCH_BYTES };
+        let parts = self.batches(&copies, bytes_max);
         if let [(gpu, _)] = &parts[..] {
             return self.submit_to(*gpu, stream, copies, done);
         }
-        if parts.is_empty() {
-            return self.submit_to(self.home.uuid(), stream, copies, done);
+        if parts.is_empty() || !are_independent(&copies) {
+            let gpu = self.only_gpu(&parts);
+            return self.submit_to(gpu, stream, copies, done);
         }
         let joined = Joined::new(parts.len(), done);
         let mut copies: Vec<_> = copies.into_iter().map(Some).collect();
@@ -121,17 +124,33 @@ impl Gpus {
         }
     }
 
-    /// Copies by the GPU that does them, by their index.
-    fn by_gpu(&self, copies: &[BlockCopy]) -> Vec<(Uuid, Vec<usize>)> {
-        let mut parts: Vec<(Uuid, Vec<usize>)> = Vec::new();
+    /// Copies by the GPU that does them, by their index, cut into batches.
+    fn batches(&self, copies: &[BlockCopy], bytes_max: u64) -> Vec<(Uuid, Vec<usize>)> {
+        let mut batches: Vec<(Uuid, Vec<usize>)> = Vec::new();
+        // The batch of each GPU that is not full, and its bytes.
+        let mut open: Vec<(Uuid, usize, u64)> = Vec::new();
         for (at, copy) in copies.iter().enumerate() {
-            let gpu = self.gpu_of(copy);
-            match parts.iter_mut().find(|(known, _)| *known == gpu) {
-                Some((_, which)) => which.push(at),
-                None => parts.push((gpu, vec![at])),
+            let (gpu, bytes) = (self.gpu_of(copy), copy.geometry.payload_bytes());
+            let known = open.iter_mut().find(|(known, ..)| *known == gpu);
+            match known {
+                Some((_, batch, filled)) if *filled + bytes <= bytes_max => {
+                    *filled += bytes;
+                    batches[*batch].1.push(at);
+                    continue;
+                }
+                Some(open) => *open = (gpu, batches.len(), bytes),
+                None => open.push((gpu, batches.len(), bytes)),
             }
+            batches.push((gpu, vec![at]));
         }
-        parts
+        batches
+    }
+
+    /// The GPU of all batches, if it is one; else the tier's, which reaches everything.
+    fn only_gpu(&self, batches: &[(Uuid, Vec<usize>)]) -> Uuid {
+        let mut gpus = batches.iter().map(|(gpu, _)| *gpu);
+        let first = gpus.next().unwrap_or_else(|| self.home.uuid());
+        if gpus.all(|gpu| gpu == first) { first } else { self.home.uuid() }
     }
 
     /// The tier's GPU does what touches the tier; a pool's GPU the rest.

@@ -13,14 +13,17 @@ use super::super::batch::Batch;
 use super::super::chunks::Use;
 use super::super::device::{FailedCopy, Stream};
 use super::super::ends::are_independent;
+use super::calibration::Strategy;
 use super::copier::{Copier, Flight};
 use super::core::{Core, Located};
 use super::driver::{DriverError, EventId};
+use super::piece::Piece;
 use crate::env::spawn_thread;
 use crate::tiers::store::StoreError;
 
-/// Batches that wait on one stream before it is busy.
-const QUEUED_BATCHES_MAX: usize = 64;
+/// Batches that wait on one stream before it is busy: those of some transfers, which are cut into several
+/// each.
+const QUEUED_BATCHES_MAX: usize = 1024;
 /// Batches that are on the GPU at a time.
 pub(super) const FLIGHTS_MAX: usize = 4;
 
@@ -131,7 +134,11 @@ impl Issuer {
         if !located.is_empty() {
             let far = located.iter().any(|found| found.far);
             let independent = !far && are_independent(batch.copies());
-            landing.error = self.enqueue(&located, independent, landing.flight()).err();
+            let pieces: Vec<_> = located.iter().map(|found| found.piece.clone()).collect();
+            let (table, flight) = (&self.core.table, landing.flight());
+            let way = self.copier.choose(table, &pieces, independent, flight);
+            let queued = self.enqueue(&located, &pieces, way, flight);
+            (landing.way, landing.error) = (Some(way), queued.err());
         }
         drop(located);
         landing.batch = Some(batch);
@@ -141,27 +148,24 @@ impl Issuer {
     fn enqueue(
         &self,
         located: &[Located<'_>],
-        independent: bool,
+        pieces: &[Piece<'_>],
+        way: Strategy,
         flight: &Flight,
     ) -> Result<(), DriverError> {
-        let driver = &self.core.driver;
-        let stream = self.copier.stream.id;
         let mut waited: Vec<EventId> = Vec::new();
         for event in located.iter().flat_map(|found| found.ready).flatten() {
             if !waited.contains(&event) {
-                driver.hold(stream, event)?;
+                self.copier.hold(way, event)?;
                 waited.push(event);
             }
         }
-        let pieces: Vec<_> = located.iter().map(|found| found.piece.clone()).collect();
-        let strategy = self.copier.choose(&self.core.table, &pieces, independent, flight);
         // SAFETY: `locate` found every page in memory that the core or the copies' pools keep; the
         // batch keeps the pools and its submitter the bytes until the landing is over, and an
-        // engine that writes to its pool meanwhile gets torn bytes, no more. `choose` gives what
+        // engine that writes to its pool meanwhile gets torn bytes, no more. `choose` gave what
         // can be for these pieces, and the flight is this batch's.
-        let queued = unsafe { self.copier.enqueue(strategy, &pieces, flight) };
+        let queued = unsafe { self.copier.enqueue(way, pieces, flight) };
         // What was queued before an error is waited for as well.
-        driver.record(flight.landed.id, stream).and(queued)
+        self.copier.close(way, flight).and(queued)
     }
 }
 
@@ -176,6 +180,8 @@ struct Landing {
     error: Option<DriverError>,
     uses: Vec<Use>,
     flight: Option<Flight>,
+    /// How they were queued; nothing was, if none.
+    way: Option<Strategy>,
 }
 
 impl Landing {
@@ -188,6 +194,7 @@ impl Landing {
             error: None,
             uses: Vec::new(),
             flight: Some(flight),
+            way: None,
         }
     }
 
@@ -215,7 +222,8 @@ impl Landing {
     }
 
     fn wait(&self) -> Result<(), DriverError> {
-        self.flight.as_ref().map_or(Ok(()), |flight| self.core.driver.wait(flight.landed.id))
+        let (Some(flight), Some(way)) = (&self.flight, self.way) else { return Ok(()) };
+        flight.wait(way, self.core.driver.as_ref())
     }
 }
 

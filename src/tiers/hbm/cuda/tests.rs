@@ -393,7 +393,7 @@ fn a_gpu_that_is_full_says_what_to_lower() {
 #[test]
 fn what_is_measured_covers_every_stream_and_length() {
     let (arena, driver) = (arena(), fake());
-    let trial = Trial { blocks: 2, block_bytes: 1 << 20, rounds: 1 };
+    let trial = Trial { blocks: 1, block_bytes: 1 << 20, rounds: 1 };
     let device = device_on(&driver, &arena, &Tuning::Measure(trial));
     let rows = device.calibration().rows();
     assert_eq!(rows.len(), Stream::ALL.len() * Calibration::FRAGMENTS_BYTES.len());
@@ -409,6 +409,24 @@ fn what_is_measured_covers_every_stream_and_length() {
     let device = device_on(&old, &arena, &Tuning::Measure(trial));
     let without = |row: &Measured| row.speeds.iter().all(|(way, _)| *way != Strategy::Batch);
     assert!(device.calibration().rows().iter().all(without));
+}
+
+#[test]
+fn without_multiprocessors_no_kernel_runs() {
+    let driver = fake();
+    let opened = Arc::clone(&driver) as Arc<dyn Driver>;
+    let config = CudaConfig { multiprocessors_max: 0, ..CONFIG };
+    let trial = Trial { blocks: 1, block_bytes: 1 << 20, rounds: 1 };
+    for tuning in [Tuning::Measure(trial), always(Strategy::Kernel), always(Strategy::Staged)] {
+        let arena = arena();
+        let device = CudaDevice::with_driver(&opened, Arc::clone(&arena), config, &tuning, none());
+        let device = device.unwrap();
+        let pool = engine_on(&device, 0, PagedLayout::page_major(SHAPE, 2));
+        let frame = CopyEnd::Frame(FrameSpan { offset: 0, bytes: 20_480 });
+        let stored = vec![copy(geometry(SHAPE, 1), pool.slot(0), frame)];
+        assert!(submit(&device, Stream::Down, stored).is_empty());
+    }
+    assert_eq!(driver.calls("launch"), 0);
 }
 
 #[test]

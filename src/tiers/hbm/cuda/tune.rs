@@ -26,7 +26,7 @@ pub(super) struct Trial {
 }
 
 impl Trial {
-    pub(super) const AT_START: Self = Self { blocks: 4, block_bytes: 2 << 20, rounds: 3 };
+    pub(super) const AT_START: Self = Self { blocks: 4, block_bytes: 2 << 20, rounds: 2 };
 
     fn bytes(self) -> u64 {
         u64::from(self.blocks) * self.block_bytes
@@ -44,16 +44,16 @@ struct Bench {
     sums: MappedMemory,
 }
 
-/// Measures on `copiers`, one a stream with its flight.
+/// Measures on `copiers`, one a stream with its flights.
 pub(super) fn measure(
     driver: &Arc<dyn Driver>,
-    copiers: &[(&Copier, &Flight)],
+    copiers: &[(&Copier, &[Flight])],
     trial: Trial,
 ) -> Result<Calibration, DriverError> {
     let bench = Bench::new(driver, trial)?;
     let mut kernels = true;
-    for (copier, flight) in copiers {
-        kernels &= bench.kernels_are_right(driver.as_ref(), copier, flight)?;
+    for (copier, flights) in copiers {
+        kernels &= bench.kernels_are_right(driver.as_ref(), copier, &flights[..1])?;
     }
     if !kernels {
         tracing::error!(
@@ -63,9 +63,9 @@ pub(super) fn measure(
         );
     }
     let mut rows = Vec::new();
-    for (copier, flight) in copiers {
+    for (copier, flights) in copiers {
         for fragment_bytes in Calibration::FRAGMENTS_BYTES {
-            let speeds = bench.speeds(driver.as_ref(), copier, flight, fragment_bytes, kernels)?;
+            let speeds = bench.speeds(driver.as_ref(), copier, flights, fragment_bytes, kernels)?;
             rows.push(Measured { stream: copier.kind, fragment_bytes, speeds });
         }
     }
@@ -113,26 +113,27 @@ impl Bench {
         &self,
         driver: &dyn Driver,
         copier: &Copier,
-        flight: &Flight,
+        flights: &[Flight],
         page_bytes: u64,
         kernels: bool,
     ) -> Result<Vec<(Strategy, f64)>, DriverError> {
         let pieces = self.pieces(copier.kind, page_bytes, copier.kind == Stream::Down);
+        let bytes = self.trial.bytes() * flights.len() as u64;
         let mut speeds = Vec::new();
         for strategy in Strategy::ALL {
             let by_kernel = matches!(strategy, Strategy::Kernel | Strategy::Staged);
-            if (by_kernel && !kernels) || !copier.can(strategy, &pieces, flight) {
+            if (by_kernel && !kernels) || !copier.can(strategy, &pieces, &flights[0]) {
                 continue;
             }
             let mut best = f64::INFINITY;
             for round in 0..=self.trial.rounds {
                 let watch = Stopwatch::start();
-                run(driver, copier, flight, strategy, &pieces)?;
+                run(driver, copier, flights, strategy, &pieces)?;
                 let seconds = watch.elapsed().as_secs_f64();
                 best = if round == 0 { best } else { best.min(seconds) };
             }
             #[expect(clippy::cast_precision_loss, reason = "a trial is far below 2^52 bytes")]
-            speeds.push((strategy, self.trial.bytes() as f64 / best.max(1e-9)));
+            speeds.push((strategy, bytes as f64 / best.max(1e-9)));
         }
         Ok(speeds)
     }
@@ -143,9 +144,9 @@ impl Bench {
         &self,
         driver: &dyn Driver,
         copier: &Copier,
-        flight: &Flight,
+        flights: &[Flight],
     ) -> Result<bool, DriverError> {
-        if copier.kind != Stream::Up {
+        if copier.kind != Stream::Up || !copier.can(Strategy::Kernel, &[], &flights[0]) {
             return Ok(true);
         }
         let page_bytes = Calibration::FRAGMENTS_BYTES[0];
@@ -154,12 +155,13 @@ impl Bench {
         self.host.write(0, &pattern);
         let there = self.pieces(Stream::Up, page_bytes, false);
         let back = self.pieces(Stream::Up, page_bytes, true);
-        run(driver, copier, flight, Strategy::Kernel, &there)?;
+        run(driver, copier, flights, Strategy::Kernel, &there)?;
         // SAFETY: the sources are the bench's, and `sums` has a number a page and one a block.
-        unsafe { copier.sum(&back, self.sums.at, flight) }?;
-        land(driver, copier, flight)?;
+        unsafe { copier.sum(&back, self.sums.at, &flights[0]) }?;
+        copier.close(Strategy::Kernel, &flights[0])?;
+        flights[0].wait(Strategy::Kernel, driver)?;
         self.host.write(0, &vec![0_u64; words]);
-        run(driver, copier, flight, Strategy::Kernel, &back)?;
+        run(driver, copier, flights, Strategy::Kernel, &back)?;
         let pages = self.trial.bytes() / page_bytes;
         let sums = self.sums.read(pages * 8, self.trial.blocks as usize);
         let block_words = words / self.trial.blocks as usize;
@@ -172,19 +174,21 @@ impl Bench {
 /// Any odd number with bits all over.
 const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
 
+/// Copies the pieces once with each flight, all of them queued before the first is waited for: as
+/// batches follow each other.
 fn run(
     driver: &dyn Driver,
     copier: &Copier,
-    flight: &Flight,
+    flights: &[Flight],
     strategy: Strategy,
     pieces: &[Piece<'_>],
 ) -> Result<(), DriverError> {
-    // SAFETY: the pieces lie in the bench's memories, which outlive the wait, and are apart.
-    let queued = unsafe { copier.enqueue(strategy, pieces, flight) };
-    land(driver, copier, flight).and(queued)
-}
-
-fn land(driver: &dyn Driver, copier: &Copier, flight: &Flight) -> Result<(), DriverError> {
-    driver.record(flight.landed.id, copier.stream.id)?;
-    driver.wait(flight.landed.id)
+    let queued = flights.iter().try_for_each(|flight| {
+        // SAFETY: the pieces lie in the bench's memories, which outlive the wait, and are apart; what
+        // flights write at the same place is the same.
+        let queued = unsafe { copier.enqueue(strategy, pieces, flight) };
+        copier.close(strategy, flight).and(queued)
+    });
+    let landed = flights.iter().map(|flight| flight.wait(strategy, driver));
+    landed.fold(Ok(()), Result::and).and(queued)
 }

@@ -173,7 +173,7 @@ proptest! {
     #[test]
     fn a_copy_is_the_naive_copy_and_touches_nothing_else(
         shape in any_shape(), from in any_end(), to in any_end(), blocks in 1..5_u64,
-        groups in 1..20_u32, threads in 1..130_u32,
+        groups in 1..20_u32, warps in 1..5_u32,
     ) {
         let mut source = Memory::new(shape.memory_bytes(&from, blocks), noise);
         let mut target = Memory::new(shape.memory_bytes(&to, blocks), |_| 0xa5);
@@ -194,7 +194,7 @@ proptest! {
             planes: shape.planes,
             page_bytes: shape.page_bytes,
         }).collect();
-        run_copy(&copies, groups, threads);
+        run_copy(&copies, groups, warps * 32);
         prop_assert!(target.bytes() == wanted, "the target differs");
     }
 
