@@ -4,6 +4,7 @@
 //! Only remembers what the shell was told of the stores. Never drops a copy for an outage.
 
 use crate::domain::directory::Block;
+use crate::domain::residency::CopyState;
 use crate::domain::tier::{Tier, TierSet};
 use crate::tiers::health::Refuses;
 
@@ -50,6 +51,13 @@ impl Manager {
     pub(super) fn takes(&self, tier: Tier) -> bool {
         let ready = self.tiers[tier.index()].as_ref().is_some_and(|space| space.ready);
         ready && !self.outages.writes.has(tier)
+    }
+
+    /// Whether a committed copy in another tier than `tier` can be read now.
+    pub(super) fn is_read_elsewhere(&self, block: &Block, tier: Tier) -> bool {
+        let committed = |tier: &Tier| block.copy(*tier).state == CopyState::Resident;
+        let others = Tier::ALL.into_iter().filter(|other| *other != tier);
+        others.filter(committed).any(|other| self.is_read(other))
     }
 
     /// Whether what it holds can be read now.

@@ -113,7 +113,12 @@ impl Manager {
         let row = self.directory.get(block);
         let sinks_into_memory =
             tier == Tier::Hbm && !row.drains() && sink_of(row, tier, takers) == Some(Tier::Dram);
-        if row.resident_elsewhere(tier) && !sinks_into_memory {
+        let is_spare = row.resident_elsewhere(tier);
+        // One that nobody can read now does not make this one spare while a tier below takes it, unless
+        // it is on its way somewhere already.
+        let is_moving = row.drains() || row.fills();
+        let is_read = self.is_read_elsewhere(row, tier) || (is_spare && is_moving);
+        if is_read && !sinks_into_memory {
             self.release_copy(block, tier, CopyEvent::Dropped);
         } else if let Some(sink) = self.admitted_sink(block, tier) {
             let row = self.directory.get(block);
@@ -129,6 +134,8 @@ impl Manager {
             self.space(tier).classes[class].draining += 1;
             self.begin_fill(block, sink, tick);
             self.want(sink, block, Job::Demote { from: tier });
+        } else if is_spare {
+            self.release_copy(block, tier, CopyEvent::Dropped);
         } else {
             self.evict_last(block, tier);
         }

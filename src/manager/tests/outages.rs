@@ -72,6 +72,21 @@ fn what_was_computed_again_meanwhile_is_kept_above() {
 }
 
 #[test]
+fn the_only_copy_that_is_read_is_not_spare() {
+    for (object, found) in [(8, "object:2"), (0, "")] {
+        let mut bench = Bench::new([0, 2, 4, object]);
+        assert!(persist(&mut bench, None, &[1, 2], |_| None).not_durable.is_empty());
+        assert_eq!(bench.found(&[1, 2]), "dram:2", "and below");
+        outage(&mut bench, Refuses::ALL);
+        bench.store(None, &[11, 12]);
+        assert_eq!(bench.found(&[11, 12]), "dram:2");
+        assert_eq!(bench.found(&[1, 2]), found, "it sinks where a tier takes it");
+        outage(&mut bench, Refuses::NOTHING);
+        assert_eq!(bench.found(&[1, 2]), "nvme:2", "and what was out is there again");
+    }
+}
+
+#[test]
 fn nothing_sinks_into_a_tier_that_takes_no_writes() {
     let mut bench = with_a_chain_on_nvme([0, 2, 4, 8]);
     outage(&mut bench, Refuses::WRITES);
