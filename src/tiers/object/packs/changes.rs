@@ -4,8 +4,8 @@
 //! What could not be written is written with the next: a frame that was erased here is not to come back
 //! after a restart.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::format::{self, Change, Head, What};
+use super::index::Index;
 use super::log::Log;
 use super::name::{Holds, Name};
 use super::same_for_all;
@@ -42,10 +43,15 @@ pub(super) struct Changes {
 }
 
 impl Changes {
-    pub fn start(log: Arc<Log>, wishes_max: usize, runtime: &Handle) -> Self {
+    pub fn start(
+        log: Arc<Log>,
+        index: Arc<Mutex<Index>>,
+        wishes_max: usize,
+        runtime: &Handle,
+    ) -> Self {
         let (wishes, queue) = mpsc::channel(wishes_max);
         let owes = Arc::new(AtomicBool::new(false));
-        let clerk = Clerk { log, queue, unwritten: Vec::new(), owes: Arc::clone(&owes) };
+        let clerk = Clerk { log, index, queue, unwritten: Vec::new(), owes: Arc::clone(&owes) };
         env::spawn_task_on(runtime, clerk.serve());
         Self { wishes, owes }
     }
@@ -63,6 +69,7 @@ impl Changes {
 
 struct Clerk {
     log: Arc<Log>,
+    index: Arc<Mutex<Index>>,
     queue: mpsc::Receiver<Wish>,
     /// Erased frames whose change is not stored.
     unwritten: Vec<Change>,
@@ -121,8 +128,11 @@ impl Clerk {
 
     async fn write_part(&self, changes: Vec<Change>) -> Result<(), StoreError> {
         let pages = format::head_pages(Holds::Changes, changes.len());
-        let head = Head::Changes(changes);
+        let head = Head::Changes(changes.clone());
         let body = |name: &Name| vec![Bytes::from(format::encode(name, &head))];
-        self.log.write((Holds::Changes, pages), body).await.map(drop)
+        let name = self.log.write((Holds::Changes, pages), body).await?;
+        let mut index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
+        index.logged(name, &changes);
+        Ok(())
     }
 }

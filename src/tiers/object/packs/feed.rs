@@ -152,7 +152,13 @@ impl Feed {
             let whole = head.is_ok();
             match head {
                 Ok(Head::Frames(frames)) => self.with(|index| index.add(name, frames, now)),
-                Ok(Head::Changes(changes)) => self.with(|index| index.change_all(&changes, now)),
+                Ok(Head::Changes(changes)) => self.with(|index| {
+                    let is_mine = name.writer == self.own;
+                    index.change_all(&changes, is_mine, now);
+                    if is_mine {
+                        index.logged(name, &changes);
+                    }
+                }),
                 // Deleted since it was listed.
                 Err(StoreError::Missing(_)) => {}
                 Err(StoreError::Corrupt(why)) => state.complain(&why, "(it is passed over)"),

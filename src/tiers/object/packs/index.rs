@@ -3,6 +3,8 @@
 //! Decides only: no IO, clock or locks. What is added in any order comes to the same state, so nodes that
 //! have read the same objects answer the same.
 
+mod duties;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
@@ -29,13 +31,25 @@ pub(super) struct Found {
     pub header: FrameHeader,
 }
 
+/// A change that was read, or made here.
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    change: Change,
+    /// This node wanted it.
+    is_mine: bool,
+}
+
+pub(super) use duties::Duty;
+
 pub(super) struct Index {
     own: Writer,
     frames_max: usize,
     packs: BTreeMap<Name, Vec<PackedFrame>>,
     /// Each frame by its block's key.
     spots: BTreeSet<(Key, Name, u32)>,
-    changes: BTreeMap<FrameId, Change>,
+    changes: BTreeMap<FrameId, Known>,
+    /// This node's objects of changes, and what they say.
+    logs: BTreeMap<Name, Vec<(FrameId, Version)>>,
     /// Changes whose frames no pack has, since when.
     parted: VecDeque<(Time, FrameId)>,
     /// Packs that lost frames since they were asked for.
@@ -53,6 +67,7 @@ impl Index {
             packs: BTreeMap::new(),
             spots: BTreeSet::new(),
             changes: BTreeMap::new(),
+            logs: BTreeMap::new(),
             parted: VecDeque::new(),
             touched: BTreeSet::new(),
             order: BTreeSet::new(),
@@ -122,9 +137,10 @@ impl Index {
         self.spots_of(frame.header.meta.key).any(|spot| self.frame(spot).id == frame.id)
     }
 
-    /// A change was read or is being made.
-    pub fn change(&mut self, change: Change, now: Time) {
-        let wins = self.changes.get(&change.id).is_none_or(|known| outdoes(&change, known));
+    /// A change was read or is being made; `is_mine`: by this node, now or before a restart.
+    pub fn change(&mut self, change: Change, is_mine: bool, now: Time) {
+        let known = self.changes.get(&change.id);
+        let wins = known.is_none_or(|known| outdoes(&change, &known.change));
         if !wins {
             return;
         }
@@ -139,19 +155,19 @@ impl Index {
         if matches!(change.what, What::Erased { .. }) {
             self.touched.extend(lies_in);
         }
-        self.changes.insert(change.id, change);
+        self.changes.insert(change.id, Known { change, is_mine });
     }
 
-    pub fn change_all(&mut self, changes: &[Change], now: Time) {
+    pub fn change_all(&mut self, changes: &[Change], is_mine: bool, now: Time) {
         for change in changes {
-            self.change(*change, now);
+            self.change(*change, is_mine, now);
         }
     }
 
     /// Forgets changes whose frames have been in no pack for a long time.
     pub fn prune(&mut self, now: Time) {
         while let Some((_, id)) = self.parted.pop_front_if(|(at, _)| now.since(*at) > PARTED_FOR) {
-            let key = self.changes.get(&id).map(|change| change.key);
+            let key = self.changes.get(&id).map(|known| known.change.key);
             let is_back =
                 key.is_some_and(|key| self.spots_of(key).any(|spot| self.frame(spot).id == id));
             if !is_back {
@@ -176,12 +192,12 @@ impl Index {
     fn found(&self, spot: &(Key, Name, u32)) -> Option<Found> {
         let frame = self.frame(spot);
         let PackedFrame { id, mut version, at, bytes, mut header } = *frame;
-        match self.changes.get(&id) {
+        match self.changes.get(&id).map(|known| known.change) {
             Some(Change { what: What::Erased { .. }, .. }) => return None,
             Some(Change { what: What::Record(record), version: changed, .. })
-                if *changed > version =>
+                if changed > version =>
             {
-                (version, header.meta.record) = (*changed, *record);
+                (version, header.meta.record) = (changed, record);
             }
             _ => {}
         }
@@ -197,7 +213,8 @@ impl Index {
     }
 
     fn is_erased(&self, id: FrameId) -> bool {
-        matches!(self.changes.get(&id), Some(Change { what: What::Erased { .. }, .. }))
+        let known = self.changes.get(&id);
+        known.is_some_and(|known| matches!(known.change.what, What::Erased { .. }))
     }
 }
 

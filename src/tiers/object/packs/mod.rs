@@ -16,6 +16,7 @@ mod index;
 mod log;
 mod name;
 mod reads;
+mod shed;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -100,6 +101,8 @@ struct Packs {
     log: Arc<Log>,
     feed: Feed,
     changes: Changes,
+    /// Wakes who clears away.
+    untidy: mpsc::Sender<()>,
     arena: Arc<Arena>,
     options: PackOptions,
     runtime: Handle,
@@ -119,13 +122,15 @@ impl PackedStore {
         let index = Arc::new(Mutex::new(Index::new(own, options.frames_max)));
         let log = Arc::new(Log::new(Arc::clone(&blobs), own));
         let feed = Feed::new(Arc::clone(&blobs), Arc::clone(&index), Arc::clone(&log), own);
+        let (untidy, woken) = mpsc::channel(1);
         let packs = Arc::new(Packs {
             inner,
             blobs,
+            changes: Changes::start(Arc::clone(&log), Arc::clone(&index), ops_max, runtime),
             index,
-            changes: Changes::start(Arc::clone(&log), ops_max, runtime),
             log,
             feed,
+            untidy,
             arena: Arc::clone(arena),
             options,
             runtime: runtime.clone(),
@@ -135,6 +140,7 @@ impl PackedStore {
         let (reads, to_read) = mpsc::channel(ops_max);
         env::spawn_task_on(runtime, batch::serve(Arc::clone(&packs), to_write));
         env::spawn_task_on(runtime, reads::serve(Arc::clone(&packs), to_read));
+        env::spawn_task_on(runtime, shed::serve(Arc::downgrade(&packs), woken));
         let early = Arc::clone(&packs);
         env::spawn_task_on(runtime, async move {
             // Whoever needs it asks again.
@@ -209,6 +215,10 @@ impl Packs {
     async fn catch_up(&self) -> Result<(), StoreError> {
         let caught_up = self.feed.catch_up(self.options.freshness).await;
         self.publish();
+        if self.with(|index| index.is_untidy()) {
+            // One who is woken already sees it too.
+            let _ = self.untidy.try_send(());
+        }
         caught_up
     }
 
@@ -280,14 +290,18 @@ impl Packs {
             .collect();
         self.apply(&changes);
         match self.changes.save(changes).await {
-            Ok(()) => self.hand_on(ticket),
+            Ok(()) => {
+                // One who is woken already sees it too.
+                let _ = self.untidy.try_send(());
+                self.hand_on(ticket);
+            }
             Err(error) => ticket.finish(Err(error)),
         }
     }
 
     fn apply(&self, changes: &[Change]) {
         let now = self.now();
-        self.with(|index| index.change_all(changes, now));
+        self.with(|index| index.change_all(changes, true, now));
     }
 }
 

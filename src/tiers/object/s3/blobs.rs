@@ -11,6 +11,9 @@ use super::errors::failed;
 use super::get::{Incoming, is_partial};
 use super::{Requests, StoreError};
 
+/// Heads are shorter; lookups wait for them.
+const HEAD_BYTES_USUAL: u64 = 1 << 20;
+
 pub(in super::super) struct S3Blobs(pub Arc<Requests>);
 
 impl Blobs for S3Blobs {
@@ -26,7 +29,9 @@ impl Blobs for S3Blobs {
     fn head<'a>(&'a self, name: &'a str, bytes: u64) -> Answer<'a, Vec<u8>> {
         Box::pin(async move {
             let name = self.0.full_name(name);
-            self.asked(LOOK, || self.0.first_bytes(&name, bytes)).await
+            // A whole pack waits its turn with frames.
+            let errand = if bytes > HEAD_BYTES_USUAL { READ } else { LOOK };
+            self.asked(errand, || self.0.first_bytes(&name, bytes)).await
         })
     }
 

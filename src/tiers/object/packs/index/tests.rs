@@ -38,15 +38,15 @@ fn priority(index: &Index, block: u8) -> Option<u8> {
 #[test]
 fn a_change_counts_wherever_its_frame_lies_and_whenever_it_is_read() {
     let mut index = Index::new([1; 16], 100);
-    index.change(change(1, 1, 5, record(80)), NOW);
+    index.change(change(1, 1, 5, record(80)), false, NOW);
     index.add(name(2, 0), vec![frame(1, 1), frame(2, 2)], NOW);
     assert_eq!((priority(&index, 1), priority(&index, 2)), (Some(80), Some(35)));
     // Moved to another pack, by somebody who had not read of it.
     index.add(name(3, 0), vec![frame(1, 1)], NOW);
     index.forget(&name(2, 0), NOW);
     assert_eq!((priority(&index, 1), priority(&index, 2)), (Some(80), None));
-    index.change(change(1, 1, 9, ERASED), NOW);
-    index.change(change(1, 1, 10, record(90)), NOW);
+    index.change(change(1, 1, 9, ERASED), false, NOW);
+    index.change(change(1, 1, 10, record(90)), false, NOW);
     assert_eq!(priority(&index, 1), None);
 }
 
@@ -55,7 +55,7 @@ fn a_frame_that_took_its_record_along_needs_no_older_change() {
     let mut index = Index::new([1; 16], 100);
     let moved = PackedFrame { version: Version(7), ..frame(1, 1) };
     index.add(name(1, 0), vec![moved], NOW);
-    index.change(change(1, 1, 6, record(80)), NOW);
+    index.change(change(1, 1, 6, record(80)), false, NOW);
     assert_eq!(priority(&index, 1), Some(35));
 }
 
@@ -75,7 +75,7 @@ fn others_packs_make_room_first() {
 fn changes_are_forgotten_long_after_their_frames() {
     let mut index = Index::new([1; 16], 100);
     index.add(name(2, 0), vec![frame(1, 1)], NOW);
-    index.change(change(1, 1, 1, ERASED), NOW);
+    index.change(change(1, 1, 1, ERASED), false, NOW);
     index.forget(&name(2, 0), NOW);
     index.prune(NOW + PARTED_FOR);
     assert_eq!(index.changes.len(), 1);
@@ -110,7 +110,7 @@ fn read(index: &mut Index, one: &Read) {
         Read::Change(block, id, version, priority) => {
             // One version is one state.
             let what = priority.map_or(ERASED, |_| record(u8::try_from(*version).unwrap()));
-            index.change(change(*block, *id, *version, what), NOW);
+            index.change(change(*block, *id, *version, what), false, NOW);
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::tiers::object::s3::tests::s3::runtime;
 use crate::tiers::object::s3::tests::server::Server;
 use crate::tiers::object::{DirStore, ObjectOptions};
 use crate::tiers::sample;
-use crate::tiers::store::TierStore;
+use crate::tiers::store::{StoreError, TierStore};
 
 type Inside = (Arc<dyn TierStore>, Arc<dyn Blobs>);
 type Open = Box<dyn Fn(&Arc<Arena>) -> Inside>;
@@ -24,7 +24,7 @@ pub(super) struct Ground {
     /// Where all objects lie as files.
     pub root: PathBuf,
     open: Open,
-    handle: Handle,
+    pub handle: Handle,
     _keep: Box<dyn Any>,
 }
 
@@ -41,6 +41,13 @@ pub(super) fn options(node: u8) -> PackOptions {
         frames_min: 1,
         freshness: Duration::ZERO,
         ..PackOptions::new([node; 16])
+    }
+}
+
+impl Node {
+    /// Clears away what it would by itself a moment later.
+    pub fn shed(&self, on: &Handle) -> Result<(), StoreError> {
+        on.block_on(self.store.packs.shed())
     }
 }
 

@@ -4,6 +4,7 @@ mod contract;
 mod damage;
 mod fleet;
 mod ground;
+mod shed;
 
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;

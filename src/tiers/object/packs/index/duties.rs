@@ -1,0 +1,105 @@
+//! What is to be cleared away: packs that lost frames, and changes that nobody needs any more.
+//!
+//! Decides only; `shed.rs` does it.
+
+use super::{Found, Index};
+use crate::tiers::object::packs::format::{Change, PackedFrame, What};
+use crate::tiers::object::packs::name::Name;
+
+/// So many objects with few changes are left as they are; more are written anew as one.
+const LOGS_MAX: usize = 64;
+
+/// Fewer than this are few.
+const FEW: usize = 2_048;
+
+/// A pack to clear away.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::tiers::object::packs) struct Duty {
+    pub pack: Name,
+    /// Where its last frame ends.
+    pub end: u64,
+    /// What has to be kept of it.
+    pub live: Vec<Found>,
+}
+
+impl Index {
+    /// Whether there may be some.
+    pub fn is_untidy(&self) -> bool {
+        !self.touched.is_empty()
+    }
+
+    /// Packs that this node is to write anew or to delete: its own of which less than half is needed, and
+    /// those with frames whose bytes it promised to make go. Each is told once.
+    pub fn duties(&mut self) -> Vec<Duty> {
+        let touched = std::mem::take(&mut self.touched);
+        touched.into_iter().filter_map(|name| self.duty(name)).collect()
+    }
+
+    /// It could not be done now.
+    pub fn postpone(&mut self, name: Name) {
+        if self.has(&name) {
+            self.touched.insert(name);
+        }
+    }
+
+    fn duty(&self, pack: Name) -> Option<Duty> {
+        let frames = self.packs.get(&pack)?;
+        let is_own = pack.writer == self.own;
+        let sheds = frames.iter().any(|frame| self.is_promised(frame, is_own));
+        let live: Vec<Found> = (0..)
+            .zip(frames)
+            .map(|(at, frame)| (frame.header.meta.key, pack, at))
+            .filter(|spot| self.is_kept(spot))
+            .filter_map(|spot| self.found(&spot))
+            .collect();
+        let live_bytes: u64 = live.iter().map(|found| u64::from(found.bytes)).sum();
+        let bytes: u64 = frames.iter().map(|frame| u64::from(frame.bytes)).sum();
+        let end = frames.iter().map(|frame| frame.at + u64::from(frame.bytes)).max()?;
+        (sheds || (is_own && live_bytes * 2 < bytes)).then_some(Duty { pack, end, live })
+    }
+
+    /// Whether the frame's bytes are to go soon, and it is this node that sees to it.
+    fn is_promised(&self, frame: &PackedFrame, is_own: bool) -> bool {
+        self.changes.get(&frame.id).is_some_and(|known| {
+            known.change.what == What::Erased { promised: true } && (is_own || known.is_mine)
+        })
+    }
+
+    /// Of a frame that lies in several packs the one in the greatest is kept, whoever decides.
+    fn is_kept(&self, spot: &(crate::domain::block::Key, Name, u32)) -> bool {
+        let id = self.frame(spot).id;
+        self.spots_of(spot.0).all(|other| other.1 <= spot.1 || self.frame(other).id != id)
+    }
+
+    /// This node wrote these changes into that object.
+    pub fn logged(&mut self, name: Name, changes: &[Change]) {
+        let states = changes.iter().map(|change| (change.id, change.version)).collect();
+        self.logs.insert(name, states);
+    }
+
+    /// The object is gone.
+    pub fn unlogged(&mut self, name: &Name) {
+        self.logs.remove(name);
+    }
+
+    /// Own objects of changes of which none counts any more.
+    pub fn spare_logs(&self) -> Vec<Name> {
+        let needed = |name: &Name| self.needed(name).next().is_some();
+        self.logs.keys().filter(|name| !needed(name)).copied().collect()
+    }
+
+    /// Own objects of changes that are to be one, if they are too many, and what is needed of them.
+    pub fn scattered_logs(&self) -> Option<(Vec<Name>, Vec<Change>)> {
+        let with_few = self.logs.iter().filter(|(_, states)| states.len() < FEW);
+        let names: Vec<Name> = with_few.map(|(name, _)| *name).collect();
+        let needed = names.iter().flat_map(|name| self.needed(name)).collect();
+        (names.len() > LOGS_MAX).then_some((names, needed))
+    }
+
+    fn needed<'a>(&'a self, name: &Name) -> impl Iterator<Item = Change> + use<'a> {
+        let states = self.logs.get(name).into_iter().flatten();
+        states.filter_map(|(id, version)| {
+            self.changes.get(id).map(|known| known.change).filter(|one| one.version == *version)
+        })
+    }
+}

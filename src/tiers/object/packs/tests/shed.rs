@@ -1,0 +1,192 @@
+//! Packs that lost frames give their room back, and nobody loses a block by it.
+
+use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+
+use super::ground::{Ground, Node, options};
+use super::{ANYWHERE, block, erase, on_both, priority, read_all, restamp, write_all};
+use crate::domain::retention::RetentionRecord;
+use crate::domain::units::Time;
+use crate::tiers::object::blobs::{Answer, Blobs, Listed, Piece};
+use crate::tiers::object::packs::PackOptions;
+use crate::tiers::sample;
+use crate::tiers::store::{StoreError, StoreOp};
+
+/// Promises to forget the block, and does.
+fn forget(node: &Node, number: u32) {
+    let record = RetentionRecord { delete_after: Time { micros: 1 }, ..RetentionRecord::default() };
+    let op = StoreOp::Restamp { key: block(number).key(), place: ANYWHERE, record };
+    sample::run(&*node.store, op).unwrap();
+    erase(node, number).unwrap();
+}
+
+/// How often the block's payload lies in the store.
+fn copies(ground: &Ground, number: u32) -> usize {
+    let bytes = block(number).bytes();
+    let some = &bytes[8192..8256];
+    let files = ground.files('p');
+    let holds =
+        |bytes: &Vec<u8>| bytes.chunks_exact(4096).filter(|page| &page[..64] == some).count();
+    files.iter().map(|file| holds(&fs::read(file).unwrap())).sum()
+}
+
+#[test]
+fn a_pack_in_which_nothing_lives_goes_by_itself() {
+    on_both(|ground| {
+        let one = ground.node(1);
+        write_all(&one, 0..4);
+        (0..4).for_each(|number| erase(&one, number).unwrap());
+        let mut tries = 0..200;
+        while !ground.files('p').is_empty() {
+            assert!(tries.next().is_some(), "it stays");
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        assert_eq!(priority(&ground.node(2), 0), None);
+    });
+}
+
+#[test]
+fn what_lives_in_a_pack_that_lost_most_moves_and_is_found_by_who_knew_where_it_was() {
+    on_both(|ground| {
+        let late = PackOptions { freshness: std::time::Duration::from_mins(10), ..options(2) };
+        let one = ground.node(1);
+        write_all(&one, 0..8);
+        let two = ground.node_with(late, |blobs| blobs);
+        assert_eq!(priority(&two, 7), Some(35));
+        restamp(&one, 7, 80).unwrap();
+        (0..3).for_each(|number| erase(&one, number).unwrap());
+        one.shed(&ground.handle).unwrap();
+        assert_eq!(copies(ground, 1), 1, "half of it is still needed");
+        assert_eq!(read_all(&two, 3..8).len(), 5);
+        (3..6).for_each(|number| erase(&one, number).unwrap());
+        one.shed(&ground.handle).unwrap();
+        assert_eq!((ground.files('p').len(), copies(ground, 1), copies(ground, 7)), (1, 0, 1));
+        assert_eq!(read_all(&two, 6..8), [6, 7]);
+        assert_eq!((priority(&two, 7), priority(&ground.node(3), 7)), (Some(80), Some(80)));
+    });
+}
+
+#[test]
+fn bytes_that_were_promised_to_go_are_gone_whoever_wrote_them() {
+    on_both(|ground| {
+        let (one, two) = (ground.node(1), ground.node(2));
+        write_all(&one, 0..8);
+        assert_eq!(copies(ground, 3), 1);
+        forget(&two, 3);
+        two.shed(&ground.handle).unwrap();
+        assert_eq!((copies(ground, 3), copies(ground, 4), ground.files('p').len()), (0, 1, 1));
+        for node in [&one, &two, &ground.node(3)] {
+            assert_eq!(read_all(node, 0..8), [0, 1, 2, 4, 5, 6, 7]);
+        }
+    });
+}
+
+#[test]
+fn a_restart_keeps_the_promise_that_the_run_before_it_gave() {
+    on_both(|ground| {
+        let one = ground.node(1);
+        write_all(&one, 0..4);
+        let two = ground.node(2);
+        forget(&two, 3);
+        drop((one, two));
+        let two = ground.node(2);
+        assert_eq!(priority(&two, 3), None);
+        two.shed(&ground.handle).unwrap();
+        assert_eq!((copies(ground, 3), read_all(&two, 0..4)), (0, vec![0, 1, 2]));
+    });
+}
+
+#[test]
+fn nodes_that_clear_the_same_pack_at_once_lose_nothing_and_leave_one_copy() {
+    on_both(|ground| {
+        let nodes = [ground.node(1), ground.node(2), ground.node(3)];
+        write_all(&nodes[0], 0..12);
+        for (number, node) in (0..).zip(&nodes) {
+            forget(node, number);
+        }
+        let on = &ground.handle;
+        std::thread::scope(|scope| {
+            for node in &nodes {
+                scope.spawn(|| node.shed(on).unwrap());
+            }
+        });
+        for _ in 0..2 {
+            for node in &nodes {
+                assert_eq!(priority(node, 0), None);
+                node.shed(on).unwrap();
+            }
+        }
+        for node in nodes.iter().chain([&ground.node(4)]) {
+            assert_eq!(read_all(node, 0..12), (3..12).collect::<Vec<_>>());
+        }
+        let left: Vec<usize> = (0..12).map(|number| copies(ground, number)).collect();
+        assert_eq!(left, [0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1]);
+    });
+}
+
+#[test]
+fn many_objects_of_changes_become_one_and_those_that_nobody_needs_go() {
+    on_both(|ground| {
+        let one = ground.node(1);
+        write_all(&one, 0..4);
+        for round in 0..70 {
+            restamp(&one, round % 4, u8::try_from(round).unwrap()).unwrap();
+        }
+        one.shed(&ground.handle).unwrap();
+        assert_eq!(ground.files('c').len(), 1);
+        let told: Vec<_> = (0..4).map(|number| priority(&ground.node(2), number)).collect();
+        assert_eq!(told, [68, 69, 66, 67].map(Some));
+    });
+}
+
+/// Does not delete while it is told to.
+struct Keeps(Arc<dyn Blobs>, Arc<AtomicBool>);
+
+impl Blobs for Keeps {
+    fn put<'a>(&'a self, name: &'a str, body: Vec<Bytes>) -> Answer<'a, ()> {
+        self.0.put(name, body)
+    }
+
+    fn head<'a>(&'a self, name: &'a str, bytes: u64) -> Answer<'a, Vec<u8>> {
+        self.0.head(name, bytes)
+    }
+
+    fn fetch<'a>(&'a self, name: &'a str, pieces: &'a [Piece]) -> Answer<'a, ()> {
+        self.0.fetch(name, pieces)
+    }
+
+    fn list<'a>(&'a self, folder: &'a str, after: &'a str) -> Answer<'a, Vec<Listed>> {
+        self.0.list(folder, after)
+    }
+
+    fn delete<'a>(&'a self, name: &'a str) -> Answer<'a, ()> {
+        if !self.1.load(Ordering::Relaxed) {
+            return self.0.delete(name);
+        }
+        Box::pin(async { Err(StoreError::TierLost("on purpose".into())) })
+    }
+}
+
+/// As a node that dies between the new pack and the end of the old one.
+#[test]
+fn what_was_moved_and_not_deleted_is_deleted_later() {
+    on_both(|ground| {
+        let keeps = Arc::new(AtomicBool::new(true));
+        let around = |blobs| Arc::new(Keeps(blobs, Arc::clone(&keeps))) as Arc<dyn Blobs>;
+        let one = ground.node_with(options(1), around);
+        write_all(&one, 0..8);
+        forget(&one, 0);
+        assert!(one.shed(&ground.handle).is_err());
+        assert_eq!((copies(ground, 1), copies(ground, 0)), (2, 1));
+        assert_eq!(read_all(&ground.node(2), 0..8).len(), 7);
+        drop(one);
+        let one = ground.node(1);
+        assert_eq!(priority(&one, 1), Some(35));
+        one.shed(&ground.handle).unwrap();
+        assert_eq!((copies(ground, 1), copies(ground, 0)), (1, 0));
+        assert_eq!(read_all(&one, 0..8).len(), 7);
+    });
+}
