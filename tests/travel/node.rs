@@ -132,6 +132,17 @@ impl Node {
 
     /// Stores what follows a block.
     pub fn store_behind(&mut self, parent: Option<u64>, ids: &[u64], wish: Option<Wish>) {
+        let reply = self.offer(parent, ids, wish);
+        assert!(matches!(reply, Ok(Reply::Store { dropped: 0, clipped: 0, .. })), "{reply:?}");
+    }
+
+    /// The same as far as there is room.
+    pub fn offer(
+        &mut self,
+        parent: Option<u64>,
+        ids: &[u64],
+        wish: Option<Wish>,
+    ) -> Result<Reply, Refusal> {
         let slots: Vec<u32> = (0..SLOTS).take(ids.len()).collect();
         let mut block = vec![0; BLOCK_BYTES];
         for (slot, id) in slots.iter().zip(ids) {
@@ -150,8 +161,8 @@ impl Node {
             slots,
             durable: false,
         });
-        assert!(matches!(reply, Ok(Reply::Store { dropped: 0, clipped: 0, .. })), "{reply:?}");
         assert_eq!(self.ended().failed, Vec::<u32>::new());
+        reply
     }
 
     /// How many of the chain's first blocks are found, and in which tiers.
