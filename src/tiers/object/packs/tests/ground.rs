@@ -105,7 +105,10 @@ impl Ground {
     pub fn files(&self, kind: char) -> Vec<PathBuf> {
         let mut found = Vec::new();
         for folder in children(&self.root.join("v1/packs")) {
-            let holds = |path: &PathBuf| path.to_string_lossy().contains(&format!("-{kind}"));
+            let holds = |path: &PathBuf| {
+                let name = path.file_name().unwrap().to_string_lossy();
+                name.rsplit('-').next().is_some_and(|last| last.starts_with(kind))
+            };
             found.extend(children(&folder).into_iter().filter(holds));
         }
         found.sort();
