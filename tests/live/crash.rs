@@ -1,8 +1,12 @@
 //! The daemon is killed at random moments under load, round after round in one folder: what it had
-//! called durable comes back, with the right bytes and records, and nothing comes back wrong.
+//! called durable comes back, with the right bytes and records, and nothing comes back wrong. Once on a
+//! folder of the disk, once on two that make one tier.
 //!
 //! `scripts/crash --rounds 50` runs many rounds, the test suite a few. A failure prints its seed.
 
+use std::fs::File;
+use std::io::{BufReader, Read};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use terrace::cli::daemon::{Daemon, DaemonSpec, TierSize};
@@ -24,17 +28,21 @@ fn from_env(name: &str, otherwise: u64) -> u64 {
 }
 
 /// Memory so small that blocks sink all the time, and a disk that no round fills: what is durable is
-/// evicted nowhere.
-fn spec(rounds: u64) -> DaemonSpec {
+/// evicted nowhere. `more` is a further folder of the disk's tier.
+fn spec(rounds: u64, more: Option<&Path>) -> DaemonSpec {
     let tier = |bytes, blocks_max| TierSize { bytes, blocks_max };
-    let disk = TierSize::bytes((rounds * load::ROUND_BYTES_MAX).next_multiple_of(64 * MIB));
+    let disk = TierSize::bytes((rounds * load::ROUND_BYTES_MAX).next_multiple_of(128 * MIB));
     let tiers = [TierSize::default(), tier(64 * MIB, Some(96)), disk, TierSize::default()];
     let mut spec = DaemonSpec::new(rig::binary(), tiers);
     spec.staging_bytes = 64 * MIB;
-    if let Some(parent) = std::env::var_os("TERRACE_CRASH_DIR") {
-        spec.parent = parent.into();
-    }
+    spec.parent = parent();
+    let flag = |more: &Path| ("nvme-more-paths".into(), more.to_str().unwrap().into());
+    spec.flags.extend(more.map(flag));
     spec
+}
+
+fn parent() -> PathBuf {
+    std::env::var_os("TERRACE_CRASH_DIR").map_or_else(std::env::temp_dir, PathBuf::from)
 }
 
 /// What all rounds so far came to.
@@ -51,11 +59,34 @@ struct Tally {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_called_durable_outlives_a_kill_at_any_moment() {
+    kill_again_and_again(None).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn so_does_what_lies_on_several_disks() {
+    let more = tempfile::tempdir_in(parent()).unwrap();
+    kill_again_and_again(Some(more.path())).await;
+    let files = std::fs::read_dir(more.path()).unwrap().flatten();
+    let frames: usize = files.map(|file| frames_in(&file.path())).sum();
+    assert!(frames > 0, "nothing was written to the second folder");
+}
+
+/// Pages of a file that begin a frame: `docs/frame.md` has the magic.
+fn frames_in(file: &Path) -> usize {
+    let mut file = BufReader::with_capacity(1 << 20, File::open(file).unwrap());
+    let (mut page, mut frames) = ([0; 4096], 0);
+    while file.read_exact(&mut page).is_ok() {
+        frames += usize::from(page.starts_with(b"TERRACEF"));
+    }
+    frames
+}
+
+async fn kill_again_and_again(more: Option<&Path>) {
     let rounds = from_env("TERRACE_CRASH_ROUNDS", ROUNDS_DEFAULT);
     let seed = from_env("TERRACE_CRASH_SEED", 1);
     println!("{rounds} rounds, TERRACE_CRASH_SEED={seed}");
     let mut draw = Draw::new(seed);
-    let mut daemon = Daemon::start(spec(rounds)).await.unwrap();
+    let mut daemon = Daemon::start(spec(rounds, more)).await.unwrap();
     let mut all = Acknowledged::default();
     let mut tally = Tally::default();
     for round in 0..rounds {
