@@ -16,6 +16,8 @@ pub fn run(path: &Path, way: Way, (ramp_seconds, seconds): (u64, u64)) -> f64 {
         Way::Read => ("read", "read"),
     };
     let end = Command::new("fio")
+        // Its buffers lie in huge pages too: without, its figures are anything up to these.
+        .env("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
         .args([
             "--name=bench",
             "--ioengine=io_uring",

@@ -1,7 +1,8 @@
-//! What the ring has in hand: operations cut into pieces, pieces in flight, and what became of
-//! them.
+//! What the ring has in hand: operations cut into pieces or, where they are neighbours in the file
+//! and in memory, made one piece; pieces in flight, and what became of them.
 //!
-//! Pure bookkeeping: never touches a ring, a file or memory.
+//! Pure bookkeeping: never touches a ring, a file or memory. Never has an operation answer for its
+//! neighbour: what fails as one is tried again one by one.
 
 use std::collections::VecDeque;
 use std::io;
@@ -43,13 +44,17 @@ pub struct Cutting {
 }
 
 struct Flight {
-    ticket: Ticket,
+    /// One operation, or neighbours in their order.
+    tickets: Vec<Ticket>,
     io: Io,
     /// Bytes already cut into pieces.
     cut: u32,
     pieces: u32,
     failed: Option<io::Error>,
 }
+
+/// An operation that is over, and how that went.
+pub type Ended = (Ticket, io::Result<()>);
 
 #[derive(Clone, Copy)]
 struct Piece {
@@ -69,6 +74,8 @@ pub struct Flights {
     uncut: VecDeque<usize>,
     /// Pieces that must go to the kernel again.
     again: VecDeque<usize>,
+    /// Operations of a flight that failed as one.
+    alone: VecDeque<Ticket>,
 }
 
 impl Flights {
@@ -85,19 +92,22 @@ impl Flights {
             free_pieces: (0..pieces_max).rev().collect(),
             uncut: VecDeque::new(),
             again: VecDeque::new(),
+            alone: VecDeque::new(),
         }
     }
 
     /// Whether another operation could start now; the rest waits in the queue, in order.
     #[must_use]
     pub fn wants_more(&self) -> bool {
-        self.uncut.is_empty() && self.again.is_empty() && !self.free_pieces.is_empty()
+        let waiting = self.uncut.len() + self.again.len() + self.alone.len();
+        waiting == 0 && !self.free_pieces.is_empty()
     }
 
     /// Whether nothing is in hand.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.free_pieces.len() == self.cutting.pieces_max && self.uncut.is_empty()
+        let waiting = self.uncut.len() + self.alone.len();
+        waiting == 0 && self.free_pieces.len() == self.cutting.pieces_max
     }
 
     /// Takes an operation in.
@@ -108,8 +118,24 @@ impl Flights {
         // A flight holds a piece or waits uncut, and then none was added: so there is room.
         let index = self.flights.iter().position(Option::is_none).expect("wants_more was asked");
         let io = whole(&ticket.op);
-        self.flights[index] = Some(Flight { ticket, io, cut: 0, pieces: 0, failed: None });
+        let tickets = vec![ticket];
+        self.flights[index] = Some(Flight { tickets, io, cut: 0, pieces: 0, failed: None });
         self.uncut.push_back(index);
+    }
+
+    /// Takes in what is one IO with the operations that were just added, and gives anything else
+    /// back. To be asked before the next piece.
+    pub fn join(&mut self, ticket: Ticket) -> Option<Ticket> {
+        let last = self.uncut.back().and_then(|index| self.flights[*index].as_mut());
+        let io = whole(&ticket.op);
+        let Some(flight) =
+            last.filter(|flight| flight.cut == 0 && is_next(flight.io, io, self.cutting.io_bytes))
+        else {
+            return Some(ticket);
+        };
+        flight.io.bytes += io.bytes;
+        flight.tickets.push(ticket);
+        None
     }
 
     /// The next IO for the kernel and its tag, or nothing for now.
@@ -119,6 +145,10 @@ impl Flights {
     }
 
     fn cut_piece(&mut self) -> Option<usize> {
+        let has_room = self.uncut.is_empty() && !self.free_pieces.is_empty();
+        if has_room && let Some(ticket) = self.alone.pop_front() {
+            self.add(ticket);
+        }
         let &index = self.uncut.front()?;
         let tag = self.free_pieces.pop()?;
         let flight = self.flights[index].as_mut().expect("an uncut flight is there");
@@ -138,18 +168,18 @@ impl Flights {
         Some(tag)
     }
 
-    /// Takes the kernel's answer to a piece: bytes moved, or a negated errno. When that was its
-    /// operation's last piece, the operation comes back with its outcome.
+    /// Takes the kernel's answer to a piece: bytes moved, or a negated errno. Operations of which
+    /// that was the last piece come back, each with its outcome.
     ///
     /// # Panics
     /// No piece with this tag is in flight.
-    pub fn landed(&mut self, tag: usize, answer: i32) -> Option<(Ticket, io::Result<()>)> {
+    pub fn landed(&mut self, tag: usize, answer: i32) -> Vec<Ended> {
         let piece = self.pieces[tag].as_mut().expect("the kernel answers what it was asked");
         let flight = self.flights[piece.flight].as_mut().expect("a piece's flight is there");
         match outcome(piece, answer) {
             Outcome::Again if flight.failed.is_none() => {
                 self.again.push_back(tag);
-                return None;
+                return Vec::new();
             }
             // Of an operation that failed already, what is left is not worth another IO.
             Outcome::Whole | Outcome::Again => {}
@@ -167,8 +197,8 @@ impl Flights {
         self.free_pieces.push(tag);
     }
 
-    /// The flight, if it is over.
-    fn ended(&mut self, index: usize) -> Option<(Ticket, io::Result<()>)> {
+    /// The flight's operations, if it is over.
+    fn ended(&mut self, index: usize) -> Vec<Ended> {
         let flight = self.flights[index].as_mut().expect("its last piece just landed");
         flight.pieces -= 1;
         if flight.failed.is_some() && flight.cut < flight.io.bytes {
@@ -176,11 +206,31 @@ impl Flights {
             self.uncut.retain(|uncut| *uncut != index);
         }
         if flight.pieces > 0 || flight.cut < flight.io.bytes {
-            return None;
+            return Vec::new();
         }
-        let flight = self.flights[index].take()?;
-        Some((flight.ticket, flight.failed.map_or(Ok(()), Err)))
+        let Flight { mut tickets, failed, .. } =
+            self.flights[index].take().expect("it was there above");
+        match failed {
+            None => tickets.into_iter().map(|ticket| (ticket, Ok(()))).collect(),
+            Some(_) if tickets.len() > 1 => {
+                // The kernel does not say which of them it was.
+                self.alone.extend(tickets);
+                Vec::new()
+            }
+            Some(error) => tickets.pop().map(|ticket| (ticket, Err(error))).into_iter().collect(),
+        }
     }
+}
+
+/// Whether `io` goes on where `row` ends, and both are short enough for one.
+fn is_next(row: Io, io: Io, io_bytes: u32) -> bool {
+    let bytes = u64::from(row.bytes);
+    // Erases share the page that they are written from.
+    row.kind == io.kind
+        && row.kind != IoKind::Erase
+        && row.file_offset + bytes == io.file_offset
+        && row.memory_offset + bytes == io.memory_offset
+        && row.bytes.saturating_add(io.bytes) <= io_bytes
 }
 
 enum Outcome {
@@ -223,112 +273,4 @@ fn whole(op: &StoreOp) -> Io {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::mpsc::{Receiver, sync_channel};
-
-    use super::*;
-    use crate::domain::block::Key;
-    use crate::tiers::store::{FrameSpan, Place, StoreError};
-    use crate::tiers::ticket::Gate;
-
-    const PAGE: u32 = 4096;
-
-    fn flights(pieces_max: usize, io_pages: u32, region_pages: u64) -> Flights {
-        let region_bytes = region_pages * u64::from(PAGE);
-        Flights::new(Cutting { pieces_max, io_bytes: io_pages * PAGE, region_bytes })
-    }
-
-    /// A read of `pages` pages of the file from page 100, into the arena from page `to`.
-    fn read(to: u64, pages: u32) -> (Ticket, Receiver<Result<(), StoreError>>) {
-        let (tell, told) = sync_channel(1);
-        let place = Place { offset: 100 * u64::from(PAGE), slot_bytes: pages * PAGE };
-        let frame = FrameSpan { offset: to * u64::from(PAGE), bytes: pages * PAGE };
-        let op = StoreOp::Read { key: Key([1; 16]), place, frame };
-        let done = Box::new(move |result| tell.send(result).unwrap_or_default());
-        (Gate::new(1).admit(op, done).expect("there is room"), told)
-    }
-
-    /// The IOs handed out now, as (file page, arena page, pages).
-    fn handed_out(flights: &mut Flights) -> Vec<(usize, (u64, u64, u32))> {
-        let page = u64::from(PAGE);
-        std::iter::from_fn(|| flights.next_io())
-            .map(|(tag, io)| {
-                (tag, (io.file_offset / page, io.memory_offset / page, io.bytes / PAGE))
-            })
-            .collect()
-    }
-
-    fn check_pieces(mut flights: Flights, to: u64, pages: u32, wanted: &[(u64, u64, u32)]) {
-        flights.add(read(to, pages).0);
-        let found: Vec<_> = handed_out(&mut flights).into_iter().map(|(_, io)| io).collect();
-        assert_eq!(found, wanted);
-    }
-
-    #[test]
-    fn operations_are_cut_at_the_io_length_and_at_region_ends() {
-        check_pieces(flights(8, 4, 64), 0, 2, &[(100, 0, 2)]);
-        check_pieces(flights(8, 4, 64), 0, 9, &[(100, 0, 4), (104, 4, 4), (108, 8, 1)]);
-        check_pieces(flights(8, 4, 64), 62, 8, &[(100, 62, 2), (102, 64, 4), (106, 68, 2)]);
-        // The depth bounds what is handed out.
-        check_pieces(flights(2, 1, 64), 0, 9, &[(100, 0, 1), (101, 1, 1)]);
-    }
-
-    #[test]
-    fn a_short_answer_is_asked_for_again_from_where_it_stopped() {
-        let mut flights = flights(4, 8, 64);
-        flights.add(read(0, 8).0);
-        let [(tag, _)] = handed_out(&mut flights)[..] else { panic!("one piece") };
-        assert!(flights.landed(tag, 3 * PAGE.cast_signed()).is_none());
-        assert_eq!(handed_out(&mut flights), [(tag, (103, 3, 5))]);
-        let (_, outcome) = flights.landed(tag, 5 * PAGE.cast_signed()).expect("all of it landed");
-        assert!(outcome.is_ok());
-        assert!(flights.is_empty());
-    }
-
-    #[test]
-    fn what_is_put_off_is_asked_again_but_not_for_ever() {
-        let mut flights = flights(1, 8, 64);
-        flights.add(read(0, 8).0);
-        for put_off in 0_u32.. {
-            let (tag, _) = flights.next_io().expect("it is asked again");
-            if let Some((_, outcome)) = flights.landed(tag, -libc::EAGAIN) {
-                assert_eq!(put_off, u32::from(PUT_OFF_MAX));
-                assert_eq!(outcome.unwrap_err().raw_os_error(), Some(libc::EAGAIN));
-                break;
-            }
-        }
-        assert!(flights.is_empty() && flights.wants_more());
-    }
-
-    #[test]
-    fn an_error_ends_the_operation_once_nothing_of_it_is_in_flight() {
-        let mut flights = flights(2, 1, 64);
-        flights.add(read(0, 9).0);
-        let pieces = handed_out(&mut flights);
-        assert!(flights.landed(pieces[0].0, -libc::EIO).is_none(), "one is still in flight");
-        assert!(flights.next_io().is_none(), "the rest is not tried");
-        let (_, outcome) =
-            flights.landed(pieces[1].0, PAGE.cast_signed()).expect("the last in flight");
-        assert_eq!(outcome.unwrap_err().raw_os_error(), Some(libc::EIO));
-        assert!(flights.is_empty());
-    }
-
-    #[test]
-    fn the_end_of_the_file_is_an_error() {
-        let mut flights = flights(2, 8, 64);
-        flights.add(read(0, 8).0);
-        let (tag, _) = flights.next_io().expect("one piece");
-        let (_, outcome) = flights.landed(tag, 0).expect("it ended");
-        assert_eq!(outcome.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
-    }
-
-    #[test]
-    fn dropped_flights_answer_their_operations() {
-        let mut flights = flights(2, 1, 64);
-        let (ticket, told) = read(0, 9);
-        flights.add(ticket);
-        handed_out(&mut flights);
-        drop(flights);
-        assert!(matches!(told.try_recv(), Ok(Err(StoreError::TierLost(_)))));
-    }
-}
+mod tests;

@@ -102,6 +102,8 @@ struct Ring {
     kernel: Box<dyn Kernel>,
     flights: Flights,
     tickets: Receiver<Ticket>,
+    /// What was taken from the queue and is no neighbour of what was taken before.
+    next: Option<Ticket>,
     bell: Bell,
     verify: Sender<Ticket>,
     landed: Vec<Landed>,
@@ -121,6 +123,7 @@ impl Ring {
             kernel,
             flights,
             tickets: parts.tickets,
+            next: None,
             bell: parts.bell,
             verify,
             landed: Vec::new(),
@@ -133,7 +136,7 @@ impl Ring {
     fn run(&mut self) {
         loop {
             self.fill();
-            if self.closing && self.flights.is_empty() {
+            if self.closing && self.next.is_none() && self.flights.is_empty() {
                 return;
             }
             match self.kernel.enter() {
@@ -161,18 +164,27 @@ impl Ring {
             while let Some((tag, io)) = self.flights.next_io() {
                 self.kernel.push(tag, io);
             }
-            if !self.flights.wants_more() {
+            if !(self.flights.wants_more() && self.take_in()) {
                 return;
             }
-            match self.tickets.try_recv() {
-                Ok(ticket) => self.flights.add(ticket),
-                Err(TryRecvError::Empty) => return,
-                Err(TryRecvError::Disconnected) => {
-                    self.closing = true;
-                    return;
-                }
-            }
         }
+    }
+
+    /// Takes an operation from the queue, and what is one IO with it. False: there is none.
+    fn take_in(&mut self) -> bool {
+        let Some(first) = self.next.take().or_else(|| self.receive()) else { return false };
+        self.flights.add(first);
+        while self.next.is_none() {
+            let Some(ticket) = self.receive() else { break };
+            self.next = self.flights.join(ticket);
+        }
+        true
+    }
+
+    fn receive(&mut self) -> Option<Ticket> {
+        let received = self.tickets.try_recv();
+        self.closing |= matches!(received, Err(TryRecvError::Disconnected));
+        received.ok()
     }
 
     /// Collects what has landed.
@@ -186,7 +198,7 @@ impl Ring {
                     self.bell_watched = false;
                 }
                 Landed::Piece { tag, answer } => {
-                    if let Some((ticket, outcome)) = self.flights.landed(tag, answer) {
+                    for (ticket, outcome) in self.flights.landed(tag, answer) {
                         self.end(ticket, outcome);
                     }
                 }

@@ -4,6 +4,7 @@ mod disk;
 mod engines;
 mod faults;
 mod folder;
+mod neighbours;
 mod striped;
 
 use std::fs::OpenOptions;
