@@ -32,7 +32,8 @@ DEPTH = 3
 BESIDE = [(way, page_bytes) for page_bytes in (BLOCK_BYTES, 32 << 10) for way in ("up", "down")]
 
 
-def graph_of_a_step() -> torch.cuda.CUDAGraph:
+def graph_of_a_step() -> tuple[torch.cuda.CUDAGraph, list[torch.Tensor]]:
+    """The graph, and what it reads: to be kept as long."""
     weights = [
         torch.randn(WIDTH, INNER, device="cuda", dtype=torch.bfloat16) for _ in range(LAYERS)
     ]
@@ -51,7 +52,7 @@ def graph_of_a_step() -> torch.cuda.CUDAGraph:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         step()
-    return graph
+    return graph, [hidden, *weights]
 
 
 def steps(graph: torch.cuda.CUDAGraph, seconds: float) -> list[float]:
@@ -137,7 +138,7 @@ def beside(
 
 
 def main(socket: str, seconds: float) -> None:
-    graph = graph_of_a_step()
+    graph, kept = graph_of_a_step()
     steps(graph, 0.5)
     alone = steps(graph, seconds)
     print(f"{'copies beside':24} {'GB/s':>6} {'step p50 ms':>12} {'p99 ms':>8}")
@@ -151,6 +152,7 @@ def main(socket: str, seconds: float) -> None:
     for way, page_bytes in BESIDE:
         took, gbps = beside(socket, graph, way, page_bytes, seconds)
         row(f"{way}, pages of {page_bytes >> 10} KiB", gbps, took)
+    del kept
 
 
 if __name__ == "__main__":

@@ -106,9 +106,10 @@ pub const KEYS: &[Key] = &[
         "hbm.multiprocessors_max",
         count(0, 1024),
         "8",
-        "The most multiprocessors of a GPU that kernels hold at a time which copy over PCIe, so that \
-         an engine's decoding is not disturbed; those that copy within the GPU's memory hold four \
-         times as many, the shorter for it. 0: no kernels, the copy engines do it all.",
+        "The most multiprocessors that a copy kernel holds, so that an engine's decoding is not \
+         disturbed: one kernel runs at a time on each GPU in each direction over PCIe, and one within \
+         its memory, which holds four times as many, the shorter for it. 0: no kernels, the copy \
+         engines do it all.",
     ),
     key(
         "hbm.capacity",

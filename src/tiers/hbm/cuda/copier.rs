@@ -111,10 +111,15 @@ impl Copier {
         streams.try_for_each(|stream| self.driver.hold(stream, event))
     }
 
-    /// What was queued this way up to now is what the flight is waited for.
+    /// What was queued this way up to now is what the flight is waited for. Where an event can't be
+    /// recorded, it is waited for here: nothing is let go while the GPU may be at it.
     pub(super) fn close(&self, way: Strategy, flight: &Flight) -> Result<(), DriverError> {
         let recorded = queues(way).iter().map(|queue| {
-            self.driver.record(flight.landed[*queue as usize].id, self.stream(*queue))
+            let stream = self.stream(*queue);
+            self.driver.record(flight.landed[*queue as usize].id, stream).inspect_err(|_| {
+                // What this says is of copies that failed anyway, by the error that is handed on.
+                let _ = self.driver.drain(stream);
+            })
         });
         // Each, whatever becomes of the one before.
         recorded.fold(Ok(()), Result::and)

@@ -145,6 +145,9 @@ pub(super) trait Driver: Send + Sync + 'static {
     fn destroy_event(&self, event: EventId);
     fn record(&self, event: EventId, stream: StreamId) -> Result<(), DriverError>;
 
+    /// Waits here until all that was queued is done.
+    fn drain(&self, stream: StreamId) -> Result<(), DriverError>;
+
     /// Waits here until what was recorded last is done.
     fn wait(&self, event: EventId) -> Result<(), DriverError>;
 

@@ -368,6 +368,17 @@ impl Driver for FakeDriver {
         Ok(())
     }
 
+    fn drain(&self, stream: StreamId) -> Result<(), DriverError> {
+        let mut state = self.begin("drain")?;
+        let event = EventId(state.events.len());
+        let recorded = Some((stream, 1));
+        state.events.push(Event { recorded, records: 1, ..Event::default() });
+        state.streams[stream.0].push_back(Op::Record(event, 1));
+        drop(state);
+        self.run_until(event, 1);
+        Ok(())
+    }
+
     fn wait(&self, event: EventId) -> Result<(), DriverError> {
         let number = self.begin("wait")?.events[event.0].records;
         if number > 0 {

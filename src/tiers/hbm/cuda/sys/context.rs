@@ -197,6 +197,12 @@ impl Driver for Cuda {
         check("cuEventRecord", unsafe { sys::cuEventRecord(event_of(event), stream_of(stream)) })
     }
 
+    fn drain(&self, stream: StreamId) -> Result<(), DriverError> {
+        self.enter()?;
+        // SAFETY: the stream's handle lives, of this context.
+        check("cuStreamSynchronize", unsafe { sys::cuStreamSynchronize(stream_of(stream)) })
+    }
+
     fn wait(&self, event: EventId) -> Result<(), DriverError> {
         self.enter()?;
         // SAFETY: the event lives; one that was never recorded is done.
