@@ -34,10 +34,10 @@ pub(super) struct Node {
     pub arena: Arc<Arena>,
 }
 
-/// Everything is packed, at once, and nobody's knowledge is old enough.
+/// Everything is packed, and nobody's knowledge is old enough.
 pub(super) fn options(node: u8) -> PackOptions {
     PackOptions {
-        linger: Duration::from_millis(5),
+        linger: Duration::from_millis(50),
         frames_min: 1,
         freshness: Duration::ZERO,
         ..PackOptions::new([node; 16])

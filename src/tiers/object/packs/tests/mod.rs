@@ -42,9 +42,14 @@ fn start(
 
 /// Writes these blocks at once: at most as many as the arena has lanes.
 fn write_all(node: &Node, numbers: std::ops::Range<u32>) {
-    let write = |block: Sample, lane| {
-        let frame = block.fill(&node.arena, lane);
-        StoreOp::Write { key: block.key(), place: ANYWHERE, frame }
+    // All are made before the first is written: a pack does not wait for long.
+    let frames =
+        (0..).zip(numbers.clone()).map(|(lane, number)| block(number).fill(&node.arena, lane));
+    let frames: Vec<_> = frames.collect();
+    let write = |block: Sample, lane: u32| StoreOp::Write {
+        key: block.key(),
+        place: ANYWHERE,
+        frame: frames[lane as usize],
     };
     for told in start(node, write, numbers) {
         told.recv().unwrap().unwrap();
