@@ -4,7 +4,7 @@
 //! What could not be written is written with the next: a frame that was erased here is not to come back
 //! after a restart.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -18,7 +18,8 @@ use super::index::Index;
 use super::log::Log;
 use super::name::{Holds, Name};
 use super::same_for_all;
-use crate::env;
+use crate::domain::block::Key;
+use crate::env::{self, Clock, SystemClock};
 use crate::tiers::store::StoreError;
 
 /// How long the first of several waits for others.
@@ -38,9 +39,11 @@ struct Wish {
 
 pub(super) struct Changes {
     wishes: mpsc::Sender<Wish>,
-    /// Whether there are some that could not be written.
-    owes: Arc<AtomicBool>,
+    owed: Owed,
 }
+
+/// The blocks that were erased here, and that could not be written.
+type Owed = Arc<Mutex<BTreeSet<Key>>>;
 
 impl Changes {
     pub fn start(
@@ -50,17 +53,20 @@ impl Changes {
         runtime: &Handle,
     ) -> Self {
         let (wishes, queue) = mpsc::channel(wishes_max);
-        let owes = Arc::new(AtomicBool::new(false));
-        let clerk = Clerk { log, index, queue, unwritten: Vec::new(), owes: Arc::clone(&owes) };
+        let owed = Owed::default();
+        let (unwritten, clock) = (Vec::new(), SystemClock::start());
+        let clerk = Clerk { log, index, queue, unwritten, owed: Arc::clone(&owed), clock };
         env::spawn_task_on(runtime, clerk.serve());
-        Self { wishes, owes }
+        Self { wishes, owed }
     }
 
-    /// Ends when they are stored, and all that could not be written before.
+    /// Whether the block was erased here, and nobody else knows.
+    pub fn owes(&self, key: Key) -> bool {
+        self.owed.lock().unwrap_or_else(PoisonError::into_inner).contains(&key)
+    }
+
+    /// Ends when they are stored and counted, and so is all that could not be written before.
     pub async fn save(&self, changes: Vec<Change>) -> Result<(), StoreError> {
-        if changes.is_empty() && !self.owes.load(Ordering::Acquire) {
-            return Ok(());
-        }
         let (told, ended) = oneshot::channel();
         self.wishes.send(Wish { changes, told }).await.map_err(|_| StoreError::Busy)?;
         ended.await.unwrap_or(Err(StoreError::Busy))
@@ -73,7 +79,8 @@ struct Clerk {
     queue: mpsc::Receiver<Wish>,
     /// Erased frames whose change is not stored.
     unwritten: Vec<Change>,
-    owes: Arc<AtomicBool>,
+    owed: Owed,
+    clock: SystemClock,
 }
 
 impl Clerk {
@@ -122,7 +129,8 @@ impl Clerk {
                 self.unwritten.extend(erased);
             }
         }
-        self.owes.store(!self.unwritten.is_empty(), Ordering::Release);
+        let owed = self.unwritten.iter().map(|change| change.key).collect();
+        *self.owed.lock().unwrap_or_else(PoisonError::into_inner) = owed;
         ended
     }
 
@@ -131,7 +139,10 @@ impl Clerk {
         let head = Head::Changes(changes.clone());
         let body = |name: &Name| vec![Bytes::from(format::encode(name, &head))];
         let name = self.log.write((Holds::Changes, pages), body).await?;
+        let now = self.clock.now();
         let mut index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
+        // At once: who clears away must not see an object whose changes nobody seems to need.
+        index.change_all(&changes, true, now);
         index.logged(name, &changes);
         Ok(())
     }

@@ -1,24 +1,28 @@
 //! Reads what there is: this node's packs of before, and what others wrote since they were looked at.
 //!
 //! Every writer's folder is listed from where it was read up to, all at once; then the heads of what is
-//! new are read, all at once. Asks no clock of another node. What is no pack of ours is complained of
-//! once and passed over.
+//! new are read, many at once. Asks no clock of another node. What is no pack of ours is complained of
+//! once and passed over. Never says that it looked when a folder or a head could not be read.
+
+mod place;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures_util::future::{join_all, try_join_all};
+use futures_util::future::{join, join_all};
 use tokio::time::Instant;
 
-use super::FOLDER;
 use super::format::{self, Head};
 use super::index::Index;
-use super::log::{Log, WINDOW};
+use super::log::{Log, Origin};
 use super::name::{self, Holds, Name, Writer};
+use super::{FOLDER, same_for_all};
 use crate::env::{Clock, SystemClock};
-use crate::tiers::object::blobs::Blobs;
+use crate::tiers::object::blobs::{Blobs, Listed};
 use crate::tiers::store::StoreError;
+
+use place::Place;
 
 pub(super) struct Feed {
     blobs: Arc<dyn Blobs>,
@@ -28,46 +32,49 @@ pub(super) struct Feed {
     clock: SystemClock,
     /// One reads at a time; who waits finds it done.
     state: tokio::sync::Mutex<State>,
+    /// When the last look began for which every folder could be listed.
+    listed_at: Mutex<Option<Instant>>,
 }
 
 #[derive(Default)]
 struct State {
-    /// When the last look began.
-    looked_at: Option<Instant>,
+    /// When the last look began, and how it ended.
+    looked: Option<(Instant, Result<(), StoreError>)>,
     writers: BTreeMap<Writer, Place>,
     /// Names that were complained of.
     foreign: BTreeSet<String>,
-    /// Whether the log was told that nothing can be listed.
+    /// Whether somebody was told that not all can be listed.
     is_told: bool,
 }
 
-/// How far a writer's folder was read.
+/// What the folders have, as far as they could be listed.
 #[derive(Default)]
-struct Place {
-    last: u64,
-    /// What was read of the numbers that may still get company.
-    read: BTreeSet<Name>,
-    /// What could not be read and is tried again.
-    missed: BTreeSet<Name>,
+struct Lists {
+    found: BTreeMap<Writer, Vec<String>>,
+    failed: BTreeSet<Writer>,
+    error: Option<StoreError>,
 }
 
-impl Place {
-    fn after(&self) -> String {
-        name::before(self.last.saturating_sub(WINDOW))
-    }
-
-    /// `whole`: its number is one that a writer gave.
-    fn is_read(&mut self, name: Name, whole: bool) {
-        self.missed.remove(&name);
-        self.read.insert(name);
-        self.last = if whole { self.last.max(name.number) } else { self.last };
-        let first = self.last.saturating_sub(WINDOW);
-        self.read.retain(|name| name.number >= first);
+impl Lists {
+    fn take(&mut self, writer: Writer, list: Result<Vec<String>, StoreError>) {
+        match list {
+            Ok(names) => drop(self.found.insert(writer, names)),
+            Err(error) => {
+                self.failed.insert(writer);
+                self.error = Some(error);
+            }
+        }
     }
 }
 
 /// Foreign names that are remembered.
 const FOREIGN_MAX: usize = 1_000;
+
+/// Heads that are read at once.
+const HEADS_AT_ONCE: usize = 64;
+
+/// For how long reads go on without news, while others' folders can't be listed.
+const BEHIND_MAX: Duration = Duration::from_secs(30);
 
 impl Feed {
     pub fn new(
@@ -77,52 +84,84 @@ impl Feed {
         own: Writer,
     ) -> Self {
         let (clock, state) = (SystemClock::start(), tokio::sync::Mutex::default());
-        Self { blobs, index, log, own, clock, state }
+        Self { blobs, index, log, own, clock, state, listed_at: Mutex::default() }
     }
 
     /// Knows what was there when this was called, or as little earlier as is said.
+    ///
+    /// # Errors
+    /// Not all could be read: what was is known all the same. Who asks a moment later hears the same, so
+    /// that a store that is out is not asked by everybody in turn.
     pub async fn catch_up(&self, age_max: Duration) -> Result<(), StoreError> {
         let now = Instant::now();
         let since = now.checked_sub(age_max).unwrap_or(now);
         let mut state = self.state.lock().await;
-        if state.looked_at.is_some_and(|at| at >= since) {
-            return Ok(());
-        }
-        // One that fails counts too: a store that is out is not asked by everybody in turn.
-        state.looked_at = Some(Instant::now());
-        let looked = self.look(&mut state).await;
-        if let Err(why) = &looked
-            && !self.log.is_ready()
-            && !std::mem::replace(&mut state.is_told, true)
+        if let Some((at, ended)) = &state.looked
+            && *at >= since
         {
-            tracing::warn!("packs can't be listed, and nothing is packed until they can: {why}");
+            return ended.as_ref().copied().map_err(same_for_all);
         }
-        looked
+        let began = Instant::now();
+        let ended = self.look(&mut state, began).await;
+        state.looked = Some((began, ended.as_ref().copied().map_err(same_for_all)));
+        ended
     }
 
-    async fn look(&self, state: &mut State) -> Result<(), StoreError> {
-        let known: Vec<Writer> = state.writers.keys().copied().collect();
-        let lists = known.iter().map(|writer| self.list_of(*writer, &state.writers[writer]));
-        let (folders, lists) =
-            futures_util::future::try_join(self.blobs.list(FOLDER, ""), try_join_all(lists))
-                .await?;
-        let mut listed: BTreeMap<Writer, Vec<String>> = known.into_iter().zip(lists).collect();
-        let mut fresh = Vec::new();
-        for folder in folders {
-            match name::writer_of(&folder.name).filter(|_| folder.is_folder) {
-                Some(writer) if !listed.contains_key(&writer) => fresh.push(writer),
-                Some(_) => {}
-                None => state.complain(&format!("{FOLDER}{}", folder.name), "is no node's folder"),
-            }
+    /// Whether what others did is not known for so long that what they erased might be served.
+    pub fn is_behind(&self) -> bool {
+        let listed_at = *self.listed_at.lock().unwrap_or_else(PoisonError::into_inner);
+        listed_at.is_none_or(|at| at.elapsed() > BEHIND_MAX)
+    }
+
+    async fn look(&self, state: &mut State, began: Instant) -> Result<(), StoreError> {
+        let lists = self.list_all(state).await;
+        let is_own_listed = lists.error.is_none() || lists.found.contains_key(&self.own);
+        let listed = lists.error.map_or(Ok(()), Err);
+        let names = state.new_names(lists.found);
+        let read = self.read_all(state, names).await;
+        if is_own_listed {
+            let own = state.writers.get(&self.own);
+            self.log.seen(own.and_then(Place::greatest), self.clock.now());
+            self.log.trim(own.map_or(0, Place::first));
         }
+        match &listed {
+            Ok(()) => {
+                state.is_told = false;
+                *self.listed_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(began);
+            }
+            Err(why) if !std::mem::replace(&mut state.is_told, true) => {
+                tracing::warn!(
+                    "packs can't all be listed: erases fail, and soon reads from packs too: {why}"
+                );
+            }
+            Err(_) => {}
+        }
+        let ended = listed.and(read);
+        if ended.is_ok() {
+            let now = self.clock.now();
+            self.with(|index| index.prune(now));
+        }
+        ended
+    }
+
+    /// Lists the folders that are known, and those that have come.
+    async fn list_all(&self, state: &mut State) -> Lists {
+        let known: Vec<Writer> = state.writers.keys().copied().collect();
+        let listing = join_all(known.iter().map(|one| self.list_of(*one, &state.writers[one])));
+        let (folders, of_known) = join(self.blobs.list(FOLDER, ""), listing).await;
+        let mut lists = Lists::default();
+        let fresh = match folders {
+            Ok(folders) => state.fresh(folders),
+            Err(error) => {
+                lists.error = Some(error);
+                Vec::new()
+            }
+        };
         let nowhere = Place::default();
-        let lists = fresh.iter().map(|writer| self.list_of(*writer, &nowhere));
-        let lists = try_join_all(lists).await?;
-        listed.extend(fresh.into_iter().zip(lists));
-        let names = state.new_names(listed);
-        self.read_all(state, names).await;
-        self.log.seen(state.writers.get(&self.own).map(|place| place.last));
-        Ok(())
+        let of_fresh = join_all(fresh.iter().map(|one| self.list_of(*one, &nowhere))).await;
+        let all = known.into_iter().chain(fresh).zip(of_known.into_iter().chain(of_fresh));
+        all.for_each(|(writer, list)| lists.take(writer, list));
+        lists
     }
 
     async fn list_of(&self, writer: Writer, place: &Place) -> Result<Vec<String>, StoreError> {
@@ -130,50 +169,84 @@ impl Feed {
         Ok(listed.into_iter().map(|one| one.name).collect())
     }
 
-    /// Reads these objects' heads, as many as there is room for: of packs the newest.
-    async fn read_all(&self, state: &mut State, names: Vec<Name>) {
-        let (mine, mut names): (Vec<Name>, Vec<Name>) =
-            names.into_iter().partition(|name| self.log.wrote(name));
-        for name in mine {
-            state.place(&name).is_read(name, true);
-        }
-        names.sort_by_key(|name| (name.holds, std::cmp::Reverse(name.number)));
+    /// Reads these objects' heads, as many as there is room for: this node's first, then the newest.
+    async fn read_all(&self, state: &mut State, names: Vec<Name>) -> Result<(), StoreError> {
+        let mut names = self.unknown(state, names);
+        let is_others = |name: &Name| name.writer != self.own;
+        names.sort_by_key(|name| (name.holds, is_others(name), std::cmp::Reverse(name.number)));
         let mut room = self.with(|index| index.frames_max());
-        let (wanted, passed): (Vec<Name>, Vec<Name>) = names.into_iter().partition(|name| {
-            let fits = name.holds == Holds::Changes || room > 0;
-            room = room.saturating_sub(format::entries_max(name));
-            fits
-        });
-        let heads = wanted.iter().map(|name| self.read(name));
-        let heads = join_all(heads).await;
-        let now = self.clock.now();
-        // The oldest first: it is the first to make room.
-        for (name, head) in wanted.into_iter().zip(heads).rev() {
-            let whole = head.is_ok();
-            match head {
-                Ok(Head::Frames(frames)) => self.with(|index| index.add(name, frames, now)),
-                Ok(Head::Changes(changes)) => self.with(|index| {
-                    let is_mine = name.writer == self.own;
-                    index.change_all(&changes, is_mine, now);
-                    if is_mine {
-                        index.logged(name, &changes);
-                    }
-                }),
-                // Deleted since it was listed.
-                Err(StoreError::Missing(_)) => {}
-                Err(StoreError::Corrupt(why)) => state.complain(&why, "(it is passed over)"),
-                Err(error) => {
-                    tracing::debug!(%error, "the head of a pack could not be read");
-                    state.place(&name).missed.insert(name);
-                    continue;
-                }
+        let mut heads = Vec::with_capacity(names.len());
+        for group in names.chunks(HEADS_AT_ONCE) {
+            let (wanted, passed): (Vec<Name>, Vec<Name>) =
+                group.iter().partition(|name| name.holds == Holds::Changes || room > 0);
+            for name in passed {
+                state.place(&name).note_read(name);
             }
-            state.place(&name).is_read(name, whole);
+            let read = join_all(wanted.iter().map(|name| self.read(name))).await;
+            room = room.saturating_sub(read.iter().map(frames_in).sum());
+            heads.extend(wanted.into_iter().zip(read));
         }
-        for name in passed {
-            state.place(&name).is_read(name, true);
+        let mut ended = Ok(());
+        // The oldest first: it is the first to make room.
+        for (name, head) in heads.into_iter().rev() {
+            ended = self.keep(state, name, head).and(ended);
         }
-        self.with(|index| index.prune(now));
+        ended
+    }
+
+    /// Without those that this run wrote, or is writing.
+    fn unknown(&self, state: &mut State, names: Vec<Name>) -> Vec<Name> {
+        let mut unknown = Vec::with_capacity(names.len());
+        for name in names {
+            match self.log.origin(&name) {
+                Origin::Stored => state.place(&name).note_read(name),
+                Origin::UnderWay => {}
+                Origin::Foreign => unknown.push(name),
+            }
+        }
+        unknown
+    }
+
+    /// Knows what was read.
+    ///
+    /// # Errors
+    /// It could not be read, and is tried again.
+    fn keep(
+        &self,
+        state: &mut State,
+        name: Name,
+        head: Result<Head, StoreError>,
+    ) -> Result<(), StoreError> {
+        let now = self.clock.now();
+        match head {
+            Ok(Head::Frames(frames)) => self.with(|index| index.add(name, frames, now)),
+            Ok(Head::Changes(changes)) => self.with(|index| {
+                let is_mine = name.writer == self.own;
+                index.change_all(&changes, is_mine, now);
+                if is_mine {
+                    index.logged(name, &changes);
+                } else {
+                    index.note_stored(&changes);
+                }
+            }),
+            // Deleted since it was listed.
+            Err(StoreError::Missing(_)) => {
+                state.place(&name).pass_over(name);
+                return Ok(());
+            }
+            Err(StoreError::Corrupt(why)) => {
+                state.complain(&why, "(it is passed over)");
+                state.place(&name).pass_over(name);
+                return Ok(());
+            }
+            Err(error) => {
+                state.complain(&name.to_string(), &format!("can't be read now: {error}"));
+                state.place(&name).miss(name);
+                return Err(error);
+            }
+        }
+        state.place(&name).note_read(name);
+        Ok(())
     }
 
     async fn read(&self, name: &Name) -> Result<Head, StoreError> {
@@ -186,9 +259,29 @@ impl Feed {
     }
 }
 
+fn frames_in(head: &Result<Head, StoreError>) -> usize {
+    match head {
+        Ok(Head::Frames(frames)) => frames.len(),
+        _ => 0,
+    }
+}
+
 impl State {
     fn place(&mut self, name: &Name) -> &mut Place {
         self.writers.entry(name.writer).or_default()
+    }
+
+    /// The writers among these folders that were not known.
+    fn fresh(&mut self, folders: Vec<Listed>) -> Vec<Writer> {
+        let mut fresh = Vec::new();
+        for folder in folders {
+            match name::writer_of(&folder.name).filter(|_| folder.is_folder) {
+                Some(writer) if !self.writers.contains_key(&writer) => fresh.push(writer),
+                Some(_) => {}
+                None => self.complain(&format!("{FOLDER}{}", folder.name), "is no node's folder"),
+            }
+        }
+        fresh
     }
 
     /// Those of the listed names that were not read yet.
@@ -196,11 +289,11 @@ impl State {
         let mut names = Vec::new();
         for (writer, texts) in listed {
             let place = self.writers.entry(writer).or_default();
-            names.extend(std::mem::take(&mut place.missed));
+            names.extend(place.take_missed());
             let mut foreign = Vec::new();
             for text in texts {
                 match Name::parse(writer, &text) {
-                    Some(name) if place.read.contains(&name) => {}
+                    Some(name) if place.has_read(&name) => {}
                     Some(name) => names.push(name),
                     None => foreign.push(text),
                 }

@@ -37,6 +37,8 @@ struct Known {
     change: Change,
     /// This node wanted it.
     is_mine: bool,
+    /// What counts of those that are known to be stored: this one, or one before it.
+    stored: Option<Change>,
 }
 
 pub(super) use duties::Duty;
@@ -49,11 +51,13 @@ pub(super) struct Index {
     spots: BTreeSet<(Key, Name, u32)>,
     changes: BTreeMap<FrameId, Known>,
     /// This node's objects of changes, and what they say.
-    logs: BTreeMap<Name, Vec<(FrameId, Version)>>,
+    logs: BTreeMap<Name, Vec<Change>>,
     /// Changes whose frames no pack has, since when.
     parted: VecDeque<(Time, FrameId)>,
     /// Packs that lost frames since they were asked for.
     touched: BTreeSet<Name>,
+    /// Packs whose frames were moved, and that are to be deleted: where to.
+    moved: BTreeMap<Name, Vec<Name>>,
     /// In which order packs make room: others' first, then as they came.
     order: BTreeSet<(bool, u64, Name)>,
     added: u64,
@@ -70,6 +74,7 @@ impl Index {
             logs: BTreeMap::new(),
             parted: VecDeque::new(),
             touched: BTreeSet::new(),
+            moved: BTreeMap::new(),
             order: BTreeSet::new(),
             added: 0,
         }
@@ -125,6 +130,7 @@ impl Index {
         let Some(frames) = self.packs.remove(name) else { return };
         self.order.retain(|(.., other)| other != name);
         self.touched.remove(name);
+        self.moved.remove(name);
         for (at, frame) in (0..).zip(&frames) {
             self.spots.remove(&(frame.header.meta.key, *name, at));
             if self.changes.contains_key(&frame.id) && !self.lies_somewhere(frame) {
@@ -139,10 +145,17 @@ impl Index {
 
     /// A change was read or is being made; `is_mine`: by this node, now or before a restart.
     pub fn change(&mut self, change: Change, is_mine: bool, now: Time) {
-        let known = self.changes.get(&change.id);
-        let wins = known.is_none_or(|known| outdoes(&change, &known.change));
-        if !wins {
-            return;
+        let is_erased = |one: &Change| matches!(one.what, What::Erased { .. });
+        let mut is_mine = is_mine;
+        if let Some(known) = self.changes.get_mut(&change.id) {
+            if is_erased(&change) && is_erased(&known.change) {
+                // Of several nodes that wanted it gone each sees to it.
+                is_mine |= known.is_mine;
+                known.is_mine = is_mine;
+            }
+            if !outdoes(&change, &known.change) {
+                return;
+            }
         }
         let lies_in: Vec<Name> = self
             .spots_of(change.key)
@@ -155,12 +168,23 @@ impl Index {
         if matches!(change.what, What::Erased { .. }) {
             self.touched.extend(lies_in);
         }
-        self.changes.insert(change.id, Known { change, is_mine });
+        let stored = self.changes.get(&change.id).and_then(|known| known.stored);
+        self.changes.insert(change.id, Known { change, is_mine, stored });
     }
 
     pub fn change_all(&mut self, changes: &[Change], is_mine: bool, now: Time) {
         for change in changes {
             self.change(*change, is_mine, now);
+        }
+    }
+
+    /// These lie in the store, in whoever's objects.
+    pub fn note_stored(&mut self, changes: &[Change]) {
+        for change in changes {
+            let Some(known) = self.changes.get_mut(&change.id) else { continue };
+            if known.stored.is_none_or(|stored| outdoes(change, &stored)) {
+                known.stored = Some(*change);
+            }
         }
     }
 
@@ -218,10 +242,13 @@ impl Index {
     }
 }
 
-/// Whether one counts more than the other: erased is for good.
+/// Whether one counts more than the other: erased is for good. Of any two one does, so all nodes keep the
+/// same.
 fn outdoes(one: &Change, other: &Change) -> bool {
     match (one.what, other.what) {
-        (What::Erased { promised }, What::Erased { promised: already }) => promised && !already,
+        (What::Erased { promised }, What::Erased { promised: already }) => {
+            (promised, one.version) > (already, other.version)
+        }
         (What::Erased { .. }, What::Record(_)) => true,
         (What::Record(_), What::Erased { .. }) => false,
         (What::Record(_), What::Record(_)) => one.version > other.version,

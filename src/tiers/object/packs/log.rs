@@ -1,7 +1,8 @@
 //! This node's own folder of packs: what is written there, and under which number.
 //!
 //! A number is begun only when all that are so many below it have ended. So whoever has seen a number
-//! looks no further back than that for what came late.
+//! looks no further back than that for what came late. A run begins at the microsecond it is, so it stays
+//! above every run before it, also when their last objects are gone; nobody else's clock counts.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,6 +11,7 @@ use bytes::Bytes;
 use tokio::sync::Notify;
 
 use super::name::{Holds, Name, Writer};
+use crate::domain::units::Time;
 use crate::tiers::object::blobs::Blobs;
 use crate::tiers::store::StoreError;
 
@@ -27,9 +29,20 @@ pub(super) struct Log {
 struct Numbers {
     /// Unknown until the folder was looked at: a run before this one wrote there too.
     next: Option<u64>,
-    /// The first one of this run.
-    first: Option<u64>,
     under_way: BTreeSet<u64>,
+    /// What this run stored, until it is too old to be listed again.
+    stored: BTreeSet<Name>,
+}
+
+/// What this run has to do with an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// It stored it, and knows what is in it.
+    Stored,
+    /// It is storing it, and knows in a moment how that ends.
+    UnderWay,
+    /// Nothing: another node or run wrote it, or a write of this one was not answered.
+    Foreign,
 }
 
 impl Log {
@@ -42,18 +55,23 @@ impl Log {
     }
 
     /// The folder was looked at; this is the last number in it.
-    pub fn seen(&self, last: Option<u64>) {
-        let after = last.map_or(0, |last| last.saturating_add(1));
-        self.with(|numbers| {
-            numbers.next = numbers.next.max(Some(after));
-            numbers.first = numbers.first.or(numbers.next);
-        });
+    pub fn seen(&self, last: Option<u64>, now: Time) {
+        self.with(|numbers| numbers.seen(last, now));
     }
 
-    /// Whether this run wrote it: who wrote it knows it.
-    pub fn wrote(&self, name: &Name) -> bool {
-        let is_of_now = |first: u64| name.writer == self.writer && name.number >= first;
-        self.with(|numbers| numbers.first.is_some_and(is_of_now))
+    pub fn origin(&self, name: &Name) -> Origin {
+        self.with(|numbers| match () {
+            () if numbers.stored.contains(name) => Origin::Stored,
+            () if name.writer == self.writer && numbers.under_way.contains(&name.number) => {
+                Origin::UnderWay
+            }
+            () => Origin::Foreign,
+        })
+    }
+
+    /// Nobody asks any more for numbers below this one.
+    pub fn trim(&self, first: u64) {
+        self.with(|numbers| numbers.stored.retain(|name| name.number >= first));
     }
 
     /// Whether anything can be written.
@@ -72,9 +90,10 @@ impl Log {
         let text = name.to_string();
         let body = body(&name);
         let written = self.blobs.put(&text, body).await;
-        if written.is_err() {
-            // It may be there all the same, and nobody would know of it.
-            let _ = self.blobs.delete(&text).await;
+        match &written {
+            Ok(()) => drop(self.with(|numbers| numbers.stored.insert(name))),
+            // It may be there all the same. If it stays, the next look reads it as another one's.
+            Err(_) => drop(self.blobs.delete(&text).await),
         }
         written.map(|()| name)
     }
@@ -100,6 +119,14 @@ enum Begun {
 }
 
 impl Numbers {
+    fn seen(&mut self, last: Option<u64>, now: Time) {
+        let is_behind = |next: u64| last.is_some_and(|last| last >= next);
+        if self.next.is_none_or(is_behind) {
+            let after = last.map_or(0, |last| last.saturating_add(1));
+            self.next = Some(after.max(now.micros));
+        }
+    }
+
     fn begin(&mut self) -> Begun {
         let Some(number) = self.next else { return Begun::Unknown };
         if self.under_way.first().is_some_and(|first| number - first >= WINDOW) {
@@ -127,6 +154,28 @@ impl Drop for Turn<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_run_begins_above_every_run_before_it_although_their_objects_are_gone() {
+        let first = |last, micros| {
+            let mut numbers = Numbers::default();
+            numbers.seen(last, Time { micros });
+            numbers.next
+        };
+        assert_eq!(first(None, 70), Some(70));
+        assert_eq!(first(Some(69), 70), Some(70));
+        assert_eq!(first(Some(90), 70), Some(91), "its clock was set back");
+    }
+
+    #[test]
+    fn a_run_goes_on_from_where_it_began_and_behind_who_takes_itself_for_the_same_node() {
+        let mut numbers = Numbers::default();
+        numbers.seen(None, Time { micros: 70 });
+        numbers.seen(Some(69), Time { micros: 99 });
+        assert_eq!(numbers.next, Some(70));
+        numbers.seen(Some(80), Time { micros: 75 });
+        assert_eq!(numbers.next, Some(81));
+    }
 
     #[test]
     fn a_number_waits_for_those_far_below_it() {

@@ -35,7 +35,7 @@ use crate::env::{self, Clock, SystemClock};
 use crate::tiers::dram::Arena;
 use crate::tiers::frame::FrameHeader;
 use crate::tiers::health::Health;
-use crate::tiers::store::{Done, Peeked, StoreError, StoreOp, TierStore};
+use crate::tiers::store::{Done, Peeked, Place, StoreError, StoreOp, TierStore};
 use crate::tiers::ticket::{Gate, Ticket};
 
 use changes::Changes;
@@ -170,16 +170,21 @@ impl TierStore for PackedStore {
             StoreOp::Write { .. } => drop(self.writes.try_send(ticket)),
             StoreOp::Read { .. } if is_packed => drop(self.reads.try_send(ticket)),
             StoreOp::Read { .. } => Packs::read_single(packs, ticket),
-            StoreOp::Erase { key, .. } => {
+            StoreOp::Erase { key, place } => {
                 let erasing = Arc::clone(packs);
-                env::spawn_task_on(&packs.runtime, async move { erasing.erase(key, ticket).await });
+                env::spawn_task_on(&packs.runtime, async move {
+                    let ended = erasing.erase(key, place).await;
+                    ticket.finish(ended);
+                });
             }
             StoreOp::Restamp { key, record, .. } => {
                 let stamping = Arc::clone(packs);
                 env::spawn_task_on(&packs.runtime, async move {
-                    // What is known has to do while the store can't be asked.
-                    let _ = stamping.catch_up().await;
-                    stamping.restamp(key, &record, ticket).await;
+                    match stamping.look().await {
+                        Ok(()) => stamping.restamp(key, &record, ticket).await,
+                        // A record made of what was there long ago might outdo one that came since.
+                        Err(error) => ticket.finish(Err(error)),
+                    }
                 });
             }
         }
@@ -213,7 +218,16 @@ impl Packs {
 
     /// Knows what others had written a moment ago.
     async fn catch_up(&self) -> Result<(), StoreError> {
-        let caught_up = self.feed.catch_up(self.options.freshness).await;
+        self.look_since(self.options.freshness).await
+    }
+
+    /// Knows all that others have written.
+    async fn look(&self) -> Result<(), StoreError> {
+        self.look_since(Duration::ZERO).await
+    }
+
+    async fn look_since(&self, age_max: Duration) -> Result<(), StoreError> {
+        let caught_up = self.feed.catch_up(age_max).await;
         self.publish();
         if self.with(|index| index.is_untidy()) {
             // One who is woken already sees it too.
@@ -237,14 +251,23 @@ impl Packs {
 
     async fn peek(&self, key: Key) -> Result<FrameHeader, StoreError> {
         if self.find(key).is_some() {
-            self.catch_up().await?;
+            self.catch_up().await.or_else(|error| self.bear(error))?;
             return match self.find(key) {
                 Some(found) => Ok(found.header),
                 None => self.peek_inside(key).await,
             };
         }
-        let (inside, _) = join(self.peek_inside(key), self.catch_up()).await;
-        self.find(key).map_or(inside, |found| Ok(found.header))
+        let (inside, looked) = join(self.peek_inside(key), self.catch_up()).await;
+        match self.find(key) {
+            Some(found) => Ok(found.header),
+            // Others' packs could not be looked at: nobody knows that it is missing.
+            None => inside.map_err(|error| not_missing(error, looked)),
+        }
+    }
+
+    /// What is known has to do for a while when the store can't be asked for news.
+    fn bear(&self, error: StoreError) -> Result<(), StoreError> {
+        if self.feed.is_behind() { Err(error) } else { Ok(()) }
     }
 
     async fn peek_inside(&self, key: Key) -> Result<FrameHeader, StoreError> {
@@ -265,38 +288,44 @@ impl Packs {
         let changes: Vec<Change> = stale
             .map(|found| Change { id: found.id, key, version: found.version.next(), what })
             .collect();
-        let saved = self.changes.save(changes.clone()).await;
-        if saved.is_ok() {
-            self.apply(&changes);
-        }
+        let saved = if changes.is_empty() { Ok(()) } else { self.changes.save(changes).await };
         ticket.finish(saved);
     }
 
-    /// Erases every frame of the block, in packs and beside them. From here on none is served, whatever
-    /// the store answers.
-    async fn erase(&self, key: Key, ticket: Ticket) {
-        let _ = self.catch_up().await;
-        let found = self.with(|index| index.all(key));
-        let changes: Vec<Change> = found
-            .iter()
-            .map(|found| Change {
-                id: found.id,
-                key,
-                version: found.version.next(),
-                what: What::Erased {
-                    promised: found.header.meta.record.delete_after != Time::ZERO,
-                },
-            })
-            .collect();
+    /// Erases every frame of the block, in packs and beside them. From here on none that is known is
+    /// served, whatever the store answers; who hears of no error knows that there was no other one.
+    async fn erase(&self, key: Key, place: Place) -> Result<(), StoreError> {
+        let looked = self.look().await;
+        let erased = |found: &Found| Change {
+            id: found.id,
+            key,
+            version: found.version.next(),
+            what: What::Erased { promised: found.header.meta.record.delete_after != Time::ZERO },
+        };
+        let changes: Vec<Change> = self.with(|index| index.all(key)).iter().map(erased).collect();
         self.apply(&changes);
-        match self.changes.save(changes).await {
-            Ok(()) => {
-                // One who is woken already sees it too.
-                let _ = self.untidy.try_send(());
-                self.hand_on(ticket);
-            }
-            Err(error) => ticket.finish(Err(error)),
+        let saved = self.save_erased(key, changes);
+        // Each makes room, also where the other one finds none.
+        let (saved, inside) = join(saved, self.erase_inside(key, place)).await;
+        // One who is woken already sees it too.
+        let _ = self.untidy.try_send(());
+        looked.and(saved).and(inside)
+    }
+
+    /// An erase that owes nothing does not wait for others' debts.
+    async fn save_erased(&self, key: Key, changes: Vec<Change>) -> Result<(), StoreError> {
+        if changes.is_empty() && !self.changes.owes(key) {
+            return Ok(());
         }
+        self.changes.save(changes).await
+    }
+
+    async fn erase_inside(&self, key: Key, place: Place) -> Result<(), StoreError> {
+        let (tell, told) = oneshot::channel();
+        // The receiver is gone only when nobody asks any more.
+        self.inner
+            .submit(StoreOp::Erase { key, place }, Box::new(move |ended| drop(tell.send(ended))));
+        told.await.unwrap_or(Err(StoreError::Busy))
     }
 
     fn apply(&self, changes: &[Change]) {
@@ -311,6 +340,15 @@ fn key_of(op: &StoreOp) -> Key {
         | StoreOp::Read { key, .. }
         | StoreOp::Erase { key, .. }
         | StoreOp::Restamp { key, .. } => *key,
+    }
+}
+
+/// What is said of a block that was not found where it was looked for: that it is missing only if all
+/// could be looked at.
+fn not_missing(error: StoreError, looked: Result<(), StoreError>) -> StoreError {
+    match (error, looked) {
+        (StoreError::Missing(_), Err(unknown)) => unknown,
+        (error, _) => error,
     }
 }
 

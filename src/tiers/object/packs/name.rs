@@ -12,6 +12,12 @@ use crate::tiers::frame::HEADER_BYTES;
 /// Who wrote: the node's id.
 pub(super) type Writer = [u8; 16];
 
+/// Longer heads nobody writes: a pack of 8 MiB has at most 2,047 frames.
+const HEAD_PAGES_MAX: u16 = 256;
+
+/// Numbers from here on nobody gives: they begin as microseconds since 1970.
+const NUMBER_MAX: u64 = 1 << 62;
+
 /// What an object holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Holds {
@@ -55,8 +61,10 @@ impl Name {
         };
         let name =
             Self { writer, number, salt, head_pages: u16::from_str_radix(pages, 16).ok()?, holds };
+        let is_possible =
+            (1..=HEAD_PAGES_MAX).contains(&name.head_pages) && name.number < NUMBER_MAX;
         // Only one spelling is ours.
-        (parts.next().is_none() && name.head_pages > 0 && name.last_part() == text).then_some(name)
+        (parts.next().is_none() && is_possible && name.last_part() == text).then_some(name)
     }
 
     fn last_part(&self) -> String {
@@ -116,6 +124,8 @@ mod tests {
             "a note",
             "0000000000000012-00000007-q0003",
             "0000000000000012-00000007-p0000",
+            "0000000000000012-00000007-pffff",
+            "ffffffffffffffff-00000007-p0003",
             "0000000000000012-00000007-p3",
             "12-00000007-p0003",
             "0000000000000012-00000007-p0003-x",

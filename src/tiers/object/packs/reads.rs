@@ -11,7 +11,7 @@ use tokio::sync::mpsc::Receiver;
 use tokio::time::sleep;
 
 use super::index::Found;
-use super::{Packs, key_of, same_for_all};
+use super::{Packs, key_of, not_missing, same_for_all};
 use crate::env;
 use crate::tiers::frame;
 use crate::tiers::object::blobs::Piece;
@@ -71,10 +71,9 @@ impl Packs {
     }
 
     async fn read_late(self: Arc<Self>, ticket: Ticket, why: String) {
-        // What is known has to do while the store can't be asked.
-        let _ = self.catch_up().await;
+        let looked = self.catch_up().await;
         if self.find(key_of(&ticket.op)).is_none() {
-            return ticket.finish(Err(StoreError::Missing(why)));
+            return ticket.finish(Err(not_missing(StoreError::Missing(why), looked)));
         }
         self.read_all([(ticket, TRIES)]);
     }
@@ -84,8 +83,10 @@ impl Packs {
         let mut wanted = Vec::new();
         for (ticket, tries_left) in tickets {
             let StoreOp::Read { key, frame, .. } = ticket.op else { continue };
-            match self.find(key).filter(|_| tries_left > 0) {
+            match self.find(key) {
                 None => self.hand_on(ticket),
+                // It moves faster than it can be read, and is there.
+                Some(_) if tries_left == 0 => ticket.finish(Err(StoreError::Busy)),
                 Some(found) => match self.check(frame, &found) {
                     Err(error) => ticket.finish(Err(error)),
                     Ok(()) => wanted.push(Wanted { ticket, into: frame, found, tries_left }),
@@ -116,15 +117,29 @@ impl Packs {
         let name = pack.to_string();
         let pieces: Vec<Piece> = run.iter().map(Wanted::piece).collect();
         // Whether others erased something meanwhile is asked at once.
-        let (fetched, _) = join(self.blobs.fetch(&name, &pieces), self.catch_up()).await;
-        match fetched {
+        let (fetched, looked) = join(self.blobs.fetch(&name, &pieces), self.catch_up()).await;
+        match looked.or_else(|error| self.bear(error)).and(fetched) {
             Ok(()) => self.serve_run(run).await,
             Err(StoreError::Missing(_)) => self.read_again(run).await,
-            Err(error) => {
-                for one in run {
-                    one.ticket.finish(Err(same_for_all(&error)));
-                }
-            }
+            // One that is cut short does not cost those before it.
+            Err(StoreError::Corrupt(_)) if run.len() > 1 => self.read_each(run),
+            Err(error) => drop(answer_all(run, &error)),
+        }
+    }
+
+    fn read_each(self: &Arc<Self>, run: Vec<Wanted>) {
+        for one in run {
+            let this = Arc::clone(self);
+            env::spawn_task_on(&self.runtime, async move { this.read_alone(one).await });
+        }
+    }
+
+    async fn read_alone(self: Arc<Self>, one: Wanted) {
+        let fetched = self.blobs.fetch(&one.found.pack.to_string(), &[one.piece()]).await;
+        match fetched {
+            Ok(()) => self.serve_run(vec![one]).await,
+            Err(StoreError::Missing(_)) => self.read_again(vec![one]).await,
+            Err(error) => one.ticket.finish(Err(error)),
         }
     }
 
@@ -132,9 +147,15 @@ impl Packs {
     async fn read_again(self: Arc<Self>, run: Vec<Wanted>) {
         let now = self.now();
         self.with(|index| index.forget(&run[0].found.pack, now));
-        // What is known has to do while the store can't be asked.
-        let _ = self.feed.catch_up(Duration::ZERO).await;
-        self.read_all(run.into_iter().map(|one| (one.ticket, one.tries_left - 1)));
+        let looked = self.look().await;
+        let (known, lost): (Vec<Wanted>, Vec<Wanted>) =
+            run.into_iter().partition(|one| self.find(key_of(&one.ticket.op)).is_some());
+        let known = known.into_iter().chain(match &looked {
+            Ok(()) => lost,
+            // Where they were moved to is not known; they need not be missing.
+            Err(error) => answer_all(lost, error),
+        });
+        self.read_all(known.map(|one| (one.ticket, one.tries_left - 1)));
     }
 
     /// Checks what was read, away from the threads that serve the sockets.
@@ -168,6 +189,14 @@ impl Packs {
         }
         Ok(())
     }
+}
+
+/// Answers all of them, and leaves none.
+fn answer_all(run: Vec<Wanted>, error: &StoreError) -> Vec<Wanted> {
+    for one in run {
+        one.ticket.finish(Err(same_for_all(error)));
+    }
+    Vec::new()
 }
 
 /// Frames of one pack that lie close together, in order.

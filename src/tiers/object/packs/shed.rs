@@ -25,6 +25,9 @@ const GATHER: Duration = Duration::from_secs(1);
 /// How often what failed is tried again, and what has no need any more is looked for.
 const AGAIN: Duration = Duration::from_secs(30);
 
+/// How often a clear begins anew because others had moved what it counted on.
+const ROUNDS_MAX: u8 = 8;
+
 /// Clears away whenever it is woken, until the store is gone.
 pub(super) async fn serve(packs: Weak<Packs>, mut woken: mpsc::Receiver<()>) {
     loop {
@@ -35,7 +38,7 @@ pub(super) async fn serve(packs: Weak<Packs>, mut woken: mpsc::Receiver<()>) {
         }
         let Some(packs) = packs.upgrade() else { return };
         if let Err(error) = packs.shed().await {
-            tracing::debug!(%error, "packs could not be cleared away now");
+            tracing::warn!(%error, "packs could not all be cleared away; it is tried again");
         }
     }
 }
@@ -46,54 +49,106 @@ type Moved = (Found, Bytes);
 impl Packs {
     /// Clears away what there is to be.
     pub(super) async fn shed(&self) -> Result<(), StoreError> {
-        let duties = self.with(super::index::Index::duties);
-        if !duties.is_empty() {
-            // What others have changed goes along.
-            self.feed.catch_up(Duration::ZERO).await.inspect_err(|_| self.postpone(&duties))?;
+        let mut ended = Ok(());
+        for _ in 0..ROUNDS_MAX {
+            if ended.is_err() || !self.with(|index| index.is_untidy()) {
+                break;
+            }
+            // What others have changed goes along, and what they have moved does not.
+            self.look().await?;
+            ended = self.clear_all().await;
         }
-        for group in groups(duties, self.options.pack_bytes) {
-            self.clear(&group).await.inspect_err(|_| self.postpone(&group))?;
+        ended.and(self.clear_changes().await)
+    }
+
+    /// Clears away what is known to need it. What fails is told again, and stops nothing else.
+    async fn clear_all(&self) -> Result<(), StoreError> {
+        let (empty, rest): (Vec<Duty>, Vec<Duty>) =
+            self.with(super::index::Index::duties).into_iter().partition(Duty::is_deleted_only);
+        let alone = empty.into_iter().map(|duty| vec![duty]);
+        let mut ended = Ok(());
+        for group in alone.chain(groups(rest, self.options.pack_bytes)) {
+            let cleared = self.clear(&group).await;
+            if cleared.is_err() {
+                self.postpone(&group);
+            }
+            ended = ended.and(cleared);
         }
-        self.clear_changes().await
+        self.publish();
+        ended
     }
 
     fn postpone(&self, duties: &[Duty]) {
         self.with(|index| duties.iter().for_each(|duty| index.postpone(duty.pack)));
     }
 
-    /// Moves what lives in these packs into one, and deletes them.
+    /// Moves what lives in these packs into one, and deletes them. One that is gone takes along what was
+    /// thought of the others: they are told anew.
     async fn clear(&self, duties: &[Duty]) -> Result<(), StoreError> {
         let mut moved = Vec::new();
         for duty in duties.iter().filter(|duty| !duty.live.is_empty()) {
-            moved.extend(self.take_out(duty).await?);
+            let Some(out) = self.take_out(duty).await? else {
+                self.is_gone(&duty.pack);
+                self.postpone(duties);
+                return Ok(());
+            };
+            moved.extend(out);
         }
         if !moved.is_empty() {
-            self.write_moved(moved).await?;
+            let into = self.write_moved(moved).await?;
+            self.with(|index| duties.iter().for_each(|duty| index.moved(duty, into)));
         }
+        let mut ended = Ok(());
         for duty in duties {
-            self.blobs.delete(&duty.pack.to_string()).await?;
-            let now = self.now();
-            self.with(|index| index.forget(&duty.pack, now));
+            ended = ended.and(self.let_go(duty).await);
         }
-        self.publish();
+        ended
+    }
+
+    /// Deletes a pack of which nothing is needed any more, if that is still so.
+    async fn let_go(&self, duty: &Duty) -> Result<(), StoreError> {
+        if !self.are_there(&duty.elsewhere).await? {
+            self.postpone(std::slice::from_ref(duty));
+            return Ok(());
+        }
+        self.blobs.delete(&duty.pack.to_string()).await?;
+        self.is_gone(&duty.pack);
         Ok(())
     }
 
-    /// What lives in a pack, verified and with the records that count.
-    async fn take_out(&self, duty: &Duty) -> Result<Vec<Moved>, StoreError> {
+    fn is_gone(&self, pack: &Name) {
+        let now = self.now();
+        self.with(|index| index.forget(pack, now));
+    }
+
+    /// Whether the packs in which frames are kept are there now: others delete packs without a word.
+    async fn are_there(&self, packs: &[Name]) -> Result<bool, StoreError> {
+        for pack in packs {
+            match self.blobs.head(&pack.to_string(), 1).await {
+                Err(StoreError::Missing(_)) => {
+                    self.is_gone(pack);
+                    return Ok(false);
+                }
+                head => drop(head?),
+            }
+        }
+        Ok(true)
+    }
+
+    /// What lives in a pack, verified and with the records that count; nothing if the pack is gone.
+    async fn take_out(&self, duty: &Duty) -> Result<Option<Vec<Moved>>, StoreError> {
         let bytes = match self.blobs.head(&duty.pack.to_string(), duty.end).await {
-            // Somebody else has moved it.
-            Err(StoreError::Missing(_)) => return Ok(Vec::new()),
+            Err(StoreError::Missing(_)) => return Ok(None),
             bytes => bytes?,
         };
         let (live, (tell, told)) = (duty.live.clone(), oneshot::channel());
         // Whoever asked may have gone.
         let check = move || drop(tell.send(whole_frames(bytes, live)));
         let _ = env::spawn_blocking_on(&self.runtime, check).await;
-        told.await.map_err(|_| StoreError::Busy)
+        told.await.map(Some).map_err(|_| StoreError::Busy)
     }
 
-    async fn write_moved(&self, moved: Vec<Moved>) -> Result<(), StoreError> {
+    async fn write_moved(&self, moved: Vec<Moved>) -> Result<Name, StoreError> {
         let head_pages = format::head_pages(Holds::Frames, moved.len());
         let mut at = u64::from(head_pages) * HEADER_BYTES as u64;
         let mut frames = Vec::with_capacity(moved.len());
@@ -110,7 +165,7 @@ impl Packs {
         let name = self.log.write((Holds::Frames, head_pages), body).await?;
         let now = self.now();
         self.with(|index| index.add(name, frames, now));
-        Ok(())
+        Ok(name)
     }
 
     /// Deletes objects of changes that nobody needs; many are made one.

@@ -2,7 +2,10 @@
 //!
 //! Decides only; `shed.rs` does it.
 
+use std::collections::BTreeSet;
+
 use super::{Found, Index};
+use crate::domain::block::Key;
 use crate::tiers::object::packs::format::{Change, PackedFrame, What};
 use crate::tiers::object::packs::name::Name;
 
@@ -18,8 +21,16 @@ pub(in crate::tiers::object::packs) struct Duty {
     pub pack: Name,
     /// Where its last frame ends.
     pub end: u64,
-    /// What has to be kept of it.
+    /// What has to be moved before it may go.
     pub live: Vec<Found>,
+    /// Packs that have what else is needed of it: it may go while they are there.
+    pub elsewhere: Vec<Name>,
+}
+
+impl Duty {
+    pub fn is_deleted_only(&self) -> bool {
+        self.live.is_empty()
+    }
 }
 
 impl Index {
@@ -45,17 +56,36 @@ impl Index {
     fn duty(&self, pack: Name) -> Option<Duty> {
         let frames = self.packs.get(&pack)?;
         let is_own = pack.writer == self.own;
+        let end = frames.iter().map(|frame| frame.at + u64::from(frame.bytes)).max()?;
+        if let Some(elsewhere) = self.moved_to(&pack) {
+            return Some(Duty { pack, end, live: Vec::new(), elsewhere });
+        }
         let sheds = frames.iter().any(|frame| self.is_promised(frame, is_own));
-        let live: Vec<Found> = (0..)
-            .zip(frames)
-            .map(|(at, frame)| (frame.header.meta.key, pack, at))
-            .filter(|spot| self.is_kept(spot))
-            .filter_map(|spot| self.found(&spot))
-            .collect();
+        let needed = (0..).zip(frames).map(|(at, frame)| (frame.header.meta.key, pack, at));
+        let (mut live, mut elsewhere) = (Vec::new(), BTreeSet::new());
+        for (spot, found) in needed.filter_map(|spot| Some((spot, self.found(&spot)?))) {
+            match self.kept_in(&spot) {
+                kept if kept == pack => live.push(found),
+                kept => drop(elsewhere.insert(kept)),
+            }
+        }
         let live_bytes: u64 = live.iter().map(|found| u64::from(found.bytes)).sum();
         let bytes: u64 = frames.iter().map(|frame| u64::from(frame.bytes)).sum();
-        let end = frames.iter().map(|frame| frame.at + u64::from(frame.bytes)).max()?;
-        (sheds || (is_own && live_bytes * 2 < bytes)).then_some(Duty { pack, end, live })
+        let elsewhere = elsewhere.into_iter().collect();
+        (sheds || (is_own && live_bytes * 2 < bytes)).then_some(Duty { pack, end, live, elsewhere })
+    }
+
+    /// What lived in these was written into that pack: where one can't be deleted, it is not moved again.
+    pub fn moved(&mut self, duty: &Duty, into: Name) {
+        let mut to = duty.elsewhere.clone();
+        to.push(into);
+        self.moved.insert(duty.pack, to);
+    }
+
+    /// Where all of it lies that was needed when it was moved, as far as is known.
+    fn moved_to(&self, pack: &Name) -> Option<Vec<Name>> {
+        let to = self.moved.get(pack)?;
+        to.iter().all(|name| self.has(name)).then(|| to.clone())
     }
 
     /// Whether the frame's bytes are to go soon, and it is this node that sees to it.
@@ -66,15 +96,16 @@ impl Index {
     }
 
     /// Of a frame that lies in several packs the one in the greatest is kept, whoever decides.
-    fn is_kept(&self, spot: &(crate::domain::block::Key, Name, u32)) -> bool {
+    fn kept_in(&self, spot: &(Key, Name, u32)) -> Name {
         let id = self.frame(spot).id;
-        self.spots_of(spot.0).all(|other| other.1 <= spot.1 || self.frame(other).id != id)
+        let same = self.spots_of(spot.0).filter(|other| self.frame(other).id == id);
+        same.map(|other| other.1).max().unwrap_or(spot.1)
     }
 
     /// This node wrote these changes into that object.
     pub fn logged(&mut self, name: Name, changes: &[Change]) {
-        let states = changes.iter().map(|change| (change.id, change.version)).collect();
-        self.logs.insert(name, states);
+        self.note_stored(changes);
+        self.logs.insert(name, changes.to_vec());
     }
 
     /// The object is gone.
@@ -90,16 +121,18 @@ impl Index {
 
     /// Own objects of changes that are to be one, if they are too many, and what is needed of them.
     pub fn scattered_logs(&self) -> Option<(Vec<Name>, Vec<Change>)> {
-        let with_few = self.logs.iter().filter(|(_, states)| states.len() < FEW);
+        let with_few = self.logs.iter().filter(|(_, changes)| changes.len() < FEW);
         let names: Vec<Name> = with_few.map(|(name, _)| *name).collect();
         let needed = names.iter().flat_map(|name| self.needed(name)).collect();
         (names.len() > LOGS_MAX).then_some((names, needed))
     }
 
+    /// Those of an object's changes that none that is stored outdoes: the newest one may not be yet.
     fn needed<'a>(&'a self, name: &Name) -> impl Iterator<Item = Change> + use<'a> {
-        let states = self.logs.get(name).into_iter().flatten();
-        states.filter_map(|(id, version)| {
-            self.changes.get(id).map(|known| known.change).filter(|one| one.version == *version)
+        let changes = self.logs.get(name).into_iter().flatten().copied();
+        changes.filter(|change| {
+            let known = self.changes.get(&change.id);
+            known.is_some_and(|known| known.stored.is_none_or(|stored| stored == *change))
         })
     }
 }

@@ -83,6 +83,35 @@ fn changes_are_forgotten_long_after_their_frames() {
     assert_eq!((index.changes.len(), index.parted.len()), (0, 0));
 }
 
+/// What is asked for and not stored yet may never be.
+#[test]
+fn an_object_of_changes_is_needed_until_what_outdoes_it_is_stored() {
+    let mut index = Index::new([1; 16], 100);
+    index.add(name(1, 0), vec![frame(1, 1)], NOW);
+    let (first, second) = (change(1, 1, 5, record(80)), change(1, 1, 9, ERASED));
+    let log = |number| Name { holds: Holds::Changes, ..name(1, number) };
+    index.change(first, true, NOW);
+    index.logged(log(1), &[first]);
+    index.change(second, true, NOW);
+    assert!(index.spare_logs().is_empty());
+    index.logged(log(2), &[second]);
+    assert_eq!(index.spare_logs(), [log(1)]);
+}
+
+#[test]
+fn of_two_nodes_erases_all_nodes_keep_the_same() {
+    let erases = [change(1, 1, 5, ERASED), change(1, 1, 9, ERASED)];
+    let [there, back] = [[0, 1], [1, 0]].map(|order| {
+        let mut index = Index::new([1; 16], 100);
+        for at in order {
+            index.change(erases[at], at == 0, NOW);
+        }
+        let known = index.changes[&erases[0].id];
+        (known.change, known.is_mine)
+    });
+    assert_eq!((there, back), ((erases[1], true), (erases[1], true)));
+}
+
 #[derive(Clone, Debug)]
 enum Read {
     Pack(u8, u64, Vec<(u8, u8)>),

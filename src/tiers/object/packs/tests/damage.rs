@@ -1,16 +1,12 @@
 //! What is damaged, foreign or half there costs what it holds and nothing else.
 
 use std::fs;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use bytes::Bytes;
-
+use super::faults::{Call, Faults};
 use super::ground::options;
-use super::{block, erase, on_both, priority, read_all, restamp, store_of, write_all};
-use crate::tiers::object::blobs::{Answer, Blobs, Listed, Piece};
-use crate::tiers::sample;
-use crate::tiers::store::StoreError;
+use super::{erase, on_both, priority, read_all, restamp, start, write_all};
+use crate::tiers::sample::{self, Sample};
+use crate::tiers::store::{StoreError, StoreOp};
 
 #[test]
 fn foreign_and_torn_objects_are_passed_over() {
@@ -48,11 +44,13 @@ fn a_pack_that_lost_its_end_serves_what_is_whole_and_calls_the_rest_corrupt() {
         let good = fs::read(&pack).unwrap();
         fs::write(&pack, &good[..good.len() - 9_000]).unwrap();
         let two = ground.node(2);
-        let ended: Vec<_> = (0..4)
-            .map(|number| {
-                sample::read(&*store_of(&two), &two.arena, block(number), super::ANYWHERE)
-            })
-            .collect();
+        let read = |block: Sample, lane| {
+            let frame = block.span(lane);
+            StoreOp::Read { key: block.key(), place: super::ANYWHERE, frame }
+        };
+        assert_eq!(priority(&two, 0), Some(35));
+        let told = start(&two, read, 0..4);
+        let ended: Vec<_> = told.into_iter().map(|told| told.recv().unwrap()).collect();
         let corrupt = ended.iter().filter(|end| matches!(end, Err(StoreError::Corrupt(_)))).count();
         assert_eq!((corrupt, ended.iter().filter(|end| end.is_ok()).count()), (1, 3), "{ended:?}");
     });
@@ -71,49 +69,36 @@ fn a_pack_that_is_gone_is_a_miss() {
     });
 }
 
-/// Refuses writes while it is told to.
-struct ReadOnly(Arc<dyn Blobs>, Arc<AtomicBool>);
-
-impl Blobs for ReadOnly {
-    fn put<'a>(&'a self, name: &'a str, body: Vec<Bytes>) -> Answer<'a, ()> {
-        if !self.1.load(Ordering::Relaxed) {
-            return self.0.put(name, body);
-        }
-        drop(body);
-        Box::pin(async { Err(StoreError::TierLost("on purpose".into())) })
-    }
-
-    fn head<'a>(&'a self, name: &'a str, bytes: u64) -> Answer<'a, Vec<u8>> {
-        self.0.head(name, bytes)
-    }
-
-    fn fetch<'a>(&'a self, name: &'a str, pieces: &'a [Piece]) -> Answer<'a, ()> {
-        self.0.fetch(name, pieces)
-    }
-
-    fn list<'a>(&'a self, folder: &'a str, after: &'a str) -> Answer<'a, Vec<Listed>> {
-        self.0.list(folder, after)
-    }
-
-    fn delete<'a>(&'a self, name: &'a str) -> Answer<'a, ()> {
-        self.0.delete(name)
-    }
-}
-
 #[test]
 fn what_was_erased_while_nothing_could_be_written_is_not_served_and_is_written_later() {
     on_both(|ground| {
-        let refuses = Arc::new(AtomicBool::new(false));
-        let around = |blobs| Arc::new(ReadOnly(blobs, Arc::clone(&refuses))) as Arc<dyn Blobs>;
-        let one = ground.node_with(options(1), around);
+        let faults = Faults::default();
+        let one = ground.node_with(options(1), |blobs| faults.around(blobs));
         write_all(&one, 0..4);
-        refuses.store(true, Ordering::Relaxed);
+        faults.fail(Call::Put, "");
         assert!(erase(&one, 1).is_err() && restamp(&one, 2, 80).is_err());
         assert_eq!((read_all(&one, 0..4), priority(&one, 2)), (vec![0, 2, 3], Some(35)));
         assert_eq!(read_all(&ground.node(2), 0..4).len(), 4);
-        refuses.store(false, Ordering::Relaxed);
+        faults.heal();
         // Whoever tries again has it stored, although nothing of it is left to erase here.
         erase(&one, 1).unwrap();
         assert_eq!(read_all(&ground.node(3), 0..4), [0, 2, 3]);
+    });
+}
+
+#[test]
+fn an_erase_that_owes_nothing_works_where_nothing_can_be_written() {
+    on_both(|ground| {
+        let faults = Faults::default();
+        let one = ground.node_with(options(1), |blobs| faults.around(blobs));
+        write_all(&one, 0..4);
+        let long = Sample { number: 9, payload_bytes: sample::PAYLOAD_BYTES_MAX };
+        let (key, frame) = (long.key(), long.fill(&one.arena, 0));
+        let place = super::ANYWHERE;
+        sample::run(&*one.store, StoreOp::Write { key, place, frame }).unwrap();
+        faults.fail(Call::Put, "");
+        assert!(erase(&one, 0).is_err());
+        sample::run(&*one.store, StoreOp::Erase { key, place }).unwrap();
+        assert_eq!(ground.singles(), 0);
     });
 }

@@ -2,11 +2,12 @@
 
 mod contract;
 mod damage;
+mod faults;
 mod fleet;
 mod ground;
 mod shed;
+mod stale;
 
-use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 
 use crate::tiers::dram::Arena;
@@ -97,8 +98,4 @@ fn priority(node: &Node, number: u32) -> Option<u8> {
 
 fn restamp(node: &Node, number: u32, priority: u8) -> Result<(), StoreError> {
     sample::restamp(&*node.store, block(number), ANYWHERE, priority)
-}
-
-fn store_of(node: &Node) -> Arc<dyn TierStore> {
-    Arc::clone(&node.store) as _
 }

@@ -1,19 +1,15 @@
 //! Packs that lost frames give their room back, and nobody loses a block by it.
 
 use std::fs;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use bytes::Bytes;
-
+use super::faults::{Call, Faults};
 use super::ground::{Ground, Node, options};
 use super::{ANYWHERE, block, erase, on_both, priority, read_all, restamp, write_all};
 use crate::domain::retention::RetentionRecord;
 use crate::domain::units::Time;
-use crate::tiers::object::blobs::{Answer, Blobs, Listed, Piece};
 use crate::tiers::object::packs::PackOptions;
 use crate::tiers::sample;
-use crate::tiers::store::{StoreError, StoreOp};
+use crate::tiers::store::StoreOp;
 
 /// Promises to forget the block, and does.
 fn forget(node: &Node, number: u32) {
@@ -142,41 +138,13 @@ fn many_objects_of_changes_become_one_and_those_that_nobody_needs_go() {
     });
 }
 
-/// Does not delete while it is told to.
-struct Keeps(Arc<dyn Blobs>, Arc<AtomicBool>);
-
-impl Blobs for Keeps {
-    fn put<'a>(&'a self, name: &'a str, body: Vec<Bytes>) -> Answer<'a, ()> {
-        self.0.put(name, body)
-    }
-
-    fn head<'a>(&'a self, name: &'a str, bytes: u64) -> Answer<'a, Vec<u8>> {
-        self.0.head(name, bytes)
-    }
-
-    fn fetch<'a>(&'a self, name: &'a str, pieces: &'a [Piece]) -> Answer<'a, ()> {
-        self.0.fetch(name, pieces)
-    }
-
-    fn list<'a>(&'a self, folder: &'a str, after: &'a str) -> Answer<'a, Vec<Listed>> {
-        self.0.list(folder, after)
-    }
-
-    fn delete<'a>(&'a self, name: &'a str) -> Answer<'a, ()> {
-        if !self.1.load(Ordering::Relaxed) {
-            return self.0.delete(name);
-        }
-        Box::pin(async { Err(StoreError::TierLost("on purpose".into())) })
-    }
-}
-
 /// As a node that dies between the new pack and the end of the old one.
 #[test]
 fn what_was_moved_and_not_deleted_is_deleted_later() {
     on_both(|ground| {
-        let keeps = Arc::new(AtomicBool::new(true));
-        let around = |blobs| Arc::new(Keeps(blobs, Arc::clone(&keeps))) as Arc<dyn Blobs>;
-        let one = ground.node_with(options(1), around);
+        let faults = Faults::default();
+        faults.fail(Call::Delete, "");
+        let one = ground.node_with(options(1), |blobs| faults.around(blobs));
         write_all(&one, 0..8);
         forget(&one, 0);
         assert!(one.shed(&ground.handle).is_err());
@@ -188,5 +156,71 @@ fn what_was_moved_and_not_deleted_is_deleted_later() {
         one.shed(&ground.handle).unwrap();
         assert_eq!((copies(ground, 1), copies(ground, 0)), (1, 0));
         assert_eq!(read_all(&one, 0..8).len(), 7);
+    });
+}
+
+/// The writer has the greater name, and does not know that its pack was cleared by somebody else.
+#[test]
+fn what_another_node_moved_is_not_taken_for_what_is_still_where_it_was() {
+    on_both(|ground| {
+        let (one, nine) = (ground.node(1), ground.node(9));
+        write_all(&nine, 0..3);
+        forget(&one, 1);
+        one.shed(&ground.handle).unwrap();
+        assert_eq!((ground.files('p').len(), copies(ground, 0)), (1, 1));
+        forget(&nine, 2);
+        nine.shed(&ground.handle).unwrap();
+        assert_eq!([0, 1, 2].map(|number| copies(ground, number)), [1, 0, 0]);
+        for node in [&one, &nine, &ground.node(3)] {
+            assert_eq!(read_all(node, 0..3), [0]);
+        }
+    });
+}
+
+/// As above, but nothing lives where the writer takes its frames to be, so nothing is read there.
+#[test]
+fn a_pack_goes_only_while_those_are_there_that_have_its_frames() {
+    on_both(|ground| {
+        let faults = Faults::default();
+        let nine = ground.node_with(options(9), |blobs| faults.around(blobs));
+        write_all(&nine, 0..4);
+        let one = ground.node(1);
+        forget(&one, 1);
+        one.shed(&ground.handle).unwrap();
+        assert_eq!(priority(&nine, 0), Some(35));
+        // What is asked for of its old pack fails as if the store were busy.
+        let old = nine.store.packs.find(block(0).key()).unwrap().pack.to_string();
+        faults.fail(Call::Head, &old);
+        forget(&nine, 2);
+        assert!(nine.shed(&ground.handle).is_err());
+        assert_eq!(copies(ground, 0), 1, "nothing goes while that is not known");
+        faults.heal();
+        nine.shed(&ground.handle).unwrap();
+        assert_eq!(copies(ground, 2), 0);
+        assert_eq!(read_all(&ground.node(3), 0..4), [0, 3]);
+    });
+}
+
+#[test]
+fn a_pack_that_can_not_be_deleted_holds_up_no_other_and_is_moved_once() {
+    on_both(|ground| {
+        let faults = Faults::default();
+        let one = ground.node_with(options(1), |blobs| faults.around(blobs));
+        write_all(&one, 0..4);
+        faults.fail(Call::Delete, &one.store.packs.find(block(0).key()).unwrap().pack.to_string());
+        write_all(&one, 4..8);
+        write_all(&one, 8..12);
+        forget(&one, 0);
+        forget(&one, 4);
+        (8..12).for_each(|number| erase(&one, number).unwrap());
+        for _ in 0..3 {
+            assert!(one.shed(&ground.handle).is_err());
+            let left = [0, 1, 4, 5, 8].map(|number| copies(ground, number));
+            assert_eq!(left, [1, 2, 0, 1, 0]);
+        }
+        faults.heal();
+        one.shed(&ground.handle).unwrap();
+        assert_eq!((copies(ground, 0), copies(ground, 1)), (0, 1));
+        assert_eq!(read_all(&ground.node(2), 0..12), [1, 2, 3, 5, 6, 7]);
     });
 }

@@ -1,0 +1,85 @@
+//! A store of objects that fails what it is told to.
+
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+
+use crate::tiers::object::blobs::{Answer, Blobs, Listed, Piece};
+use crate::tiers::store::StoreError;
+
+/// What may fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Call {
+    Put,
+    /// What is put is stored, and nobody hears of it.
+    PutAnswer,
+    Head,
+    List,
+    Delete,
+}
+
+/// Which calls fail: those whose name has this part.
+#[derive(Clone, Default)]
+pub(super) struct Faults(Arc<Mutex<Vec<(Call, String)>>>);
+
+impl Faults {
+    pub fn around(&self, blobs: Arc<dyn Blobs>) -> Arc<dyn Blobs> {
+        Arc::new(Faulty { blobs, faults: self.clone() })
+    }
+
+    pub fn fail(&self, call: Call, part: &str) {
+        self.0.lock().unwrap().push((call, part.to_owned()));
+    }
+
+    pub fn heal(&self) {
+        self.0.lock().unwrap().clear();
+    }
+
+    fn check(&self, call: Call, name: &str) -> Result<(), StoreError> {
+        let faults = self.0.lock().unwrap();
+        if faults.iter().any(|(fails, part)| *fails == call && name.contains(part)) {
+            return Err(StoreError::TierLost("on purpose".into()));
+        }
+        Ok(())
+    }
+}
+
+struct Faulty {
+    blobs: Arc<dyn Blobs>,
+    faults: Faults,
+}
+
+impl Blobs for Faulty {
+    fn put<'a>(&'a self, name: &'a str, body: Vec<Bytes>) -> Answer<'a, ()> {
+        Box::pin(async move {
+            self.faults.check(Call::Put, name)?;
+            self.blobs.put(name, body).await?;
+            self.faults.check(Call::PutAnswer, name)
+        })
+    }
+
+    fn head<'a>(&'a self, name: &'a str, bytes: u64) -> Answer<'a, Vec<u8>> {
+        Box::pin(async move {
+            self.faults.check(Call::Head, name)?;
+            self.blobs.head(name, bytes).await
+        })
+    }
+
+    fn fetch<'a>(&'a self, name: &'a str, pieces: &'a [Piece]) -> Answer<'a, ()> {
+        self.blobs.fetch(name, pieces)
+    }
+
+    fn list<'a>(&'a self, folder: &'a str, after: &'a str) -> Answer<'a, Vec<Listed>> {
+        Box::pin(async move {
+            self.faults.check(Call::List, folder)?;
+            self.blobs.list(folder, after).await
+        })
+    }
+
+    fn delete<'a>(&'a self, name: &'a str) -> Answer<'a, ()> {
+        Box::pin(async move {
+            self.faults.check(Call::Delete, name)?;
+            self.blobs.delete(name).await
+        })
+    }
+}
