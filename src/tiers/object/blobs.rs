@@ -42,6 +42,11 @@ pub(super) trait Blobs: Send + Sync + 'static {
     /// go of when the last of their clones is, which may be later than this ends.
     fn put<'a>(&'a self, name: &'a str, body: Vec<Bytes>) -> Answer<'a, ()>;
 
+    /// The same, and it outlasts a power cut once this has ended.
+    fn put_lasting<'a>(&'a self, name: &'a str, body: Vec<Bytes>) -> Answer<'a, ()> {
+        self.put(name, body)
+    }
+
     /// The object's first bytes: no fewer than asked for.
     fn head<'a>(&'a self, name: &'a str, bytes: u64) -> Answer<'a, Vec<u8>>;
 

@@ -179,13 +179,19 @@ impl Folder {
             None => {}
         }
         let fresh = self.fresh_path();
-        self.write_fresh(&fresh, &path, &[bytes]).map_err(|source| {
+        self.write_fresh(&fresh, &path, &[bytes], self.fsync).map_err(|source| {
             let _ = fs::remove_file(&fresh);
             self.failed("write", &path)(source)
         })
     }
 
-    fn write_fresh(&self, fresh: &Path, path: &Path, pieces: &[&[u8]]) -> io::Result<()> {
+    fn write_fresh(
+        &self,
+        fresh: &Path,
+        path: &Path,
+        pieces: &[&[u8]],
+        fsync: bool,
+    ) -> io::Result<()> {
         let mut file = fresh_file(fresh)?;
         pieces.iter().try_for_each(|piece| file.write_all(piece))?;
         let folder = path.parent().unwrap_or(&self.root);
@@ -193,11 +199,11 @@ impl Folder {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
             _ => {}
         }
-        if self.fsync {
+        if fsync {
             file.sync_data()?;
         }
         fs::rename(fresh, path)?;
-        if self.fsync {
+        if fsync {
             File::open(folder)?.sync_data()?;
         }
         Ok(())

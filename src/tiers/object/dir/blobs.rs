@@ -46,17 +46,27 @@ impl DirBlobs {
     }
 }
 
-impl Blobs for DirBlobs {
-    fn put<'a>(&'a self, name: &'a str, body: Vec<Bytes>) -> Answer<'a, ()> {
+impl DirBlobs {
+    fn put_by(&self, name: &str, body: Vec<Bytes>, fsync: bool) -> Answer<'_, ()> {
         let name = name.to_owned();
         self.run(move |folder, _| {
             let (fresh, path) = (folder.fresh_path(), folder.root.join(name));
             let pieces: Vec<&[u8]> = body.iter().map(AsRef::as_ref).collect();
-            folder.write_fresh(&fresh, &path, &pieces).map_err(|source| {
+            folder.write_fresh(&fresh, &path, &pieces, fsync).map_err(|source| {
                 let _ = fs::remove_file(&fresh);
                 folder.failed("write", &path)(source)
             })
         })
+    }
+}
+
+impl Blobs for DirBlobs {
+    fn put<'a>(&'a self, name: &'a str, body: Vec<Bytes>) -> Answer<'a, ()> {
+        self.put_by(name, body, self.folder.fsync)
+    }
+
+    fn put_lasting<'a>(&'a self, name: &'a str, body: Vec<Bytes>) -> Answer<'a, ()> {
+        self.put_by(name, body, true)
     }
 
     fn head<'a>(&'a self, name: &'a str, bytes: u64) -> Answer<'a, Vec<u8>> {

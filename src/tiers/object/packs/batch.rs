@@ -13,6 +13,7 @@ use tokio::time::{Instant, timeout_at};
 use super::format::{self, FrameId, Head, PackedFrame, Version};
 use super::name::{Holds, Name};
 use super::{Packs, same_for_all};
+use crate::domain::block::Key;
 use crate::domain::units::Time;
 use crate::env;
 use crate::tiers::frame::{FrameHeader, HEADER_BYTES};
@@ -55,17 +56,36 @@ impl Packs {
     async fn write_all(self: Arc<Self>, batch: Vec<Ticket>) {
         // What is known has to do while the store can't be asked.
         let _ = self.catch_up().await;
-        let mut joining = Vec::with_capacity(batch.len());
+        let mut whole = Vec::with_capacity(batch.len());
         for ticket in batch {
             match self.header_of(&ticket) {
                 Err(error) => ticket.finish(Err(error)),
-                Ok(one) => self.sort(Joining { ticket, frame: one.0, header: one.1 }, &mut joining),
+                Ok((frame, header)) => whole.push(Joining { ticket, frame, header }),
             }
+        }
+        let keys = whole.iter().map(|one| one.header.meta.key).collect();
+        self.forget_gone(keys).await;
+        let mut joining = Vec::with_capacity(whole.len());
+        for one in whole {
+            self.sort(one, &mut joining);
         }
         if joining.len() < self.options.frames_min || !self.log.is_ready() {
             return joining.into_iter().for_each(|one| self.hand_on(one.ticket));
         }
         self.write_pack(joining).await;
+    }
+
+    /// Forgets packs of these blocks that are gone: who only wrote a record would store nothing.
+    async fn forget_gone(&self, keys: Vec<Key>) {
+        loop {
+            let now = self.now();
+            let packs = self.with(|index| index.unseen(&keys, now, self.options.trusted_for));
+            let looks = packs.iter().map(|pack| self.are_there(std::slice::from_ref(pack)));
+            // What can't be asked for can't be written either.
+            if join_all(looks).await.iter().all(|there| !matches!(there, Ok(false))) {
+                return;
+            }
+        }
     }
 
     fn header_of(&self, ticket: &Ticket) -> Result<(FrameSpan, FrameHeader), StoreError> {

@@ -181,6 +181,7 @@ impl Feed {
                 group.iter().partition(|name| name.holds == Holds::Changes || room > 0);
             for name in passed {
                 state.place(&name).note_read(name);
+                self.with(Index::note_blind);
             }
             let read = join_all(wanted.iter().map(|name| self.read(name))).await;
             room = room.saturating_sub(read.iter().map(frames_in).sum());

@@ -47,6 +47,10 @@ pub(super) struct Index {
     own: Writer,
     frames_max: usize,
     packs: BTreeMap<Name, Vec<PackedFrame>>,
+    /// When each pack was last seen to be there.
+    seen: BTreeMap<Name, Time>,
+    /// Whether there are packs that are not known for want of room.
+    is_blind: bool,
     /// Each frame by its block's key.
     spots: BTreeSet<(Key, Name, u32)>,
     changes: BTreeMap<FrameId, Known>,
@@ -69,6 +73,8 @@ impl Index {
             own,
             frames_max,
             packs: BTreeMap::new(),
+            seen: BTreeMap::new(),
+            is_blind: false,
             spots: BTreeSet::new(),
             changes: BTreeMap::new(),
             logs: BTreeMap::new(),
@@ -110,6 +116,7 @@ impl Index {
         }
         self.spots.extend((0..).zip(&frames).map(|(at, frame)| (frame.header.meta.key, name, at)));
         self.packs.insert(name, frames);
+        self.note_seen(&name, now);
         self.added += 1;
         self.order.insert((name.writer == self.own, self.added, name));
         self.make_room(&name, now);
@@ -122,7 +129,26 @@ impl Index {
                 return;
             }
             self.forget(&name, now);
+            self.note_blind();
         }
+    }
+
+    /// There is a pack that is not known, and whose frames may come back where somebody knows it.
+    pub const fn note_blind(&mut self) {
+        self.is_blind = true;
+    }
+
+    pub fn note_seen(&mut self, name: &Name, now: Time) {
+        if self.has(name) {
+            self.seen.insert(*name, now);
+        }
+    }
+
+    /// The packs that these blocks would be read from and that nobody has looked for in so long.
+    pub fn unseen(&self, keys: &[Key], now: Time, age_max: Duration) -> BTreeSet<Name> {
+        let packs = keys.iter().filter_map(|key| self.find(*key)).map(|found| found.pack);
+        let is_old = |name: &Name| self.seen.get(name).is_none_or(|at| now.since(*at) >= age_max);
+        packs.filter(is_old).collect()
     }
 
     /// A pack is no longer there, or is not to be known any more.
@@ -131,6 +157,7 @@ impl Index {
         self.order.retain(|(.., other)| other != name);
         self.touched.remove(name);
         self.moved.remove(name);
+        self.seen.remove(name);
         for (at, frame) in (0..).zip(&frames) {
             self.spots.remove(&(frame.header.meta.key, *name, at));
             if self.changes.contains_key(&frame.id) && !self.lies_somewhere(frame) {
@@ -186,6 +213,11 @@ impl Index {
                 known.stored = Some(*change);
             }
         }
+    }
+
+    /// Whether there are some to forget, for who has looked for their frames until now.
+    pub fn is_due(&self, now: Time) -> bool {
+        self.parted.front().is_some_and(|(at, _)| now.since(*at) > PARTED_FOR)
     }
 
     /// Forgets changes whose frames have been in no pack for a long time.

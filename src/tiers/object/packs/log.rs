@@ -12,11 +12,14 @@ use tokio::sync::Notify;
 
 use super::name::{Holds, Name, Writer};
 use crate::domain::units::Time;
-use crate::tiers::object::blobs::Blobs;
+use crate::tiers::object::blobs::{Answer, Blobs};
 use crate::tiers::store::StoreError;
 
 /// How far a number may be ahead of the first one that has not ended.
 pub(super) const WINDOW: u64 = 32;
+
+/// How an object is put.
+type Put = for<'a> fn(&'a dyn Blobs, &'a str, Vec<Bytes>) -> Answer<'a, ()>;
 
 pub(super) struct Log {
     blobs: Arc<dyn Blobs>,
@@ -82,14 +85,32 @@ impl Log {
     /// Writes one object, whose body is made for its name.
     pub async fn write(
         &self,
+        kind: (Holds, u16),
+        body: impl FnOnce(&Name) -> Vec<Bytes>,
+    ) -> Result<Name, StoreError> {
+        self.write_by(kind, body, |blobs, name, body| blobs.put(name, body)).await
+    }
+
+    /// The same, and it outlasts a power cut from here on: something else goes because of it.
+    pub async fn write_lasting(
+        &self,
+        kind: (Holds, u16),
+        body: impl FnOnce(&Name) -> Vec<Bytes>,
+    ) -> Result<Name, StoreError> {
+        self.write_by(kind, body, |blobs, name, body| blobs.put_lasting(name, body)).await
+    }
+
+    async fn write_by(
+        &self,
         (holds, head_pages): (Holds, u16),
         body: impl FnOnce(&Name) -> Vec<Bytes>,
+        put: Put,
     ) -> Result<Name, StoreError> {
         let turn = self.turn().await?;
         let name = Name::new(self.writer, turn.number, holds, head_pages);
         let text = name.to_string();
         let body = body(&name);
-        let written = self.blobs.put(&text, body).await;
+        let written = put(&*self.blobs, &text, body).await;
         match &written {
             Ok(()) => drop(self.with(|numbers| numbers.stored.insert(name))),
             // It may be there all the same. If it stays, the next look reads it as another one's.

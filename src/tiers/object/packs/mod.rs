@@ -64,6 +64,8 @@ pub struct PackOptions {
     pub frames_min: usize,
     /// How old what is known of others' packs may be when a block is looked for.
     pub freshness: Duration,
+    /// For how long a pack that was seen to be there is taken to be, by who writes a block that it has.
+    pub trusted_for: Duration,
     /// Frames that are known at most; of what is beyond it nothing is known, and it is not found.
     pub frames_max: usize,
     /// The node's id: its packs are found again after a restart.
@@ -79,6 +81,7 @@ impl PackOptions {
             linger: Duration::from_millis(20),
             frames_min: 4,
             freshness: Duration::from_secs(1),
+            trusted_for: Duration::from_mins(1),
             frames_max: 1_000_000,
             node_id,
         }

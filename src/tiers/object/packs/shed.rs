@@ -122,7 +122,7 @@ impl Packs {
     }
 
     /// Whether the packs in which frames are kept are there now: others delete packs without a word.
-    async fn are_there(&self, packs: &[Name]) -> Result<bool, StoreError> {
+    pub(super) async fn are_there(&self, packs: &[Name]) -> Result<bool, StoreError> {
         for pack in packs {
             match self.blobs.head(&pack.to_string(), 1).await {
                 Err(StoreError::Missing(_)) => {
@@ -131,6 +131,8 @@ impl Packs {
                 }
                 head => drop(head?),
             }
+            let now = self.now();
+            self.with(|index| index.note_seen(pack, now));
         }
         Ok(true)
     }
@@ -162,7 +164,7 @@ impl Packs {
             let head = Bytes::from(format::encode(name, &head));
             std::iter::once(head).chain(moved.into_iter().map(|(_, bytes)| bytes)).collect()
         };
-        let name = self.log.write((Holds::Frames, head_pages), body).await?;
+        let name = self.log.write_lasting((Holds::Frames, head_pages), body).await?;
         let now = self.now();
         self.with(|index| index.add(name, frames, now));
         Ok(name)
@@ -171,7 +173,10 @@ impl Packs {
     /// Deletes objects of changes that nobody needs; many are made one.
     async fn clear_changes(&self) -> Result<(), StoreError> {
         let now = self.now();
-        self.with(|index| index.prune(now));
+        if self.with(|index| index.is_due(now)) {
+            // Somebody may have moved their frames to where nobody has looked.
+            self.look().await?;
+        }
         let scattered = self.with(|index| index.scattered_logs());
         let spare = match scattered {
             Some((names, needed)) => {

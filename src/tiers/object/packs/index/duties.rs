@@ -127,12 +127,13 @@ impl Index {
         (names.len() > LOGS_MAX).then_some((names, needed))
     }
 
-    /// Those of an object's changes that none that is stored outdoes: the newest one may not be yet.
+    /// Those of an object's changes that none that is stored outdoes: the newest one may not be yet. One
+    /// that was forgotten had no frame any more, if all packs are known.
     fn needed<'a>(&'a self, name: &Name) -> impl Iterator<Item = Change> + use<'a> {
         let changes = self.logs.get(name).into_iter().flatten().copied();
         changes.filter(|change| {
             let known = self.changes.get(&change.id);
-            known.is_some_and(|known| known.stored.is_none_or(|stored| stored == *change))
+            known.map_or(self.is_blind, |known| known.stored.is_none_or(|stored| stored == *change))
         })
     }
 }

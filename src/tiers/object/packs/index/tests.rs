@@ -98,6 +98,27 @@ fn an_object_of_changes_is_needed_until_what_outdoes_it_is_stored() {
     assert_eq!(index.spare_logs(), [log(1)]);
 }
 
+/// Its pack may be there, known to others: an erased frame would come back with the object's end.
+#[test]
+fn an_object_of_changes_stays_where_packs_are_not_known_for_want_of_room() {
+    let erased = change(1, 1, 5, ERASED);
+    let log = Name { holds: Holds::Changes, ..name(1, 9) };
+    let long_after = NOW + PARTED_FOR * 2;
+    let told = |frames_max: usize| {
+        let mut index = Index::new([1; 16], frames_max);
+        index.add(name(2, 0), vec![frame(1, 1)], NOW);
+        index.change(erased, true, NOW);
+        index.logged(log, &[erased]);
+        index.add(name(2, 1), vec![frame(2, 2)], NOW);
+        index.forget(&name(2, 0), NOW);
+        assert!(index.is_due(long_after));
+        index.prune(long_after);
+        index.spare_logs()
+    };
+    assert_eq!(told(2), [log], "it was seen to be gone");
+    assert_eq!(told(1), []);
+}
+
 #[test]
 fn of_two_nodes_erases_all_nodes_keep_the_same() {
     let erases = [change(1, 1, 5, ERASED), change(1, 1, 9, ERASED)];

@@ -69,6 +69,20 @@ fn a_pack_that_is_gone_is_a_miss() {
     });
 }
 
+/// As a lifecycle rule of the bucket does.
+#[test]
+fn a_block_whose_pack_is_gone_is_stored_again_by_who_knows_of_the_pack() {
+    on_both(|ground| {
+        let one = ground.node(1);
+        write_all(&one, 0..4);
+        assert_eq!(priority(&one, 0), Some(35));
+        fs::remove_file(ground.files('p').remove(0)).unwrap();
+        write_all(&one, 0..4);
+        assert_eq!(ground.files('p').len(), 1);
+        assert_eq!(read_all(&ground.node(2), 0..4).len(), 4);
+    });
+}
+
 #[test]
 fn what_was_erased_while_nothing_could_be_written_is_not_served_and_is_written_later() {
     on_both(|ground| {

@@ -40,6 +40,7 @@ pub(super) fn options(node: u8) -> PackOptions {
         linger: Duration::from_millis(50),
         frames_min: 1,
         freshness: Duration::ZERO,
+        trusted_for: Duration::ZERO,
         ..PackOptions::new([node; 16])
     }
 }
