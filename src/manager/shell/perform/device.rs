@@ -13,12 +13,10 @@ use crate::tiers::frame::{self, HeaderDraft};
 use crate::tiers::hbm::{BlockCopy, CopyEnd, FailedCopy, Stream};
 use crate::tiers::store::{FrameMeta, FrameSpan, StoreError};
 
-/// What is copied from a device before it is sealed, while the next ones are copied.
+/// What a device's engines copy before it is sealed, while they copy the next ones.
 const SEALED_BYTES: u64 = 8 << 20;
-/// How many of those are under way at a time where an engine of the device's own copies: sealing takes
-/// several processors to keep up with one. Where processors copy, one does while another seals.
+/// How many of those are under way at a time: it takes several processors to keep up with one engine.
 const SEALING_MAX: usize = 8;
-const SEALING_MAX_BY_PROCESSOR: usize = 2;
 
 impl Work {
     /// The copy on the device, if there is anything to copy; `staged` is the frame in memory when
@@ -55,22 +53,23 @@ impl Performer {
         self.on_device(stream_of(work.link), copies).await
     }
 
-    /// From the device into frames, and the headers of those that are sealed: some blocks at a time, so
-    /// that some are sealed while others are copied.
+    /// From the device into frames, and the headers of those that are sealed: some blocks at a time where
+    /// the device has engines for it, so that some are sealed while others are copied.
     pub(super) async fn onto_frames(
         &self,
         work: &Work,
         pieces: &[Piece],
         spans: Vec<Option<FrameSpan>>,
     ) -> Outcomes {
-        let by_processor = self.device.copies_by_processor();
-        let under_way = if by_processor { SEALING_MAX_BY_PROCESSOR } else { SEALING_MAX };
+        if self.device.copies_by_processor() {
+            return self.land(work, pieces, &spans).await;
+        }
         let together = (SEALED_BYTES / work.payload_bytes.max(1)).max(1);
         let together = usize::try_from(together).unwrap_or(usize::MAX);
         let groups = pieces.chunks(together).zip(spans.chunks(together));
         let landing: Vec<_> =
             groups.map(|(pieces, spans)| self.land(work, pieces, spans)).collect();
-        let outcomes: Vec<Outcomes> = stream::iter(landing).buffered(under_way).collect().await;
+        let outcomes: Vec<Outcomes> = stream::iter(landing).buffered(SEALING_MAX).collect().await;
         outcomes.concat()
     }
 
