@@ -12,9 +12,9 @@ use std::time::Duration;
 
 use terrace::cli::daemon::{Daemon, DaemonSpec, ResidentMemory, TierSize};
 use terrace::client::{Client, ClientConfig, HostPool, PoolHandle, PoolOrder, RequestId};
-use terrace::domain::namespace::{KvShape, Namespace};
+use terrace::domain::namespace::KvShape;
 use terrace::env::Stopwatch;
-use terrace::workload::content::{Content, ENGINE_HASH_BYTES};
+use terrace::workload::content::{self, Content, ENGINE_HASH_BYTES};
 
 const MIB: u64 = 1 << 20;
 const NONE: [u32; 0] = [];
@@ -76,18 +76,7 @@ struct Engine {
 impl Engine {
     /// A client with a pool of as many slots as its chain has blocks, all of it stored.
     async fn join(daemon: &Daemon, name: &str, shape: KvShape, blocks: u32) -> Self {
-        let namespace = Namespace {
-            model: name.into(),
-            revision: String::new(),
-            dtype: "u8".into(),
-            layout: "NHD".into(),
-            shape,
-            block_tokens: 16,
-            shard_count: 1,
-            hash_scheme: "numbers".into(),
-            hash_bytes: u32::try_from(ENGINE_HASH_BYTES).unwrap(),
-            tenant_salt: Vec::new(),
-        };
+        let namespace = content::namespace(name, shape);
         let config = ClientConfig::new(name, namespace);
         let client = Client::connect(daemon.socket(), config).await.unwrap();
         let pool = HostPool::create(PoolOrder::LayerMajor.layout(shape, blocks)).unwrap();

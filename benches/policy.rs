@@ -20,7 +20,7 @@ use terrace::manager::api::{
     ClientId, Command, Effect, Event, Labels, PoolId, Reply, ReplyTag, RequestId,
 };
 use terrace::manager::{Manager, ManagerConfig, PolicyName, TierConfig};
-use terrace::workload::content::mix;
+use terrace::workload::content::{self, mix};
 
 const CLIENT: ClientId = ClientId(1);
 /// Blocks the tier holds, of a page each, and of one request's chain.
@@ -129,18 +129,8 @@ impl Rig {
 }
 
 fn namespace() -> Namespace {
-    Namespace {
-        model: "bench".into(),
-        revision: String::new(),
-        dtype: "u8".into(),
-        layout: "NHD".into(),
-        shape: KvShape { layers: 1, planes: 1, page_bytes: 4096 },
-        block_tokens: 16,
-        shard_count: 1,
-        hash_scheme: "numbers".into(),
-        hash_bytes: 16,
-        tenant_salt: Vec::new(),
-    }
+    let shape = KvShape { layers: 1, planes: 1, page_bytes: 4096 };
+    Namespace { hash_bytes: 16, ..content::namespace("bench", shape) }
 }
 
 /// The chain of an agent in one of its lives.

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use terrace::cli::daemon::{Daemon, DaemonSpec, TierSize};
 use terrace::client::{Client, ClientConfig, HostPool, Lookup, PoolHandle, PoolOrder, RequestId};
-use terrace::domain::namespace::{KvShape, Namespace};
+use terrace::domain::namespace::KvShape;
 use terrace::domain::tier::Tier;
 use terrace::env::Stopwatch;
-use terrace::workload::content::{Content, ENGINE_HASH_BYTES};
+use terrace::workload::content::{self, Content};
 
 const CHUNK_BYTES: u64 = 64 << 20;
 const CONTENT: Content = Content::new(1);
@@ -44,18 +44,7 @@ impl Engine {
     /// A client with a touched pool of `slots` blocks of 32 layers of K and V.
     pub async fn join(daemon: &Daemon, name: &str, page_bytes: u32, slots: u32) -> Self {
         let shape = KvShape { layers: 32, planes: 2, page_bytes };
-        let namespace = Namespace {
-            model: "movement".into(),
-            revision: String::new(),
-            dtype: "u8".into(),
-            layout: "NHD".into(),
-            shape,
-            block_tokens: 16,
-            shard_count: 1,
-            hash_scheme: "numbers".into(),
-            hash_bytes: u32::try_from(ENGINE_HASH_BYTES).unwrap(),
-            tenant_salt: Vec::new(),
-        };
+        let namespace = content::namespace("movement", shape);
         let config = ClientConfig::new(name, namespace);
         let client = Client::connect(daemon.socket(), config).await.unwrap();
         let pool = HostPool::create(PoolOrder::LayerMajor.layout(shape, slots)).unwrap();

@@ -13,9 +13,9 @@ use terrace::client::{
 use terrace::domain::namespace::KvShape;
 use terrace::domain::tier::Tier;
 use terrace::env::Stopwatch;
-use terrace::workload::content::Content;
+use terrace::workload::content::{self, Content};
 
-use super::{FILE_BYTES, FRAME_BYTES, MIB, Way, namespace, rate};
+use super::{FILE_BYTES, FRAME_BYTES, MIB, Way, rate};
 
 /// A frame of 1 MiB: a page of header and 255 pages of payload.
 const SHAPE: KvShape = KvShape { layers: 255, planes: 1, page_bytes: 4096 };
@@ -45,7 +45,7 @@ impl Served {
         dir.clone_into(&mut spec.parent);
         spec.flags.push(("retention-policy".into(), "lru".into()));
         let daemon = Daemon::start(spec).await.unwrap();
-        let config = ClientConfig::new("bench", namespace("bench", SHAPE));
+        let config = ClientConfig::new("bench", content::namespace("bench", SHAPE));
         let client = Client::connect(daemon.socket(), config).await.unwrap();
         let pool = HostPool::create(PoolOrder::LayerMajor.layout(SHAPE, CALLS * CALL_BLOCKS));
         let pool = pool.unwrap();

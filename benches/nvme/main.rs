@@ -21,9 +21,7 @@ mod tier;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use terrace::domain::namespace::{KvShape, Namespace};
 use terrace::tiers::nvme::EngineChoice;
-use terrace::workload::content::ENGINE_HASH_BYTES;
 
 const MIB: u64 = 1 << 20;
 
@@ -36,22 +34,6 @@ const DEPTH: u32 = 16;
 
 /// The project's bar, in hundredths of the raw loop and of fio.
 const BAR: f64 = 0.95;
-
-/// Blocks of this shape, whose hashes are numbers.
-fn namespace(model: &str, shape: KvShape) -> Namespace {
-    Namespace {
-        model: model.into(),
-        revision: String::new(),
-        dtype: "u8".into(),
-        layout: "NHD".into(),
-        shape,
-        block_tokens: 16,
-        shard_count: 1,
-        hash_scheme: "numbers".into(),
-        hash_bytes: u32::try_from(ENGINE_HASH_BYTES).unwrap(),
-        tenant_salt: Vec::new(),
-    }
-}
 
 /// What is moved, and how long one contender has in a turn.
 #[derive(Clone)]

@@ -9,9 +9,9 @@ use terrace::client::{
 };
 use terrace::domain::namespace::KvShape;
 use terrace::env::Stopwatch;
-use terrace::workload::content::Content;
+use terrace::workload::content::{self, Content};
 
-use super::{MIB, namespace};
+use super::MIB;
 
 /// The shortest frames there are: what is measured is slots, not bytes.
 const SHAPE: KvShape = KvShape { layers: 1, planes: 1, page_bytes: 4096 };
@@ -55,7 +55,7 @@ pub async fn measure(dir: &Path, slots: u64) {
 }
 
 async fn fill(daemon: &Daemon, chains: u64) {
-    let config = ClientConfig::new("fill", namespace("recover", SHAPE));
+    let config = ClientConfig::new("fill", content::namespace("recover", SHAPE));
     let client = Client::connect(daemon.socket(), config).await;
     let client = client.unwrap();
     let blocks = u32::try_from(CHAIN_BLOCKS).unwrap();

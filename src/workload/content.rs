@@ -3,6 +3,8 @@
 //! Made from (seed, block id, shard) alone, so a reader can check what it was given without
 //! anything having been kept. Fast enough to disappear beside the copy it checks.
 
+use crate::domain::namespace::{KvShape, Namespace};
+
 /// Mixes 64 bits so that every input bit moves every output bit, and no two inputs meet:
 /// the finaliser of `SplitMix64` (Steele, Lea and Flood, 2014).
 #[must_use]
@@ -17,6 +19,26 @@ const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// Width in bytes of the hashes of [`Content::engine_hash`].
 pub const ENGINE_HASH_BYTES: usize = 32;
+
+/// A namespace of such blocks, of 16 tokens each and whole on one rank.
+///
+/// # Panics
+/// Never: a hash is short.
+#[must_use]
+pub fn namespace(model: &str, shape: KvShape) -> Namespace {
+    Namespace {
+        model: model.into(),
+        revision: String::new(),
+        dtype: "u8".into(),
+        layout: "NHD".into(),
+        shape,
+        block_tokens: 16,
+        shard_count: 1,
+        hash_scheme: "numbers".into(),
+        hash_bytes: u32::try_from(ENGINE_HASH_BYTES).expect("a hash is short"),
+        tenant_salt: Vec::new(),
+    }
+}
 
 /// A workload's bytes, by seed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -14,7 +14,7 @@ use terrace::client::{
 use terrace::domain::namespace::{KvShape, Namespace};
 use terrace::domain::tier::Tier;
 use terrace::env::Stopwatch;
-use terrace::workload::content::{Content, ENGINE_HASH_BYTES};
+use terrace::workload::content::{self, Content};
 
 pub const BLOCK_BYTES: usize = 64 << 10;
 pub const SLOTS: u32 = 128;
@@ -42,18 +42,8 @@ pub async fn daemon(blocks: [u64; Tier::COUNT]) -> Daemon {
 }
 
 pub fn namespace() -> Namespace {
-    Namespace {
-        model: "test".into(),
-        revision: String::new(),
-        dtype: "u8".into(),
-        layout: "NHD".into(),
-        shape: KvShape { layers: 4, planes: 2, page_bytes: 8 << 10 },
-        block_tokens: 64,
-        shard_count: 1,
-        hash_scheme: "numbers".into(),
-        hash_bytes: u32::try_from(ENGINE_HASH_BYTES).unwrap(),
-        tenant_salt: Vec::new(),
-    }
+    let shape = KvShape { layers: 4, planes: 2, page_bytes: 8 << 10 };
+    Namespace { block_tokens: 64, ..content::namespace("test", shape) }
 }
 
 /// A client with a pool.

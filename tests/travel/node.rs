@@ -23,7 +23,7 @@ use terrace::tiers::dram::{Arena, ArenaConfig};
 use terrace::tiers::hbm::{ClaimedPool, EnginePool, HostDevice, HostDeviceConfig};
 use terrace::tiers::nvme::{self, NvmeConfig};
 use terrace::tiers::object::{self, ObjectOptions, PackOptions, Target as ObjectTarget};
-use terrace::workload::content::{Content, ENGINE_HASH_BYTES};
+use terrace::workload::content::{self, Content};
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
@@ -74,18 +74,8 @@ pub struct Node {
 }
 
 fn namespace() -> Namespace {
-    Namespace {
-        model: "test".into(),
-        revision: String::new(),
-        dtype: "u8".into(),
-        layout: "NHD".into(),
-        shape: KvShape { layers: 4, planes: 2, page_bytes: 8 << 10 },
-        block_tokens: 64,
-        shard_count: 1,
-        hash_scheme: "numbers".into(),
-        hash_bytes: u32::try_from(ENGINE_HASH_BYTES).unwrap(),
-        tenant_salt: Vec::new(),
-    }
+    let shape = KvShape { layers: 4, planes: 2, page_bytes: 8 << 10 };
+    Namespace { block_tokens: 64, ..content::namespace("test", shape) }
 }
 
 impl Node {

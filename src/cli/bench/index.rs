@@ -20,7 +20,7 @@ use crate::manager::api::{
     ClientId, Command, Effect, Event, Labels, PoolId, Reply, ReplyTag, RequestId,
 };
 use crate::manager::{Manager, ManagerConfig, PolicyName, TierConfig};
-use crate::workload::content::mix;
+use crate::workload::content::{self, mix};
 
 /// Measure how many blocks a second the daemon's index takes, on one core
 ///
@@ -155,7 +155,7 @@ impl Books {
         };
         let page_bytes = u32::try_from(PAGE_BYTES).expect("a page is short");
         let shape = KvShape { layers: 1, planes: 1, page_bytes };
-        let namespace = super::namespace(shape);
+        let namespace = content::namespace("bench", shape);
         books.ask(Command::Hello { namespace, prefill_tokens_per_s: None });
         let Reply::Pool { pool } = books.ask(Command::RegisterPool { shard: 0, slots: args.chain })
         else {

@@ -11,8 +11,6 @@ mod tiers;
 use clap::Subcommand;
 
 use super::Failure;
-use crate::domain::namespace::{KvShape, Namespace};
-use crate::workload::content::ENGINE_HASH_BYTES;
 
 /// Measure the daemon's parts beside this machine's limits
 #[derive(clap::Args, Clone, Debug)]
@@ -52,21 +50,5 @@ pub fn run(args: &BenchArgs) -> Result<(), Failure> {
             Ok(())
         }
         What::Rpc(args) => rpc::run(args),
-    }
-}
-
-/// A namespace whose blocks have this shape.
-fn namespace(shape: KvShape) -> Namespace {
-    Namespace {
-        model: "bench".into(),
-        revision: String::new(),
-        dtype: "u8".into(),
-        layout: "NHD".into(),
-        shape,
-        block_tokens: 16,
-        shard_count: 1,
-        hash_scheme: "numbers".into(),
-        hash_bytes: u32::try_from(ENGINE_HASH_BYTES).expect("a hash is short"),
-        tenant_salt: Vec::new(),
     }
 }

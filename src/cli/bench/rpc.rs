@@ -17,7 +17,7 @@ use crate::client::{Client, ClientConfig, HostPool, PoolOrder, RequestId};
 use crate::domain::namespace::KvShape;
 use crate::domain::units::{CHUNK_BYTES, PAGE_BYTES};
 use crate::env::{Stopwatch, spawn_thread};
-use crate::workload::content::{Content, ENGINE_HASH_BYTES};
+use crate::workload::content::{self, Content, ENGINE_HASH_BYTES};
 
 /// Measure how long calls to a daemon take, there and back over its socket
 ///
@@ -122,7 +122,7 @@ impl Engine {
     async fn join(daemon: &Daemon, blocks: u32) -> Result<Self, crate::client::ClientError> {
         let page_bytes = u32::try_from(PAGE_BYTES).expect("a page is short");
         let shape = KvShape { layers: 1, planes: 1, page_bytes };
-        let config = ClientConfig::new("bench", super::namespace(shape));
+        let config = ClientConfig::new("bench", content::namespace("bench", shape));
         let client = Client::connect(daemon.socket(), config).await?;
         let pool = HostPool::create(PoolOrder::LayerMajor.layout(shape, blocks))?;
         let handle = client.register_pool(&pool, 0).await?;

@@ -17,6 +17,7 @@ use crate::manager::api::{End, NamespaceId, Transfer, TransferId, TransferItem};
 use crate::movement::{Class, Link, LinkLimits, Links, Load, Offer};
 use crate::tiers::hbm::BlockGeometry;
 use crate::tiers::store::{Place, StoreOp};
+use crate::workload::content;
 
 use super::args::Cell;
 use super::ground::Ground;
@@ -239,7 +240,7 @@ fn namespace(cell: Cell) -> Result<NamespaceEntry, Failure> {
         planes: if planes == 2 { 2 } else { 1 },
         page_bytes: u32::try_from(cell.fragment_bytes).map_err(|_| wrong())?,
     };
-    let namespace = crate::cli::bench::namespace(shape);
+    let namespace = content::namespace("bench", shape);
     BlockGeometry::of(&namespace).map_err(|_| wrong())?;
     Ok(NamespaceEntry {
         digest: namespace.digest(),

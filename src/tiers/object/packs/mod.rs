@@ -233,10 +233,15 @@ impl Packs {
         let caught_up = self.feed.catch_up(age_max).await;
         self.publish();
         if self.with(|index| index.is_untidy()) {
-            // One who is woken already sees it too.
-            let _ = self.untidy.try_send(());
+            self.wake();
         }
         caught_up
+    }
+
+    /// Has somebody clear away.
+    fn wake(&self) {
+        // One who is woken already sees it too.
+        let _ = self.untidy.try_send(());
     }
 
     fn publish(&self) {
@@ -310,8 +315,7 @@ impl Packs {
         let saved = self.save_erased(key, changes);
         // Each makes room, also where the other one finds none.
         let (saved, inside) = join(saved, self.erase_inside(key, place)).await;
-        // One who is woken already sees it too.
-        let _ = self.untidy.try_send(());
+        self.wake();
         looked.and(saved).and(inside)
     }
 
