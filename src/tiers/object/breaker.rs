@@ -19,6 +19,8 @@ pub(super) enum State {
     Closed,
     /// None does.
     Open,
+    /// None does, for nothing at all is heard of the store; what went before gave no complaint.
+    Silent,
     /// The store answers again: the next operation goes through to see whether it ends well.
     Trial,
     /// That one is under way.
@@ -35,21 +37,29 @@ pub(super) enum Heard {
     /// One failed and may work another time; `Lost`: will not until somebody mends something.
     Failed,
     Lost,
+    /// Others that asked it heard nothing for a long time.
+    Nothing,
     /// It answers the question whether it is there.
     Answered,
 }
 
-use Heard::{Answered, Asked, Failed, Lost, Worked};
-use State::{Closed, Open, Trial, Trying};
+use Heard::{Answered, Asked, Failed, Lost, Nothing, Worked};
+use State::{Closed, Open, Silent, Trial, Trying};
 
 impl State {
+    const fn is_out(self) -> bool {
+        matches!(self, Open | Silent)
+    }
+
     /// What follows. `enough`: so many failed on end that one more opens it.
     const fn next(self, heard: Heard, enough: bool) -> Self {
         match (self, heard) {
-            // Of operations that began before; or the trial's own.
-            (_, Worked) | (Closed, Asked | Answered) => Closed,
+            // Of operations that began before, or the trial's own; or an end to the silence that was all
+            // that was said against it.
+            (_, Worked) | (Closed, Asked | Answered) | (Silent, Answered) => Closed,
+            (Closed | Silent, Nothing) | (Silent, Asked | Failed) => Silent,
             (Closed, Failed) if !enough => Closed,
-            (_, Failed | Lost) | (Open, Asked) => Open,
+            (_, Failed | Lost | Nothing) | (Open, Asked) => Open,
             (Open | Trial, Answered) => Trial,
             (Trial | Trying, Asked) | (Trying, Answered) => Trying,
         }
@@ -86,7 +96,7 @@ impl Breaker {
         self.failures = self.failures.saturating_add(1);
         let before = self.state;
         self.state = before.next(heard, self.failures >= FAILURES_MAX);
-        let opens = self.state == Open && before != Open;
+        let opens = self.state.is_out() && !before.is_out();
         if opens {
             self.why = why();
         }
@@ -100,7 +110,9 @@ impl Breaker {
 
     /// The store was asked whether it is there.
     pub fn probed(&mut self, answers: bool) {
-        if answers {
+        if answers && self.state == Silent {
+            *self = Self::new();
+        } else if answers {
             self.state = self.state.next(Answered, false);
         } else {
             self.wait = (self.wait * 2).min(WAIT_MAX);
@@ -109,7 +121,7 @@ impl Breaker {
 
     /// When the store is to be asked again; nothing unless it is out.
     pub fn wait(&self) -> Option<Duration> {
-        (self.state == Open).then_some(self.wait)
+        self.state.is_out().then_some(self.wait)
     }
 
     /// Whether it is out and the next operation goes through.
@@ -132,8 +144,8 @@ mod tests {
     #[test]
     fn every_state_and_what_may_be_heard_in_it() {
         let mut table = String::new();
-        for state in [Closed, Open, Trial, Trying] {
-            for heard in [Asked, Worked, Failed, Lost, Answered] {
+        for state in [Closed, Open, Silent, Trial, Trying] {
+            for heard in [Asked, Worked, Failed, Lost, Nothing, Answered] {
                 for enough in [false, true] {
                     let next = state.next(heard, enough);
                     let many = if enough { " (many)" } else { "" };
@@ -180,6 +192,18 @@ mod tests {
         breaker.worked();
         assert!(breaker.admits() && breaker.admits());
         assert_eq!((breaker.wait(), breaker.out()), (None, None));
+    }
+
+    #[test]
+    fn what_was_out_for_silence_alone_is_back_with_the_first_answer() {
+        let mut breaker = Breaker::new();
+        assert!(breaker.failed(Time::ZERO, Nothing, || "nothing came".into()));
+        assert!(!breaker.admits() && !breaker.failed(Time::ZERO, Nothing, String::new));
+        breaker.probed(false);
+        assert_eq!(breaker.wait(), Some(WAIT_MIN * 2));
+        breaker.probed(true);
+        assert_eq!((breaker.wait(), breaker.out()), (None, None));
+        assert!(breaker.admits() && breaker.admits());
     }
 
     #[test]

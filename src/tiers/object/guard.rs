@@ -1,9 +1,11 @@
 //! Keeps an outage of the object store from costing anybody time: who asks while it is out is
 //! answered at once, who waits is let go, and the store is asked by itself whether it is back.
 //!
-//! Reads and writes are judged apart: a bucket that may only be read serves reads. Never tries an
-//! operation again; that is the store's.
+//! Reads and writes are judged apart: a bucket that may only be read serves reads. One that is silent
+//! is out for both. Never tries an operation again; that is the store's.
 
+use std::io::ErrorKind;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -11,6 +13,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use super::breaker::{Breaker, Heard};
+use crate::domain::units::Time;
 use crate::env::{self, Clock, SystemClock};
 use crate::tiers::health::{Health, Refuses};
 use crate::tiers::store::{StoreError, StoreOp};
@@ -35,6 +38,13 @@ impl Way {
         }
     }
 
+    const fn other(self) -> Self {
+        match self {
+            Self::Read => Self::Write,
+            Self::Write => Self::Read,
+        }
+    }
+
     const fn refused(self) -> Refuses {
         match self {
             Self::Read => Refuses::READS,
@@ -46,6 +56,8 @@ impl Way {
 pub(super) struct Guard {
     clock: SystemClock,
     breakers: [Mutex<Breaker>; 2],
+    /// When anything last came from the store, in microseconds.
+    answered_at: [AtomicU64; 2],
     /// Counts how often either has opened. Its end tells the prober that the store is gone.
     openings: watch::Sender<u64>,
 }
@@ -55,6 +67,7 @@ impl Guard {
         Arc::new(Self {
             clock: SystemClock::start(),
             breakers: Way::ALL.map(|_| Mutex::new(Breaker::new())),
+            answered_at: Way::ALL.map(|_| AtomicU64::new(0)),
             openings: watch::Sender::new(0),
         })
     }
@@ -76,6 +89,9 @@ impl Guard {
 
     /// What came of one attempt.
     pub fn heard<T>(&self, way: Way, result: &Result<T, StoreError>) {
+        if !is_too_late(result) {
+            self.answered(way);
+        }
         let (heard, error) = match result {
             Ok(_) | Err(StoreError::Missing(_) | StoreError::Corrupt(_)) => {
                 return self.worked(way);
@@ -83,12 +99,70 @@ impl Guard {
             Err(error @ StoreError::TierLost(_)) => (Heard::Lost, error),
             Err(error) => (Heard::Failed, error),
         };
+        self.failed(way, heard, &error.to_string());
+    }
+
+    fn failed(&self, way: Way, heard: Heard, why: &str) {
         let now = self.clock.now();
-        if self.with(way, |breaker| breaker.failed(now, heard, || error.to_string())) {
-            tracing::warn!("the object store is out for {}: {error}", way.refused());
+        if self.with(way, |breaker| breaker.failed(now, heard, || why.to_owned())) {
+            tracing::warn!("the object store is out for {}: {why}", way.refused());
             self.openings.send_modify(|count| *count += 1);
             self.publish();
         }
+    }
+
+    /// Something came from the store, if only a part of an answer.
+    pub fn answered(&self, way: Way) {
+        self.answered_at[way as usize].store(self.clock.now().micros, Ordering::Relaxed);
+    }
+
+    fn last_answer(&self, way: Way) -> Time {
+        Time { micros: self.answered_at[way as usize].load(Ordering::Relaxed) }
+    }
+
+    /// Runs an operation that began just now. When nothing comes for so long, for it or for any other
+    /// of its kind, or when it ends without a word, then the store is out: who asks little would
+    /// otherwise wait for ten of its operations' attempts.
+    pub async fn unless_silent<T>(
+        &self,
+        way: Way,
+        patience: Duration,
+        op: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let began = self.clock.now();
+        tokio::select! {
+            result = op => {
+                if is_too_late(&result) && self.last_answer(way) < began {
+                    self.note_silence(way, self.clock.now().since(began));
+                }
+                result
+            }
+            silence = self.silence(way, began, patience) => {
+                self.note_silence(way, silence);
+                Err(self.refusal(way))
+            }
+        }
+    }
+
+    /// Ends when nothing has come for so long.
+    async fn silence(&self, way: Way, began: Time, patience: Duration) -> Duration {
+        loop {
+            let silence = self.clock.now().since(self.last_answer(way).max(began));
+            if silence >= patience {
+                return silence;
+            }
+            tokio::time::sleep(patience.saturating_sub(silence)).await;
+        }
+    }
+
+    /// What is silent to one way is out for the other as well, unless that hears something.
+    fn note_silence(&self, way: Way, silence: Duration) {
+        let why = format!("nothing came from it for {} ms", silence.as_millis());
+        let other = way.other();
+        if self.clock.now().since(self.last_answer(other)) >= silence {
+            self.failed(other, Heard::Nothing, &why);
+        }
+        self.failed(way, Heard::Lost, &why);
     }
 
     fn worked(&self, way: Way) {
@@ -149,7 +223,13 @@ impl Guard {
 
     fn probed(&self, result: &Result<(), StoreError>) {
         let answers = result.is_ok();
-        self.with(Way::Write, |breaker| breaker.probed(answers));
+        let was_out = self.with(Way::Write, |breaker| {
+            breaker.probed(answers);
+            breaker.out().is_some()
+        });
+        if answers && !was_out {
+            self.publish();
+        }
         // The question is a read: one that is answered needs no other to try.
         if answers {
             self.worked(Way::Read);
@@ -180,6 +260,12 @@ impl Guard {
     }
 }
 
+/// Whether it ended without a word from the store.
+fn is_too_late<T>(result: &Result<T, StoreError>) -> bool {
+    let kind = ErrorKind::TimedOut;
+    matches!(result, Err(StoreError::Io { source, .. }) if source.kind() == kind)
+}
+
 /// Between half of it and all of it: nodes that lost a store together don't come back as one.
 pub(super) fn jittered(wait: Duration) -> Duration {
     let part = u16::from_le_bytes(env::random_bytes());
@@ -189,6 +275,54 @@ pub(super) fn jittered(wait: Duration) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const PATIENCE: Duration = Duration::from_millis(50);
+
+    #[tokio::test]
+    async fn a_store_that_says_nothing_is_out_and_back_with_its_first_word() {
+        let guard = Guard::new();
+        let forever = std::future::pending::<Result<(), StoreError>>();
+        let ended = guard.unless_silent(Way::Write, PATIENCE, forever).await;
+        assert!(matches!(ended, Err(StoreError::TierLost(_))), "{ended:?}");
+        assert_eq!(guard.health().refuses(), Refuses::ALL);
+        guard.probed(&Ok(()));
+        assert_eq!(guard.health().refuses(), Refuses::NOTHING);
+        assert!(guard.health().is_out(), "writes are tried");
+        guard.heard(Way::Write, &Ok(()));
+        assert_eq!(guard.health(), Health::Well);
+    }
+
+    #[tokio::test]
+    async fn what_is_silent_to_reads_is_out_for_writes_unless_they_hear_something() {
+        let guard = Guard::new();
+        let written = async {
+            tokio::time::sleep(PATIENCE / 2).await;
+            guard.heard(Way::Write, &Ok(()));
+            std::future::pending::<Result<(), StoreError>>().await
+        };
+        guard.unless_silent(Way::Read, PATIENCE, written).await.unwrap_err();
+        assert_eq!(guard.health().refuses(), Refuses::READS);
+        tokio::time::sleep(PATIENCE).await;
+        guard.note_silence(Way::Read, PATIENCE);
+        assert_eq!(guard.health().refuses(), Refuses::ALL);
+        // Nothing was said against writes but that.
+        guard.probed(&Ok(()));
+        assert_eq!(guard.health(), Health::Well);
+    }
+
+    #[tokio::test]
+    async fn a_store_that_says_something_now_and_then_is_not_silent() {
+        let guard = Guard::new();
+        let slow = async {
+            for _ in 0..10 {
+                tokio::time::sleep(PATIENCE / 4).await;
+                guard.answered(Way::Read);
+            }
+            Ok(())
+        };
+        assert!(guard.unless_silent(Way::Read, PATIENCE, slow).await.is_ok());
+        assert_eq!(guard.health(), Health::Well);
+    }
 
     #[test]
     fn a_write_is_let_through_once_the_store_answers_again() {

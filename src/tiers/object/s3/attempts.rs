@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::super::guard::{Way, jittered};
-use super::limiter::Told;
+use super::limiter::{Limiter, Told, Turn};
 use super::{Requests, errors};
 use crate::tiers::store::StoreError;
 
@@ -49,7 +49,7 @@ impl Requests {
         F: Future<Output = Result<T, StoreError>>,
     {
         tokio::select! {
-            result = self.tries(errand, ATTEMPTS, once) => result,
+            result = self.in_turn(errand, ATTEMPTS, once) => result,
             out = self.guard.out(errand.way) => Err(out),
         }
     }
@@ -64,12 +64,16 @@ impl Requests {
         F: Future<Output = Result<T, StoreError>>,
     {
         tokio::select! {
-            result = self.tries(errand, 1, once) => result,
+            result = self.in_turn(errand, 1, once) => result,
             out = self.guard.out(errand.way) => Err(out),
         }
     }
 
-    async fn tries<T, F>(
+    fn limiter(&self, errand: Errand) -> &Limiter {
+        if errand.is_short { &self.looks } else { &self.limiter }
+    }
+
+    async fn in_turn<T, F>(
         &self,
         errand: Errand,
         attempts: u32,
@@ -78,8 +82,23 @@ impl Requests {
     where
         F: Future<Output = Result<T, StoreError>>,
     {
-        let limiter = if errand.is_short { &self.looks } else { &self.limiter };
-        let mut turn = limiter.turn().await;
+        let turn = self.limiter(errand).turn().await;
+        // A second attempt has a little time, on a connection of its own: the first one's may be dead.
+        let patience = self.attempt_timeout + self.attempt_timeout / 4;
+        let tries = Box::pin(self.tries(errand, attempts, once, turn));
+        self.guard.unless_silent(errand.way, patience, tries).await
+    }
+
+    async fn tries<'a, T, F>(
+        &'a self,
+        errand: Errand,
+        attempts: u32,
+        once: impl Fn() -> F,
+        mut turn: Turn<'a>,
+    ) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, StoreError>>,
+    {
         let deadline = Instant::now() + self.op_timeout;
         let (mut attempt, mut pause, mut cut_left) = (1, PAUSE, CUT_MAX);
         loop {
@@ -97,7 +116,7 @@ impl Requests {
             }
             drop(turn);
             sleep(jittered(pause)).await;
-            turn = limiter.turn().await;
+            turn = self.limiter(errand).turn().await;
             (attempt, pause) = (attempt + 1, pause * 2);
         }
     }

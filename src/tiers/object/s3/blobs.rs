@@ -8,8 +8,8 @@ use bytes::Bytes;
 use super::super::blobs::{Answer, Blobs, Listed, Piece, Scatter};
 use super::attempts::{ERASE, Errand, LIST, LOOK, READ};
 use super::errors::failed;
-use super::get::{Incoming, is_partial};
-use super::{Requests, StoreError};
+use super::get::is_partial;
+use super::{Requests, StoreError, Way};
 
 /// Heads are shorter; lookups wait for them.
 const HEAD_BYTES_USUAL: u64 = 1 << 20;
@@ -20,7 +20,7 @@ impl Blobs for S3Blobs {
     fn put<'a>(&'a self, name: &'a str, body: Vec<Bytes>) -> Answer<'a, ()> {
         Box::pin(async move {
             let name = self.0.full_name(name);
-            self.0.guard.admit(super::Way::Write)?;
+            self.0.guard.admit(Way::Write)?;
             // One that is there already is this one, whose answer was lost: no two have one name.
             self.0.put(&name, body.into(), None).await.map(drop)
         })
@@ -83,7 +83,7 @@ impl Requests {
         let get = self.clients().others.get_object().bucket(&self.bucket).key(name);
         let get = get.range(format!("bytes=0-{}", bytes - 1)).send().await;
         let answer = get.map_err(|error| failed("look at", name, &error))?;
-        let mut incoming = Incoming { body: answer.body, name, patience: self.attempt_timeout };
+        let mut incoming = self.incoming(Way::Read, name, answer.body);
         let mut head = Vec::new();
         // A server that knows no ranges sends all of it: the rest is not waited for.
         while (head.len() as u64) < bytes
@@ -104,7 +104,7 @@ impl Requests {
             self.ranges.store(false, Ordering::Relaxed);
             scatter.starts_at(0);
         }
-        let mut incoming = Incoming { body: answer.body, name, patience: self.attempt_timeout };
+        let mut incoming = self.incoming(Way::Read, name, answer.body);
         while !scatter.is_done()
             && let Some(piece) = incoming.next().await?
         {

@@ -71,6 +71,10 @@ pub fn failed<E: Coded>(verb: &str, name: &str, error: &Failure<E>) -> StoreErro
         _ => {
             let kind = match error {
                 Failure::TimeoutError(_) => io::ErrorKind::TimedOut,
+                // Nobody takes the connection up, nor refuses it.
+                Failure::DispatchFailure(failure) if failure.is_timeout() => {
+                    io::ErrorKind::TimedOut
+                }
                 Failure::DispatchFailure(_) if was_cut(error) => io::ErrorKind::ConnectionReset,
                 _ if status == Some(403) => io::ErrorKind::PermissionDenied,
                 _ => io::ErrorKind::Other,

@@ -11,6 +11,7 @@ use aws_sdk_s3::primitives::ByteStream;
 use futures_util::future::try_join_all;
 use tokio::time::timeout;
 
+use super::super::guard::{Guard, Way};
 use super::attempts::{LOOK, READ};
 use super::errors::{self, failed};
 use super::{Requests, something_else};
@@ -63,7 +64,7 @@ impl Requests {
         let range = format!("bytes=0-{}", HEADER_BYTES - 1);
         let get = self.clients().others.get_object().bucket(&self.bucket).key(name).range(range);
         let answer = get.send().await.map_err(|error| failed("look at", name, &error))?;
-        let mut incoming = Incoming { body: answer.body, name, patience: self.attempt_timeout };
+        let mut incoming = self.incoming(Way::Read, name, answer.body);
         let mut page = Vec::with_capacity(HEADER_BYTES);
         // A server that knows no ranges sends all of it: the rest is not waited for.
         while page.len() < HEADER_BYTES
@@ -123,7 +124,7 @@ impl Requests {
         if !part.is_all() && total_bytes(&answer).is_some_and(|all| all != u64::from(part.of)) {
             return Err(StoreError::Corrupt(format!("{name} is not as long as its frame")));
         }
-        let mut incoming = Incoming { body: answer.body, name, patience: self.attempt_timeout };
+        let mut incoming = self.incoming(Way::Read, name, answer.body);
         while let Some(piece) = incoming.next().await? {
             got = self.keep(name, part.into, got, &piece)?;
             got_bytes.store(got, Ordering::Relaxed);
@@ -147,14 +148,29 @@ impl Requests {
 
 /// The pieces of an object on their way here.
 pub(super) struct Incoming<'a> {
-    pub body: ByteStream,
-    pub name: &'a str,
+    body: ByteStream,
+    name: &'a str,
     /// How long the next one may take: a connection may be dead at one end.
-    pub patience: Duration,
+    patience: Duration,
+    guard: &'a Guard,
+    way: Way,
+}
+
+impl Requests {
+    /// What comes of a body is a word from the store, for who reads or for who means to write.
+    pub(super) fn incoming<'a>(
+        &'a self,
+        way: Way,
+        name: &'a str,
+        body: ByteStream,
+    ) -> Incoming<'a> {
+        Incoming { body, name, patience: self.attempt_timeout, guard: &self.guard, way }
+    }
 }
 
 impl Incoming<'_> {
     pub async fn next(&mut self) -> Result<Option<bytes::Bytes>, StoreError> {
+        self.guard.answered(self.way);
         match timeout(self.patience, self.body.next()).await {
             Ok(piece) => piece.transpose().map_err(|error| errors::cut_short(self.name, error)),
             Err(_) => Err(errors::too_late("go on reading", self.patience)),

@@ -10,10 +10,8 @@ use aws_sdk_s3::primitives::ByteStream;
 use super::super::lent::LentFrame;
 use super::attempts::{ERASE, RESTAMP, WRITE};
 use super::body::Pieces;
-use super::errors::{
-    self, failed, is_conflict, is_there_already, is_unanswered, knows_no_condition,
-};
-use super::{Requests, something_else};
+use super::errors::{failed, is_conflict, is_there_already, is_unanswered, knows_no_condition};
+use super::{Requests, Way, something_else};
 use crate::domain::block::Key;
 use crate::domain::retention::RetentionRecord;
 use crate::domain::units::CHUNK_BYTES;
@@ -180,10 +178,10 @@ impl Requests {
     async fn whole_object(&self, name: &str) -> Result<(Vec<u8>, Option<String>), StoreError> {
         let get = self.clients().others.get_object().bucket(&self.bucket).key(name);
         let answer = get.send().await.map_err(|error| failed("read", name, &error))?;
-        let (mut body, tag) = (answer.body, answer.e_tag);
+        let tag = answer.e_tag;
+        let mut incoming = self.incoming(Way::Write, name, answer.body);
         let mut frame = Vec::new();
-        while let Some(piece) = body.next().await {
-            let piece = piece.map_err(|error| errors::cut_short(name, error))?;
+        while let Some(piece) = incoming.next().await? {
             frame.extend_from_slice(&piece);
             if frame.len() > FRAME_BYTES_MAX {
                 return Err(StoreError::Corrupt(format!("{name} is longer than any frame")));

@@ -12,7 +12,7 @@ use super::super::{PackOptions, PackedStore};
 use crate::tiers::dram::Arena;
 use crate::tiers::object::blobs::Blobs;
 use crate::tiers::object::s3::tests::s3::runtime;
-use crate::tiers::object::s3::tests::server::Server;
+use crate::tiers::object::s3::tests::server::{Server, store_at};
 use crate::tiers::object::{DirStore, ObjectOptions};
 use crate::tiers::sample;
 use crate::tiers::store::{StoreError, TierStore};
@@ -66,11 +66,16 @@ impl Ground {
     }
 
     pub fn bucket() -> Self {
-        let server = Arc::new(Server::start());
+        Self::bucket_of(&Arc::new(Server::start()), ObjectOptions::default())
+    }
+
+    pub fn bucket_of(server: &Arc<Server>, options: ObjectOptions) -> Self {
+        let server = Arc::clone(server);
         let (handle, root) = (server.runtime().handle().clone(), server.folder("p"));
         let opened = Arc::clone(&server);
         let open = move |arena: &Arc<Arena>| -> Inside {
-            let store = opened.store("p", arena);
+            let (bucket, on) = (opened.bucket("p"), opened.runtime());
+            let store = store_at(&bucket, "secret", options, arena, on);
             let blobs = store.blobs();
             (Arc::new(store), blobs)
         };

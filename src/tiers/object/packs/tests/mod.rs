@@ -5,6 +5,7 @@ mod damage;
 mod faults;
 mod fleet;
 mod ground;
+mod outage;
 mod shed;
 mod stale;
 

@@ -20,6 +20,7 @@ use std::time::Duration;
 use super::*;
 use crate::env::Stopwatch;
 use crate::tiers::contract::{self, Fixture};
+use crate::tiers::health::Refuses;
 use crate::tiers::sample::{self, LANES, Sample};
 use crate::tiers::store::Place;
 use pipe::Pipe;
@@ -229,17 +230,15 @@ fn a_server_that_hangs_costs_no_more_than_the_time_limit() {
     let bucket = server::bucket_at(silent.local_addr().unwrap().port(), "p");
     let (attempt_timeout, op_timeout) = (Duration::from_millis(100), Duration::from_millis(300));
     let options = ObjectOptions { attempt_timeout, op_timeout, ..ObjectOptions::default() };
-    let store = store_at(&bucket, "secret", options, &arena, &runtime);
     for write in [true, false] {
+        let store = store_at(&bucket, "secret", options, &arena, &runtime);
         let watch = Stopwatch::start();
         let run = if write { sample::write } else { sample::read };
-        match run(&store, &arena, BLOCK, ANYWHERE) {
-            Err(StoreError::Io { source, .. }) => {
-                assert_eq!(source.kind(), std::io::ErrorKind::TimedOut, "{source}");
-            }
-            other => panic!("{other:?}"),
-        }
+        let error = run(&store, &arena, BLOCK, ANYWHERE).unwrap_err();
+        assert!(matches!(error, StoreError::TierLost(_)), "{error}");
+        assert!(error.to_string().contains("nothing came from it"), "{error}");
         assert!(watch.elapsed() < Duration::from_secs(20), "{:?}", watch.elapsed());
+        assert_eq!(store.health().refuses(), Refuses::ALL);
     }
 }
 
