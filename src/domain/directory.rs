@@ -134,13 +134,6 @@ impl Block {
             .any(|other| other != tier && self.copy(other).state == CopyState::Resident)
     }
 
-    /// Whether a committed copy exists in a tier faster than `tier`, and is there to stay.
-    #[must_use]
-    pub fn resident_above(&self, tier: Tier) -> bool {
-        let above = Tier::ALL.into_iter().take_while(|other| *other < tier);
-        above.into_iter().any(|other| self.copy(other).state == CopyState::Resident)
-    }
-
     /// Whether the ranks of a slower tier than `tier` have a copy on their lists.
     #[must_use]
     pub fn has_listed_below(&self, tier: Tier) -> bool {
@@ -216,6 +209,8 @@ pub struct Directory {
     changes: Option<Vec<Change>>,
     /// Tokens of blocks, of those whose tokens were said, where changes are told.
     tokens: KeyMap<Bytes>,
+    #[cfg(test)]
+    pub looks: walks::Looks,
 }
 
 impl Directory {
@@ -231,6 +226,8 @@ impl Directory {
 
     #[must_use]
     pub fn get(&self, index: BlockIndex) -> &Block {
+        #[cfg(test)]
+        self.looks.note(1);
         &self.rows[index.0 as usize]
     }
 

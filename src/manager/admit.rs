@@ -13,7 +13,7 @@ use crate::movement::Class;
 
 use super::Manager;
 use super::api::NamespaceId;
-use super::books::sink_of;
+use super::going::sink_of;
 use super::state::Job;
 
 /// Why a job writes to NVMe, if it does.

@@ -1,118 +1,18 @@
-//! The books: which copies may go, and what follows when one does.
+//! The books: which copies are listed to go, and what follows when one goes.
 
 use crate::domain::block::Key;
-use crate::domain::directory::{Block, BlockIndex, Directory, Writer};
+use crate::domain::directory::{BlockIndex, Writer};
 use crate::domain::residency::{CopyEvent, CopyState};
-use crate::domain::retention::Standing;
-use crate::domain::slots::{SlotKind, SlotPage};
+use crate::domain::slots::SlotPage;
 use crate::domain::tier::Tier;
 use crate::tiers::store::Place;
 
 use super::Manager;
 use super::api::{Effect, NamespaceId};
-use super::heed::Learned;
-use super::ranks::{Candidate, Group};
-use super::state::NamespaceEntry;
-
-/// Whether the copy may go now. `sink` is the tier that would take the block's last copy.
-pub(super) fn may_go(block: &Block, tier: Tier, sink: Option<Tier>) -> bool {
-    let copy = block.copy(tier);
-    let leaf = copy.children == 0;
-    let idle = copy.state == CopyState::Resident && copy.busy == 0;
-    let held = block.leases > 0 || block.doomed || block.is_lifted(tier);
-    // A copy that drains or fills elsewhere may yet fail to land: until then this one is not spare,
-    // and moving it down as well would pass the other on the way.
-    let alone = !block.drains() && !block.fills() && (sink.is_some() || !block.has_children());
-    leaf && idle && !held && (block.resident_elsewhere(tier) || alone)
-}
-
-/// The tier that takes the block when its copy in `tier` goes: the nearest below that works, where
-/// nothing of it is yet, and no lower than its floor. What is dead is not worth writing down. What
-/// lies below already needs its parents, whatever their floor.
-pub(super) fn sink_of(block: &Block, tier: Tier, takers: [bool; Tier::COUNT]) -> Option<Tier> {
-    let needed = block.has_children();
-    if block.dead && !block.shielded && !needed {
-        return None;
-    }
-    tier.below()
-        .iter()
-        .copied()
-        .take_while(|below| needed || *below <= block.floor)
-        .find(|below| takers[below.index()] && block.copy(*below).state == CopyState::Absent)
-}
-
-/// In which group a copy that may go stands.
-///
-/// `learned`: what is known of reuse, if anything learns it; `sink`: the tier that would take the
-/// block's last copy.
-pub(super) fn candidate_of(
-    block: &Block,
-    (tier, sink): (Tier, Option<Tier>),
-    learned: &Learned,
-) -> Candidate {
-    let cold = block.cold_above.is_some_and(|below| tier < below);
-    let group = if block.shielded && !block.copy(tier).waived {
-        Group::Shielded { until: block.record.shield_until }
-    } else if block.dead || cold {
-        Group::Dead
-    } else {
-        Group::Ordinary
-    };
-    let standing = Standing {
-        tick: block.copy(tier).tick,
-        key_bits: block.key.low_bits(),
-        priority: block.record.priority,
-        claim: learned.claim(block.tip),
-        cost: if learned.is_on() { cost_of(block, tier, sink) } else { 0 },
-    };
-    Candidate { group, standing, namespace: block.namespace }
-}
-
-/// What losing the copy costs, in eighths of an octave: one that is above as well costs nothing while
-/// that stays, but on NVMe it will have to be written again, one that is below already costs the way
-/// back, one that can still go below must be written there first, and the last one costs the model's
-/// work.
-fn cost_of(block: &Block, tier: Tier, sink: Option<Tier>) -> i16 {
-    const SPARE: i16 = -64;
-    const WRITTEN: i16 = 4;
-    const RECOMPUTED: i16 = 16;
-    if block.resident_above(tier) {
-        if tier == Tier::Nvme { WRITTEN } else { SPARE }
-    } else if block.resident_elsewhere(tier) {
-        0
-    } else if sink.is_some() {
-        WRITTEN
-    } else {
-        RECOMPUTED
-    }
-}
-
-/// How a listed copy stands now; nothing if it may not go, and then it is listed no more.
-pub(super) fn judge(
-    directory: &mut Directory,
-    namespaces: &[NamespaceEntry],
-    index: BlockIndex,
-    (tier, kind, takers): (Tier, SlotKind, [bool; Tier::COUNT]),
-    learned: &Learned,
-) -> Option<Candidate> {
-    let block = directory.get(index);
-    if namespaces[block.namespace as usize].slot_kind(tier) != kind {
-        // What was listed is gone, and its row serves a block of another kind.
-        return None;
-    }
-    let sink = sink_of(block, tier, takers);
-    if !may_go(block, tier, sink) {
-        directory.get_mut(index).copy_mut(tier).listed = false;
-        return None;
-    }
-    Some(candidate_of(block, (tier, sink), learned))
-}
+use super::going::{Judge, candidate_of, may_go, waits_for_a_tier};
+use super::ranks::Candidate;
 
 impl Manager {
-    pub(super) fn taker_flags(&self) -> [bool; Tier::COUNT] {
-        Tier::ALL.map(|tier| self.takes(tier))
-    }
-
     /// The class of slots that hold this block in `tier`.
     pub(super) fn class_of(&mut self, block: BlockIndex, tier: Tier) -> usize {
         let namespace = NamespaceId(self.directory.get(block).namespace);
@@ -133,13 +33,16 @@ impl Manager {
         if copy.listed || copy.children > 0 || copy.state != CopyState::Resident {
             return;
         }
-        let takers = self.taker_flags();
-        let sink = sink_of(block, tier, takers);
-        if !may_go(block, tier, sink) {
+        let ways = self.ways();
+        if !may_go(block, tier, ways) {
+            if waits_for_a_tier(block, tier, ways) {
+                self.outages.keep((index, tier));
+            }
             return;
         }
-        let candidate = candidate_of(block, (tier, sink), &self.learned);
+        let candidate = candidate_of(block, tier, ways, &self.learned);
         self.directory.get_mut(index).copy_mut(tier).listed = true;
+        self.outages.forget((index, tier));
         let class = self.class_of(index, tier);
         self.space(tier).classes[class].ranks.list(index, candidate);
     }
@@ -149,8 +52,7 @@ impl Manager {
         for tier in Tier::ALL {
             let block = self.directory.get(index);
             if block.copy(tier).listed {
-                let sink = sink_of(block, tier, self.taker_flags());
-                let candidate = candidate_of(block, (tier, sink), &self.learned);
+                let candidate = candidate_of(block, tier, self.ways(), &self.learned);
                 let class = self.class_of(index, tier);
                 self.space(tier).classes[class].ranks.list(index, candidate);
             }
@@ -165,11 +67,11 @@ impl Manager {
         tier: Tier,
         class: usize,
     ) -> Option<Candidate> {
-        let takers = self.taker_flags();
+        let ways = self.ways();
         let space = self.tiers[tier.index()].as_ref().expect("the caller settles a tier");
         let kind = space.classes[class].kind;
-        let whose = (tier, kind, takers);
-        judge(&mut self.directory, &self.namespaces, index, whose, &self.learned)
+        let Self { directory, namespaces, learned, outages, .. } = self;
+        Judge { directory, namespaces, learned, outages, ways, tier, kind }.judge(index)
     }
 
     pub(super) fn reconsider_all(&mut self, index: BlockIndex) {
@@ -202,6 +104,7 @@ impl Manager {
         if self.directory.get(index).is_lifted(tier) {
             self.lift_lost(index, tier);
         }
+        self.outages.forget((index, tier));
         let block = self.directory.get(index);
         let copy = block.copy(tier);
         let (page, key) = (copy.page, block.key);

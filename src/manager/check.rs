@@ -9,7 +9,7 @@ use crate::domain::residency::CopyState;
 use crate::domain::tier::Tier;
 
 use super::Manager;
-use super::books::{may_go, sink_of};
+use super::going::{may_go, waits_for_a_tier};
 use super::state::Job;
 
 impl Manager {
@@ -86,10 +86,10 @@ impl Manager {
         if copy.state != CopyState::Absent && self.tiers[tier.index()].is_none() {
             return Err(format!("{} is in a tier that is absent", name()));
         }
-        let takers = self.taker_flags();
-        let may_go = may_go(block, tier, sink_of(block, tier, takers));
-        let kept_for_want_of_room = copy.state == CopyState::Resident && block.has_children();
-        if may_go && !copy.listed && !kept_for_want_of_room && self.tier_is_ready(tier) {
+        let ways = self.ways();
+        let may_go = may_go(block, tier, ways) || waits_for_a_tier(block, tier, ways);
+        let known = copy.listed || self.outages.is_kept((index, tier));
+        if may_go && !known && self.tier_is_ready(tier) {
             return Err(format!("{} may go but its policy does not know ({index:?})", name()));
         }
         Ok(())

@@ -54,6 +54,8 @@ mod landing;
 
 mod books;
 
+mod going;
+
 mod recovery;
 
 mod residency;

@@ -1,24 +1,30 @@
 //! Tiers that are out for now: what they hold is not promised while nobody can read it, and it is not
 //! lost either. It is found again when they are back.
 //!
-//! Only remembers what the shell was told of the stores. Never drops a copy for an outage.
+//! Only remembers what the shell was told of the stores. Never drops a copy for an outage, and never
+//! looks at all blocks for one.
 
-use crate::domain::directory::Block;
-use crate::domain::residency::CopyState;
+use std::collections::BTreeSet;
+
+use crate::domain::directory::{Block, BlockIndex};
 use crate::domain::tier::{Tier, TierSet};
 use crate::tiers::health::Refuses;
 
 use super::Manager;
+use super::going::Ways;
 
 /// What can't be done now.
 pub(super) struct Outages {
     reads: TierSet,
     writes: TierSet,
+    /// Copies on no list because nothing below takes them, while a tier is out or without room. They
+    /// are all that is looked at again when a tier is back.
+    kept: BTreeSet<(BlockIndex, Tier)>,
 }
 
 impl Default for Outages {
     fn default() -> Self {
-        Self { reads: TierSet::EMPTY, writes: TierSet::EMPTY }
+        Self { reads: TierSet::EMPTY, writes: TierSet::EMPTY, kept: BTreeSet::new() }
     }
 }
 
@@ -28,16 +34,32 @@ impl Outages {
         self.reads = noted(self.reads, refuses.reads);
         self.writes = noted(self.writes, refuses.writes);
     }
+
+    /// The copy may not go before something below takes it.
+    pub fn keep(&mut self, copy: (BlockIndex, Tier)) {
+        self.kept.insert(copy);
+    }
+
+    /// The copy is listed, or gone.
+    pub fn forget(&mut self, copy: (BlockIndex, Tier)) {
+        self.kept.remove(&copy);
+    }
+
+    pub fn is_kept(&self, copy: (BlockIndex, Tier)) -> bool {
+        self.kept.contains(&copy)
+    }
 }
 
 impl Manager {
-    /// A tier went out, or came back.
+    /// A tier went out, or came back. Where one went out, listed copies that may go no more are found
+    /// out when their turn comes; where one takes copies again, those that were kept for it may go.
     pub(super) fn outage(&mut self, tier: Tier, refuses: Refuses) {
+        let took = self.takes(tier);
         self.outages.note(tier, refuses);
-        // Where copies may sink has changed, and so which of them may go.
-        let rows: Vec<_> = self.directory.iter().map(|(row, _)| row).collect();
-        for row in rows {
-            self.reconsider_all(row);
+        if !took && self.takes(tier) {
+            for (block, above) in std::mem::take(&mut self.outages.kept) {
+                self.reconsider(block, above);
+            }
         }
         self.lifts.stirred = true;
     }
@@ -53,11 +75,13 @@ impl Manager {
         ready && !self.outages.writes.has(tier)
     }
 
-    /// Whether a committed copy in another tier than `tier` can be read now.
-    pub(super) fn is_read_elsewhere(&self, block: &Block, tier: Tier) -> bool {
-        let committed = |tier: &Tier| block.copy(*tier).state == CopyState::Resident;
-        let others = Tier::ALL.into_iter().filter(|other| *other != tier);
-        others.filter(committed).any(|other| self.is_read(other))
+    /// What can be done with each tier now.
+    pub(super) fn ways(&self) -> Ways {
+        Ways { takers: self.taker_flags(), out: self.outages.writes, unread: self.outages.reads }
+    }
+
+    pub(super) fn taker_flags(&self) -> [bool; Tier::COUNT] {
+        Tier::ALL.map(|tier| self.takes(tier))
     }
 
     /// Whether what it holds can be read now.

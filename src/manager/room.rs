@@ -11,7 +11,7 @@ use crate::movement::Class;
 
 use super::Manager;
 use super::api::FailureKind;
-use super::books::{candidate_of, judge, sink_of};
+use super::going::{Judge, Left, candidate_of, left_without, sink_of};
 use super::ranks::Pick;
 use super::state::{Job, Part, SizeClass, Want};
 
@@ -109,16 +109,17 @@ impl Manager {
 
     fn evict(&mut self, block: BlockIndex, tier: Tier, class: usize) {
         self.space(tier).stats.evicted_copies += 1;
-        let takers = self.taker_flags();
+        let ways = self.ways();
         let row = self.directory.get(block);
-        let sinks_into_memory =
-            tier == Tier::Hbm && !row.drains() && sink_of(row, tier, takers) == Some(Tier::Dram);
-        let is_spare = row.resident_elsewhere(tier);
-        // One that nobody can read now does not make this one spare while a tier below takes it, unless
-        // it is on its way somewhere already.
+        let sinks_into_memory = tier == Tier::Hbm
+            && !row.drains()
+            && sink_of(row, tier, ways.takers) == Some(Tier::Dram);
+        let left = left_without(row, tier, ways);
+        // What nobody could read for now goes down first while a tier below takes it, unless it is on
+        // its way somewhere already.
         let is_moving = row.drains() || row.fills();
-        let is_read = self.is_read_elsewhere(row, tier) || (is_spare && is_moving);
-        if is_read && !sinks_into_memory {
+        let is_spare = left.is_served() || (left == Left::Unread && is_moving);
+        if is_spare && !sinks_into_memory {
             self.release_copy(block, tier, CopyEvent::Dropped);
         } else if let Some(sink) = self.admitted_sink(block, tier) {
             let row = self.directory.get(block);
@@ -134,10 +135,10 @@ impl Manager {
             self.space(tier).classes[class].draining += 1;
             self.begin_fill(block, sink, tick);
             self.want(sink, block, Job::Demote { from: tier });
-        } else if is_spare {
-            self.release_copy(block, tier, CopyEvent::Dropped);
-        } else {
+        } else if left == Left::Nothing {
             self.evict_last(block, tier);
+        } else {
+            self.release_copy(block, tier, CopyEvent::Dropped);
         }
     }
 
@@ -178,16 +179,15 @@ impl Manager {
         may_break: bool,
     ) -> Pick {
         self.waive_shields(tier, class);
-        let takers = self.taker_flags();
-        let newcomer = newcomer.filter(|_| self.learned.is_on()).map(|newcomer| {
-            let block = self.directory.get(newcomer);
-            candidate_of(block, (tier, sink_of(block, tier, takers)), &self.learned)
-        });
-        let (directory, namespaces) = (&mut self.directory, &self.namespaces);
-        let learned = &self.learned;
-        let space = self.tiers[tier.index()].as_mut().expect("the caller settles a tier");
+        let ways = self.ways();
+        let newcomer = newcomer
+            .filter(|_| self.learned.is_on())
+            .map(|newcomer| candidate_of(self.directory.get(newcomer), tier, ways, &self.learned));
+        let Self { directory, namespaces, learned, outages, tiers, .. } = self;
+        let space = tiers[tier.index()].as_mut().expect("the caller settles a tier");
         let SizeClass { ranks, kind, .. } = &mut space.classes[class];
-        let mut judge = |at| judge(directory, namespaces, at, (tier, *kind, takers), learned);
+        let mut judge = Judge { directory, namespaces, learned, outages, ways, tier, kind: *kind };
+        let mut judge = |at| judge.judge(at);
         let mut pick = ranks.victim(newcomer.as_ref(), &mut judge);
         if may_break
             && pick == Pick::Nobody
@@ -294,7 +294,11 @@ impl Manager {
             self.release_copy(block, from, CopyEvent::Dropped);
         }
         // Listing it for want of room alone would propose it again at once, for ever.
-        let spare = self.directory.get(block).resident_elsewhere(from);
+        let row = self.directory.get(block);
+        let spare = row.resident_elsewhere(from);
+        if !spare && row.copy(from).state == CopyState::Resident {
+            self.outages.keep((block, from));
+        }
         for tier in Tier::ALL.into_iter().filter(|tier| spare || *tier != from) {
             self.reconsider(block, tier);
         }

@@ -10,7 +10,7 @@ impl Directory {
 
     /// The rows of all blocks, in no particular but reproducible order.
     pub fn iter(&self) -> impl Iterator<Item = (BlockIndex, &Block)> {
-        self.table.iter().map(|row| (BlockIndex(*row), &self.rows[*row as usize]))
+        self.table.iter().map(|row| (BlockIndex(*row), self.get(BlockIndex(*row))))
     }
 
     /// A block's children, newest first.
@@ -21,5 +21,22 @@ impl Directory {
             next = self.get(child).next_sibling.some();
             Some(child)
         })
+    }
+}
+
+/// How many rows were looked at, for tests of what may not look at many.
+#[cfg(test)]
+#[derive(Default)]
+pub struct Looks(std::cell::Cell<u64>);
+
+#[cfg(test)]
+impl Looks {
+    pub(super) fn note(&self, rows: u64) {
+        self.0.set(self.0.get() + rows);
+    }
+
+    /// The rows looked at since this was asked last.
+    pub fn take(&self) -> u64 {
+        self.0.take()
     }
 }

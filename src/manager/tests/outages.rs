@@ -101,3 +101,46 @@ fn nothing_sinks_into_a_tier_that_takes_no_writes() {
     bench.store(None, &[31, 32]);
     assert_eq!(bench.found(&[21, 22]), "nvme:2");
 }
+
+/// The root of chain 1 in memory, its end on `NVMe`, which is out, and so the root had to stay when room
+/// was made for another.
+fn with_a_root_kept(others: u64) -> Bench {
+    let mut bench = Bench::new([0, 2 + others, 4, 0]);
+    bench.store(None, &[1, 2]);
+    bench.store(None, &(100..100 + others).collect::<Vec<_>>());
+    bench.store(None, &[11]);
+    assert_eq!(bench.found(&[1, 2]), "dram:1 nvme:1");
+    outage(&mut bench, Refuses::WRITES);
+    // The root is the one used least lately.
+    bench.found(&[11]);
+    bench.found(&(100..100 + others).collect::<Vec<_>>());
+    bench.store(None, &[21]);
+    assert_eq!(bench.found(&[1, 2]), "dram:1 nvme:1", "what hangs on it can be read");
+    assert_eq!(bench.found(&[11]), "", "the other one went");
+    bench
+}
+
+#[test]
+fn what_was_kept_while_nothing_took_it_sinks_when_the_tier_is_back() {
+    let mut bench = with_a_root_kept(0);
+    outage(&mut bench, Refuses::NOTHING);
+    bench.store(None, &[31, 32]);
+    assert_eq!(bench.found(&[31, 32]), "dram:2");
+    assert_eq!(bench.found(&[1, 2]), "nvme:2");
+}
+
+#[test]
+fn a_flip_looks_at_what_was_kept_for_the_tier_and_at_nothing_else() {
+    let looks = |others| {
+        let mut bench = with_a_root_kept(others);
+        let mut looked = |refuses| {
+            bench.manager.directory.looks.take();
+            bench.manager.outage(Tier::Nvme, refuses);
+            bench.manager.directory.looks.take()
+        };
+        [Refuses::ALL, Refuses::NOTHING, Refuses::READS, Refuses::WRITES].map(&mut looked)
+    };
+    assert_eq!(looks(10), looks(500));
+    let [out, back, ..] = looks(10);
+    assert!(out == 0 && back > 0, "{out} rows as it went, {back} as it came back");
+}
