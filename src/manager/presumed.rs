@@ -68,7 +68,6 @@ impl Manager {
         }
         let there = header.meta.record;
         if there.is_due(self.now) {
-            self.counters.forgotten_blocks += 1;
             return self.forget(row);
         }
         self.directory.label(row, header.meta.tail, Bytes::new());

@@ -69,8 +69,8 @@ impl Manager {
     /// A frame that should not be there any more.
     fn forget_found(&mut self, tier: Tier, frame: &FoundFrame) {
         let key = frame.header.meta.key;
-        self.counters.forgotten_blocks += 1;
         if tier == Tier::Object {
+            self.counters.forgotten_blocks += 1;
             self.recovery.due_object = Some(key);
             if self.erasing.insert(key) {
                 self.out.push(Effect::Erase { tier, place: None, key, only_own: false });
@@ -78,11 +78,12 @@ impl Manager {
             return;
         }
         // Another frame of it may have been found before this one.
-        if self.recovery.due.insert(key)
-            && let Some(row) =
-                self.directory.find(key).filter(|row| !self.directory.get(*row).doomed)
-        {
-            self.forget(row);
+        if self.recovery.due.insert(key) {
+            let row = self.directory.find(key).filter(|row| !self.directory.get(*row).doomed);
+            match row {
+                Some(row) => self.forget(row),
+                None => self.counters.forgotten_blocks += 1,
+            }
         }
         self.erase_found(tier, key, frame.place);
     }
@@ -252,6 +253,7 @@ impl Manager {
         while let Some(key) = due.pop() {
             for frame in recovery.orphans.remove(&key).unwrap_or_default() {
                 due.push(frame.header.meta.key);
+                self.counters.forgotten_blocks += 1;
                 self.erase_found(tier, frame.header.meta.key, frame.place);
             }
         }

@@ -219,7 +219,6 @@ impl Manager {
     fn woken(&mut self, at: BlockIndex) {
         let mut record = self.directory.get(at).record;
         if record.is_due(self.now) {
-            self.counters.forgotten_blocks += 1;
             self.forget(at);
             return;
         }

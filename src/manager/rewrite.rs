@@ -221,7 +221,10 @@ impl Manager {
     pub(super) fn forget(&mut self, at: BlockIndex) {
         let mut stack = vec![at];
         while let Some(next) = stack.pop() {
-            self.directory.get_mut(next).forgotten = true;
+            let block = self.directory.get_mut(next);
+            // One that is doomed already is gone for another reason, or was counted.
+            self.counters.forgotten_blocks += u64::from(!block.doomed);
+            block.forgotten = true;
             stack.extend(self.directory.children(next));
         }
         self.doom(at);

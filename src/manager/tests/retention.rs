@@ -111,6 +111,7 @@ fn a_promise_to_forget_is_kept_in_every_tier_and_never_late() {
     assert_eq!(bench.block(1), None);
     assert_eq!(bench.block(12), None, "what hangs on it went too");
     assert_eq!(bench.manager.directory.len(), 0);
+    assert_eq!(bench.manager.status().forgotten_blocks, 12, "each of them counts");
 }
 
 #[test]
