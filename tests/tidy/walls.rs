@@ -35,6 +35,7 @@ const OUTSIDERS: &[(&str, &[&str], &str)] = &[
     ("cudarc", &["src/tiers/hbm/cuda/sys"], "go through the Device trait of tiers::hbm"),
     ("io_uring", &["src/tiers/nvme/uring"], "go through tiers::nvme::open"),
     ("aws_sdk_s3", &["src/tiers/object/s3"], "go through tiers::object::open"),
+    ("aws_types", &["src/tiers/object/s3"], "go through tiers::object::open"),
     ("aws_config", &["src/tiers/object/s3"], "go through tiers::object::open"),
     ("aws_smithy_http_client", &["src/tiers/object/s3"], "go through tiers::object::open"),
     ("rustls_native_certs", &["src/tiers/object/s3"], "go through tiers::object::open"),

@@ -13,6 +13,7 @@ use aws_sdk_s3::config::{
     SharedHttpClient,
 };
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
+use aws_types::service_config::ServiceConfigKey;
 use tokio::runtime::Handle;
 
 use super::super::ObjectOptions;
@@ -56,7 +57,7 @@ impl Source {
                 CREDENTIALS_TIMEOUT.as_secs()
             )))
         })?;
-        Ok(clients(&Builder::from(&found), bucket, options))
+        Ok(clients(&Builder::from(&found), &with_endpoint(bucket, &found), options))
     }
 
     /// Clients with the credentials that are to be had now: files may have changed. Nothing if there
@@ -65,7 +66,8 @@ impl Source {
         match self {
             Self::Standard(bucket, options) => {
                 let found = tokio::time::timeout(CREDENTIALS_TIMEOUT, find(bucket)).await.ok()?;
-                Some(clients(&Builder::from(&found.ok()?), bucket, *options))
+                let found = found.ok()?;
+                Some(clients(&Builder::from(&found), &with_endpoint(bucket, &found), *options))
             }
             #[cfg(test)]
             Self::Given => None,
@@ -74,15 +76,18 @@ impl Source {
 }
 
 async fn find(bucket: &Bucket) -> Result<SdkConfig, OpenError> {
-    let mut loader = aws_config::defaults(BehaviorVersion::latest()).http_client(https());
+    let authorities = check_authorities();
+    // Credentials that come over the network mostly come plainly: from the machine itself.
+    let client = if authorities.is_ok() { https() } else { plain() };
+    let mut loader = aws_config::defaults(BehaviorVersion::latest()).http_client(client);
     let elsewhere = bucket.endpoint.as_ref().map(|_| REGION_ELSEWHERE);
     if let Some(region) = bucket.region.as_deref().or(elsewhere) {
         loader = loader.region(Region::new(region.to_owned()));
     }
-    if speaks_tls(bucket) {
-        check_authorities()?;
-    }
     let found = loader.load().await;
+    if speaks_tls(&with_endpoint(bucket, &found)) {
+        authorities?;
+    }
     if found.region().is_none() {
         return Err(OpenError::Config(format!(
             "no region is known for s3://{0}: write s3://{0}?region=… or set AWS_REGION",
@@ -96,7 +101,22 @@ async fn find(bucket: &Bucket) -> Result<SdkConfig, OpenError> {
     Ok(found)
 }
 
-/// Without any the first request would fail, with an error about the server.
+/// The bucket with the endpoint that its requests go to: its own, or the one that the environment or a
+/// profile names, for S3 before all services; none is AWS itself. Where it stands is for the SDK to know.
+fn with_endpoint(bucket: &Bucket, found: &SdkConfig) -> Bucket {
+    let key = ServiceConfigKey::builder()
+        .service_id("S3")
+        .env("AWS_ENDPOINT_URL")
+        .profile("endpoint_url")
+        .build()
+        .expect("a key has these three");
+    let of_s3 = || found.service_config().and_then(|settings| settings.load_config(key));
+    let of_all = || found.endpoint_url().map(str::to_owned);
+    let endpoint = bucket.endpoint.clone().or_else(of_s3).or_else(of_all);
+    Bucket { endpoint, ..bucket.clone() }
+}
+
+/// Whether any is known: without one a client that speaks TLS can't even be made.
 fn check_authorities() -> Result<(), OpenError> {
     let found = rustls_native_certs::load_native_certs();
     if !found.certs.is_empty() {
@@ -152,7 +172,7 @@ fn client(base: Builder, bucket: &Bucket, options: ObjectOptions) -> Client {
 
 /// Certificates are read only where they are needed: a container may have none.
 fn http(bucket: &Bucket) -> SharedHttpClient {
-    if speaks_tls(bucket) { https() } else { aws_smithy_http_client::Builder::new().build_http() }
+    if speaks_tls(bucket) { https() } else { plain() }
 }
 
 fn speaks_tls(bucket: &Bucket) -> bool {
@@ -163,4 +183,8 @@ fn https() -> SharedHttpClient {
     aws_smithy_http_client::Builder::new()
         .tls_provider(Provider::Rustls(CryptoMode::Ring))
         .build_https()
+}
+
+fn plain() -> SharedHttpClient {
+    aws_smithy_http_client::Builder::new().build_http()
 }

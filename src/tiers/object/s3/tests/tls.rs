@@ -117,6 +117,25 @@ fn a_server_is_trusted_when_its_authority_is_named_and_else_the_error_says_what_
     }
 }
 
+#[test]
+fn an_endpoint_of_the_environment_needs_no_certificates_where_it_speaks_plainly() {
+    let (server, folder) = (Server::start(), tempfile::tempdir().unwrap());
+    let plain = server.bucket("p").endpoint.unwrap();
+    let nobody = folder.path().join("not-there.pem");
+    let [key, secret] = CREDENTIALS;
+    let url = "s3://blocks/p?region=us-east-1&path_style=true";
+    let said = |variable, endpoint| {
+        let trusted = ("SSL_CERT_FILE", nobody.to_str().unwrap());
+        said_with(url, &[key, secret, trusted, (variable, endpoint)])
+    };
+    for variable in ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"] {
+        let plainly = said(variable, &plain);
+        assert!(plainly.contains("wrote and read"), "{variable}: {plainly}");
+        let secretly = said(variable, "https://localhost:9");
+        assert!(secretly.contains("refused: no authority's certificate"), "{variable}: {secretly}");
+    }
+}
+
 /// The host names of buckets, whatever the port; a server of any other name does not answer.
 struct Hosts;
 
