@@ -14,8 +14,9 @@ use crate::tiers::store::StoreError;
 /// Attempts at one request, the first included.
 const ATTEMPTS: u32 = 3;
 
-/// The pause before the second attempt, about; before each further one twice that.
+/// The pause before the second attempt, about; before each further one twice that, up to a bound.
 const PAUSE: Duration = Duration::from_millis(100);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// Cut connections that cost no attempt: each had an earlier request refused on it.
 const CUT_MAX: u32 = 4;
@@ -104,20 +105,24 @@ impl Requests {
         loop {
             let late = || Err(errors::too_late(errand.verb, self.op_timeout));
             let result = timeout_at(deadline, once()).await.unwrap_or_else(|_| late());
-            if attempt < attempts && cut_left > 0 && result.as_ref().is_err_and(was_cut) {
+            let again = attempt < attempts
+                && result.as_ref().is_err_and(is_worth_another)
+                && Instant::now() + pause < deadline;
+            let was_cut = again && cut_left > 0 && result.as_ref().is_err_and(was_cut);
+            if was_cut {
                 cut_left -= 1;
-                continue;
+            } else {
+                turn.tell(told_by(&result));
+                self.guard.heard(errand.way, &result);
+                attempt += 1;
             }
-            turn.tell(told_by(&result));
-            self.guard.heard(errand.way, &result);
-            let again = attempt < attempts && result.as_ref().is_err_and(is_worth_another);
-            if !again || Instant::now() + pause >= deadline {
+            if !again {
                 return result;
             }
             drop(turn);
             sleep(jittered(pause)).await;
             turn = self.limiter(errand).turn().await;
-            (attempt, pause) = (attempt + 1, pause * 2);
+            pause = PAUSE_MAX.min(pause * 2);
         }
     }
 }

@@ -120,6 +120,39 @@ fn answers_are_named_by_what_to_do_next() {
     check(500, "InternalError", |error| matches!(error, StoreError::Io { .. }));
 }
 
+/// Closes with the request unread, which resets the connection.
+#[test]
+fn a_request_whose_connection_is_cut_is_made_again_after_a_pause() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (tell, cuts) = crossbeam_channel::bounded(16);
+    // Ends with the test's process.
+    env::spawn_thread("cutter", move || {
+        let watch = Stopwatch::start();
+        for socket in listener.incoming().flatten() {
+            // Something of the request has come.
+            socket.peek(&mut [0]).unwrap_or_default();
+            drop(socket);
+            if tell.send(watch.elapsed().as_millis()).is_err() {
+                return;
+            }
+        }
+    })
+    .unwrap();
+    let (runtime, arena) = (runtime(), sample::arena());
+    let options = ObjectOptions::default();
+    let store = store_at(&server::bucket_at(port, "p"), "secret", options, &arena, &runtime);
+    let (done, _told) = sample::heard();
+    let (key, frame) = (BLOCK.key(), BLOCK.span(0));
+    store.submit(StoreOp::Read { key, place: ANYWHERE, frame }, done);
+    let cut_at_ms: Vec<_> = (0..4).map(|_| cuts.recv().unwrap()).collect();
+    let pauses: Vec<_> = cut_at_ms.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    for (pause, least_ms) in pauses.iter().zip([50, 100, 200]) {
+        // The server's clock starts a moment after the client's.
+        assert!(*pause >= least_ms - 10, "{pauses:?}");
+    }
+}
+
 #[test]
 fn an_object_cut_short_on_its_way_is_no_corrupt_copy() {
     let server = Canned::start(|_| "HTTP/1.1 200 OK\r\ncontent-length: 24576\r\n\r\nhalf");
