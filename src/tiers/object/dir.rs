@@ -4,6 +4,7 @@
 //! follows links, and never trusts what it finds under a block's name.
 
 mod blobs;
+mod watch;
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
@@ -15,6 +16,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 
 use super::blobs::Blobs;
+use super::guard::{self, Guard};
 use super::question::Question;
 use super::{FORMAT_PREFIX, ObjectOptions, object_name};
 use crate::domain::block::Key;
@@ -23,6 +25,7 @@ use crate::domain::tier::Tier;
 use crate::env;
 use crate::tiers::dram::Arena;
 use crate::tiers::frame::{self, FrameHeader, HEADER_BYTES};
+use crate::tiers::health::Health;
 use crate::tiers::open::OpenError;
 use crate::tiers::store::{Done, FrameSpan, Peeked, StoreError, StoreOp, TierStore};
 use crate::tiers::ticket::{Gate, Ticket};
@@ -45,7 +48,7 @@ pub struct DirStore {
 }
 
 impl DirStore {
-    /// Opens the folder, or makes it.
+    /// Opens the folder, or makes it, and keeps an eye on it from the runtime.
     ///
     /// # Errors
     /// It can't be made or written to.
@@ -54,23 +57,25 @@ impl DirStore {
         fsync: bool,
         options: ObjectOptions,
         arena: &Arc<Arena>,
+        runtime: &Handle,
     ) -> Result<Self, OpenError> {
-        let folder = Arc::new(Folder { root: path.to_owned(), fsync });
+        let folder = Arc::new(Folder { root: path.to_owned(), fsync, guard: Guard::new() });
         folder.prepare()?;
         let (at_work, at_hand) = (Arc::clone(&folder), Arc::clone(arena));
         let threads = options.concurrency.min(THREADS_MAX);
         let pool = Pool::start("object-dir", threads, options.ops_max, move |ticket: Ticket| {
-            let result = at_work.perform(&at_hand, ticket.op);
+            let result = at_work.serve(&at_hand, ticket.op);
             ticket.finish(result);
         })
         .map_err(no_thread)?;
         let asked = Arc::clone(&folder);
         let questions =
             Pool::start("object-peek", threads, options.ops_max, move |one: Question| {
-                let found = asked.peek(one.key);
+                let found = asked.guarded(guard::Way::Read, || asked.peek(one.key));
                 one.answer(found);
             })
             .map_err(no_thread)?;
+        watch::keep_watch(&folder, runtime);
         let (gate, arena) = (Gate::new(options.ops_max), Arc::clone(arena));
         Ok(Self { gate, folder, arena, pool, questions })
     }
@@ -103,6 +108,10 @@ impl TierStore for DirStore {
     fn peek(&self, key: Key, told: Peeked) {
         self.questions.push(Question::new(key, told));
     }
+
+    fn health(&self) -> Health {
+        self.folder.guard.health()
+    }
 }
 
 fn no_thread(source: io::Error) -> OpenError {
@@ -112,6 +121,7 @@ fn no_thread(source: io::Error) -> OpenError {
 struct Folder {
     root: PathBuf,
     fsync: bool,
+    guard: Arc<Guard>,
 }
 
 impl Folder {
@@ -151,13 +161,29 @@ impl Folder {
         self.unfinished().join(format!("{:032x}", u128::from_be_bytes(env::random_bytes())))
     }
 
-    fn perform(&self, arena: &Arena, op: StoreOp) -> Result<(), StoreError> {
+    /// Does `work` unless the folder is out, and hears how it ended.
+    fn guarded<T>(
+        &self,
+        way: guard::Way,
+        work: impl FnOnce() -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        self.guard.admit(way)?;
+        let result = work();
+        self.guard.heard(way, &result);
+        result
+    }
+
+    fn serve(&self, arena: &Arena, op: StoreOp) -> Result<(), StoreError> {
         if let StoreOp::Write { frame, .. } | StoreOp::Read { frame, .. } = op
             && !(arena.contains(frame) && frame.bytes as usize > HEADER_BYTES)
         {
             let what = format!("{frame:?} is no frame of the arena");
             return Err(StoreError::Io { what, source: io::ErrorKind::InvalidInput.into() });
         }
+        self.guarded(guard::Way::of(&op), || self.perform(arena, op))
+    }
+
+    fn perform(&self, arena: &Arena, op: StoreOp) -> Result<(), StoreError> {
         match op {
             StoreOp::Write { key, frame, .. } => {
                 // SAFETY: the operation shares the span until it is done: nobody writes to it.
@@ -289,13 +315,10 @@ impl Folder {
     fn failed(&self, verb: &str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
         let what = format!("can't {verb} {}", path.display());
         let unfinished = self.unfinished();
-        move |source| match source.kind() {
-            // An empty mount point has no objects either, but that is not their end.
-            io::ErrorKind::NotFound if !unfinished.is_dir() => {
-                StoreError::TierLost(format!("{what}: the store's folder is gone"))
-            }
-            io::ErrorKind::NotFound => StoreError::Missing(what),
-            _ => StoreError::Io { what, source },
+        move |source| match watch::lost(source.kind(), || unfinished.is_dir()) {
+            Some(why) => StoreError::TierLost(format!("{what}: {why}")),
+            None if source.kind() == io::ErrorKind::NotFound => StoreError::Missing(what),
+            None => StoreError::Io { what, source },
         }
     }
 }

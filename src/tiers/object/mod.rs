@@ -119,7 +119,7 @@ fn open_plain(
 ) -> Result<Inside, OpenError> {
     Ok(match target {
         Target::Dir { path, fsync } => {
-            let store = DirStore::open(path, *fsync, options, arena)?;
+            let store = DirStore::open(path, *fsync, options, arena, runtime)?;
             let blobs = store.blobs(runtime);
             (Arc::new(store), blobs)
         }

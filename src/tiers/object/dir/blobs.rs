@@ -11,6 +11,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, oneshot};
 
 use super::super::blobs::{Answer, Blobs, Listed, Piece};
+use super::super::guard::Way as Errand;
 use super::{Folder, THREADS_MAX, Way, foreign};
 use crate::env;
 use crate::tiers::dram::Arena;
@@ -31,6 +32,7 @@ impl DirBlobs {
 
     fn run<T: Send + 'static>(
         &self,
+        errand: Errand,
         work: impl FnOnce(&Folder, &Arena) -> Result<T, StoreError> + Send + 'static,
     ) -> Answer<'_, T> {
         let (folder, arena) = (Arc::clone(&self.folder), Arc::clone(&self.arena));
@@ -39,7 +41,10 @@ impl DirBlobs {
             let _turn = self.turns.acquire().await;
             let (tell, told) = oneshot::channel();
             // Whoever asked may have gone.
-            let work = move || drop(tell.send(work(&folder, &arena)));
+            let work = move || {
+                let result = folder.guarded(errand, || work(&folder, &arena));
+                drop(tell.send(result));
+            };
             let _ = env::spawn_blocking_on(&self.runtime, work).await;
             told.await.unwrap_or(Err(StoreError::Busy))
         })
@@ -49,7 +54,7 @@ impl DirBlobs {
 impl DirBlobs {
     fn put_by(&self, name: &str, body: Vec<Bytes>, fsync: bool) -> Answer<'_, ()> {
         let name = name.to_owned();
-        self.run(move |folder, _| {
+        self.run(Errand::Write, move |folder, _| {
             let (fresh, path) = (folder.fresh_path(), folder.root.join(name));
             let pieces: Vec<&[u8]> = body.iter().map(AsRef::as_ref).collect();
             folder.write_fresh(&fresh, &path, &pieces, fsync).map_err(|source| {
@@ -71,7 +76,7 @@ impl Blobs for DirBlobs {
 
     fn head<'a>(&'a self, name: &'a str, bytes: u64) -> Answer<'a, Vec<u8>> {
         let name = name.to_owned();
-        self.run(move |folder, _| {
+        self.run(Errand::Read, move |folder, _| {
             let path = folder.root.join(name);
             let (file, found) = folder.open_plain(Way::Read, &path)?;
             let mut head = vec![0; usize::try_from(bytes.min(found)).unwrap_or(0)];
@@ -82,7 +87,7 @@ impl Blobs for DirBlobs {
 
     fn fetch<'a>(&'a self, name: &'a str, pieces: &'a [Piece]) -> Answer<'a, ()> {
         let (name, pieces) = (name.to_owned(), pieces.to_vec());
-        self.run(move |folder, arena| {
+        self.run(Errand::Read, move |folder, arena| {
             let path = folder.root.join(name);
             let (file, _) = folder.open_plain(Way::Read, &path)?;
             for piece in pieces {
@@ -101,7 +106,7 @@ impl Blobs for DirBlobs {
 
     fn list<'a>(&'a self, folder: &'a str, after: &'a str) -> Answer<'a, Vec<Listed>> {
         let (name, after) = (folder.to_owned(), after.to_owned());
-        self.run(move |folder, _| {
+        self.run(Errand::Read, move |folder, _| {
             let path = folder.root.join(name);
             let entries = match fs::read_dir(&path).map_err(folder.failed("list", &path)) {
                 // Nobody has written there.
@@ -124,7 +129,7 @@ impl Blobs for DirBlobs {
 
     fn delete<'a>(&'a self, name: &'a str) -> Answer<'a, ()> {
         let path: PathBuf = self.folder.root.join(name);
-        self.run(move |folder, _| {
+        self.run(Errand::Write, move |folder, _| {
             match fs::remove_file(&path).map_err(folder.failed("erase", &path)) {
                 Err(StoreError::Missing(_)) => Ok(()),
                 removed => removed,

@@ -3,18 +3,24 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
+
+use tokio::runtime::Runtime;
 
 use super::*;
+use crate::env::Stopwatch;
 use crate::tiers::contract::{self, Fixture};
+use crate::tiers::object::s3::tests::s3::runtime;
 use crate::tiers::sample::{self, Sample};
 use crate::tiers::store::Place;
 
 const BLOCK: Sample = Sample { number: 1, payload_bytes: 20_000 };
 const ANYWHERE: Place = Place { offset: 0, slot_bytes: 0 };
 
+static RUNTIME: LazyLock<Runtime> = LazyLock::new(runtime);
+
 fn open(dir: &Path, arena: &Arc<Arena>) -> DirStore {
-    DirStore::open(dir, false, ObjectOptions::default(), arena)
+    DirStore::open(dir, false, ObjectOptions::default(), arena, RUNTIME.handle())
         .unwrap_or_else(|error| panic!("{error}"))
 }
 
@@ -71,7 +77,7 @@ fn an_object_that_is_there_is_not_written_again() {
 fn durable_objects_come_back_too() {
     let (dir, arena) = (tempfile::tempdir().unwrap(), sample::arena());
     let options = ObjectOptions::default();
-    let store = DirStore::open(dir.path(), true, options, &arena).unwrap();
+    let store = DirStore::open(dir.path(), true, options, &arena, RUNTIME.handle()).unwrap();
     sample::write(&store, &arena, BLOCK, ANYWHERE).unwrap();
     sample::read(&store, &arena, BLOCK, ANYWHERE).unwrap();
 }
@@ -138,13 +144,41 @@ fn a_folder_that_went_away_is_a_lost_tier_not_missing_blocks() {
     assert!(matches!(written, StoreError::TierLost(_)), "{written}");
 }
 
+fn until(wanted: impl Fn() -> bool) {
+    let waiting = Stopwatch::start();
+    while !wanted() {
+        assert!(waiting.elapsed() < Duration::from_secs(30), "it takes too long");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn a_folder_that_is_taken_away_is_out_though_nobody_asks_and_comes_back_by_itself() {
+    let (dir, arena, store) = opened();
+    sample::write(&store, &arena, BLOCK, ANYWHERE).unwrap();
+    assert_eq!(store.health(), Health::Well);
+    let (there, away) = (dir.path().join("v1"), dir.path().join("away"));
+    fs::rename(&there, &away).unwrap();
+    until(|| store.health().is_out());
+    let said = store.health().to_string();
+    assert!(said.contains("OUT for reads and writes") && said.contains("mount it"), "{said}");
+    let refused = sample::read(&store, &arena, BLOCK, ANYWHERE).unwrap_err();
+    assert!(refused.to_string().contains("the object store is OUT"), "{refused}");
+    fs::rename(&away, &there).unwrap();
+    until(|| !store.health().refuses().reads);
+    sample::read(&store, &arena, BLOCK, ANYWHERE).unwrap();
+    sample::write(&store, &arena, Sample { number: 2, ..BLOCK }, ANYWHERE).unwrap();
+    assert_eq!(store.health(), Health::Well);
+}
+
 #[test]
 fn folders_that_cannot_be_written_are_refused_with_a_remedy() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("file");
     fs::write(&file, "mine").unwrap();
     for path in [file.as_path(), Path::new("/sys/kernel/terrace")] {
-        let opened = DirStore::open(path, false, ObjectOptions::default(), &sample::arena());
+        let (options, arena) = (ObjectOptions::default(), sample::arena());
+        let opened = DirStore::open(path, false, options, &arena, RUNTIME.handle());
         let said = opened.err().expect("it can't be written to").to_string();
         assert!(said.contains(path.to_str().unwrap()), "{said}");
         assert!(said.contains("choose another folder"), "{said}");

@@ -58,7 +58,8 @@ impl Ground {
         let (handle, root) = (runtime.handle().clone(), folder.path().to_owned());
         let (opened, on) = (root.clone(), handle.clone());
         let open = move |arena: &Arc<Arena>| -> Inside {
-            let store = DirStore::open(&opened, false, ObjectOptions::default(), arena).unwrap();
+            let options = ObjectOptions::default();
+            let store = DirStore::open(&opened, false, options, arena, &on).unwrap();
             let blobs = store.blobs(&on);
             (Arc::new(store), blobs)
         };

@@ -1,0 +1,105 @@
+//! Whether the folder is there: looked at now and then, so that one that was taken away is known to be
+//! before anybody needs it, and until it is back.
+//!
+//! Only looks. Never makes the folder anew: an empty mount point is not the store.
+
+use std::sync::Arc;
+use std::time::Duration;
+use std::{fs, io};
+
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+
+use super::super::guard::Way;
+use super::Folder;
+use crate::env;
+use crate::tiers::store::StoreError;
+
+/// How often a folder that is well is looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// Watches the folder for as long as anybody has it.
+pub(super) fn keep_watch(folder: &Arc<Folder>, runtime: &Handle) {
+    let (here, on) = (Arc::downgrade(folder), runtime.clone());
+    folder.guard.keep_probing(runtime, move || {
+        let (folder, on) = (here.upgrade()?, on.clone());
+        Some(async move { look(folder, &on).await })
+    });
+    let (here, on) = (Arc::downgrade(folder), runtime.clone());
+    env::spawn_task_on(runtime, async move {
+        loop {
+            tokio::time::sleep(LOOK_EVERY).await;
+            let Some(folder) = here.upgrade() else { return };
+            let guard = Arc::clone(&folder.guard);
+            if guard.health().is_out() {
+                // It is asked already.
+                continue;
+            }
+            let lost = look(folder, &on).await;
+            if let Err(StoreError::TierLost(_)) = lost {
+                for way in [Way::Read, Way::Write] {
+                    guard.heard(way, &lost);
+                }
+            }
+        }
+    });
+}
+
+/// Away from the threads that serve the sockets: a share whose server is silent takes its time.
+async fn look(folder: Arc<Folder>, on: &Handle) -> Result<(), StoreError> {
+    let (tell, told) = oneshot::channel();
+    // Whoever asked may have gone.
+    let work = move || drop(tell.send(folder.look()));
+    let _ = env::spawn_blocking_on(on, work).await;
+    told.await.unwrap_or(Err(StoreError::Busy))
+}
+
+impl Folder {
+    /// Whether the folder is the store's.
+    fn look(&self) -> Result<(), StoreError> {
+        let found = fs::metadata(self.unfinished());
+        found.map(drop).map_err(self.failed("look into", &self.root))
+    }
+}
+
+/// What an error says of the whole folder, and what to do; nothing if it may be about one object.
+pub(super) fn lost(kind: io::ErrorKind, is_there: impl Fn() -> bool) -> Option<&'static str> {
+    match kind {
+        // An empty mount point has no objects either, but that is not their end.
+        io::ErrorKind::NotFound if !is_there() => {
+            Some("the store's folder is gone: mount it, or put it back where it was")
+        }
+        io::ErrorKind::PermissionDenied if !is_there() => {
+            Some("the store's folder can't be entered: give it back to the daemon's user")
+        }
+        io::ErrorKind::ReadOnlyFilesystem => {
+            Some("its file system can only be read: mount it for writing")
+        }
+        io::ErrorKind::StaleNetworkFileHandle | io::ErrorKind::NotConnected => {
+            Some("its file system is gone: mount it again")
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_takes_the_whole_folder_is_told_from_what_befalls_one_object() {
+        use io::ErrorKind as Kind;
+        let check = |kind, is_there, words: Option<&str>| {
+            let why = lost(kind, || is_there);
+            assert_eq!(why.is_some(), words.is_some(), "{kind:?}");
+            assert!(why.unwrap_or_default().contains(words.unwrap_or_default()), "{why:?}");
+        };
+        check(Kind::NotFound, true, None);
+        check(Kind::NotFound, false, Some("mount it"));
+        check(Kind::PermissionDenied, true, None);
+        check(Kind::PermissionDenied, false, Some("give it back"));
+        check(Kind::ReadOnlyFilesystem, true, Some("mount it for writing"));
+        check(Kind::StaleNetworkFileHandle, true, Some("mount it again"));
+        check(Kind::StorageFull, true, None);
+    }
+}
