@@ -160,7 +160,8 @@ pub const KEYS: &[Key] = &[
         Kind::Text,
         "none",
         "Folders on further disks, with commas between them: slots are dealt out over all of them in \
-         turn, and `nvme.capacity` is that of all. The list never changes while blocks are there.",
+         turn, and `nvme.capacity` is that of all. Folders on one disk share its room. The list never \
+         changes while blocks are there.",
     ),
     key(
         "nvme.capacity",

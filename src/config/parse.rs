@@ -86,7 +86,16 @@ pub fn duration(text: &str, min: Duration, max: Duration) -> Result<Duration, Pr
         return Ok(given);
     }
     let problem = if given < min { "too short" } else { "too long" };
-    Err(Problem::new(problem, format!("give a time between {min:?} and {max:?}")))
+    let (min, max) = (time_text(min), time_text(max));
+    Err(Problem::new(problem, format!("give a time between {min} and {max}")))
+}
+
+/// `time` as [`duration`] reads it back, in the largest unit that gives a whole number.
+fn time_text(time: Duration) -> String {
+    let millis = time.as_millis();
+    let units = [("h", 3_600_000), ("m", 60_000), ("s", 1000)];
+    let whole = units.into_iter().find(|(_, unit)| millis != 0 && millis.is_multiple_of(*unit));
+    whole.map_or_else(|| format!("{millis}ms"), |(name, unit)| format!("{}{name}", millis / unit))
 }
 
 /// A whole number between the bounds, both included.
@@ -169,6 +178,10 @@ mod tests {
         check("30s", 30_000);
         check("5m", 300_000);
         check("1 h", 3_600_000);
+        let said = duration("2h", Duration::ZERO, max).unwrap_err();
+        assert_eq!(said.remedy, "give a time between 0ms and 1h");
+        let said = duration("1ms", min, Duration::from_millis(90_500)).unwrap_err();
+        assert_eq!(said.remedy, "give a time between 100ms and 90500ms");
         for text in ["", "s", "30", "99ms", "2h", "-1s", "18446744073709551615h", "1d"] {
             assert!(duration(text, min, max).is_err(), "{text}");
         }

@@ -29,6 +29,9 @@ impl Machine for Fake {
 
     fn disk(&self, path: &Path) -> Option<Disk> {
         let device = u64::from(path.starts_with("/mnt"));
+        if path.starts_with("/proc") {
+            return Some(Disk { device: 9, total_bytes: 0, free_bytes: 0 });
+        }
         Some(Disk { device, total_bytes: 100 << 30, free_bytes: self.free_bytes })
     }
 
@@ -207,6 +210,25 @@ fn slots_are_striped_over_the_folders_that_are_named() {
 }
 
 #[test]
+fn folders_on_one_disk_share_its_room() {
+    let bytes = |file: &str| {
+        let given = sources(file, &[], &[("object.url", "off")]);
+        Config::load(&given, &FAKE).map(|config| config.nvme.unwrap().capacity_bytes >> 30)
+    };
+    let more = |capacity: &str, path: &str, more: &str| {
+        bytes(&format!("nvme = {{ {capacity} path = \"{path}\", more_paths = \"{more}\" }}\n"))
+    };
+    assert_eq!(more("", "/mnt/a", "/other"), Ok(8), "a twentieth of each");
+    assert_eq!(more("", "/mnt/a", "/mnt/b"), Ok(4), "a twentieth of both");
+    assert_eq!(more("capacity = \"160GiB\",", "/mnt/a", "/other"), Ok(160));
+    assert_eq!(more("capacity = \"80GiB\",", "/mnt/a", "/mnt/b"), Ok(80));
+    assert!(more("capacity = \"82GiB\",", "/mnt/a", "/mnt/b").is_err());
+    // Of three parts of 30 GiB two lie on one disk.
+    assert_eq!(more("capacity = \"90GiB\",", "/mnt/a", "/mnt/b, /other"), Ok(90));
+    assert!(more("capacity = \"150GiB\",", "/mnt/a", "/mnt/b, /other").is_err());
+}
+
+#[test]
 fn what_nvme_is_written_is_bounded_by_rule_and_budget() {
     let writes = |file: &str| load(file).nvme.unwrap().writes;
     assert_eq!(writes(""), WriteRules::default());
@@ -262,6 +284,7 @@ const WRONG_FILES: &[&str] = &[
     "hbm.device = \"cuda\"\n",
     "hbm.multiprocessors_max = 1025\n",
     "nvme.capacity = \"81GiB\"\n",
+    "nvme = { path = \"/mnt/a\", more_paths = \"/mnt/b\", capacity = \"82GiB\" }\n",
     "nvme.path = \"here\"\n",
     "nvme.engine = \"spdk\"\n",
     "nvme.queue_depth = 0\n",
@@ -269,8 +292,11 @@ const WRONG_FILES: &[&str] = &[
     "object.url = \"http://x\"\n",
     "object.url = \"s3:///x\"\n",
     "object.url = \"file://x\"\n",
+    "object.url = \"file:///proc/x\"\n",
+    "[object]\nurl = \"file:///proc/x\"\ncapacity = \"1GiB\"\n",
     "object.capacity = \"1MiB\"\n",
     "object.pack_below = \"64MiB\"\n",
+    "object.pack_linger = \"2s\"\n",
     "[object]\nurl = \"s3://b\"\nendpoint = \"minio\"\n",
     "nvme.capacity = \"60GiB\"\nobject.capacity = \"60GiB\"\n",
     "leases.ttl = \"2h\"\n",

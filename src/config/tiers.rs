@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::error::{ConfigError, Problem};
+use super::machine::Disk;
 use super::packs::packs;
 use super::parse::{shown, size_text};
 use super::places::Places;
@@ -141,9 +142,11 @@ pub(super) fn nvme(
     let all = || std::iter::once(&path).chain(&more_paths);
     let usual = |path: &PathBuf| {
         let held_bytes = chunks_below(reader.machine.slot_files_bytes(path));
-        let disk = reader.machine.disk(path);
-        let of_disk = || disk.map_or(0, |disk| usual_disk_bytes(disk.free_bytes));
-        if held_bytes > 0 { held_bytes } else { of_disk() }
+        let Some(disk) = reader.machine.disk(path).filter(|_| held_bytes == 0) else {
+            return held_bytes;
+        };
+        let sharing = all().filter(|other| is_on(reader, other, disk)).count() as u64;
+        chunks_below(usual_disk_bytes(disk.free_bytes) / sharing)
     };
     let folders = 1 + more_paths.len() as u64;
     let usual = || folders * all().map(usual).min().unwrap_or(0);
@@ -186,22 +189,33 @@ fn check_stripes(
         all.push(("nvme.more_paths", more));
     }
     let folders = all.len() as u64;
+    let part_bytes = capacity_bytes / folders;
     if !capacity_bytes.is_multiple_of(folders * CHUNK_BYTES) {
         let (problem, step) =
             (format!("no equal parts for {folders} folders"), folders * CHUNK_BYTES);
         let remedy = format!("give a multiple of {}", size_text(step));
         return Err(reader.wrong("nvme.capacity", Problem::new(problem, remedy)));
     }
-    for (name, path) in all {
-        let held_bytes = chunks_below(reader.machine.slot_files_bytes(path));
-        let disk = reader.machine.disk(path);
-        let room_bytes = disk.map_or(u64::MAX, |disk| disk.free_bytes.saturating_add(held_bytes));
-        if capacity_bytes / folders > room_bytes {
-            let all_bytes = room_bytes.saturating_mul(folders);
-            check_disk(reader, "nvme.capacity", name, path, capacity_bytes, all_bytes)?;
+    for (name, path) in &all {
+        let Some(disk) = reader.machine.disk(path) else { continue };
+        // Folders on one disk share what is free there.
+        let sharing = all.iter().map(|(_, path)| *path).filter(|other| is_on(reader, other, disk));
+        let held = sharing.clone().map(|path| chunks_below(reader.machine.slot_files_bytes(path)));
+        let room_bytes = disk.free_bytes.saturating_add(held.sum());
+        let sharing: Vec<_> = sharing.map(|path| path.display().to_string()).collect();
+        let sharing_folders = sharing.len() as u64;
+        if part_bytes.saturating_mul(sharing_folders) > room_bytes {
+            let most_bytes = chunks_below(room_bytes / sharing_folders).saturating_mul(folders);
+            let place = (*name, sharing.join(" and "));
+            return Err(too_large(reader, "nvme.capacity", place, room_bytes, most_bytes));
         }
     }
     Ok(())
+}
+
+/// Whether the folder lies on that disk, or would.
+fn is_on(reader: &Reader<'_>, folder: &Path, disk: Disk) -> bool {
+    reader.machine.disk(folder).is_some_and(|own| own.device == disk.device)
 }
 
 /// What is written to NVMe, and how much.
@@ -237,15 +251,26 @@ fn check_disk(
     if capacity_bytes <= room_bytes {
         return Ok(());
     }
-    let problem = format!("the disk of {} has room for {}", path.display(), shown(room_bytes));
-    let most_bytes = chunks_below(room_bytes);
+    let place = (place, path.display().to_string());
+    Err(too_large(reader, name, place, room_bytes, chunks_below(room_bytes)))
+}
+
+/// The disk of some folders has no room for what is asked, but for `most_bytes` of it.
+fn too_large(
+    reader: &Reader<'_>,
+    name: &str,
+    (place, folders): (&str, String),
+    room_bytes: u64,
+    most_bytes: u64,
+) -> ConfigError {
+    let problem = format!("the disk of {folders} has room for {}", shown(room_bytes));
     let remedy = if most_bytes == 0 {
         format!("free some room, or set {place} to a folder on a larger disk")
     } else {
         let most = size_text(most_bytes);
         format!("set {name} to {most} or less, or {place} to a folder on a larger disk")
     };
-    Err(reader.wrong(name, Problem::new(problem, remedy)))
+    reader.wrong(name, Problem::new(problem, remedy))
 }
 
 pub(super) fn object(
@@ -278,7 +303,18 @@ pub(super) fn object(
     let capacity_bytes = match (&target, given_bytes) {
         (Target::S3(_), given) => given.unwrap_or(S3_DEFAULT_BYTES),
         (Target::Dir { path, .. }, given) => {
-            let Some(disk) = reader.machine.disk(path) else {
+            let disk = reader.machine.disk(path);
+            if reader.text("object.url").is_some() && disk.is_some_and(|disk| disk.total_bytes == 0)
+            {
+                let problem = format!("{} lies on a file system without room", path.display());
+                let remedy = "name a folder on a disk, or write off for no object tier";
+                return Err(reader.wrong("object.url", Problem::new(problem, remedy)));
+            }
+            let Some(disk) = disk else {
+                if given.is_none() {
+                    let path = path.display();
+                    notes.push(format!("no object tier: nothing is known of the disk of {path}"));
+                }
                 return Ok(given.map(|capacity_bytes| object(target, capacity_bytes)));
             };
             // What is there already counts as ours, so only the whole disk bounds a given size.
@@ -289,7 +325,7 @@ pub(super) fn object(
         }
     };
     if capacity_bytes == 0 {
-        notes.push("no object tier: its disk is too full".into());
+        notes.push(format!("no object tier: the disk of {target} is too full"));
         return Ok(None);
     }
     Ok(Some(object(target, capacity_bytes)))
@@ -303,15 +339,17 @@ pub(super) fn check_shared_disk(
 ) -> Result<(), ConfigError> {
     let (Some(nvme), Some(object)) = (nvme, object) else { return Ok(()) };
     let Target::Dir { path: folder, .. } = &object.target else { return Ok(()) };
-    let disks = (reader.machine.disk(&nvme.path), reader.machine.disk(folder));
-    let (Some(nvme_disk), Some(disk)) = disks else { return Ok(()) };
-    let both_bytes = nvme.capacity_bytes.saturating_add(object.capacity_bytes);
-    if nvme_disk.device != disk.device || both_bytes <= disk.total_bytes {
+    let Some(disk) = reader.machine.disk(folder) else { return Ok(()) };
+    let folders = || std::iter::once(&nvme.path).chain(&nvme.more_paths);
+    let sharing = folders().filter(|path| is_on(reader, path, disk)).count() as u64;
+    let nvme_bytes = nvme.capacity_bytes / folders().count() as u64 * sharing;
+    let both_bytes = nvme_bytes.saturating_add(object.capacity_bytes);
+    if sharing == 0 || both_bytes <= disk.total_bytes {
         return Ok(());
     }
     let problem = format!(
         "the NVMe tier ({}) and the object tier ({}) share a disk of {}",
-        shown(nvme.capacity_bytes),
+        shown(nvme_bytes),
         shown(object.capacity_bytes),
         shown(disk.total_bytes)
     );

@@ -31,9 +31,13 @@ const OBJECT_PATIENCE: Duration = Duration::from_secs(10);
 pub(super) fn checks(places: &Places, config: Option<&Config>) -> Vec<Check> {
     let usual = places.state_dir.join("nvme");
     let path = config.and_then(|c| c.nvme.as_ref()).map_or(&usual, |nvme| &nvme.path);
-    let more_paths = config.and_then(|c| c.nvme.as_ref()).map(|nvme| nvme.more_paths.iter());
+    let more_paths = config.and_then(|c| c.nvme.as_ref()).map_or(&[][..], |nvme| &nvme.more_paths);
     let mut checks = vec![free_disk(path)];
-    checks.extend(more_paths.into_iter().flatten().map(|path| further_disk(path)));
+    for (at, more) in more_paths.iter().enumerate() {
+        let mut before = std::iter::once(path).chain(&more_paths[..at]);
+        let shares_with = before.find(|before| is_one_disk(before, more));
+        checks.push(shares_with.map_or_else(|| further_disk(more), |path| shared_disk(path, more)));
+    }
     match trial_tier(standing(path)) {
         Ok((facts, survey)) => {
             checks.extend([io_uring(&facts), direct_io(&facts), disk_speed(&survey)]);
@@ -61,6 +65,17 @@ fn further_disk(path: &Path) -> Check {
             Check::fail("disk", format!("{}: {said}", path.display()), remedy)
         }
     }
+}
+
+fn is_one_disk(one: &Path, other: &Path) -> bool {
+    let device = |path| ThisMachine.disk(path).map(|disk| disk.device);
+    device(one).is_some() && device(one) == device(other)
+}
+
+/// Its room was counted with the other folder's.
+fn shared_disk(path: &Path, more: &Path) -> Check {
+    let found = format!("{} is on the disk of {}", more.display(), path.display());
+    Check::warn("disk", found, "put it on a disk of its own, or take it out of nvme.more_paths")
 }
 
 fn free_disk(path: &Path) -> Check {
@@ -368,6 +383,16 @@ mod tests {
         let found = object_store(&only(Target::S3(bucket)));
         assert_eq!(found.verdict, Verdict::Fail);
         assert!(found.found.contains("have SSL_CERT_FILE name"), "{found:?}");
+    }
+
+    #[test]
+    fn folders_on_one_disk_are_told_apart_from_further_disks() {
+        let folder = tempfile::tempdir().unwrap();
+        let more = folder.path().join("more");
+        assert!(is_one_disk(folder.path(), &more), "also before it is made");
+        assert!(!is_one_disk(folder.path(), Path::new("/proc")));
+        let check = shared_disk(folder.path(), &more);
+        assert!(check.verdict == Verdict::Warn && check.found.contains("is on the disk of"));
     }
 
     #[test]
