@@ -44,8 +44,11 @@ pub enum NodeError {
     Machine { what: &'static str, source: io::Error },
     #[error(transparent)]
     Open(#[from] OpenError),
-    #[error("{0}")]
-    Gpu(String),
+    #[error(
+        "hbm.device: cuda:{ordinal} can't be used: {why}\n  remedy: `terrace doctor` lists the GPUs \
+         here; set hbm.device (--hbm-device) to one of them, to auto, or to host for none"
+    )]
+    Gpu { ordinal: u32, why: String },
     #[error("{0}")]
     Numa(String),
 }
@@ -137,7 +140,9 @@ fn open_device(config: &Config, arena: &Arc<Arena>) -> Result<Arc<dyn Device>, N
         cuda::open(ordinal, Arc::clone(arena), settings).map(|device| Arc::new(device) as _)
     };
     match config.device.choice {
-        DeviceChoice::Cuda(ordinal) => return cuda(ordinal).map_err(NodeError::Gpu),
+        DeviceChoice::Cuda(ordinal) => {
+            return cuda(ordinal).map_err(|why| NodeError::Gpu { ordinal, why });
+        }
         DeviceChoice::Auto if cuda::gpus().is_ok_and(|gpus| !gpus.is_empty()) => match cuda(0) {
             Ok(device) => return Ok(device),
             Err(error) => tracing::warn!(%error, "the GPU is not used: the host device is"),
@@ -246,5 +251,27 @@ fn bounds(config: &Config, shares_processors: bool) -> ManagerConfig {
             ..SessionLimits::default()
         },
         ..ManagerConfig::with_tiers(tiers)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Sources, ThisMachine};
+    use crate::tiers::sample;
+
+    #[test]
+    fn a_gpu_that_is_not_here_is_refused_with_the_key_and_the_remedy() {
+        let sources = Sources {
+            file: None,
+            env: [("HOME".into(), "/h/me".into())].into(),
+            flags: [("hbm.device", "cuda:999".to_owned())].into(),
+        };
+        let config = Config::load(&sources, &ThisMachine).expect("a device is looked for later");
+        let said = open_device(&config, &sample::arena()).err().expect("no machine has so many");
+        let said = said.to_string();
+        for words in ["hbm.device: cuda:999", "--hbm-device", "auto", "host"] {
+            assert!(said.contains(words), "{said}");
+        }
     }
 }
