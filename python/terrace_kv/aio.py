@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
-from . import answers, calls, errors, hints
+from . import answers, arguments, calls, errors, hints
 from .calls import Call, Hashes, Stored
 from .client import CALL_TIMEOUT_S, Client
 from .completions import Operation
@@ -160,6 +160,7 @@ class AsyncClient:
         return await self._run(calls.give_back(self._connection.session(), request))
 
     async def release(self, found: answers.Lookup) -> None:
+        arguments.one_of("found", found, answers.Lookup, "what lookup answered")
         living = self._connection.session()
         if found.lease_id is not None and found.epoch == living.epoch:
             await self._run(calls.release(living, found.lease_id))

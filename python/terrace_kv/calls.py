@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from . import answers, convert, errors, hints
+from . import answers, arguments, convert, errors, hints
 from .completions import Operation
 from .lent import Borrowed, CudaExport
 from .session import PoolHandle, Session
@@ -98,7 +98,7 @@ def store(
         pool_id=session.pool_id(pool),
         slots=convert.slots(slots),
         session=agent,
-        directives=[convert.directive(one) for one in directives],
+        directives=convert.directives(directives),
         durable=durable,
         token_ids=convert.tokens(token_ids),
     )
@@ -134,6 +134,7 @@ def load(
     )
     if load_timeout_s is None:
         load_timeout_s = session.welcome.limits.load_timeout_ms_max / 1000
+    load_timeout_s = arguments.seconds("load_timeout_s", load_timeout_s)
 
     def read(answer: Any) -> Operation:
         return session.completions.expect(answer.op_id)
@@ -186,6 +187,8 @@ def end_request(
     prefill_tokens: int,
     prefill_s: float,
 ) -> Call[answers.Usage]:
+    if prefill_s != 0:
+        prefill_s = arguments.seconds("prefill_s", prefill_s)
     message = convert.built(
         "EndRequestRequest",
         token=session.token,
@@ -245,6 +248,7 @@ def sessions(session: Session, sessions_max: int) -> Call[answers.Sessions]:
 
 def inspect(session: Session, block_hash: bytes) -> Call[answers.Block]:
     width = _width(session)
+    arguments.one_of("block_hash", block_hash, bytes, f"the block's hash, {width} bytes")
     if len(block_hash) != width:
         raise errors.Invalid(f"a block hash has {len(block_hash)} bytes, not {width}")
     message = convert.built("InspectRequest", key=session.identity.namespace.key(block_hash))
@@ -267,7 +271,9 @@ def _bounded(
 
 
 def _patience(session: Session, timeout_s: float | None) -> float:
-    return session.identity.call_timeout_s if timeout_s is None else timeout_s
+    if timeout_s is None:
+        return session.identity.call_timeout_s
+    return arguments.seconds("timeout_s", timeout_s)
 
 
 def _width(session: Session) -> int:

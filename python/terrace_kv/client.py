@@ -10,10 +10,9 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any, TypeVar
 
-from . import answers, calls, errors, hints
+from . import answers, arguments, calls, errors, hints
 from .calls import Call, Hashes, Stored
 from .completions import Operation
 from .connection import Connection
@@ -52,9 +51,11 @@ class Client:
         Raises `DaemonGone`, `VersionMismatch`, `NameTaken`, or `Invalid` for a namespace that does
         not hold.
         """
-        self.namespace = namespace
+        path = arguments.socket(socket)
+        self.namespace = arguments.one_of("namespace", namespace, Namespace, "a Namespace")
+        call_timeout_s = arguments.seconds("call_timeout_s", call_timeout_s)
         identity = Identity(client_id, client_name, namespace, call_timeout_s, prefill_tokens_per_s)
-        self._connection = Connection(Path(socket), identity, may_be_away=may_be_away)
+        self._connection = Connection(path, identity, may_be_away=may_be_away)
         # Also when nobody closes it, and when the process ends.
         self._finalizer = weakref.finalize(self, self._connection.close)
 
@@ -94,6 +95,8 @@ class Client:
         While no daemon is there it is registered as soon as one is. Raises `Invalid` for a pool of
         other blocks than the client's namespace has.
         """
+        takes = "a HostPool or a CudaPool; HostPool.create makes one, and view() is its array"
+        arguments.one_of("pool", pool, (HostPool, CudaPool), takes)
         _check_shape(pool.namespace, self.namespace)
         handle = PoolHandle(pool, shard)
         self._connection.register(handle)
@@ -101,6 +104,7 @@ class Client:
 
     def unregister_pool(self, pool: PoolHandle) -> None:
         """Takes a pool back: the daemon does not touch it after this."""
+        arguments.one_of("pool", pool, PoolHandle, "what register_pool answered")
         self._connection.forget(pool)
         try:
             self._run(calls.unregister(self._connection.session(), pool))
@@ -211,6 +215,7 @@ class Client:
     def release(self, found: answers.Lookup) -> None:
         """Gives a lookup's lease back before its time. One that ended with its session is no
         error, nor is a lookup that found nothing."""
+        arguments.one_of("found", found, answers.Lookup, "what lookup answered")
         living = self._connection.session()
         if found.lease_id is not None and found.epoch == living.epoch:
             self._run(calls.release(living, found.lease_id))

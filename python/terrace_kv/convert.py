@@ -11,7 +11,7 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 
-from . import _wire, answers, hints
+from . import _wire, answers, arguments, hints
 from .answers import Tier
 from .cuda import CudaPool
 from .errors import DaemonFault, Invalid
@@ -87,14 +87,24 @@ def cuda_memory(pool: CudaPool) -> Any:
 def slots(places: Any) -> list[int]:
     """Slot numbers, of a list or an array."""
     as_list = getattr(places, "tolist", None)
-    return as_list() if as_list is not None else list(places)
+    try:
+        return as_list() if as_list is not None else list(places)
+    except TypeError as error:
+        given = reprlib.repr(places)
+        raise Invalid(f"slots is {given}: give slot numbers, as a list or an array") from error
 
 
-def directive(one: hints.Directive) -> Any:
-    return built("Directive", tokens=_range(one.tokens), wish=_wish(one.wish))
+def directives(given: Iterable[hints.Directive]) -> list[Any]:
+    takes = "a hints.Directive"
+    return [
+        built("Directive", tokens=_range(one.tokens), wish=_wish(one.wish))
+        for one in arguments.each_of("directives", given, hints.Directive, takes)
+    ]
 
 
 def actions(given: Iterable[hints.Action], width: int) -> list[Any]:
+    takes = "an action such as hints.Pin(...)"
+    given = arguments.each_of("actions", given, hints.Action, takes)
     return [
         built("Action", action_id=action_id, **{_field(action): _action(action, width)})
         for action_id, action in hints.named(given)
@@ -105,7 +115,10 @@ def envelope(given: Mapping[str, Any] | str | bytes) -> bytes:
     """An envelope as JSON, from an object or from text."""
     if isinstance(given, bytes):
         return given
-    return (given if isinstance(given, str) else json.dumps(given)).encode()
+    try:
+        return (given if isinstance(given, str) else json.dumps(given)).encode()
+    except (TypeError, ValueError) as error:
+        raise Invalid(f"envelope is no JSON ({error}): hints.envelope makes one") from error
 
 
 def welcome(message: Any) -> answers.Welcome:
@@ -287,10 +300,14 @@ def _known(kind: type[_E], number: int) -> _E:
 
 
 def _range(tokens: hints.TokenRange | None) -> Any:
-    return tokens and built("TokenRange", start=tokens.start, end=tokens.end)
+    if tokens is None:
+        return None
+    arguments.one_of("tokens", tokens, hints.TokenRange, "a hints.TokenRange, or None for all")
+    return built("TokenRange", start=tokens.start, end=tokens.end)
 
 
 def _wish(wish: hints.Wish) -> Any:
+    arguments.one_of("wish", wish, hints.Wish, "a hints.Wish")
     return built("Wish", **{one.name: getattr(wish, one.name) for one in fields(wish)})
 
 
@@ -298,6 +315,8 @@ def _field(action: hints.Action) -> str:
     """The name of an action's field: that of its type in the envelope, but for one."""
     if isinstance(action, hints.CancelPrefetch):
         return "cancel_prefetch"
+    if not action.action_type:
+        raise Invalid("hints.Action says nothing by itself: give one of its kinds, as hints.Pin")
     return action.action_type.replace(".", "_")
 
 
@@ -313,6 +332,9 @@ def _action(action: hints.Action, width: int) -> Any:
 
 
 def _target(target: hints.Target, width: int) -> Any:
+    kinds = (hints.Blocks, hints.SessionTokens, hints.SessionTree)
+    takes = "hints.Blocks, hints.SessionTokens or hints.SessionTree"
+    arguments.one_of("target", target, kinds, takes)
     if isinstance(target, hints.Blocks):
         return built("Target", hashes=joined(target.hashes, width))
     if isinstance(target, hints.SessionTree):

@@ -8,12 +8,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import grpc
 
-from . import convert, errors
+from . import arguments, convert, errors
 from .answers import Overlap, Tier
 from .namespace import Namespace
 from .session import Channel
@@ -117,7 +116,11 @@ def daemon_events(
 ) -> Events:
     """Follows a daemon. With `snapshot` it first tells what is here, and tells it anew wherever
     changes would be missing. `start` is the life and the number to go on with. `namespace` is the
-    digest of the only one that is wanted."""
+    digest of the only one that is wanted.
+
+    It follows one life of the daemon and does not come back by itself: when that ends, so does the
+    iteration, or it raises `DaemonGone`. Open another one then, with `snapshot`, or with the life
+    and the number to go on with."""
     life, first = start or (0, None)
     request = convert.built(
         "EventsRequest",
@@ -126,7 +129,7 @@ def daemon_events(
         snapshot=snapshot,
         namespace=namespace,
     )
-    return Events(Channel(Path(socket)), request)
+    return Events(Channel(arguments.socket(socket)), request)
 
 
 def daemon_overlap(
@@ -147,7 +150,7 @@ def daemon_overlap(
         hash_bytes=hash_bytes,
         hashes=convert.joined(hashes, hash_bytes),
     )
-    channel = Channel(Path(socket))
+    channel = Channel(arguments.socket(socket))
     try:
         return convert.overlap(channel.call("Overlap", request, timeout_s))
     finally:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from . import _wire, convert, errors
+from . import _wire, arguments, convert, errors
 from .completions import Completions
 from .cuda import CudaPool
 from .descriptors import Attachment
@@ -172,6 +172,7 @@ class Session:
         self.pools[handle] = answer.pool_id
 
     def pool_id(self, handle: PoolHandle) -> int:
+        arguments.one_of("pool", handle, PoolHandle, "what register_pool answered")
         known = self.pools.get(handle)
         if known is None:
             raise errors.NotFound("this pool is not registered with this client: register it")

@@ -1,0 +1,47 @@
+"""Arguments as callers give them: a wrong one is refused by its name, with what it takes.
+
+What a message of the protocol cannot hold is refused where the message is built.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import reprlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from .errors import Invalid
+
+_T = TypeVar("_T")
+
+
+def one_of(name: str, value: Any, kinds: type[_T] | tuple[type[_T], ...], takes: str) -> _T:
+    """`value`, which is one of the kinds."""
+    if not isinstance(value, kinds):
+        raise Invalid(f"{name} is {reprlib.repr(value)}: give {takes}")
+    return value
+
+
+def each_of(name: str, values: Any, kind: type[_T], takes: str) -> list[_T]:
+    """`values`, each of that kind, as a list."""
+    if isinstance(values, kind) or not isinstance(values, Iterable):
+        raise Invalid(f"{name} is {reprlib.repr(values)}: give a list, each {takes}")
+    return [one_of(f"{name}[{at}]", value, kind, takes) for at, value in enumerate(values)]
+
+
+def seconds(name: str, value: Any) -> float:
+    """A time that calls can be bounded by."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not math.isfinite(value) or value <= 0:
+        raise Invalid(f"{name} is {reprlib.repr(value)}: give seconds, more than 0")
+    return float(value)
+
+
+def socket(value: Any) -> Path:
+    """Where a daemon listens."""
+    try:
+        return Path(os.fsdecode(value))
+    except TypeError as error:
+        raise Invalid(f"socket is {reprlib.repr(value)}: give the path of a socket") from error
