@@ -7,7 +7,6 @@ import unittest
 from types import SimpleNamespace as Bag
 
 import numpy as np
-from test_vllm_parts import Pool
 
 from rig import BLOCK_TOKENS, PATIENCE_S, Daemon, DaemonCase, chain, content, namespace, until
 from terrace_kv import HostPool, Invalid, Tier
@@ -16,6 +15,7 @@ from terrace_kv.vllm.lookups import Asker
 from terrace_kv.vllm.scheduler import SchedulerSide, summary
 from terrace_kv.vllm.settings import Settings
 from terrace_kv.vllm.worker import WorkerSide, open_client
+from vllm_rig import Pool
 
 logging.getLogger("terrace_kv.vllm").setLevel(logging.CRITICAL)
 

@@ -1,0 +1,99 @@
+"""The connector's settings, and which of vLLM's it works with."""
+
+import unittest
+from types import SimpleNamespace as Bag
+
+from terrace_kv import Namespace
+from terrace_kv.vllm import layout, support
+from terrace_kv.vllm.settings import Settings
+from vllm_rig import BLOCKS, cache, memory_of
+
+
+class SettingsTest(unittest.TestCase):
+    def test_defaults_and_the_daemons_own_socket(self):
+        read = Settings.read({}, {"XDG_RUNTIME_DIR": "/run/user/7"})
+        self.assertEqual(read.socket, "/run/user/7/terrace.sock")
+        self.assertEqual(Settings.read({}, {"TERRACE_SOCKET": "/s"}).socket, "/s")
+        self.assertEqual(Settings.read({"socket": "/t"}, {"TERRACE_SOCKET": "/s"}).socket, "/t")
+
+    def test_each_mistake_names_key_value_and_remedy(self):
+        for given, says in (
+            ({"sockets": "/x"}, "sockets is no setting: there are .*socket"),
+            ({"socket": 3}, "socket is 3: it must be text"),
+            ({"lookup_timeout_s": 0}, "lookup_timeout_s is 0"),
+            ({"load_timeout_s": "fast"}, "load_timeout_s is 'fast': it must be seconds"),
+            ({"ask_shared_ms": 10_001}, "0 to 10000"),
+            ({"prefill_tokens_per_s": 0}, "leave it out"),
+            ({"store_percent": 51}, "1 to 50"),
+            ({"call_timeout_s": True}, "call_timeout_s is True"),
+        ):
+            with self.subTest(given), self.assertRaisesRegex(ValueError, says):
+                Settings.read(given, {})
+
+
+def spec(kind: str, tokens: int = 16) -> object:
+    return Bag(kv_cache_spec=type(kind, (), {"block_size": tokens})())
+
+
+def configs(**changed) -> tuple[Bag, Bag]:
+    """vLLM's configuration, as far as it is read."""
+    config = Bag(
+        parallel_config=Bag(
+            pipeline_parallel_size=changed.get("pipeline", 1), tensor_parallel_size=2
+        ),
+        cache_config=Bag(
+            enable_prefix_caching=changed.get("caching", True),
+            prefix_caching_hash_algo=changed.get("algorithm", "sha256"), cache_dtype="auto",
+        ),
+        kv_transfer_config=Bag(kv_load_failure_policy=changed.get("policy", "recompute")),
+        model_config=Bag(
+            model="m", revision=None, dtype="torch.bfloat16", quantization=None, seed=7,
+            hf_config=Bag(to_dict=lambda: {"rope_theta": changed.get("rope", 1.0)}),
+        ),
+        load_config=Bag(load_format=changed.get("load", "auto")),
+    )  # fmt: skip
+    groups = changed.get("groups", [spec("FullAttentionSpec")])
+    return config, Bag(kv_cache_groups=groups, hash_block_size=changed.get("hashed"))
+
+
+class SupportTest(unittest.TestCase):
+    def test_what_is_served(self):
+        for changed in ({}, {"groups": [spec("MLAAttentionSpec")]}, {"hashed": 16}):
+            support.check(*configs(**changed))
+
+    def test_what_is_refused_says_what_to_change(self):
+        hybrid = [spec("FullAttentionSpec"), spec("MambaSpec")]
+        for changed, says in (
+            ({"groups": hybrid}, r"2 KV cache groups \(FullAttentionSpec, MambaSpec\).*without"),
+            ({"groups": [spec("SlidingWindowSpec")]}, "full attention and MLA only"),
+            ({"pipeline": 2}, "pipeline_parallel_size to 1"),
+            ({"caching": False}, "prefix caching is off"),
+            ({"algorithm": "md5"}, "--prefix-caching-hash-algo"),
+            ({"policy": "fail"}, "'recompute'"),
+            ({"hashed": 8}, "--block-size"),
+        ):
+            with self.subTest(changed), self.assertRaisesRegex(layout.Unsupported, says):
+                support.check(*configs(**changed))
+
+    def space(self, settings=None, **changed) -> Namespace:
+        logical, registered = cache("LBHNC")
+        geometry = layout.read(registered, BLOCKS, memory_of(logical))
+        return support.namespace_of(*configs(**changed), geometry, settings or Settings("/s"))
+
+    def test_blocks_are_shared_only_where_they_are_the_same(self):
+        first = self.space()
+        self.assertEqual(first, self.space())
+        self.assertEqual((first.shard_count, first.hash_bytes, first.block_tokens), (2, 32, 16))
+        for other in (
+            self.space(rope=2.0),
+            self.space(algorithm="xxhash"),
+            self.space(load="dummy"),
+            self.space(Settings("/s", tenant_salt="t")),
+            self.space(Settings("/s", weights="tuned")),
+            self.space(Settings("/s", model="other")),
+        ):
+            self.assertNotEqual(first.digest(), other.digest())
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,55 @@
+"""vLLM's KV caches and its block pool, as far as tests need them."""
+
+from types import SimpleNamespace as Bag
+
+import numpy as np
+
+from terrace_kv.vllm import layout
+
+LAYERS, BLOCKS, HEADS, TOKENS, CONTENT = 3, 5, 2, 4, 512
+SIZES = {"L": LAYERS, "B": BLOCKS, "H": HEADS, "N": TOKENS, "C": CONTENT}
+
+
+def cache(order: str, kernel_blocks: int = 1) -> tuple[np.ndarray, dict[str, layout.Tensor]]:
+    """vLLM's cache in one of its orders, as bytes `[L, B, H, N, C]`, and what it registers."""
+    base = np.zeros([SIZES[axis] for axis in order], np.uint8)
+    logical = base.transpose([order.index(axis) for axis in "LBHNC"])
+    registered = {}
+    for layer in range(LAYERS):
+        one = logical[layer]
+        shape, strides = list(one.shape), list(one.strides)
+        if kernel_blocks > 1:
+            shape[0] *= kernel_blocks
+            shape[2] //= kernel_blocks
+            strides[0] //= kernel_blocks
+        registered[f"layers.{layer}"] = layout.Tensor(
+            one.ctypes.data, tuple(shape), tuple(strides), 1
+        )
+    return logical, registered
+
+
+def memory_of(logical: np.ndarray) -> layout.Memory:
+    whole = logical
+    while whole.base is not None:
+        whole = whole.base
+    return layout.Memory(whole.ctypes.data, whole.nbytes)
+
+
+class Pool:
+    """vLLM's block pool, as far as holds use it."""
+
+    def __init__(self, blocks: int) -> None:
+        self.blocks = [Bag(number=number, refs=0) for number in range(blocks)]
+        self.freed: list[int] = []
+
+    def touch(self, blocks) -> None:
+        for one in blocks:
+            one.refs += 1
+
+    def free_blocks(self, blocks) -> None:
+        for one in blocks:
+            one.refs -= 1
+            self.freed.append(one.number)
+
+    def held(self) -> set[int]:
+        return {one.number for one in self.blocks if one.refs}
