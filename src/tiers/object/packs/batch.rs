@@ -3,7 +3,9 @@
 //! Copies no frame: the pack's body is the head and the frames where they lie. A write ends when its pack
 //! is stored and nothing reads its frame any more.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
@@ -64,26 +66,45 @@ impl Packs {
             }
         }
         let keys = whole.iter().map(|one| one.header.meta.key).collect();
-        self.forget_gone(keys).await;
+        let unsure = self.forget_gone(keys).await;
         let mut joining = Vec::with_capacity(whole.len());
         for one in whole {
-            self.sort(one, &mut joining);
+            match self.find(one.header.meta.key).map(|found| found.pack) {
+                Some(pack) if unsure.contains(&pack) => one.ticket.finish(Err(unknown(&pack))),
+                _ => self.sort(one, &mut joining),
+            }
         }
-        if joining.len() < self.options.frames_min || !self.log.is_ready() {
+        let packs = joining.len() >= self.options.frames_min && self.log.is_ready();
+        if !packs || !self.reserve(joining.len()) {
             return joining.into_iter().for_each(|one| self.hand_on(one.ticket));
         }
         self.write_pack(joining).await;
     }
 
-    /// Forgets packs of these blocks that are gone: who only wrote a record would store nothing.
-    async fn forget_gone(&self, keys: Vec<Key>) {
+    /// Whether there is room to know so many more frames; if not, that is told once.
+    fn reserve(&self, frames: usize) -> bool {
+        let has_room = self.with(|index| index.reserve(frames));
+        if !has_room && !self.is_told_full.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                blocks_known_max = self.options.frames_max,
+                "this node may know no more packed blocks: what it writes further are objects of \
+                 their own; raise object.pack_blocks_known"
+            );
+        }
+        has_room
+    }
+
+    /// Forgets packs of these blocks that are gone: who only wrote a record would store nothing. Gives
+    /// those of which nobody can tell.
+    async fn forget_gone(&self, keys: Vec<Key>) -> BTreeSet<Name> {
         loop {
             let now = self.now();
             let packs = self.with(|index| index.unseen(&keys, now, self.options.trusted_for));
             let looks = packs.iter().map(|pack| self.are_there(std::slice::from_ref(pack)));
-            // What can't be asked for can't be written either.
-            if join_all(looks).await.iter().all(|there| !matches!(there, Ok(false))) {
-                return;
+            let there = join_all(looks).await;
+            if there.iter().all(|there| !matches!(there, Ok(false))) {
+                let unsure = packs.iter().zip(&there).filter(|(_, there)| there.is_err());
+                return unsure.map(|(pack, _)| *pack).collect();
             }
         }
     }
@@ -127,18 +148,26 @@ impl Packs {
             let head = Bytes::from(format::encode(name, &head));
             std::iter::once(head).chain(lent.into_iter().map(Bytes::from_owner)).collect()
         };
-        let written = self.log.write((Holds::Frames, head_pages), body).await;
+        let (written, count) =
+            (self.log.write((Holds::Frames, head_pages), body).await, frames.len());
         // A connection may hold frames beyond its request's end.
         join_all(returned.into_iter().map(Returned::wait)).await;
-        let ended = written.map(|name| {
-            let now = self.now();
-            self.with(|index| index.add(name, frames, now));
+        let now = self.now();
+        let ended = self.with(|index| {
+            index.unreserve(count);
+            written.map(|name| index.add(name, frames, now))
         });
         self.publish();
         for one in joining {
             one.ticket.finish(ended.as_ref().copied().map_err(same_for_all));
         }
     }
+}
+
+/// A write that counts on this pack might store nothing.
+fn unknown(pack: &Name) -> StoreError {
+    let what = format!("nobody can tell now whether the pack {pack} is still there");
+    StoreError::Io { what, source: std::io::ErrorKind::Other.into() }
 }
 
 /// The frames one behind the other from `at` on.

@@ -6,6 +6,7 @@
 
 mod place;
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -16,7 +17,7 @@ use tokio::time::Instant;
 use super::format::{self, Head};
 use super::index::Index;
 use super::log::{Log, Origin};
-use super::name::{self, Holds, Name, Writer};
+use super::name::{self, Name, Writer};
 use super::{FOLDER, same_for_all};
 use crate::env::{Clock, SystemClock};
 use crate::tiers::object::blobs::{Blobs, Listed};
@@ -43,8 +44,9 @@ struct State {
     writers: BTreeMap<Writer, Place>,
     /// Names that were complained of.
     foreign: BTreeSet<String>,
-    /// Whether somebody was told that not all can be listed.
+    /// Whether somebody was told that not all can be listed, and that packs are passed over.
     is_told: bool,
+    is_told_full: bool,
 }
 
 /// What the folders have, as far as they could be listed.
@@ -169,28 +171,20 @@ impl Feed {
         Ok(listed.into_iter().map(|one| one.name).collect())
     }
 
-    /// Reads these objects' heads, as many as there is room for: this node's first, then the newest.
+    /// Reads these objects' heads: what was changed, then this node's packs, then the newest. Also where
+    /// there is no room for more: what is known may have been moved there.
     async fn read_all(&self, state: &mut State, names: Vec<Name>) -> Result<(), StoreError> {
         let mut names = self.unknown(state, names);
         let is_others = |name: &Name| name.writer != self.own;
-        names.sort_by_key(|name| (name.holds, is_others(name), std::cmp::Reverse(name.number)));
-        let mut room = self.with(|index| index.frames_max());
-        let mut heads = Vec::with_capacity(names.len());
-        for group in names.chunks(HEADS_AT_ONCE) {
-            let (wanted, passed): (Vec<Name>, Vec<Name>) =
-                group.iter().partition(|name| name.holds == Holds::Changes || room > 0);
-            for name in passed {
-                state.place(&name).note_read(name);
-                self.with(Index::note_blind);
-            }
-            let read = join_all(wanted.iter().map(|name| self.read(name))).await;
-            room = room.saturating_sub(read.iter().map(frames_in).sum());
-            heads.extend(wanted.into_iter().zip(read));
-        }
+        names.sort_by_key(|name| {
+            (Reverse(name.holds), is_others(name), Reverse(name.number), name.salt)
+        });
         let mut ended = Ok(());
-        // The oldest first: it is the first to make room.
-        for (name, head) in heads.into_iter().rev() {
-            ended = self.keep(state, name, head).and(ended);
+        for group in names.chunks(HEADS_AT_ONCE) {
+            let heads = join_all(group.iter().map(|name| self.read(name))).await;
+            for (name, head) in group.iter().zip(heads) {
+                ended = self.keep(state, *name, head).and(ended);
+            }
         }
         ended
     }
@@ -220,7 +214,11 @@ impl Feed {
     ) -> Result<(), StoreError> {
         let now = self.clock.now();
         match head {
-            Ok(Head::Frames(frames)) => self.with(|index| index.add(name, frames, now)),
+            Ok(Head::Frames(frames)) => {
+                if !self.with(|index| index.learn(name, frames, now)) {
+                    state.tell_full();
+                }
+            }
             Ok(Head::Changes(changes)) => self.with(|index| {
                 let is_mine = name.writer == self.own;
                 index.change_all(&changes, is_mine, now);
@@ -257,13 +255,6 @@ impl Feed {
 
     fn with<T>(&self, look: impl FnOnce(&mut Index) -> T) -> T {
         look(&mut self.index.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-}
-
-fn frames_in(head: &Result<Head, StoreError>) -> usize {
-    match head {
-        Ok(Head::Frames(frames)) => frames.len(),
-        _ => 0,
     }
 }
 
@@ -307,6 +298,15 @@ impl State {
         names.sort_unstable();
         names.dedup();
         names
+    }
+
+    fn tell_full(&mut self) {
+        if !std::mem::replace(&mut self.is_told_full, true) {
+            tracing::warn!(
+                "there are more packed blocks than this node may know: some that others wrote are not \
+                 found here; raise object.pack_blocks_known"
+            );
+        }
     }
 
     fn complain(&mut self, name: &str, what: &str) {

@@ -62,10 +62,12 @@ pub(super) struct Index {
     touched: BTreeSet<Name>,
     /// Packs whose frames were moved, and that are to be deleted: where to.
     moved: BTreeMap<Name, Vec<Name>>,
-    /// In which order packs make room: others' first, then as they came.
-    order: BTreeSet<(bool, u64, Name)>,
-    added: u64,
+    /// Frames that are on their way into packs of this node's.
+    reserved: usize,
 }
+
+/// Others' packs leave this part of the room to what this node writes.
+const OWN_PART: usize = 4;
 
 impl Index {
     pub fn new(own: Writer, frames_max: usize) -> Self {
@@ -81,8 +83,7 @@ impl Index {
             parted: VecDeque::new(),
             touched: BTreeSet::new(),
             moved: BTreeMap::new(),
-            order: BTreeSet::new(),
-            added: 0,
+            reserved: 0,
         }
     }
 
@@ -95,47 +96,65 @@ impl Index {
         (self.packs.len(), self.spots.len())
     }
 
-    pub fn frames_max(&self) -> usize {
-        self.frames_max
+    fn has_room(&self, frames: usize, most: usize) -> bool {
+        self.spots.len() + self.reserved + frames <= most
     }
 
-    /// A pack was read or written. What there is no room for makes room.
+    /// Keeps room for frames that this node is about to pack: what was told to be stored is never
+    /// forgotten, so what there is no room for is not packed. False: there is none.
+    pub fn reserve(&mut self, frames: usize) -> bool {
+        let has_room = self.has_room(frames, self.frames_max);
+        self.reserved += if has_room { frames } else { 0 };
+        has_room
+    }
+
+    /// They were packed, or will not be.
+    pub fn unreserve(&mut self, frames: usize) {
+        self.reserved -= frames;
+    }
+
+    /// A pack was read. Others' are passed over where there is no room, unless frames that are known
+    /// were moved there: what was found once stays found. False: it was passed over.
+    pub fn learn(&mut self, name: Name, frames: Vec<PackedFrame>, now: Time) -> bool {
+        let most = self.frames_max - self.frames_max / OWN_PART;
+        let is_known = name.writer == self.own
+            || self.has_room(frames.len(), most)
+            || frames.iter().any(|frame| self.lies_somewhere(frame));
+        if is_known {
+            self.add(name, frames, now);
+        } else {
+            self.is_blind = true;
+        }
+        is_known
+    }
+
+    /// A pack is known from here on.
     pub fn add(&mut self, name: Name, frames: Vec<PackedFrame>, now: Time) {
         if self.has(&name) {
             return;
         }
         for frame in &frames {
-            // Where it lay so far, it need not be kept.
+            // Of several places where it lies it need not be kept in all.
             let same = |spot: &&(Key, Name, u32)| self.frame(spot).id == frame.id;
             let elsewhere = self.spots_of(frame.header.meta.key).filter(same).map(|spot| spot.1);
             let elsewhere: Vec<Name> = elsewhere.collect();
+            if !elsewhere.is_empty() || self.is_erased(frame.id) {
+                self.touched.insert(name);
+            }
             self.touched.extend(elsewhere);
-        }
-        if frames.iter().any(|frame| self.is_erased(frame.id)) {
-            self.touched.insert(name);
         }
         self.spots.extend((0..).zip(&frames).map(|(at, frame)| (frame.header.meta.key, name, at)));
         self.packs.insert(name, frames);
         self.note_seen(&name, now);
-        self.added += 1;
-        self.order.insert((name.writer == self.own, self.added, name));
-        self.make_room(&name, now);
     }
 
-    fn make_room(&mut self, newest: &Name, now: Time) {
-        while self.spots.len() > self.frames_max {
-            let Some((.., name)) = self.order.first().copied() else { return };
-            if name == *newest && self.packs.len() == 1 {
-                return;
-            }
-            self.forget(&name, now);
-            self.note_blind();
+    /// The packs that are known, by who wrote them.
+    pub fn names(&self) -> BTreeMap<Writer, Vec<Name>> {
+        let mut names: BTreeMap<Writer, Vec<Name>> = BTreeMap::new();
+        for name in self.packs.keys() {
+            names.entry(name.writer).or_default().push(*name);
         }
-    }
-
-    /// There is a pack that is not known, and whose frames may come back where somebody knows it.
-    pub const fn note_blind(&mut self) {
-        self.is_blind = true;
+        names
     }
 
     pub fn note_seen(&mut self, name: &Name, now: Time) {
@@ -151,10 +170,9 @@ impl Index {
         packs.filter(is_old).collect()
     }
 
-    /// A pack is no longer there, or is not to be known any more.
+    /// A pack is no longer there; what was moved out of it was looked for.
     pub fn forget(&mut self, name: &Name, now: Time) {
         let Some(frames) = self.packs.remove(name) else { return };
-        self.order.retain(|(.., other)| other != name);
         self.touched.remove(name);
         self.moved.remove(name);
         self.seen.remove(name);

@@ -17,7 +17,9 @@ mod log;
 mod name;
 mod reads;
 mod shed;
+mod sweep;
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -43,7 +45,7 @@ use feed::Feed;
 use format::{Change, What};
 use index::{Found, Index};
 use log::Log;
-use name::Writer;
+use name::{Name, Writer};
 
 /// Where all of it lies, below the store's own prefix.
 pub(super) const FOLDER: &str = "v1/packs/";
@@ -66,8 +68,11 @@ pub struct PackOptions {
     pub freshness: Duration,
     /// For how long a pack that was seen to be there is taken to be, by who writes a block that it has.
     pub trusted_for: Duration,
-    /// Frames that are known at most; of what is beyond it nothing is known, and it is not found.
+    /// Frames that are known at most: what this node writes beyond it is not packed, and what others
+    /// packed beyond it is not found.
     pub frames_max: usize,
+    /// How often it is looked whether known packs are still there.
+    pub swept_every: Duration,
     /// The node's id: its packs are found again after a restart.
     pub node_id: Writer,
 }
@@ -83,6 +88,7 @@ impl PackOptions {
             freshness: Duration::from_secs(1),
             trusted_for: Duration::from_mins(1),
             frames_max: 1_000_000,
+            swept_every: Duration::from_mins(10),
             node_id,
         }
     }
@@ -106,6 +112,8 @@ struct Packs {
     changes: Changes,
     /// Wakes who clears away.
     untidy: mpsc::Sender<()>,
+    /// Whether somebody was told that there is no room to know more.
+    is_told_full: AtomicBool,
     arena: Arc<Arena>,
     options: PackOptions,
     runtime: Handle,
@@ -134,6 +142,7 @@ impl PackedStore {
             log,
             feed,
             untidy,
+            is_told_full: AtomicBool::new(false),
             arena: Arc::clone(arena),
             options,
             runtime: runtime.clone(),
@@ -144,6 +153,7 @@ impl PackedStore {
         env::spawn_task_on(runtime, batch::serve(Arc::clone(&packs), to_write));
         env::spawn_task_on(runtime, reads::serve(Arc::clone(&packs), to_read));
         env::spawn_task_on(runtime, shed::serve(Arc::downgrade(&packs), woken));
+        env::spawn_task_on(runtime, sweep::serve(Arc::downgrade(&packs), options.swept_every));
         let early = Arc::clone(&packs);
         env::spawn_task_on(runtime, async move {
             // Whoever needs it asks again.
@@ -255,6 +265,16 @@ impl Packs {
     /// Has the store inside do it.
     fn hand_on(&self, ticket: Ticket) {
         self.inner.submit(ticket.op, Box::new(move |result| ticket.finish(result)));
+    }
+
+    /// The same for a block whose pack turned out to be gone.
+    fn hand_on_from(&self, pack: Name, ticket: Ticket) {
+        let named = move |error| match error {
+            StoreError::Missing(_) => StoreError::Missing(format!("its pack {pack} is gone")),
+            error => error,
+        };
+        let op = ticket.op;
+        self.inner.submit(op, Box::new(move |result| ticket.finish(result.map_err(named))));
     }
 
     async fn peek(&self, key: Key) -> Result<FrameHeader, StoreError> {

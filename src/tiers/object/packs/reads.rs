@@ -123,7 +123,7 @@ impl Packs {
             Err(StoreError::Missing(_)) => self.read_again(run).await,
             // One that is cut short does not cost those before it.
             Err(StoreError::Corrupt(_)) if run.len() > 1 => self.read_each(run),
-            Err(error) => drop(answer_all(run, &error)),
+            Err(error) => answer_all(run, &error),
         }
     }
 
@@ -145,17 +145,17 @@ impl Packs {
 
     /// The pack is gone: what lived in it was moved before.
     async fn read_again(self: Arc<Self>, run: Vec<Wanted>) {
-        let now = self.now();
-        self.with(|index| index.forget(&run[0].found.pack, now));
-        let looked = self.look().await;
+        let pack = run[0].found.pack;
+        if let Err(error) = self.note_gone(&pack).await {
+            // Where they were moved to is not known; they need not be missing.
+            return answer_all(run, &error);
+        }
         let (known, lost): (Vec<Wanted>, Vec<Wanted>) =
             run.into_iter().partition(|one| self.find(key_of(&one.ticket.op)).is_some());
-        let known = known.into_iter().chain(match &looked {
-            Ok(()) => lost,
-            // Where they were moved to is not known; they need not be missing.
-            Err(error) => answer_all(lost, error),
-        });
-        self.read_all(known.map(|one| (one.ticket, one.tries_left - 1)));
+        for one in lost {
+            self.hand_on_from(pack, one.ticket);
+        }
+        self.read_all(known.into_iter().map(|one| (one.ticket, one.tries_left - 1)));
     }
 
     /// Checks what was read, away from the threads that serve the sockets.
@@ -181,7 +181,9 @@ impl Packs {
         let bytes = unsafe { self.arena.bytes_mut(one.piece().into) };
         let header = frame::verify(bytes, key).map_err(|error| match error {
             // Something is there, so it is not the block that is missing.
-            StoreError::Missing(why) => StoreError::Corrupt(why),
+            StoreError::Missing(why) | StoreError::Corrupt(why) => {
+                StoreError::Corrupt(format!("{}: {why}", one.found.pack))
+            }
             error => error,
         })?;
         if header.meta.record != now.header.meta.record {
@@ -191,12 +193,10 @@ impl Packs {
     }
 }
 
-/// Answers all of them, and leaves none.
-fn answer_all(run: Vec<Wanted>, error: &StoreError) -> Vec<Wanted> {
+fn answer_all(run: Vec<Wanted>, error: &StoreError) {
     for one in run {
         one.ticket.finish(Err(same_for_all(error)));
     }
-    Vec::new()
 }
 
 /// Frames of one pack that lie close together, in order.

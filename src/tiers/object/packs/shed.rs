@@ -88,7 +88,7 @@ impl Packs {
         let mut moved = Vec::new();
         for duty in duties.iter().filter(|duty| !duty.live.is_empty()) {
             let Some(out) = self.take_out(duty).await? else {
-                self.is_gone(&duty.pack);
+                self.note_gone(&duty.pack).await?;
                 self.postpone(duties);
                 return Ok(());
             };
@@ -112,13 +112,21 @@ impl Packs {
             return Ok(());
         }
         self.blobs.delete(&duty.pack.to_string()).await?;
-        self.is_gone(&duty.pack);
+        self.forget(&duty.pack);
         Ok(())
     }
 
-    fn is_gone(&self, pack: &Name) {
+    pub(super) fn forget(&self, pack: &Name) {
         let now = self.now();
         self.with(|index| index.forget(pack, now));
+    }
+
+    /// A pack turned out to be gone. It is forgotten when the packs were looked at into which its frames
+    /// may have been moved: as long as they are known, that one is not passed over.
+    pub(super) async fn note_gone(&self, pack: &Name) -> Result<(), StoreError> {
+        self.look().await?;
+        self.forget(pack);
+        Ok(())
     }
 
     /// Whether the packs in which frames are kept are there now: others delete packs without a word.
@@ -126,7 +134,7 @@ impl Packs {
         for pack in packs {
             match self.blobs.head(&pack.to_string(), 1).await {
                 Err(StoreError::Missing(_)) => {
-                    self.is_gone(pack);
+                    self.note_gone(pack).await?;
                     return Ok(false);
                 }
                 head => drop(head?),

@@ -60,15 +60,20 @@ fn a_frame_that_took_its_record_along_needs_no_older_change() {
 }
 
 #[test]
-fn others_packs_make_room_first() {
-    let mut index = Index::new([1; 16], 2);
-    index.add(name(1, 0), vec![frame(1, 1)], NOW);
-    index.add(name(2, 0), vec![frame(2, 2)], NOW);
-    index.add(name(1, 1), vec![frame(3, 3)], NOW);
-    assert_eq!([1, 2, 3].map(|block| priority(&index, block).is_some()), [true, false, true]);
-    assert_eq!(index.counts(), (2, 2));
-    index.add(name(1, 2), (4..10).map(|block| frame(block, block)).collect(), NOW);
-    assert_eq!(index.counts(), (1, 6), "the newest is known, however long it is");
+fn what_there_is_no_room_for_is_passed_over_and_nothing_known_is_forgotten() {
+    let mut index = Index::new([1; 16], 4);
+    assert!(index.learn(name(1, 0), vec![frame(1, 1)], NOW));
+    assert!(index.learn(name(2, 0), vec![frame(2, 2), frame(3, 3)], NOW));
+    assert!(!index.learn(name(2, 1), vec![frame(4, 4)], NOW), "a quarter is this node's");
+    assert!(index.reserve(1) && !index.reserve(1));
+    index.unreserve(1);
+    assert!(index.reserve(1), "that pack was not written");
+    // What is known stays so where others move it, and where this node wrote it before a restart.
+    assert!(index.learn(name(3, 0), vec![frame(2, 2), frame(5, 5)], NOW));
+    index.forget(&name(2, 0), NOW);
+    assert!(index.learn(name(1, 1), vec![frame(6, 6), frame(7, 7)], NOW));
+    let known = (1..8).filter(|block| priority(&index, *block).is_some());
+    assert_eq!(known.collect::<Vec<_>>(), [1, 2, 5, 6, 7]);
 }
 
 #[test]
@@ -106,10 +111,10 @@ fn an_object_of_changes_stays_where_packs_are_not_known_for_want_of_room() {
     let long_after = NOW + PARTED_FOR * 2;
     let told = |frames_max: usize| {
         let mut index = Index::new([1; 16], frames_max);
-        index.add(name(2, 0), vec![frame(1, 1)], NOW);
+        index.learn(name(2, 0), vec![frame(1, 1)], NOW);
         index.change(erased, true, NOW);
         index.logged(log, &[erased]);
-        index.add(name(2, 1), vec![frame(2, 2)], NOW);
+        index.learn(name(2, 1), vec![frame(2, 2)], NOW);
         index.forget(&name(2, 0), NOW);
         assert!(index.is_due(long_after));
         index.prune(long_after);

@@ -1,10 +1,12 @@
 //! What is damaged, foreign or half there costs what it holds and nothing else.
 
 use std::fs;
+use std::time::Duration;
 
 use super::faults::{Call, Faults};
 use super::ground::options;
-use super::{erase, on_both, priority, read_all, restamp, start, write_all};
+use super::{block, erase, on_both, priority, read_all, restamp, start, write_all};
+use crate::tiers::object::packs::PackOptions;
 use crate::tiers::sample::{self, Sample};
 use crate::tiers::store::{StoreError, StoreOp};
 
@@ -66,6 +68,75 @@ fn a_pack_that_is_gone_is_a_miss() {
         assert_eq!(priority(&one, 0), None);
         write_all(&one, 0..4);
         assert_eq!(read_all(&one, 0..4).len(), 4);
+    });
+}
+
+#[test]
+fn errors_name_the_pack() {
+    on_both(|ground| {
+        let one = ground.node(1);
+        write_all(&one, 0..1);
+        let pack = one.store.packs.find(block(0).key()).unwrap().pack.to_string();
+        let file = ground.files('p').remove(0);
+        let read = || {
+            let (key, frame) = (block(0).key(), block(0).span(0));
+            let read = StoreOp::Read { key, place: super::ANYWHERE, frame };
+            sample::run(&*one.store, read).unwrap_err()
+        };
+        let mut bytes = fs::read(&file).unwrap();
+        let last = bytes.len() - 9_000;
+        bytes[last] ^= 1;
+        fs::write(&file, bytes).unwrap();
+        let error = read();
+        assert!(
+            matches!(error, StoreError::Corrupt(_)) && error.to_string().contains(&pack),
+            "{error}"
+        );
+        fs::remove_file(&file).unwrap();
+        let error = read();
+        assert!(
+            matches!(error, StoreError::Missing(_)) && error.to_string().contains(&pack),
+            "{error}"
+        );
+    });
+}
+
+/// As a lifecycle rule does while nobody reads or writes what it takes.
+#[test]
+fn a_pack_that_is_gone_is_noticed_although_nobody_asks_for_it() {
+    on_both(|ground| {
+        let often = PackOptions { swept_every: Duration::from_millis(200), ..options(1) };
+        let one = ground.node_with(often, |blobs| blobs);
+        write_all(&one, 0..4);
+        write_all(&one, 4..8);
+        let knows = |number| one.store.packs.find(block(number).key()).is_some();
+        let first = one.store.packs.find(block(0).key()).unwrap().pack.to_string();
+        fs::remove_file(ground.root.join(first)).unwrap();
+        let mut tries = 0..200;
+        while knows(0) {
+            assert!(tries.next().is_some(), "it is still told");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        assert_eq!((knows(3), knows(4), knows(7)), (false, true, true));
+    });
+}
+
+#[test]
+fn a_write_counts_on_no_pack_that_can_not_be_asked_for() {
+    on_both(|ground| {
+        let faults = Faults::default();
+        let one = ground.node_with(options(1), |blobs| faults.around(blobs));
+        write_all(&one, 0..4);
+        faults.fail(Call::Head, "v1/packs/");
+        let write = |block: Sample, lane| {
+            let frame = block.fill(&one.arena, lane);
+            StoreOp::Write { key: block.key(), place: super::ANYWHERE, frame }
+        };
+        let told = start(&one, write, 0..4);
+        assert!(told.into_iter().all(|told| told.recv().unwrap().is_err()));
+        faults.heal();
+        write_all(&one, 0..4);
+        assert_eq!(ground.files('p').len(), 1);
     });
 }
 

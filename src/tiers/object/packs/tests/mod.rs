@@ -6,6 +6,7 @@ mod faults;
 mod fleet;
 mod ground;
 mod outage;
+mod room;
 mod shed;
 mod stale;
 

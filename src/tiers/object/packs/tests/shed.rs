@@ -12,7 +12,7 @@ use crate::tiers::sample;
 use crate::tiers::store::StoreOp;
 
 /// Promises to forget the block, and does.
-fn forget(node: &Node, number: u32) {
+pub(super) fn forget(node: &Node, number: u32) {
     let record = RetentionRecord { delete_after: Time { micros: 1 }, ..RetentionRecord::default() };
     let op = StoreOp::Restamp { key: block(number).key(), place: ANYWHERE, record };
     sample::run(&*node.store, op).unwrap();
