@@ -11,7 +11,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::runtime::Handle;
 
@@ -138,16 +138,7 @@ impl Folder {
         let unfinished = self.unfinished();
         let make = DirBuilder::new().recursive(true).mode(0o700).create(&unfinished);
         make.map_err(OpenError::io("create the folder", &unfinished))?;
-        let probe = self.fresh_path();
-        let tried = (|| {
-            let mut file = fresh_file(&probe)?;
-            file.write_all(b"written to see whether this folder can be")?;
-            // The clock that counts is the file system's: other nodes may share it.
-            let now = file.metadata()?.modified()?;
-            fs::remove_file(&probe)?;
-            Ok(now)
-        })();
-        let now = tried.map_err(OpenError::io("write to", &self.root))?;
+        let now = self.try_write().map_err(OpenError::io("write to", &self.root))?;
         for entry in fs::read_dir(&unfinished).into_iter().flatten().flatten() {
             let written = entry.metadata().and_then(|found| found.modified());
             if written.is_ok_and(|at| now.duration_since(at).is_ok_and(|age| age > LEFT_BEHIND)) {
@@ -155,6 +146,18 @@ impl Folder {
             }
         }
         Ok(())
+    }
+
+    /// Writes a file and takes it away; gives the time at which it was written by the clock that counts,
+    /// the file system's: other nodes may share it.
+    fn try_write(&self) -> io::Result<SystemTime> {
+        let path = self.fresh_path();
+        let mut file = fresh_file(&path)?;
+        let written = file.write_all(b"written to see whether this folder can be");
+        let now = written.and_then(|()| file.metadata()?.modified());
+        // On a full disk too: it is tried again and again.
+        fs::remove_file(&path)?;
+        now
     }
 
     fn fresh_path(&self) -> PathBuf {

@@ -1,7 +1,8 @@
 //! Whether the folder is there: looked at now and then, so that one that was taken away is known to be
 //! before anybody needs it, and until it is back.
 //!
-//! Only looks. Never makes the folder anew: an empty mount point is not the store.
+//! Only looks, and writes a word to one that was out. Never makes the folder anew: an empty mount point
+//! is not the store.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use tokio::sync::oneshot;
 use super::super::guard::Way;
 use super::Folder;
 use crate::env;
+use crate::tiers::health::Refuses;
 use crate::tiers::store::StoreError;
 
 /// How often a folder that is well is looked at.
@@ -23,7 +25,7 @@ pub(super) fn keep_watch(folder: &Arc<Folder>, runtime: &Handle) {
     let (here, on) = (Arc::downgrade(folder), runtime.clone());
     folder.guard.keep_probing(runtime, move || {
         let (folder, on) = (here.upgrade()?, on.clone());
-        Some(async move { look(folder, &on).await })
+        Some(async move { away(&on, move || folder.try_out()).await })
     });
     let (here, on) = (Arc::downgrade(folder), runtime.clone());
     env::spawn_task_on(runtime, async move {
@@ -35,7 +37,7 @@ pub(super) fn keep_watch(folder: &Arc<Folder>, runtime: &Handle) {
                 // It is asked already.
                 continue;
             }
-            let lost = look(folder, &on).await;
+            let lost = away(&on, move || folder.look()).await;
             if let Err(StoreError::TierLost(_)) = lost {
                 for way in [Way::Read, Way::Write] {
                     guard.heard(way, &lost);
@@ -46,11 +48,13 @@ pub(super) fn keep_watch(folder: &Arc<Folder>, runtime: &Handle) {
 }
 
 /// Away from the threads that serve the sockets: a share whose server is silent takes its time.
-async fn look(folder: Arc<Folder>, on: &Handle) -> Result<(), StoreError> {
+async fn away(
+    on: &Handle,
+    ask: impl FnOnce() -> Result<(), StoreError> + Send + 'static,
+) -> Result<(), StoreError> {
     let (tell, told) = oneshot::channel();
     // Whoever asked may have gone.
-    let work = move || drop(tell.send(folder.look()));
-    let _ = env::spawn_blocking_on(on, work).await;
+    let _ = env::spawn_blocking_on(on, move || drop(tell.send(ask()))).await;
     told.await.unwrap_or(Err(StoreError::Busy))
 }
 
@@ -59,6 +63,17 @@ impl Folder {
     fn look(&self) -> Result<(), StoreError> {
         let found = fs::metadata(self.unfinished());
         found.map(drop).map_err(self.failed("look into", &self.root))
+    }
+
+    /// Whether one that was out is back. One that was gone takes writes as before when it takes a word;
+    /// where writes alone failed, that says nothing: a full disk has room for a word, and not for frames.
+    fn try_out(&self) -> Result<(), StoreError> {
+        self.look()?;
+        let was_gone = self.guard.health().refuses() == Refuses::ALL;
+        if was_gone && self.try_write().is_ok() {
+            self.guard.heard::<()>(Way::Write, &Ok(()));
+        }
+        Ok(())
     }
 }
 
