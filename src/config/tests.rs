@@ -296,6 +296,8 @@ const WRONG_FILES: &[&str] = &[
     "[object]\nurl = \"file:///proc/x\"\ncapacity = \"1GiB\"\n",
     "object.capacity = \"1MiB\"\n",
     "object.pack_below = \"64MiB\"\n",
+    "object.pack_below = \"8KiB\"\n",
+    "object.pack_blocks_known = 5000\n",
     "object.pack_linger = \"2s\"\n",
     "[object]\nurl = \"s3://b\"\nendpoint = \"minio\"\n",
     "nvme.capacity = \"60GiB\"\nobject.capacity = \"60GiB\"\n",

@@ -12,7 +12,7 @@ use crate::domain::retention::{Directives, RetentionRecord};
 use crate::domain::session::{SessionName, Stop};
 use crate::domain::tier::Tier;
 use crate::tiers::health::Refuses;
-use crate::tiers::store::{FoundFrame, FrameMeta, Place};
+use crate::tiers::store::{Erasure, FoundFrame, FrameMeta, Place};
 
 mod replies;
 mod status;
@@ -284,8 +284,8 @@ pub enum Effect {
         tier: Tier,
         place: Option<Place>,
         key: Key,
-        /// Leave it where another node wrote it.
-        only_own: bool,
+        /// One whose room is wanted stays where another node wrote it.
+        why: Erasure,
     },
     /// Write this record into the stored frame's header and answer with [`Event::Restamped`].
     Restamp {

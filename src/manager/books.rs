@@ -5,7 +5,7 @@ use crate::domain::directory::{BlockIndex, Writer};
 use crate::domain::residency::{CopyEvent, CopyState};
 use crate::domain::slots::SlotPage;
 use crate::domain::tier::Tier;
-use crate::tiers::store::Place;
+use crate::tiers::store::{Erasure, Place};
 
 use super::Manager;
 use super::api::{Effect, NamespaceId};
@@ -114,9 +114,13 @@ impl Manager {
         let wiped = tier == Tier::Nvme && dropped && block.doomed;
         // What another node wrote is its own; but promises are kept, and what is bad serves nobody
         // and would keep a whole one out.
-        let only_own = !block.forgotten && !is_bad;
-        let erased =
-            tier == Tier::Object && dropped && !(copy.writer != Writer::ThisNode && only_own);
+        let why = match () {
+            () if block.forgotten => Erasure::Promised,
+            () if is_bad => Erasure::Unusable,
+            () => Erasure::ForRoom,
+        };
+        let is_others = copy.writer != Writer::ThisNode && why == Erasure::ForRoom;
+        let erased = tier == Tier::Object && dropped && !is_others;
         if wiped {
             let place = self.place_of(index, tier);
             self.directory.apply(index, tier, event);
@@ -130,7 +134,7 @@ impl Manager {
         }
         if erased {
             self.erasing.insert(key);
-            self.out.push(Effect::Erase { tier, place: None, key, only_own });
+            self.out.push(Effect::Erase { tier, place: None, key, why });
         }
         if let Some(parent) = self.directory.get(index).parent() {
             self.reconsider(parent, tier);
@@ -142,7 +146,7 @@ impl Manager {
     pub(super) fn erase_slot(&mut self, tier: Tier, (key, place): (Key, Place)) {
         let page = SlotPage::at(place.offset).expect("a slot starts on a page");
         self.erasing_slots.insert((tier, page));
-        self.out.push(Effect::Erase { tier, place: Some(place), key, only_own: false });
+        self.out.push(Effect::Erase { tier, place: Some(place), key, why: Erasure::Unusable });
     }
 
     /// Whether slots of this tier come free soon.

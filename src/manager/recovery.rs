@@ -13,7 +13,7 @@ use crate::domain::residency::{CopyEvent, CopyState};
 use crate::domain::slots::{SlotKind, SlotPage};
 use crate::domain::tier::Tier;
 use crate::domain::units::Time;
-use crate::tiers::store::{FoundFrame, Place};
+use crate::tiers::store::{Erasure, FoundFrame, Place};
 
 use super::Manager;
 use super::api::{Effect, NamespaceId};
@@ -73,7 +73,8 @@ impl Manager {
             self.counters.forgotten_blocks += 1;
             self.recovery.due_object = Some(key);
             if self.erasing.insert(key) {
-                self.out.push(Effect::Erase { tier, place: None, key, only_own: false });
+                let why = Erasure::Promised;
+                self.out.push(Effect::Erase { tier, place: None, key, why });
             }
             return;
         }

@@ -56,7 +56,7 @@ impl MemoryStore {
                 Ok(())
             }
             StoreOp::Read { key, place, frame } => self.read(key, place, frame),
-            StoreOp::Erase { key, place } => {
+            StoreOp::Erase { key, place, .. } => {
                 let address = self.address(key, place);
                 self.frames.lock().unwrap_or_else(PoisonError::into_inner).remove(&address);
                 Ok(())

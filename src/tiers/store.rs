@@ -38,10 +38,22 @@ pub enum StoreOp {
     /// Copies the frame at `place` into `frame` and verifies it: header, key and payload checksum.
     Read { key: Key, place: Place, frame: FrameSpan },
     /// Makes the frame at `place` unreadable, for good and across restarts.
-    Erase { key: Key, place: Place },
+    Erase { key: Key, place: Place, why: Erasure },
     /// Makes `record` the one in the frame's header. Whatever happens meanwhile, the header then has
     /// this record or the one before it, and the payload is untouched.
     Restamp { key: Key, place: Place, record: RetentionRecord },
+}
+
+/// Why a frame is erased: what that means for what other nodes wrote, and for its bytes, where several
+/// nodes share a store. All others do the same for each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Erasure {
+    /// Its room is wanted: what another node wrote is that node's.
+    ForRoom,
+    /// It serves nobody.
+    Unusable,
+    /// Its owner was promised that it goes, with its bytes.
+    Promised,
 }
 
 /// Why an operation failed, named by what the caller does next.

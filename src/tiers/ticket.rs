@@ -86,10 +86,14 @@ mod tests {
 
     use super::*;
     use crate::domain::block::Key;
-    use crate::tiers::store::Place;
+    use crate::tiers::store::{Erasure, Place};
 
     fn erase() -> StoreOp {
-        StoreOp::Erase { key: Key([7; 16]), place: Place { offset: 0, slot_bytes: 8192 } }
+        StoreOp::Erase {
+            key: Key([7; 16]),
+            place: Place { offset: 0, slot_bytes: 8192 },
+            why: Erasure::Unusable,
+        }
     }
 
     fn heard(answers: &mpsc::SyncSender<Result<(), StoreError>>) -> Done {

@@ -23,7 +23,7 @@ use crate::tiers::dram::{Arena, ArenaConfig};
 use crate::tiers::frame::{self, HeaderDraft};
 use crate::tiers::nvme::{self, Engine, NvmeConfig, NvmeFacts, Survey};
 use crate::tiers::object::{self, ObjectOptions, Target};
-use crate::tiers::store::{FrameMeta, FrameSpan, Place, StoreError, StoreOp, TierStore};
+use crate::tiers::store::{Erasure, FrameMeta, FrameSpan, Place, StoreError, StoreOp, TierStore};
 
 /// How long the object store may take to say that it has no such block.
 const OBJECT_PATIENCE: Duration = Duration::from_secs(10);
@@ -215,7 +215,7 @@ fn try_bucket(object: &Object) -> Result<(), String> {
         // SAFETY: nothing is under way, and the arena is only this check's.
         frame::seal(unsafe { arena.bytes_mut(frame) }, nobodys(key));
         ask(&*store, "write", StoreOp::Write { key, place, frame })?;
-        ask(&*store, "erase", StoreOp::Erase { key, place })?;
+        ask(&*store, "erase", StoreOp::Erase { key, place, why: Erasure::Unusable })?;
         let packs = || object::list_packs(&object.target, options, &arena, runtime.handle());
         object.packs.map_or(Ok(()), |_| answered("list", packs()))
     })();

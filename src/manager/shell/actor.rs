@@ -281,9 +281,9 @@ impl Actor {
                 let pool = |id: PoolId| Arc::clone(&pools[&id]);
                 Performer::start(&self.performer, transfer, &namespace, pool);
             }
-            Effect::Erase { tier, place, key, only_own } => {
+            Effect::Erase { tier, place, key, why } => {
                 self.under_way += 1;
-                Performer::erase(&self.performer, (tier, place), key, only_own);
+                Performer::erase(&self.performer, (tier, place), key, why);
             }
             Effect::Restamp { tier, place, key, record } => {
                 self.under_way += 1;

@@ -14,7 +14,7 @@ use crate::domain::tier::Tier;
 use crate::env;
 use crate::manager::api::{Event, FailureKind, RestampEnd};
 use crate::tiers::hbm::EnginePool;
-use crate::tiers::store::{Place, StoreError, StoreOp};
+use crate::tiers::store::{Erasure, Place, StoreError, StoreOp};
 
 /// An erase that fails is tried again at once: what it leaves, a restart would find.
 const ERASE_TRIES: usize = 3;
@@ -25,15 +25,16 @@ impl Performer {
         performer: &Arc<Self>,
         (tier, place): (Tier, Option<Place>),
         key: Key,
-        only_own: bool,
+        why: Erasure,
     ) {
         let this = Arc::clone(performer);
         env::spawn_task_on(&performer.runtime, async move {
             let _turn = this.erasing.acquire().await;
             let at = place.unwrap_or(NO_PLACE);
-            let tries = if only_own && this.is_others(tier, key).await { 0 } else { ERASE_TRIES };
+            let is_left = why == Erasure::ForRoom && this.is_others(tier, key).await;
+            let tries = if is_left { 0 } else { ERASE_TRIES };
             for _ in 0..tries {
-                let erase = StoreOp::Erase { key, place: at };
+                let erase = StoreOp::Erase { key, place: at, why };
                 let Err(error) = this.on_store(tier, erase).await else { break };
                 this.complaints.note(&format!("{tier}: could not erase {key}: {error}"));
             }

@@ -11,7 +11,7 @@ use crate::domain::units::{CHUNK_BYTES, Time};
 use crate::tiers::frame::{
     self, FrameHeader, HEADER_BYTES, HEADER_SPAN_BYTES, HeaderDraft, RECORDS,
 };
-use crate::tiers::store::{FrameMeta, FrameSpan, Place, StoreError, StoreOp, TierStore};
+use crate::tiers::store::{Erasure, FrameMeta, FrameSpan, Place, StoreError, StoreOp, TierStore};
 
 use super::{Fixture, STAGING_FRAME_BYTES, STAGING_FRAMES};
 
@@ -225,7 +225,7 @@ impl Rig {
     }
 
     pub(super) fn erase(&self, block: Block, place: Place) -> Ended {
-        self.run(|| StoreOp::Erase { key: block.key(), place })
+        self.run(|| StoreOp::Erase { key: block.key(), place, why: Erasure::Unusable })
     }
 
     /// Has the store keep what it has.

@@ -115,6 +115,7 @@ mod tests {
     use crate::tiers::contract::{self, Fixture};
     use crate::tiers::memory::MemoryStore;
     use crate::tiers::sample::{self, Sample};
+    use crate::tiers::store::Erasure;
 
     #[test]
     fn keeps_the_contract() {
@@ -138,7 +139,11 @@ mod tests {
         sample::write(&store, &arena, block, here).unwrap();
         sample::read(&store, &arena, block, here).unwrap();
         sample::read(&store, &arena, block, nowhere).unwrap_err();
-        sample::run(&store, StoreOp::Erase { key: block.key(), place: here }).unwrap();
+        sample::run(
+            &store,
+            StoreOp::Erase { key: block.key(), place: here, why: Erasure::Unusable },
+        )
+        .unwrap();
         let shown = recorder.handle().render();
         let frame_bytes = block.frame_bytes();
         for line in [

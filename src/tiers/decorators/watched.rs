@@ -203,6 +203,7 @@ mod tests {
     use crate::tiers::contract::{self, Fixture};
     use crate::tiers::memory::MemoryStore;
     use crate::tiers::sample::{self, Sample};
+    use crate::tiers::store::Erasure;
 
     const BLOCK: Sample = Sample { number: 1, payload_bytes: 4096 };
 
@@ -262,8 +263,14 @@ mod tests {
 
         fn ask(&self) -> Receiver<Result<(), StoreError>> {
             let (done, told) = sample::heard();
-            self.watched
-                .submit(StoreOp::Erase { key: BLOCK.key(), place: BLOCK.place(0, 0) }, done);
+            self.watched.submit(
+                StoreOp::Erase {
+                    key: BLOCK.key(),
+                    place: BLOCK.place(0, 0),
+                    why: Erasure::Unusable,
+                },
+                done,
+            );
             told
         }
 

@@ -120,6 +120,7 @@ fn out_of_range(what: String) -> StoreError {
 mod tests {
     use super::*;
     use crate::tiers::contract::{self, Fixture};
+    use crate::tiers::store::Erasure;
 
     fn store() -> (Arc<Arena>, Arc<DramStore>) {
         let arena = contract::arena(contract::CAPACITY_BYTES);
@@ -149,7 +150,7 @@ mod tests {
             Place { offset: 0, slot_bytes: 100 },
         ];
         for place in outside {
-            let op = StoreOp::Erase { key: Key([1; 16]), place };
+            let op = StoreOp::Erase { key: Key([1; 16]), place, why: Erasure::Unusable };
             assert!(matches!(store.run(op), Err(StoreError::Io { .. })), "{place:?}");
         }
     }

@@ -16,7 +16,7 @@ use crate::manager::NamespaceEntry;
 use crate::manager::api::{End, NamespaceId, Transfer, TransferId, TransferItem};
 use crate::movement::{Class, Link, LinkLimits, Links, Load, Offer};
 use crate::tiers::hbm::BlockGeometry;
-use crate::tiers::store::{Place, StoreOp};
+use crate::tiers::store::{Erasure, Place, StoreOp};
 use crate::workload::content;
 
 use super::args::Cell;
@@ -210,7 +210,8 @@ impl Mover for Carried<'_> {
             return Ok(());
         }
         let place = Place { offset: 0, slot_bytes: 0 };
-        let erase = |block| StoreOp::Erase { key: set::meta(block).key, place };
+        let erase =
+            |block| StoreOp::Erase { key: set::meta(block).key, place, why: Erasure::Unusable };
         self.ground.erase_objects(blocks.map(erase))
     }
 }

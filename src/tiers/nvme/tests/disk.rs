@@ -8,7 +8,7 @@ use super::{config, opened, overwrite};
 use crate::domain::units::CHUNK_BYTES;
 use crate::tiers::nvme::EngineChoice;
 use crate::tiers::sample::{self, Sample};
-use crate::tiers::store::{FrameSpan, Place, StoreError, StoreOp};
+use crate::tiers::store::{Erasure, FrameSpan, Place, StoreError, StoreOp};
 
 const SMALL: Sample = Sample { number: 1, payload_bytes: 20_000 };
 const LARGE: Sample = Sample { number: 2, payload_bytes: 1 << 20 };
@@ -96,8 +96,11 @@ fn a_chunk_cut_anew_forgets_what_was_in_it_for_good() {
         let missing = sample::read(&*store, &arena, SMALL, far).unwrap_err();
         assert!(matches!(missing, StoreError::Missing(_)), "{missing}");
         // Erasing in the old cut must not touch the new one's frames.
-        sample::run(&*store, StoreOp::Erase { key: SMALL.key(), place: SMALL.place(0, 0) })
-            .unwrap();
+        sample::run(
+            &*store,
+            StoreOp::Erase { key: SMALL.key(), place: SMALL.place(0, 0), why: Erasure::Unusable },
+        )
+        .unwrap();
         sample::read(&*store, &arena, LARGE, LARGE.place(0, 0)).unwrap();
         drop(store);
         let (store, _) = opened(&config, &arena);
@@ -138,7 +141,7 @@ fn operations_that_reach_outside_are_refused_and_harm_nothing() {
         [
             StoreOp::Write { key, place, frame },
             StoreOp::Read { key, place, frame },
-            StoreOp::Erase { key, place },
+            StoreOp::Erase { key, place, why: Erasure::Unusable },
         ]
     });
     let badly_framed = spans.into_iter().flat_map(|frame| {

@@ -23,7 +23,7 @@ use crate::tiers::nvme::slots::{Access, SlotFile};
 use crate::tiers::nvme::{EngineChoice, NvmeConfig, open, open_through};
 use crate::tiers::open::OpenError;
 use crate::tiers::sample::{self, Sample};
-use crate::tiers::store::{Place, StoreError, StoreOp, TierStore};
+use crate::tiers::store::{Erasure, Place, StoreError, StoreOp, TierStore};
 
 const PAGE: usize = 4096;
 const ENGINES: [EngineChoice; 2] = [EngineChoice::Uring, EngineChoice::Blocking];
@@ -230,7 +230,11 @@ impl Bench {
                 self.changed(slot, Holds::Whole(number), end);
             }
             4..5 => {
-                let erase = StoreOp::Erase { key: block(number).key(), place: place(slot) };
+                let erase = StoreOp::Erase {
+                    key: block(number).key(),
+                    place: place(slot),
+                    why: Erasure::Unusable,
+                };
                 // Of a chunk that was never cut there is nothing to erase.
                 let end = sample::run(&*self.store, erase);
                 self.changed(slot, Holds::Nothing, end);

@@ -12,7 +12,7 @@ use crate::env::Stopwatch;
 use crate::tiers::contract::{self, Fixture};
 use crate::tiers::object::s3::tests::s3::runtime;
 use crate::tiers::sample::{self, Sample};
-use crate::tiers::store::Place;
+use crate::tiers::store::{Erasure, Place};
 
 const BLOCK: Sample = Sample { number: 1, payload_bytes: 20_000 };
 const ANYWHERE: Place = Place { offset: 0, slot_bytes: 0 };
@@ -128,7 +128,11 @@ fn a_torn_object_is_corrupt_until_it_is_erased() {
     fs::write(path(dir.path(), BLOCK), bytes).unwrap();
     let error = sample::read(&store, &arena, BLOCK, ANYWHERE).unwrap_err();
     assert!(matches!(error, StoreError::Corrupt(_)), "{error}");
-    sample::run(&store, StoreOp::Erase { key: BLOCK.key(), place: ANYWHERE }).unwrap();
+    sample::run(
+        &store,
+        StoreOp::Erase { key: BLOCK.key(), place: ANYWHERE, why: Erasure::Unusable },
+    )
+    .unwrap();
     sample::write(&store, &arena, BLOCK, ANYWHERE).unwrap();
     sample::read(&store, &arena, BLOCK, ANYWHERE).unwrap();
 }

@@ -10,6 +10,7 @@
 
 mod batch;
 mod changes;
+mod erase;
 mod feed;
 mod format;
 mod index;
@@ -37,7 +38,7 @@ use crate::env::{self, Clock, SystemClock};
 use crate::tiers::dram::Arena;
 use crate::tiers::frame::FrameHeader;
 use crate::tiers::health::Health;
-use crate::tiers::store::{Done, Peeked, Place, StoreError, StoreOp, TierStore};
+use crate::tiers::store::{Done, Peeked, StoreError, StoreOp, TierStore};
 use crate::tiers::ticket::{Gate, Ticket};
 
 use changes::Changes;
@@ -183,10 +184,10 @@ impl TierStore for PackedStore {
             StoreOp::Write { .. } => drop(self.writes.try_send(ticket)),
             StoreOp::Read { .. } if is_packed => drop(self.reads.try_send(ticket)),
             StoreOp::Read { .. } => Packs::read_single(packs, ticket),
-            StoreOp::Erase { key, place } => {
+            StoreOp::Erase { key, why, .. } => {
                 let erasing = Arc::clone(packs);
                 env::spawn_task_on(&packs.runtime, async move {
-                    let ended = erasing.erase(key, place).await;
+                    let ended = erasing.erase(key, why, op).await;
                     ticket.finish(ended);
                 });
             }
@@ -318,46 +319,6 @@ impl Packs {
             .collect();
         let saved = if changes.is_empty() { Ok(()) } else { self.changes.save(changes).await };
         ticket.finish(saved);
-    }
-
-    /// Erases every frame of the block, in packs and beside them. From here on none that is known is
-    /// served, whatever the store answers; who hears of no error knows that there was no other one.
-    async fn erase(&self, key: Key, place: Place) -> Result<(), StoreError> {
-        let looked = self.look().await;
-        let erased = |found: &Found| Change {
-            id: found.id,
-            key,
-            version: found.version.next(),
-            what: What::Erased { promised: found.header.meta.record.delete_after != Time::ZERO },
-        };
-        let changes: Vec<Change> = self.with(|index| index.all(key)).iter().map(erased).collect();
-        self.apply(&changes);
-        let saved = self.save_erased(key, changes);
-        // Each makes room, also where the other one finds none.
-        let (saved, inside) = join(saved, self.erase_inside(key, place)).await;
-        self.wake();
-        looked.and(saved).and(inside)
-    }
-
-    /// An erase that owes nothing does not wait for others' debts.
-    async fn save_erased(&self, key: Key, changes: Vec<Change>) -> Result<(), StoreError> {
-        if changes.is_empty() && !self.changes.owes(key) {
-            return Ok(());
-        }
-        self.changes.save(changes).await
-    }
-
-    async fn erase_inside(&self, key: Key, place: Place) -> Result<(), StoreError> {
-        let (tell, told) = oneshot::channel();
-        // The receiver is gone only when nobody asks any more.
-        self.inner
-            .submit(StoreOp::Erase { key, place }, Box::new(move |ended| drop(tell.send(ended))));
-        told.await.unwrap_or(Err(StoreError::Busy))
-    }
-
-    fn apply(&self, changes: &[Change]) {
-        let now = self.now();
-        self.with(|index| index.change_all(changes, true, now));
     }
 }
 

@@ -8,7 +8,7 @@ use super::ground::options;
 use super::{block, erase, on_both, priority, read_all, restamp, start, write_all};
 use crate::tiers::object::packs::PackOptions;
 use crate::tiers::sample::{self, Sample};
-use crate::tiers::store::{StoreError, StoreOp};
+use crate::tiers::store::{Erasure, StoreError, StoreOp};
 
 #[test]
 fn foreign_and_torn_objects_are_passed_over() {
@@ -183,7 +183,7 @@ fn an_erase_that_owes_nothing_works_where_nothing_can_be_written() {
         sample::run(&*one.store, StoreOp::Write { key, place, frame }).unwrap();
         faults.fail(Call::Put, "");
         assert!(erase(&one, 0).is_err());
-        sample::run(&*one.store, StoreOp::Erase { key, place }).unwrap();
+        sample::run(&*one.store, StoreOp::Erase { key, place, why: Erasure::Unusable }).unwrap();
         assert_eq!(ground.singles(), 0);
     });
 }

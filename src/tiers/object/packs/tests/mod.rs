@@ -2,6 +2,7 @@
 
 mod contract;
 mod damage;
+mod erase;
 mod faults;
 mod fleet;
 mod ground;
@@ -14,7 +15,7 @@ use std::sync::mpsc::Receiver;
 
 use crate::tiers::dram::Arena;
 use crate::tiers::sample::{self, Sample};
-use crate::tiers::store::{Place, StoreError, StoreOp, TierStore};
+use crate::tiers::store::{Erasure, Place, StoreError, StoreOp, TierStore};
 
 use ground::{Ground, Node};
 
@@ -86,7 +87,11 @@ fn holds(arena: &Arena, block: Sample, lane: u32) -> bool {
 }
 
 fn erase(node: &Node, number: u32) -> Result<(), StoreError> {
-    sample::run(&*node.store, StoreOp::Erase { key: block(number).key(), place: ANYWHERE })
+    erase_for(node, number, Erasure::Unusable)
+}
+
+fn erase_for(node: &Node, number: u32, why: Erasure) -> Result<(), StoreError> {
+    sample::run(&*node.store, StoreOp::Erase { key: block(number).key(), place: ANYWHERE, why })
 }
 
 /// The priority in the block's record, as the node tells it; nothing if it knows of no such block.

@@ -20,7 +20,7 @@ pub(super) fn forget(node: &Node, number: u32) {
 }
 
 /// How often the block's payload lies in the store.
-fn copies(ground: &Ground, number: u32) -> usize {
+pub(super) fn copies(ground: &Ground, number: u32) -> usize {
     let bytes = block(number).bytes();
     let some = &bytes[8192..8256];
     let files = ground.files('p');
