@@ -181,9 +181,10 @@ pub const KEYS: &[Key] = &[
     key(
         "nvme.queue_depth",
         count(1, 4096),
-        "tuned at the start where there is something to read, else 64",
-        "Reads and writes that the disk works on at once. Tuning takes a third of a second, and sets \
-         the length of an IO as well; `terrace doctor` shows what it comes to.",
+        "tuned at the start where there is something to read, else 32",
+        "Reads and writes that the disk works on at once; with io_uring writes are half of them at \
+         most. Tuning takes a third of a second, and sets the length of an IO as well; `terrace \
+         doctor` shows what it comes to.",
     ),
     key(
         "nvme.write_mode",
@@ -293,8 +294,8 @@ pub const KEYS: &[Key] = &[
         "object.pack_blocks_known",
         count(1_000, 100_000_000),
         "1000000",
-        "Packed blocks that a node knows the places of, about 300 bytes of memory each. What is \
-         beyond it is not found.",
+        "Packed blocks that a node knows the places of, about 300 bytes of memory each. What it \
+         writes beyond that is not packed; what others packed beyond it is not found.",
     ),
     key(
         "leases.ttl",

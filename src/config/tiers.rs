@@ -13,7 +13,7 @@ use crate::domain::admission::{Rule, WriteMode, WriteRules};
 use crate::domain::units::CHUNK_BYTES;
 use crate::tiers::hbm::DeviceChoice;
 use crate::tiers::hbm::cuda::CudaConfig;
-use crate::tiers::nvme::EngineChoice;
+use crate::tiers::nvme::{EngineChoice, QUEUE_DEPTH_DEFAULT};
 use crate::tiers::object::Target;
 use crate::tiers::shm::NumaChoice;
 
@@ -21,7 +21,6 @@ const DRAM_DEFAULT_MAX_BYTES: u64 = 4 << 30;
 const STAGING_DEFAULT_BYTES: u64 = 256 << 20;
 const DISK_DEFAULT_MAX_BYTES: u64 = 16 << 30;
 const S3_DEFAULT_BYTES: u64 = 1 << 40;
-const NVME_QUEUE_DEPTH_DEFAULT: usize = 64;
 const OBJECT_REQUESTS_DEFAULT: usize = 64;
 const PRETOUCH_THREADS_MAX: usize = 64;
 
@@ -131,8 +130,10 @@ pub(super) fn nvme(
         _ => EngineChoice::Auto,
     };
     let asked = reader.count("nvme.queue_depth")?;
-    let (depth, tuned) = (asked.unwrap_or(NVME_QUEUE_DEPTH_DEFAULT), asked.is_none());
-    let queue_depth = u32::try_from(depth).expect("the table bounds the queue depth");
+    let tuned = asked.is_none();
+    let queue_depth = asked.map_or(QUEUE_DEPTH_DEFAULT, |depth| {
+        u32::try_from(depth).expect("the table bounds the queue depth")
+    });
     let given_bytes = reader.chunks("nvme.capacity")?;
     if !reader.boolean("nvme.enabled")?.unwrap_or(true) {
         return Ok(None);

@@ -86,7 +86,7 @@ fn huge_pages(room: MemoryRoom, arena_bytes: u64, are_made: bool) -> Check {
         ),
         format!(
             "reserve them for faster disks, copies and starts: sysctl vm.nr_hugepages=\
-             {wanted_pages} (as root, best at boot); Linux 6.7 makes them by itself while memory is \
+             {wanted_pages} (as root, best at boot); Linux 6.1 makes them by itself while memory is \
              not cut up"
         ),
     )

@@ -1,6 +1,9 @@
 //! What the ring has in hand: operations cut into pieces or, where they are neighbours in the file
 //! and in memory, made one piece; pieces in flight, and what became of them.
 //!
+//! Writes have half of the pieces at most. What is behind them in the device's queue waits for them:
+//! a read that a request waits for, and the flush that a durable store waits for.
+//!
 //! Pure bookkeeping: never touches a ring, a file or memory. Never has an operation answer for its
 //! neighbour: what fails as one is tried again one by one.
 
@@ -31,6 +34,36 @@ pub enum IoKind {
     Write,
     /// A write from the erased page.
     Erase,
+}
+
+/// Which way an operation moves bytes; what comes first is asked first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// From the device.
+    In,
+    /// To it.
+    Out,
+}
+
+impl Way {
+    pub const ALL: [Self; 2] = [Self::In, Self::Out];
+
+    #[must_use]
+    pub fn of(op: &StoreOp) -> Self {
+        match op {
+            StoreOp::Read { .. } => Self::In,
+            StoreOp::Write { .. } | StoreOp::Erase { .. } | StoreOp::Restamp { .. } => Self::Out,
+        }
+    }
+}
+
+impl IoKind {
+    fn way(self) -> Way {
+        match self {
+            Self::Read => Way::In,
+            Self::Write | Self::Erase => Way::Out,
+        }
+    }
 }
 
 /// How operations are cut.
@@ -70,8 +103,10 @@ pub struct Flights {
     flights: Vec<Option<Flight>>,
     pieces: Vec<Option<Piece>>,
     free_pieces: Vec<usize>,
-    /// Flights with bytes that are not in a piece yet, oldest first.
-    uncut: VecDeque<usize>,
+    /// Pieces in flight each way.
+    moving: [usize; Way::ALL.len()],
+    /// Flights each way with bytes that are not in a piece yet, oldest first.
+    uncut: [VecDeque<usize>; Way::ALL.len()],
     /// Pieces that must go to the kernel again.
     again: VecDeque<usize>,
     /// Operations of a flight that failed as one.
@@ -87,47 +122,63 @@ impl Flights {
         let pieces_max = cutting.pieces_max;
         Self {
             cutting,
-            flights: (0..pieces_max).map(|_| None).collect(),
+            // Each holds a piece, but for one a way that waits for its first.
+            flights: (0..pieces_max + Way::ALL.len()).map(|_| None).collect(),
             pieces: vec![None; pieces_max],
             free_pieces: (0..pieces_max).rev().collect(),
-            uncut: VecDeque::new(),
+            moving: Default::default(),
+            uncut: Default::default(),
             again: VecDeque::new(),
             alone: VecDeque::new(),
         }
     }
 
-    /// Whether another operation could start now; the rest waits in the queue, in order.
+    /// Whether another operation could start now this way; the rest waits in the queue, in order.
     #[must_use]
-    pub fn wants_more(&self) -> bool {
-        let waiting = self.uncut.len() + self.again.len() + self.alone.len();
-        waiting == 0 && !self.free_pieces.is_empty()
+    pub fn takes(&self, way: Way) -> bool {
+        self.again.is_empty() && self.alone.is_empty() && self.has_room(way)
+    }
+
+    /// Whether what moves this way has its half of the pieces.
+    #[must_use]
+    pub fn has_half(&self, way: Way) -> bool {
+        self.moving[way as usize] >= self.cutting.pieces_max.div_ceil(2)
+    }
+
+    fn has_room(&self, way: Way) -> bool {
+        self.uncut[way as usize].is_empty() && self.has_piece(way)
+    }
+
+    fn has_piece(&self, way: Way) -> bool {
+        !self.free_pieces.is_empty() && (way == Way::In || !self.has_half(way))
     }
 
     /// Whether nothing is in hand.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        let waiting = self.uncut.len() + self.alone.len();
-        waiting == 0 && self.free_pieces.len() == self.cutting.pieces_max
+        let waits = !self.alone.is_empty() || self.uncut.iter().any(|uncut| !uncut.is_empty());
+        !waits && self.free_pieces.len() == self.cutting.pieces_max
     }
 
     /// Takes an operation in.
     ///
     /// # Panics
-    /// [`Self::wants_more`] was not asked.
+    /// [`Self::takes`] was not asked.
     pub fn add(&mut self, ticket: Ticket) {
         // A flight holds a piece or waits uncut, and then none was added: so there is room.
-        let index = self.flights.iter().position(Option::is_none).expect("wants_more was asked");
+        let index = self.flights.iter().position(Option::is_none).expect("takes was asked");
         let io = whole(&ticket.op);
         let tickets = vec![ticket];
         self.flights[index] = Some(Flight { tickets, io, cut: 0, pieces: 0, failed: None });
-        self.uncut.push_back(index);
+        self.uncut[io.kind.way() as usize].push_back(index);
     }
 
     /// Takes in what is one IO with the operations that were just added, and gives anything else
     /// back. To be asked before the next piece.
     pub fn join(&mut self, ticket: Ticket) -> Option<Ticket> {
-        let last = self.uncut.back().and_then(|index| self.flights[*index].as_mut());
         let io = whole(&ticket.op);
+        let last = self.uncut[io.kind.way() as usize].back();
+        let last = last.and_then(|index| self.flights[*index].as_mut());
         let Some(flight) =
             last.filter(|flight| flight.cut == 0 && is_next(flight.io, io, self.cutting.io_bytes))
         else {
@@ -145,12 +196,15 @@ impl Flights {
     }
 
     fn cut_piece(&mut self) -> Option<usize> {
-        let has_room = self.uncut.is_empty() && !self.free_pieces.is_empty();
+        let has_room = self.alone.front().is_some_and(|next| self.has_room(Way::of(&next.op)));
         if has_room && let Some(ticket) = self.alone.pop_front() {
             self.add(ticket);
         }
-        let &index = self.uncut.front()?;
+        let waits = |way: &Way| !self.uncut[*way as usize].is_empty() && self.has_piece(*way);
+        let way = Way::ALL.into_iter().find(waits)?;
+        let &index = self.uncut[way as usize].front()?;
         let tag = self.free_pieces.pop()?;
+        self.moving[way as usize] += 1;
         let flight = self.flights[index].as_mut().expect("an uncut flight is there");
         let memory_offset = flight.io.memory_offset + u64::from(flight.cut);
         let to_region_end = self.cutting.region_bytes - memory_offset % self.cutting.region_bytes;
@@ -163,7 +217,7 @@ impl Flights {
         flight.cut += bytes;
         flight.pieces += 1;
         if flight.cut == flight.io.bytes {
-            self.uncut.pop_front();
+            self.uncut[way as usize].pop_front();
         }
         Some(tag)
     }
@@ -193,7 +247,8 @@ impl Flights {
     }
 
     fn free(&mut self, tag: usize) {
-        self.pieces[tag] = None;
+        let piece = self.pieces[tag].take().expect("a piece that landed was in flight");
+        self.moving[piece.io.kind.way() as usize] -= 1;
         self.free_pieces.push(tag);
     }
 
@@ -203,7 +258,7 @@ impl Flights {
         flight.pieces -= 1;
         if flight.failed.is_some() && flight.cut < flight.io.bytes {
             flight.cut = flight.io.bytes;
-            self.uncut.retain(|uncut| *uncut != index);
+            self.uncut[flight.io.kind.way() as usize].retain(|uncut| *uncut != index);
         }
         if flight.pieces > 0 || flight.cut < flight.io.bytes {
             return Vec::new();

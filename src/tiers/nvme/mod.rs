@@ -50,7 +50,7 @@ use super::ticket::OPS_MAX_DEFAULT;
 use crate::domain::units::Bytes;
 
 /// Pieces of IO that the device works on at once, unless the config says otherwise.
-pub const QUEUE_DEPTH_DEFAULT: u32 = 64;
+pub const QUEUE_DEPTH_DEFAULT: u32 = 32;
 pub const QUEUE_DEPTH_MAX: u32 = 4096;
 
 /// A frame is read and written in pieces of this many bytes, unless the config says otherwise.

@@ -4,13 +4,14 @@
 //! Only moves pieces: frames that were read are verified by threads of their own. Never answers an
 //! operation while the kernel may still touch its memory.
 
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
 
 use super::failed;
-use super::flights::{Cutting, Flights, Io};
+use super::flights::{Cutting, Flights, Io, Way};
 use super::queue::Bell;
 use super::slots::Access;
 use super::uring::{self, Uring};
@@ -102,8 +103,8 @@ struct Ring {
     kernel: Box<dyn Kernel>,
     flights: Flights,
     tickets: Receiver<Ticket>,
-    /// What was taken from the queue and is no neighbour of what was taken before.
-    next: Option<Ticket>,
+    /// What was taken from the queue, each way.
+    waiting: [VecDeque<Ticket>; Way::ALL.len()],
     bell: Bell,
     verify: Sender<Ticket>,
     landed: Vec<Landed>,
@@ -123,7 +124,7 @@ impl Ring {
             kernel,
             flights,
             tickets: parts.tickets,
-            next: None,
+            waiting: Default::default(),
             bell: parts.bell,
             verify,
             landed: Vec::new(),
@@ -136,7 +137,8 @@ impl Ring {
     fn run(&mut self) {
         loop {
             self.fill();
-            if self.closing && self.next.is_none() && self.flights.is_empty() {
+            let waits = self.waiting.iter().any(|waiting| !waiting.is_empty());
+            if self.closing && !waits && self.flights.is_empty() {
                 return;
             }
             match self.kernel.enter() {
@@ -164,27 +166,49 @@ impl Ring {
             while let Some((tag, io)) = self.flights.next_io() {
                 self.kernel.push(tag, io);
             }
-            if !(self.flights.wants_more() && self.take_in()) {
+            if !self.take_in() {
                 return;
             }
         }
     }
 
-    /// Takes an operation from the queue, and what is one IO with it. False: there is none.
+    /// Starts an operation that waits, and what is one IO with it. False: none may start.
     fn take_in(&mut self) -> bool {
-        let Some(first) = self.next.take().or_else(|| self.receive()) else { return false };
-        self.flights.add(first);
-        while self.next.is_none() {
-            let Some(ticket) = self.receive() else { break };
-            self.next = self.flights.join(ticket);
+        self.receive();
+        let Some(way) = self.next_way() else { return false };
+        let waiting = &mut self.waiting[way as usize];
+        self.flights.add(waiting.pop_front().expect("it waits this way"));
+        while let Some(ticket) = waiting.pop_front() {
+            if let Some(other) = self.flights.join(ticket) {
+                waiting.push_front(other);
+                break;
+            }
         }
         true
     }
 
-    fn receive(&mut self) -> Option<Ticket> {
-        let received = self.tickets.try_recv();
-        self.closing |= matches!(received, Err(TryRecvError::Disconnected));
-        received.ok()
+    /// Reads first: a request may wait for one. Once they have their half, writes go first.
+    fn next_way(&self) -> Option<Way> {
+        let may = |way: &Way| !self.waiting[*way as usize].is_empty() && self.flights.takes(*way);
+        let mut ways = Way::ALL;
+        if self.flights.has_half(Way::In) {
+            ways.reverse();
+        }
+        ways.into_iter().find(may)
+    }
+
+    /// Empties the queue: what waits there would wait in one line whichever way it goes.
+    fn receive(&mut self) {
+        loop {
+            match self.tickets.try_recv() {
+                Ok(ticket) => self.waiting[Way::of(&ticket.op) as usize].push_back(ticket),
+                Err(TryRecvError::Empty) => return,
+                Err(TryRecvError::Disconnected) => {
+                    self.closing = true;
+                    return;
+                }
+            }
+        }
     }
 
     /// Collects what has landed.

@@ -8,20 +8,19 @@
 use std::io;
 use std::time::Duration;
 
-use memmap2::Advice;
+use rustix::mm::Advice;
 
 use super::{MemoryRoom, SharedMemory};
 use crate::domain::units::PAGE_BYTES;
 use crate::env::Stopwatch;
 
 /// What a huge page has on the machines that this runs on.
-const HUGE_BYTES: usize = 2 << 20;
+pub(super) const HUGE_BYTES: usize = 2 << 20;
 
 /// A stretch that takes longer has the kernel move other memory out of the way.
 const PATIENCE: Duration = Duration::from_millis(250);
 
-/// The length of a mapping of at least `bytes` that the kernel lays where it can have huge pages:
-/// since Linux 6.7 it does so by itself when the length is whole ones.
+/// The length of a memory of at least `bytes` that can lie on huge pages to its end.
 pub(super) fn whole_pages(bytes: u64) -> Option<u64> {
     let huge_bytes = HUGE_BYTES as u64;
     if bytes < huge_bytes { Some(bytes) } else { bytes.checked_next_multiple_of(huge_bytes) }
@@ -51,7 +50,7 @@ pub(super) fn make(memory: &SharedMemory, start: usize, len: usize) -> bool {
 /// Only what has a page already can be joined: one in each is enough, the kernel adds the rest.
 fn begin(memory: &SharedMemory, start: usize, len: usize) -> io::Result<()> {
     let mut starts = (start..start + len).step_by(HUGE_BYTES);
-    starts.try_for_each(|at| memory.map.advise_range(Advice::PopulateWrite, at, PAGE_BYTES))
+    starts.try_for_each(|at| memory.map.advise(Advice::LinuxPopulateWrite, at, PAGE_BYTES))
 }
 
 fn join(memory: &SharedMemory, start: usize, len: usize) -> io::Result<()> {

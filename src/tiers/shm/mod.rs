@@ -4,6 +4,7 @@
 //! daemon. So a memory is sealed against shrinking before its length is read.
 
 mod huge;
+mod mapping;
 mod numa;
 mod room;
 mod touch;
@@ -13,10 +14,12 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use memmap2::{Advice, MmapOptions, MmapRaw};
 use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
+use rustix::mm::Advice;
 
 use crate::domain::units::Bytes;
+
+use mapping::Mapping;
 
 pub use huge::are_made as makes_huge_pages;
 pub use numa::{Nodes, NumaChoice, NumaNode};
@@ -26,7 +29,7 @@ pub use room::MemoryRoom;
 #[derive(Debug)]
 pub struct SharedMemory {
     fd: OwnedFd,
-    map: MmapRaw,
+    map: Mapping,
     /// Whether it lies on reserved huge pages, as a whole.
     huge_pages: bool,
     /// Bytes that were made huge pages of free memory.
@@ -72,7 +75,7 @@ impl SharedMemory {
     /// Maps `bytes` of a memory that is sealed against shrinking and holds that many.
     pub(super) fn map_sealed(fd: OwnedFd, bytes: u64) -> io::Result<Self> {
         let bytes = usize::try_from(bytes).map_err(io::Error::other)?;
-        let map = MmapOptions::new().len(bytes).map_raw(fd.as_raw_fd())?;
+        let map = Mapping::of(fd.as_fd(), bytes)?;
         Ok(Self { fd, map, huge_pages: false, made_huge_bytes: AtomicU64::new(0), node: None })
     }
 
@@ -85,7 +88,7 @@ impl SharedMemory {
     /// Where the mapping begins in this process.
     #[must_use]
     pub fn base(&self) -> *mut u8 {
-        self.map.as_mut_ptr()
+        self.map.base()
     }
 
     #[must_use]
@@ -162,8 +165,9 @@ impl SharedMemory {
             Self::create(name, huge::whole_pages(bytes).ok_or(io::ErrorKind::OutOfMemory)?)?;
         // Both are wishes: a kernel without transparent huge pages for shared memory, or without
         // the flag, gives a memory that is as right.
-        let _ = memory.map.advise(Advice::HugePage);
-        let _ = memory.map.advise(Advice::DontDump);
+        for wish in [Advice::LinuxHugepage, Advice::LinuxDontDump] {
+            let _ = memory.map.advise(wish, 0, memory.map.len());
+        }
         Ok(memory)
     }
 }

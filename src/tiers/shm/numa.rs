@@ -114,7 +114,7 @@ pub(super) fn prefer(memory: &SharedMemory, node: NumaNode) -> io::Result<()> {
     mask[(node.0 / BITS) as usize] = (1 as libc::c_ulong) << (node.0 % BITS);
     // The kernel counts one bit less than it is told.
     let bits = libc::c_ulong::from(NODES_MAX) + 2;
-    let (base, len) = (memory.map.as_mut_ptr(), memory.map.len());
+    let (base, len) = (memory.map.base(), memory.map.len());
     let (how, flags) = (libc::c_long::from(libc::MPOL_PREFERRED), 0 as libc::c_ulong);
     // SAFETY: the mapping lives as long as `memory`; the mask has `bits - 1` bits, which the call
     // reads. The policy changes no byte of the memory.

@@ -6,7 +6,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 
-use memmap2::Advice;
+use rustix::mm::Advice;
 
 use crate::domain::units::PAGE_BYTES;
 use crate::env::spawn_thread;
@@ -43,7 +43,7 @@ pub(super) fn map_beside(memory: &Arc<SharedMemory>) {
         for start in (0..len).step_by(STEP_BYTES) {
             let step = STEP_BYTES.min(len - start);
             let alone = Arc::strong_count(&memory) == 1;
-            if alone || memory.map.advise_range(Advice::PopulateWrite, start, step).is_err() {
+            if alone || memory.map.advise(Advice::LinuxPopulateWrite, start, step).is_err() {
                 return;
             }
         }
@@ -65,7 +65,7 @@ fn touch_every(memory: &SharedMemory, thread: usize, threads: usize) -> io::Resu
 }
 
 fn touch(memory: &SharedMemory, start: usize, len: usize) -> io::Result<()> {
-    match memory.map.advise_range(Advice::PopulateWrite, start, len) {
+    match memory.map.advise(Advice::LinuxPopulateWrite, start, len) {
         // A kernel before 5.14: touch each page by hand.
         Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
             for page in (start..start + len).step_by(PAGE_BYTES) {

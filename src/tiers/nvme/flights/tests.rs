@@ -29,6 +29,14 @@ fn read(to: u64, pages: u32) -> (Ticket, Receiver<Result<(), StoreError>>) {
     read_from(100, to, pages)
 }
 
+/// A write the other way.
+fn write(to: u64, from: u64, pages: u32) -> Ticket {
+    let (mut ticket, _) = read_from(to, from, pages);
+    let StoreOp::Read { key, place, frame } = ticket.op else { unreachable!("a read was made") };
+    ticket.op = StoreOp::Write { key, place, frame };
+    ticket
+}
+
 /// How the one operation that is over went.
 fn only(mut ended: Vec<Ended>) -> io::Result<()> {
     assert_eq!(ended.len(), 1);
@@ -82,7 +90,7 @@ fn what_is_put_off_is_asked_again_but_not_for_ever() {
             break;
         }
     }
-    assert!(flights.is_empty() && flights.wants_more());
+    assert!(flights.is_empty() && flights.takes(Way::In));
 }
 
 #[test]
@@ -151,9 +159,7 @@ fn neighbours_in_the_file_and_in_memory_are_one_io() {
 fn nothing_joins_what_was_handed_out_and_reads_join_no_writes() {
     let mut flights = flights(4, 8, 64);
     assert_eq!(join_all(&mut flights, &[(100, 0, 2)]), 0);
-    let (mut ticket, _told) = read_from(102, 2, 2);
-    let StoreOp::Read { key, place, frame } = ticket.op else { unreachable!("a read was made") };
-    ticket.op = StoreOp::Write { key, place, frame };
+    let ticket = write(102, 2, 2);
     assert!(flights.join(ticket).is_some(), "another kind");
     handed_out(&mut flights);
     assert!(flights.join(read_from(102, 2, 2).0).is_some(), "it is with the kernel");
@@ -169,7 +175,7 @@ fn neighbours_that_fail_as_one_are_tried_one_by_one() {
     let [(tag, io)] = handed_out(&mut flights)[..] else { panic!("the rest of it") };
     assert_eq!(io, (101, 1, 5));
     assert!(flights.landed(tag, -libc::EIO).is_empty(), "nobody knows whose error that is");
-    assert!(!flights.wants_more() && !flights.is_empty());
+    assert!(!flights.takes(Way::In) && !flights.is_empty());
     let again = handed_out(&mut flights);
     let ios: Vec<_> = again.iter().map(|(_, io)| *io).collect();
     assert_eq!(ios, [(100, 0, 2), (102, 2, 2), (104, 4, 2)]);
@@ -195,4 +201,30 @@ fn those_to_be_tried_alone_wait_for_a_free_piece_and_are_answered_when_dropped()
     for told in [told_first, told_second] {
         assert!(matches!(told.try_recv(), Ok(Err(StoreError::TierLost(_)))));
     }
+}
+
+#[test]
+fn writes_have_half_of_the_pieces_and_reads_what_is_left() {
+    let mut flights = flights(4, 1, 64);
+    // Longer than the whole depth.
+    flights.add(write(200, 10, 9));
+    assert_eq!(handed_out(&mut flights).len(), 2, "half of them");
+    assert!(!flights.takes(Way::Out) && flights.takes(Way::In));
+    flights.add(read(0, 9).0);
+    let reads = handed_out(&mut flights);
+    assert_eq!(reads.iter().map(|(_, io)| io.0).collect::<Vec<_>>(), [100, 101]);
+    assert!(flights.has_half(Way::In) && !flights.takes(Way::In), "none is free");
+    assert!(flights.landed(reads[0].0, PAGE.cast_signed()).is_empty());
+    let next = handed_out(&mut flights);
+    assert_eq!(next[0].1.0, 102, "the write has its half");
+    drop(flights);
+}
+
+#[test]
+fn of_one_piece_a_write_may_have_it() {
+    let mut flights = flights(1, 8, 64);
+    flights.add(write(200, 0, 2));
+    let [(tag, _)] = handed_out(&mut flights)[..] else { panic!("one IO") };
+    assert!(only(flights.landed(tag, (2 * PAGE).cast_signed())).is_ok());
+    assert!(flights.takes(Way::Out) && flights.is_empty());
 }
