@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::error::{ConfigError, Problem};
 use super::reader::Reader;
+use crate::domain::units::PAGE_BYTES;
 
 const FRESHNESS_DEFAULT: Duration = Duration::from_secs(1);
 const FRESHNESS_MAX: Duration = Duration::from_mins(1);
@@ -15,7 +16,7 @@ const BLOCKS_KNOWN_DEFAULT: usize = 1_000_000;
 const BELOW_MAX_BYTES: u64 = 8 << 20;
 
 /// A frame is a page of header and a page of payload at least.
-const FRAME_MIN_BYTES: u64 = 2 * 4096;
+const FRAME_MIN_BYTES: u64 = 2 * PAGE_BYTES as u64;
 
 /// What says nothing unless blocks are packed.
 const OTHERS: [&str; 3] =

@@ -66,7 +66,7 @@ impl Manager {
 
     /// The fastest tier that the block can be read from now.
     pub(super) fn serving(&self, block: &Block) -> Option<Tier> {
-        block.served_from().iter().find(|tier| !self.outages.reads.has(*tier))
+        block.served_from().iter().find(|tier| self.is_read(*tier))
     }
 
     /// Whether the tier takes copies now.

@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
-use super::faults::{Call, Faults};
+use super::faults::Call;
 use super::ground::options;
 use super::{block, erase, on_both, priority, read_all, restamp, start, write_all};
 use crate::tiers::object::packs::PackOptions;
@@ -76,7 +76,7 @@ fn errors_name_the_pack() {
     on_both(|ground| {
         let one = ground.node(1);
         write_all(&one, 0..1);
-        let pack = one.store.packs.find(block(0).key()).unwrap().pack.to_string();
+        let pack = one.pack_of(0);
         let file = ground.files('p').remove(0);
         let read = || {
             let (key, frame) = (block(0).key(), block(0).span(0));
@@ -110,7 +110,7 @@ fn a_pack_that_is_gone_is_noticed_although_nobody_asks_for_it() {
         write_all(&one, 0..4);
         write_all(&one, 4..8);
         let knows = |number| one.store.packs.find(block(number).key()).is_some();
-        let first = one.store.packs.find(block(0).key()).unwrap().pack.to_string();
+        let first = one.pack_of(0);
         fs::remove_file(ground.root.join(first)).unwrap();
         let mut tries = 0..200;
         while knows(0) {
@@ -124,8 +124,7 @@ fn a_pack_that_is_gone_is_noticed_although_nobody_asks_for_it() {
 #[test]
 fn a_write_counts_on_no_pack_that_can_not_be_asked_for() {
     on_both(|ground| {
-        let faults = Faults::default();
-        let one = ground.node_with(options(1), |blobs| faults.around(blobs));
+        let (one, faults) = ground.node_with_faults(1);
         write_all(&one, 0..4);
         faults.fail(Call::Head, "v1/packs/");
         let write = |block: Sample, lane| {
@@ -157,8 +156,7 @@ fn a_block_whose_pack_is_gone_is_stored_again_by_who_knows_of_the_pack() {
 #[test]
 fn what_was_erased_while_nothing_could_be_written_is_not_served_and_is_written_later() {
     on_both(|ground| {
-        let faults = Faults::default();
-        let one = ground.node_with(options(1), |blobs| faults.around(blobs));
+        let (one, faults) = ground.node_with_faults(1);
         write_all(&one, 0..4);
         faults.fail(Call::Put, "");
         assert!(erase(&one, 1).is_err() && restamp(&one, 2, 80).is_err());
@@ -174,8 +172,7 @@ fn what_was_erased_while_nothing_could_be_written_is_not_served_and_is_written_l
 #[test]
 fn an_erase_that_owes_nothing_works_where_nothing_can_be_written() {
     on_both(|ground| {
-        let faults = Faults::default();
-        let one = ground.node_with(options(1), |blobs| faults.around(blobs));
+        let (one, faults) = ground.node_with_faults(1);
         write_all(&one, 0..4);
         let long = Sample { number: 9, payload_bytes: sample::PAYLOAD_BYTES_MAX };
         let (key, frame) = (long.key(), long.fill(&one.arena, 0));

@@ -9,6 +9,8 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 
 use super::super::{PackOptions, PackedStore};
+use super::block;
+use super::faults::Faults;
 use crate::tiers::dram::Arena;
 use crate::tiers::object::blobs::Blobs;
 use crate::tiers::object::s3::tests::s3::runtime;
@@ -50,6 +52,11 @@ impl Node {
     pub fn shed(&self, on: &Handle) -> Result<(), StoreError> {
         on.block_on(self.store.packs.shed())
     }
+
+    /// The name of the pack that the block would be read from.
+    pub fn pack_of(&self, number: u32) -> String {
+        self.store.packs.find(block(number).key()).unwrap().pack.to_string()
+    }
 }
 
 impl Ground {
@@ -85,6 +92,12 @@ impl Ground {
 
     pub fn node(&self, node: u8) -> Node {
         self.node_with(options(node), |blobs| blobs)
+    }
+
+    /// A node, and what goes wrong on its way to the store: nothing yet.
+    pub fn node_with_faults(&self, node: u8) -> (Node, Faults) {
+        let faults = Faults::default();
+        (self.node_with(options(node), |blobs| faults.around(blobs)), faults)
     }
 
     pub fn node_with(

@@ -181,15 +181,14 @@ fn what_another_node_moved_is_not_taken_for_what_is_still_where_it_was() {
 #[test]
 fn a_pack_goes_only_while_those_are_there_that_have_its_frames() {
     on_both(|ground| {
-        let faults = Faults::default();
-        let nine = ground.node_with(options(9), |blobs| faults.around(blobs));
+        let (nine, faults) = ground.node_with_faults(9);
         write_all(&nine, 0..4);
         let one = ground.node(1);
         forget(&one, 1);
         one.shed(&ground.handle).unwrap();
         assert_eq!(priority(&nine, 0), Some(35));
         // What is asked for of its old pack fails as if the store were busy.
-        let old = nine.store.packs.find(block(0).key()).unwrap().pack.to_string();
+        let old = nine.pack_of(0);
         faults.fail(Call::Head, &old);
         forget(&nine, 2);
         assert!(nine.shed(&ground.handle).is_err());
@@ -204,10 +203,9 @@ fn a_pack_goes_only_while_those_are_there_that_have_its_frames() {
 #[test]
 fn a_pack_that_can_not_be_deleted_holds_up_no_other_and_is_moved_once() {
     on_both(|ground| {
-        let faults = Faults::default();
-        let one = ground.node_with(options(1), |blobs| faults.around(blobs));
+        let (one, faults) = ground.node_with_faults(1);
         write_all(&one, 0..4);
-        faults.fail(Call::Delete, &one.store.packs.find(block(0).key()).unwrap().pack.to_string());
+        faults.fail(Call::Delete, &one.pack_of(0));
         write_all(&one, 4..8);
         write_all(&one, 8..12);
         forget(&one, 0);

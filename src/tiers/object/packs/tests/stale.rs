@@ -78,8 +78,7 @@ fn a_head_that_can_not_be_read_at_the_start_is_read_later_although_it_is_this_no
 #[test]
 fn a_pack_whose_answer_was_lost_is_found_by_who_wrote_it() {
     on_both(|ground| {
-        let faults = Faults::default();
-        let one = ground.node_with(options(1), |blobs| faults.around(blobs));
+        let (one, faults) = ground.node_with_faults(1);
         faults.fail(Call::PutAnswer, "");
         faults.fail(Call::Delete, "");
         let write = |block: Sample, lane| {
