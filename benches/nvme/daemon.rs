@@ -13,12 +13,14 @@ use terrace::client::{
 use terrace::domain::namespace::KvShape;
 use terrace::domain::tier::Tier;
 use terrace::env::Stopwatch;
+use terrace::tiers::frame::HEADER_BYTES;
 use terrace::workload::content::{self, Content};
 
 use super::{FILE_BYTES, FRAME_BYTES, MIB, Way, rate};
 
-/// A frame of 1 MiB: a page of header and 255 pages of payload.
-const SHAPE: KvShape = KvShape { layers: 255, planes: 1, page_bytes: 4096 };
+/// A frame of 1 MiB: a page of header, and 17 pages of KV as long as an engine's.
+const SHAPE: KvShape = KvShape { layers: 17, planes: 1, page_bytes: 60 << 10 };
+const _: () = assert!(SHAPE.shard_bytes() + HEADER_BYTES as u64 == FRAME_BYTES);
 const CALL_BLOCKS: u32 = 16;
 const CALLS: u32 = 8;
 const DRAM_BYTES: u64 = 512 * MIB;
@@ -38,8 +40,7 @@ pub struct Served {
 impl Served {
     pub async fn prepare(dir: &Path) -> Self {
         let absent = TierSize::default();
-        // Room for what is read again and again beside what is written meanwhile.
-        let disk = TierSize::bytes(2 * FILE_BYTES);
+        let disk = TierSize::bytes(FILE_BYTES);
         let tiers = [absent, TierSize::bytes(DRAM_BYTES), disk, absent];
         let mut spec = DaemonSpec::new(env!("CARGO_BIN_EXE_terrace"), tiers);
         dir.clone_into(&mut spec.parent);
@@ -57,7 +58,7 @@ impl Served {
         let handle = client.register_pool(&pool, 0).await.unwrap();
         let mut served = Self { client, handle, _pool: pool, chains: 0, _daemon: daemon };
         // Every slot of the file is written once, so that nothing is allocated while it counts.
-        let all = 2 * FILE_BYTES / FRAME_BYTES / u64::from(CALL_BLOCKS);
+        let all = FILE_BYTES / FRAME_BYTES / u64::from(CALL_BLOCKS);
         served.write(|chains| chains < all).await;
         served
     }
@@ -107,9 +108,9 @@ impl Served {
         }
     }
 
-    /// Loads of the newest chains that fill the file but not memory, in the order of their stores.
+    /// Loads of the newest chains, which memory does not hold, in the order of their stores.
     async fn read(&mut self, more: impl Fn() -> bool) {
-        let kept = FILE_BYTES / FRAME_BYTES / u64::from(CALL_BLOCKS);
+        let kept = Way::Read.span_bytes() / FRAME_BYTES / u64::from(CALL_BLOCKS);
         let first = self.chains.saturating_sub(kept);
         let mut calls: Vec<Op> = Vec::new();
         for call in 0_u64.. {

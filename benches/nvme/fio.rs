@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use super::{DEPTH, FILE_BYTES, FRAME_BYTES, Way};
+use super::{DEPTH, FRAME_BYTES, Way};
 
 pub fn is_there() -> bool {
     Command::new("fio").arg("--version").output().is_ok_and(|end| end.status.success())
@@ -32,7 +32,7 @@ pub fn run(path: &Path, way: Way, (ramp_seconds, seconds): (u64, u64)) -> f64 {
             "--allow_file_create=0",
         ])
         .arg(format!("--filename={}", path.display()))
-        .arg(format!("--size={FILE_BYTES}"))
+        .arg(format!("--size={}", way.span_bytes()))
         .arg(format!("--bs={FRAME_BYTES}"))
         .arg(format!("--iodepth={DEPTH}"))
         .arg(format!("--ramp_time={ramp_seconds}"))

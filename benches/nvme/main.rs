@@ -25,7 +25,7 @@ use terrace::tiers::nvme::EngineChoice;
 
 const MIB: u64 = 1 << 20;
 
-/// Bytes of one frame, and of the file that they go through: more than any cache on the way holds.
+/// Bytes of one frame, and of the file that each contender has: more than any cache on the way holds.
 const FRAME_BYTES: u64 = MIB;
 const FILE_BYTES: u64 = 4096 * MIB;
 
@@ -80,6 +80,7 @@ impl Plan {
             }
         }
         assert!(plan.dir.is_dir(), "{} is no folder", plan.dir.display());
+        plan.dir = plan.dir.canonicalize().expect("a folder has a path from the root");
         assert!(plan.seconds > 0 && plan.turns > 0, "no time, no figures");
         let is_known = |name: &String| NAMES.contains(&name.as_str());
         assert!(plan.only.iter().all(is_known), "--only takes some of {NAMES:?}");
@@ -99,6 +100,17 @@ const NAMES: [&str; 5] = ["raw", "fio", "ring", "block", "daemon"];
 enum Way {
     Write,
     Read,
+}
+
+impl Way {
+    /// How far each contender goes through its file before it begins again: what the daemon reads
+    /// must be on its disk still, beside what its disk has from before.
+    const fn span_bytes(self) -> u64 {
+        match self {
+            Self::Write => FILE_BYTES,
+            Self::Read => FILE_BYTES / 2,
+        }
+    }
 }
 
 fn main() {

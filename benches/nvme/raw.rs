@@ -48,7 +48,7 @@ impl Raw {
             if watch.elapsed() >= time {
                 return false;
             }
-            let at = next.fetch_add(FRAME_BYTES, Ordering::Relaxed) % FILE_BYTES;
+            let at = next.fetch_add(FRAME_BYTES, Ordering::Relaxed) % way.span_bytes();
             match way {
                 Way::Write => file.write_all_at(frame, at).unwrap(),
                 Way::Read => file.read_exact_at(frame, at).unwrap(),

@@ -77,7 +77,7 @@ impl Tier {
     }
 
     fn start(&self, way: Way, lane: u32, slot: u64) {
-        let offset = slot % (FILE_BYTES / FRAME_BYTES) * FRAME_BYTES;
+        let offset = slot % (way.span_bytes() / FRAME_BYTES) * FRAME_BYTES;
         let bytes = u32::try_from(FRAME_BYTES).unwrap();
         let place = Place { offset, slot_bytes: bytes };
         let (key, frame) = (key(lane), span(lane));

@@ -1,16 +1,14 @@
 //! A paged KV pool in shared memory, as a CPU engine would have one.
 
-use std::fs::File;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::ptr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-
-use memmap2::{MmapOptions, MmapRaw};
-use rustix::fs::{MemfdFlags, SealFlags};
 
 use crate::domain::namespace::KvShape;
 use crate::domain::units::page_align;
 use crate::tiers::hbm::PagedLayout;
+use crate::tiers::shm::SharedMemory;
 
 use super::ClientError;
 
@@ -43,30 +41,25 @@ impl PoolOrder {
 /// A slot of an operation under way belongs to the daemon: reading it gives mixed bytes, writing it
 /// stores or leaves mixed bytes.
 pub struct HostPool {
-    file: File,
-    memory: MmapRaw,
+    memory: Arc<SharedMemory>,
     layout: PagedLayout,
     /// Slots being read or written by a thread of this process.
     busy: Vec<AtomicBool>,
 }
 
 impl HostPool {
-    /// Makes the memory: a memfd of as many whole pages as the layout needs, touched, and sealed so
-    /// that its size never changes.
+    /// Makes the memory: a memfd of as many whole pages as the layout needs, touched, on huge pages
+    /// where the machine makes them, and sealed so that its size never changes.
     ///
     /// # Errors
     /// [`ClientError::Invalid`] for a layout that is empty, larger than an address space, or whose
     /// pages overlap; [`ClientError::Io`] when the machine has not that much memory.
     pub fn create(layout: PagedLayout) -> Result<Self, ClientError> {
         let len_bytes = layout_bytes(&layout).map_err(ClientError::Invalid)?;
-        let file = sealed_memory(len_bytes as u64).map_err(ClientError::io("make a pool"))?;
-        let memory = MmapOptions::new()
-            .len(len_bytes)
-            .populate()
-            .map_raw(&file)
-            .map_err(ClientError::io("map a pool"))?;
+        let memory = SharedMemory::touched("terrace-pool", len_bytes)
+            .map_err(ClientError::io("make a pool"))?;
         let busy = (0..layout.slots).map(|_| AtomicBool::new(false)).collect();
-        Ok(Self { file, memory, layout, busy })
+        Ok(Self { memory, layout, busy })
     }
 
     #[must_use]
@@ -81,13 +74,13 @@ impl HostPool {
 
     #[must_use]
     pub fn len_bytes(&self) -> u64 {
-        self.memory.len() as u64
+        self.memory.len_bytes()
     }
 
     /// The memory, to hand to the daemon.
     #[must_use]
     pub fn memory(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
+        self.memory.fd()
     }
 
     /// Writes one block's pages: `bytes` holds them in order of layer, then plane, without gaps.
@@ -132,10 +125,10 @@ impl HostPool {
                 + layer * layout.layer_stride
                 + plane * layout.plane_stride
                 + u64::from(slot) * layout.slot_stride;
-            let offset = usize::try_from(offset).expect("checked when the pool was made");
-            assert!(offset + self.page_bytes() <= self.memory.len(), "slot {slot} is outside");
-            // SAFETY: the assertion above keeps the page inside the mapping.
-            unsafe { self.memory.as_mut_ptr().add(offset) }
+            let end = offset + u64::from(layout.shape.page_bytes);
+            assert!(end <= self.memory.len_bytes(), "slot {slot} is outside");
+            let offset = usize::try_from(offset).expect("the mapping is in the address space");
+            self.memory.base().wrapping_add(offset)
         })
     }
 
@@ -170,19 +163,11 @@ impl Drop for SlotGuard<'_> {
 }
 
 /// From byte 0 to the end of the last page, in whole pages of memory.
-fn layout_bytes(layout: &PagedLayout) -> Result<usize, String> {
+fn layout_bytes(layout: &PagedLayout) -> Result<u64, String> {
     layout.check(POOL_BYTES_MAX)?;
     let end = layout.end_bytes().filter(|end| *end <= POOL_BYTES_MAX);
-    let len = end.and_then(|end| usize::try_from(page_align(end)).ok());
+    let len = end.map(page_align);
     len.ok_or_else(|| format!("a pool has at most {POOL_BYTES_MAX} bytes: {layout:?}"))
-}
-
-fn sealed_memory(len_bytes: u64) -> std::io::Result<File> {
-    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    let file = File::from(rustix::fs::memfd_create("terrace-pool", flags)?);
-    file.set_len(len_bytes)?;
-    rustix::fs::fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW)?;
-    Ok(file)
 }
 
 #[cfg(test)]
@@ -212,7 +197,7 @@ mod tests {
             // Through the descriptor, as the daemon sees it: layer 2, plane 1 of slot 3.
             let at = 2 * layout.layer_stride + layout.plane_stride + 3 * layout.slot_stride;
             let mut page = [0; 512];
-            std::os::unix::fs::FileExt::read_exact_at(&pool.file, &mut page, at).unwrap();
+            assert_eq!(rustix::io::pread(pool.memory(), &mut page, at).unwrap(), page.len());
             assert_eq!(page, [3 * 16 + 5; 512], "{order:?}");
         }
     }
@@ -255,6 +240,6 @@ mod tests {
     #[test]
     fn the_memory_cannot_shrink() {
         let pool = HostPool::create(PoolOrder::LayerMajor.layout(SHAPE, 2)).unwrap();
-        assert!(pool.file.set_len(0).is_err());
+        assert!(rustix::fs::ftruncate(pool.memory(), 0).is_err());
     }
 }

@@ -47,6 +47,17 @@ impl SharedMemory {
         Self::create_with(name, bytes, MemfdFlags::empty())
     }
 
+    /// A new memory of at least `bytes` zero bytes, every page of it touched, on huge pages made of
+    /// free memory as far as the machine makes them.
+    ///
+    /// # Errors
+    /// The machine refuses memfds or the mapping, or has not that much memory.
+    pub fn touched(name: &str, bytes: u64) -> io::Result<Arc<Self>> {
+        let memory = Arc::new(Self::create_plain(name, bytes, MemoryRoom::default())?);
+        touch::pretouch(&memory, 1)?;
+        Ok(memory)
+    }
+
     /// A new memory of at least `bytes` zero bytes for long use: on reserved huge pages when there
     /// are enough, on `node` as far as that has room, and with every page touched by
     /// `pretouch_threads` threads (none with zero), who make huge pages as far as they can.
