@@ -17,6 +17,7 @@ use crate::tiers::store::{FrameSpan, StoreError};
 
 use super::batch::Batch;
 use super::chunks::{Chunks, Use};
+use super::courtesy::{Courtesy, Turns};
 use super::device::{BlockCopy, CopiesDone, CopyEnd, Device, Exported, FailedCopy, Stream};
 use super::ends::{self, Side, shards_of, unfit};
 use super::geometry::{BlockGeometry, PageMap};
@@ -48,7 +49,8 @@ impl HostDevice {
     /// The machine has not that much memory, refuses threads, or `tier_bytes` is not whole chunks.
     pub fn new(arena: Arc<Arena>, config: HostDeviceConfig) -> io::Result<Self> {
         let memory = Arc::new(Memory::new(arena, config)?);
-        let [up, down, local] = Stream::ALL.map(|stream| Worker::start(stream, &memory));
+        let courtesy = Arc::new(Courtesy::default());
+        let [up, down, local] = Stream::ALL.map(|stream| Worker::start(stream, &memory, &courtesy));
         Ok(Self { memory, streams: [up?, down?, local?] })
     }
 
@@ -76,9 +78,11 @@ impl Device for HostDevice {
     }
 }
 
-fn run(batch: Batch, memory: &Memory) {
+/// Calls `before` ahead of every copy.
+fn run(batch: Batch, memory: &Memory, mut before: impl FnMut()) {
     let copies = batch.copies().iter().enumerate();
     let failed = copies
+        .inspect(|_| before())
         .filter_map(|(copy, ends)| memory.copy(ends).err().map(|error| FailedCopy { copy, error }))
         .collect();
     batch.end(failed);
@@ -91,20 +95,26 @@ struct Worker {
 }
 
 impl Worker {
-    fn start(stream: Stream, memory: &Arc<Memory>) -> io::Result<Self> {
+    fn start(stream: Stream, memory: &Arc<Memory>, courtesy: &Arc<Courtesy>) -> io::Result<Self> {
         let (queue, batches): (_, Receiver<Batch>) = bounded(QUEUED_BATCHES_MAX);
-        let memory = Arc::clone(memory);
+        let (memory, courtesy) = (Arc::clone(memory), Arc::clone(courtesy));
         let name = match stream {
             Stream::Up => "hbm-up",
             Stream::Down => "hbm-down",
             Stream::Local => "hbm-local",
         };
-        let thread = spawn_thread(name, move || {
-            // Stores share processors with the loads that requests wait for.
-            if stream == Stream::Down {
+        let thread = spawn_thread(name, move || match stream {
+            // Stores share processors and memory with the loads that requests wait for.
+            Stream::Down => {
                 give_way();
+                let mut turns = Turns::of(&courtesy);
+                batches.iter().for_each(|batch| run(batch, &memory, || turns.await_ours()));
             }
-            batches.iter().for_each(|batch| run(batch, &memory));
+            Stream::Up => batches.iter().for_each(|batch| {
+                let _loading = courtesy.begin();
+                run(batch, &memory, || {});
+            }),
+            Stream::Local => batches.iter().for_each(|batch| run(batch, &memory, || {})),
         })?;
         Ok(Self { queue: Some(queue), thread: Some(thread) })
     }

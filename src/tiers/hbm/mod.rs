@@ -6,6 +6,7 @@
 mod batch;
 mod choice;
 mod chunks;
+mod courtesy;
 pub mod cuda;
 mod cuda_claim;
 mod device;
