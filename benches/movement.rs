@@ -24,7 +24,7 @@ fn main() {
             hot_chains: 4,
             dram_chunks: 8,
             rounds: 8,
-            loads_a_round: 60,
+            loads_a_round: 200,
         };
         println!("{}", saturate::measure(loads).await);
         let plans = plan::Load { page_bytes: 4 << 10, chunks: [1, 2, 8], loads: 600 };

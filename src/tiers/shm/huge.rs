@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use rustix::mm::Advice;
 
-use super::{MemoryRoom, SharedMemory};
+use super::SharedMemory;
 use crate::domain::units::PAGE_BYTES;
 use crate::env::Stopwatch;
 
@@ -29,8 +29,7 @@ pub(super) fn whole_pages(bytes: u64) -> Option<u64> {
 /// Whether this machine makes huge pages of free memory now: tried out with one.
 #[must_use]
 pub fn are_made() -> bool {
-    let room = MemoryRoom::default();
-    let trial = SharedMemory::reserve("terrace-trial", HUGE_BYTES as u64, 1, room, None);
+    let trial = SharedMemory::touched("terrace-trial", HUGE_BYTES as u64);
     trial.is_ok_and(|trial| trial.huge_bytes() > 0)
 }
 

@@ -13,6 +13,8 @@ use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, mun
 use super::huge::HUGE_BYTES;
 use crate::domain::units::PAGE_BYTES;
 
+const READ_WRITE: ProtFlags = ProtFlags::READ.union(ProtFlags::WRITE);
+
 /// Some address space of this process; given back at the end.
 #[derive(Debug)]
 pub(super) struct Mapping {
@@ -38,9 +40,8 @@ impl Mapping {
             return Ok(mapping);
         }
         // Also a memory on reserved pages that are still longer: the kernel knows what it needs.
-        let read_write = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: the kernel chooses an address where nothing is.
-        let base = unsafe { mmap(ptr::null_mut(), len, read_write, MapFlags::SHARED, memory, 0) };
+        let base = unsafe { mmap(ptr::null_mut(), len, READ_WRITE, MapFlags::SHARED, memory, 0) };
         Ok(Self::at(base?.cast(), len))
     }
 
@@ -48,10 +49,9 @@ impl Mapping {
         let room = Self::room(len.checked_add(HUGE_BYTES).ok_or(io::ErrorKind::OutOfMemory)?)?;
         let before = room.base().align_offset(HUGE_BYTES);
         let base = room.base().wrapping_add(before);
-        let (read_write, here) =
-            (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED | MapFlags::FIXED);
+        let here = MapFlags::SHARED | MapFlags::FIXED;
         // SAFETY: all of it lies in the room, where nothing is and which is ours.
-        unsafe { mmap(base.cast(), len, read_write, here, memory, 0) }?;
+        unsafe { mmap(base.cast(), len, READ_WRITE, here, memory, 0) }?;
         let behind = before + len.next_multiple_of(PAGE_BYTES);
         let (start, room_len) = (room.base(), room.len);
         // What is left of the room goes now, the rest with the mapping.
