@@ -61,7 +61,7 @@ impl Carrier {
             node_id: parts.node_id,
             events,
             erasing: Semaphore::new(ERASES_MAX),
-            complaints: Complaints::start(),
+            complaints: Arc::new(Complaints::start()),
             runtime: parts.runtime,
         });
         Self { performer, ends }
@@ -90,5 +90,49 @@ impl Carrier {
                 Err(_) => return None,
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::namespace::NamespaceDigest;
+    use crate::manager::api::NamespaceId;
+    use crate::movement::{Class, Link};
+    use crate::tiers::dram::ArenaConfig;
+    use crate::tiers::hbm::{HostDevice, HostDeviceConfig};
+
+    #[test]
+    fn whoever_starts_transfers_may_leave_any_number_of_ends_untaken() {
+        let runtime = runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
+        let arena = ArenaConfig { tier_bytes: 64 << 20, staging_bytes: 0, pretouch_threads: 0 };
+        let arena = Arc::new(Arena::new(arena).unwrap());
+        let device = HostDeviceConfig { tier_bytes: 0, pretouch_threads: 0 };
+        let device = Arc::new(HostDevice::new(Arc::clone(&arena), device).unwrap());
+        let carrier = Carrier::new(CarrierParts {
+            runtime: runtime.handle().clone(),
+            arena,
+            device,
+            nvme: None,
+            object: None,
+            node_id: [0; 16],
+        });
+        let namespace = NamespaceEntry {
+            digest: NamespaceDigest([7; 32]),
+            payload_bytes: 4096,
+            namespace: None,
+        };
+        // Nothing to copy: it ends before it returns, on this thread.
+        let started = 0..2 * ENDS_QUEUED_MAX as u64;
+        for id in started.clone().map(TransferId) {
+            let (namespace_id, link, class) = (NamespaceId(0), Link::DeviceUp, Class::Demand);
+            let transfer = Transfer { id, namespace: namespace_id, link, class, items: Vec::new() };
+            carrier.start(transfer, &namespace);
+        }
+        let ended = std::iter::from_fn(|| carrier.ended(Duration::from_secs(5)));
+        let mut ended: Vec<u64> =
+            ended.take(2 * ENDS_QUEUED_MAX).map(|end| end.transfer.0).collect();
+        ended.sort_unstable();
+        assert!(ended.into_iter().eq(started));
     }
 }

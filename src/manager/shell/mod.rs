@@ -97,7 +97,7 @@ impl Shell {
             node_id: parts.node_id,
             events: events.clone(),
             erasing: Semaphore::new(ERASES_MAX),
-            complaints: Complaints::start(),
+            complaints: Arc::new(Complaints::start()),
             runtime: parts.runtime,
         });
         let journal = (parts.journal_changes_max > 0)

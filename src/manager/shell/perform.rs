@@ -7,6 +7,7 @@ mod device;
 
 use std::sync::Arc;
 
+use crossbeam_channel::{Sender, TrySendError};
 use tokio::runtime;
 use tokio::sync::Semaphore;
 
@@ -18,7 +19,9 @@ use crate::domain::namespace::NamespaceDigest;
 use crate::domain::tier::Tier;
 use crate::env;
 use crate::manager::NamespaceEntry;
-use crate::manager::api::{End, Event, FailureKind, ItemFailure, PoolId, Transfer, TransferItem};
+use crate::manager::api::{
+    End, Event, FailureKind, ItemFailure, PoolId, Transfer, TransferId, TransferItem,
+};
 use crate::movement::Link;
 use crate::tiers::dram::Arena;
 use crate::tiers::frame::{self, FrameHeader, HEADER_SPAN_BYTES};
@@ -40,13 +43,13 @@ pub(super) struct Performer {
     pub events: crossbeam_channel::Sender<Event>,
     /// Erases at a time: fewer than any store's queue holds.
     pub erasing: Semaphore,
-    pub complaints: Complaints,
+    pub complaints: Arc<Complaints>,
     pub runtime: runtime::Handle,
 }
 
 /// A transfer with what its copies need to know.
 struct Work {
-    id: crate::manager::api::TransferId,
+    id: TransferId,
     link: Link,
     digest: NamespaceDigest,
     /// Unknown for blocks from before a restart whose engine has not come back.
@@ -96,23 +99,20 @@ impl Performer {
                 .map(|item| Piece { pool: pool_of(&item), item })
                 .collect(),
         };
+        if matches!(work.link, Link::DeviceUp | Link::DeviceLocal) {
+            return performer.straight(&work);
+        }
         let this = Arc::clone(performer);
         env::spawn_task_on(&performer.runtime, async move { this.perform(work).await });
     }
 
     async fn perform(&self, work: Work) {
-        let outcomes = match work.link {
-            Link::DeviceUp | Link::DeviceDown | Link::DeviceLocal => self.in_memory(&work).await,
-            Link::NvmeRead | Link::NvmeWrite | Link::ObjectGet | Link::ObjectPut => {
-                self.with_stores(&work).await
-            }
+        let outcomes = if work.link == Link::DeviceDown {
+            self.down_to_frames(&work).await
+        } else {
+            self.with_stores(&work).await
         };
-        let failed = (0..)
-            .zip(outcomes)
-            .filter_map(|(item, end)| end.err().map(|kind| ItemFailure { item, kind }))
-            .collect();
-        // A manager that has stopped needs no answer.
-        let _ = self.events.send(Event::TransferDone { transfer: work.id, failed });
+        tell_end(&self.events, &self.runtime, work.id, outcomes);
     }
 
     /// Copies with a store at one end or both: straight between DRAM's frames and the store, else
@@ -282,6 +282,25 @@ impl Performer {
             Tier::Nvme => self.nvme.as_ref(),
             _ => self.object.as_ref(),
         }
+    }
+}
+
+/// Tells the manager how a transfer ended. Never waits: whoever tells it may be the manager's own thread.
+fn tell_end(
+    events: &Sender<Event>,
+    runtime: &runtime::Handle,
+    transfer: TransferId,
+    outcomes: Outcomes,
+) {
+    let failed = (0..)
+        .zip(outcomes)
+        .filter_map(|(item, end)| end.err().map(|kind| ItemFailure { item, kind }))
+        .collect();
+    let told = events.try_send(Event::TransferDone { transfer, failed });
+    // A manager that has stopped needs no answer.
+    if let Err(TrySendError::Full(event)) = told {
+        let events = events.clone();
+        env::spawn_task_on(runtime, async move { drop(events.send(event)) });
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures_util::stream::{self, StreamExt};
 use tokio::sync::oneshot;
 
-use super::{Outcomes, Performer, Piece, Work, dram_span, write_failure};
+use super::{Outcomes, Performer, Piece, Work, dram_span, tell_end, write_failure};
 use crate::env;
 use crate::manager::api::{End, FailureKind, TransferItem};
 use crate::movement::Link;
@@ -43,14 +43,10 @@ impl Work {
 }
 
 impl Performer {
-    /// Copies between pools, HBM and DRAM's frames.
-    pub(super) async fn in_memory(&self, work: &Work) -> Outcomes {
-        if work.link == Link::DeviceDown {
-            let spans = work.items.iter().map(|piece| dram_span(piece.item.to));
-            return self.onto_frames(work, &work.items, spans.collect()).await;
-        }
-        let copies = work.items.iter().map(|piece| work.device_copy(piece, None)).collect();
-        self.on_device(stream_of(work.link), copies).await
+    /// Copies from pools and HBM into DRAM's frames.
+    pub(super) async fn down_to_frames(&self, work: &Work) -> Outcomes {
+        let spans = work.items.iter().map(|piece| dram_span(piece.item.to));
+        self.onto_frames(work, &work.items, spans.collect()).await
     }
 
     /// From the device into frames, and the headers of those that are sealed: some blocks at a time where
@@ -88,31 +84,50 @@ impl Performer {
         vec![Err(FailureKind::TargetFailed); outcomes.len()]
     }
 
+    /// Has the device copy between pools, HBM and DRAM's frames where there is nothing else to do, without
+    /// a task of the runtime: a request may wait for it, and each thread on the way takes time to wake.
+    pub(super) fn straight(&self, work: &Work) {
+        let copies = work.items.iter().map(|piece| work.device_copy(piece, None)).collect();
+        let (events, runtime, id) = (self.events.clone(), self.runtime.clone(), work.id);
+        let ended = move |outcomes| tell_end(&events, &runtime, id, outcomes);
+        self.submit(stream_of(work.link), copies, ended);
+    }
+
     /// Runs all copies on one stream; those that are none end well.
     pub(super) async fn on_device(
         &self,
         stream: Stream,
         copies: Vec<Option<BlockCopy>>,
     ) -> Outcomes {
+        let count = copies.len();
+        let (ended, end) = oneshot::channel();
+        // The receiver is gone only when the runtime stops.
+        self.submit(stream, copies, move |outcomes| drop(ended.send(outcomes)));
+        end.await.unwrap_or_else(|_| vec![Err(FailureKind::TargetFailed); count])
+    }
+
+    /// Queues the copies on a stream and tells `ended`, once and on any thread, how they ended.
+    fn submit(
+        &self,
+        stream: Stream,
+        copies: Vec<Option<BlockCopy>>,
+        ended: impl FnOnce(Outcomes) + Send + 'static,
+    ) {
         let mut outcomes = vec![Ok(()); copies.len()];
         let (at, copies): (Vec<usize>, Vec<BlockCopy>) =
             copies.into_iter().enumerate().filter_map(|(at, copy)| Some((at, copy?))).unzip();
         if copies.is_empty() {
-            return outcomes;
+            return ended(outcomes);
         }
-        let (ended, end) = oneshot::channel();
-        // The receiver is gone only when the runtime stops.
-        self.device.submit(stream, copies, Box::new(move |failed| drop(ended.send(failed))));
-        match end.await {
-            Ok(failed) => {
-                for FailedCopy { copy, error } in failed {
-                    self.complaints.note(&format!("device: {error}"));
-                    outcomes[at[copy]] = Err(device_failure(&error));
-                }
+        let complaints = Arc::clone(&self.complaints);
+        let done = move |failed: Vec<FailedCopy>| {
+            for FailedCopy { copy, error } in failed {
+                complaints.note(&format!("device: {error}"));
+                outcomes[at[copy]] = Err(device_failure(&error));
             }
-            Err(_) => at.into_iter().for_each(|at| outcomes[at] = Err(FailureKind::TargetFailed)),
-        }
-        outcomes
+            ended(outcomes);
+        };
+        self.device.submit(stream, copies, Box::new(done));
     }
 
     /// Writes headers and checksums, away from the runtime's threads. False: it came to nothing.
