@@ -1,7 +1,8 @@
 //! Performs transfers: each copy's legs over the device and the stores, in order.
 //!
 //! Every copy goes through at most one frame in memory: DRAM's own, or a staging frame when neither
-//! end is DRAM. Copies between a pool and HBM go straight.
+//! end is DRAM. Copies between a pool and HBM go straight. What only the device has to copy is handed
+//! to it by the manager's own thread, the rest is done by tasks of the runtime.
 
 mod device;
 
