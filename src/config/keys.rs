@@ -259,7 +259,7 @@ pub const KEYS: &[Key] = &[
     key(
         "object.path_style",
         Kind::Bool,
-        "true with `object.endpoint`, else false",
+        "true where there is an endpoint, else false",
         "Whether the bucket stands in the path instead of the host name, for `s3://` only.",
     ),
     key(

@@ -159,7 +159,7 @@ fn a_whole_file_is_read() {
         prefix: "team/a".into(),
         endpoint: Some("http://127.0.0.1:9000".into()),
         region: Some("eu-west-1".into()),
-        path_style: true,
+        path_style: None,
     };
     assert_eq!(object.target, Target::S3(expected));
     assert_eq!(config.metrics, Some("[::1]:9464".parse().unwrap()));

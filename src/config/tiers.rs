@@ -381,7 +381,7 @@ fn target(reader: &Reader<'_>, places: &Places) -> Result<Option<Target>, Config
             })?;
         }
         bucket.region = text("object.region").or(bucket.region.take());
-        bucket.path_style = path_style.unwrap_or(bucket.path_style);
+        bucket.path_style = path_style.or(bucket.path_style);
     }
     Ok(Some(target))
 }

@@ -293,7 +293,7 @@ mod tests {
             prefix: String::new(),
             endpoint: Some(format!("http://127.0.0.1:{port}")),
             region: Some("us-east-1".into()),
-            path_style: true,
+            path_style: None,
         }
     }
 

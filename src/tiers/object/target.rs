@@ -25,18 +25,25 @@ pub struct Bucket {
     pub prefix: String,
     pub endpoint: Option<String>,
     pub region: Option<String>,
-    pub path_style: bool,
+    /// Whether the bucket stands in the path; unsaid it does wherever there is an endpoint.
+    pub path_style: Option<bool>,
 }
 
 impl Bucket {
-    /// Names another server than AWS; such servers mostly want the bucket in the path.
+    /// Names another server than AWS.
     ///
     /// # Errors
     /// It is no `http://` or `https://` address.
     pub fn set_endpoint(&mut self, endpoint: String) -> Result<(), String> {
         self.endpoint = Some(checked_endpoint(endpoint)?);
-        self.path_style = true;
         Ok(())
+    }
+
+    /// Whether the bucket stands in the path and not in the host name: servers other than AWS mostly want
+    /// it there.
+    #[must_use]
+    pub fn is_in_path(&self) -> bool {
+        self.path_style.unwrap_or(self.endpoint.is_some())
     }
 }
 
@@ -101,7 +108,6 @@ fn bucket(rest: &str) -> Result<Bucket, String> {
             _ => path_style = Some(yes_or_no(name, &value)?),
         }
     }
-    let path_style = path_style.unwrap_or(endpoint.is_some());
     Ok(Bucket { name: name.into(), prefix, endpoint, region, path_style })
 }
 
@@ -179,7 +185,7 @@ mod tests {
 
     fn s3(name: &str, prefix: &str) -> Bucket {
         let (name, prefix) = (name.into(), prefix.into());
-        Bucket { name, prefix, endpoint: None, region: None, path_style: false }
+        Bucket { name, prefix, endpoint: None, region: None, path_style: None }
     }
 
     #[test]
@@ -193,13 +199,22 @@ mod tests {
         let local = Bucket {
             endpoint: Some("http://127.0.0.1:9000".into()),
             region: Some("eu-west-1".into()),
-            path_style: true,
+            path_style: None,
             ..s3("kv-blocks", "p")
         };
         let url = "s3://kv-blocks/p?endpoint=http://127.0.0.1:9000&region=eu-west-1";
         check(url, Target::S3(local.clone()));
-        let virtual_host = Bucket { path_style: false, ..local };
+        let virtual_host = Bucket { path_style: Some(false), ..local };
         check(&format!("{url}&path_style=false"), Target::S3(virtual_host));
+    }
+
+    #[test]
+    fn a_bucket_stands_in_the_path_where_there_is_an_endpoint_unless_it_is_said() {
+        let endpoint = || Some("http://minio:9000".to_owned());
+        let is_in_path =
+            |endpoint, path_style| Bucket { endpoint, path_style, ..s3("b", "") }.is_in_path();
+        assert!(!is_in_path(None, None) && is_in_path(None, Some(true)));
+        assert!(is_in_path(endpoint(), None) && !is_in_path(endpoint(), Some(false)));
     }
 
     #[test]

@@ -157,7 +157,7 @@ fn client(base: Builder, bucket: &Bucket, options: ObjectOptions) -> Client {
         .build();
     let mut config = base
         .http_client(http(bucket))
-        .force_path_style(bucket.path_style)
+        .force_path_style(bucket.is_in_path())
         .timeout_config(timeouts)
         // Every attempt is judged: see `attempts`.
         .retry_config(RetryConfig::disabled())

@@ -125,7 +125,7 @@ pub(in crate::tiers::object) fn bucket_of(endpoint: String, prefix: &str) -> Buc
         prefix: prefix.into(),
         endpoint: Some(endpoint),
         region: Some("us-east-1".into()),
-        path_style: true,
+        path_style: Some(true),
     }
 }
 
