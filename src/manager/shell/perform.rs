@@ -41,7 +41,7 @@ pub(super) struct Performer {
     pub nvme: Option<Arc<dyn TierStore>>,
     pub object: Option<Arc<dyn TierStore>>,
     pub node_id: [u8; 16],
-    pub events: crossbeam_channel::Sender<Event>,
+    pub events: Sender<Event>,
     /// Erases at a time: fewer than any store's queue holds.
     pub erasing: Semaphore,
     pub complaints: Arc<Complaints>,
@@ -100,11 +100,14 @@ impl Performer {
                 .map(|item| Piece { pool: pool_of(&item), item })
                 .collect(),
         };
-        if matches!(work.link, Link::DeviceUp | Link::DeviceLocal) {
-            return performer.straight(&work);
+        match work.link {
+            Link::DeviceUp => performer.straight(Stream::Up, &work),
+            Link::DeviceLocal => performer.straight(Stream::Local, &work),
+            _ => {
+                let this = Arc::clone(performer);
+                env::spawn_task_on(&performer.runtime, async move { this.perform(work).await });
+            }
         }
-        let this = Arc::clone(performer);
-        env::spawn_task_on(&performer.runtime, async move { this.perform(work).await });
     }
 
     async fn perform(&self, work: Work) {

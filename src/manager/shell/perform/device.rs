@@ -8,7 +8,6 @@ use tokio::sync::oneshot;
 use super::{Outcomes, Performer, Piece, Work, dram_span, tell_end, write_failure};
 use crate::env;
 use crate::manager::api::{End, FailureKind, TransferItem};
-use crate::movement::Link;
 use crate::tiers::frame::{self, HeaderDraft};
 use crate::tiers::hbm::{BlockCopy, CopyEnd, FailedCopy, Stream};
 use crate::tiers::store::{FrameMeta, FrameSpan, StoreError};
@@ -86,11 +85,11 @@ impl Performer {
 
     /// Has the device copy between pools, HBM and DRAM's frames where there is nothing else to do, without
     /// a task of the runtime: a request may wait for it, and each thread on the way takes time to wake.
-    pub(super) fn straight(&self, work: &Work) {
+    pub(super) fn straight(&self, stream: Stream, work: &Work) {
         let copies = work.items.iter().map(|piece| work.device_copy(piece, None)).collect();
         let (events, runtime, id) = (self.events.clone(), self.runtime.clone(), work.id);
         let ended = move |outcomes| tell_end(&events, &runtime, id, outcomes);
-        self.submit(stream_of(work.link), copies, ended);
+        self.submit(stream, copies, ended);
     }
 
     /// Runs all copies on one stream; those that are none end well.
@@ -146,14 +145,6 @@ impl Performer {
             }
         };
         env::spawn_blocking_on(&self.runtime, sealing).await
-    }
-}
-
-fn stream_of(link: Link) -> Stream {
-    match link {
-        Link::DeviceUp => Stream::Up,
-        Link::DeviceLocal => Stream::Local,
-        _ => Stream::Down,
     }
 }
 
