@@ -112,7 +112,7 @@ fn ready(node: &mut Node) {
         first += 10;
         let ids: Vec<u64> = (first..first + 8).collect();
         // Until the disk takes what memory has no room for, some of it is dropped.
-        node.offer(None, &ids, None).unwrap();
+        node.offer(None, &ids, None).0.unwrap();
         node.settle();
         node.status().tiers[Tier::Nvme.index()].bytes_in > 0
     });

@@ -122,17 +122,18 @@ impl Node {
 
     /// Stores what follows a block.
     pub fn store_behind(&mut self, parent: Option<u64>, ids: &[u64], wish: Option<Wish>) {
-        let reply = self.offer(parent, ids, wish);
+        let (reply, failed) = self.offer(parent, ids, wish);
+        assert_eq!(failed, Vec::<u32>::new());
         assert!(matches!(reply, Ok(Reply::Store { dropped: 0, clipped: 0, .. })), "{reply:?}");
     }
 
-    /// The same as far as there is room.
+    /// The same as far as there is room; which blocks found none only later.
     pub fn offer(
         &mut self,
         parent: Option<u64>,
         ids: &[u64],
         wish: Option<Wish>,
-    ) -> Result<Reply, Refusal> {
+    ) -> (Result<Reply, Refusal>, Vec<u32>) {
         let slots: Vec<u32> = (0..SLOTS).take(ids.len()).collect();
         let mut block = vec![0; BLOCK_BYTES];
         for (slot, id) in slots.iter().zip(ids) {
@@ -151,8 +152,8 @@ impl Node {
             slots,
             durable: false,
         });
-        assert_eq!(self.ended().failed, Vec::<u32>::new());
-        reply
+        let failed = self.ended().failed;
+        (reply, failed)
     }
 
     /// How many of the chain's first blocks are found, and in which tiers.

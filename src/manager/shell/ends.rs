@@ -18,40 +18,36 @@ pub(super) fn on_end() -> (Done, oneshot::Receiver<End>) {
     (Box::new(move |result| drop(ended.send(result))), end)
 }
 
-/// For `count` operations: what each is given, and all their ends in that order once the last one
-/// has ended. One that is dropped unanswered counts as lost.
-pub(super) fn on_all_ends(
+/// For `count` operations: what each is given. Once the last one has ended, `then` hears all their ends
+/// in that order, on that one's thread, or on this one if there are none. One that is dropped unanswered
+/// counts as lost.
+pub(super) fn at_all_ends(
     count: usize,
-) -> (impl Iterator<Item = Done>, oneshot::Receiver<Vec<End>>) {
-    let (told, all) = oneshot::channel();
+    then: impl FnOnce(Vec<End>) + Send + 'static,
+) -> impl Iterator<Item = Done> {
     let lost = || Err(StoreError::TierLost("it stopped".into()));
-    let ends = Mutex::new((0..count).map(|_| lost()).collect());
-    let gathering = Arc::new(Gathering { ends, told: Some(told) });
-    let dones = (0..count).map(move |at| {
+    let ends = (0..count).map(|_| lost()).collect();
+    let gathering = Arc::new(Gathering(Mutex::new((ends, Some(then)))));
+    (0..count).map(move |at| {
         let gathering = Arc::clone(&gathering);
         Box::new(move |end| gathering.enter(at, end)) as Done
-    });
-    (dones, all)
+    })
 }
 
 /// Tells all ends when the last operation lets go of it.
-struct Gathering {
-    ends: Mutex<Vec<End>>,
-    told: Option<oneshot::Sender<Vec<End>>>,
-}
+struct Gathering<F: FnOnce(Vec<End>)>(Mutex<(Vec<End>, Option<F>)>);
 
-impl Gathering {
+impl<F: FnOnce(Vec<End>)> Gathering<F> {
     fn enter(&self, at: usize, end: End) {
-        self.ends.lock().unwrap_or_else(PoisonError::into_inner)[at] = end;
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).0[at] = end;
     }
 }
 
-impl Drop for Gathering {
+impl<F: FnOnce(Vec<End>)> Drop for Gathering<F> {
     fn drop(&mut self) {
-        let ends = self.ends.get_mut().unwrap_or_else(PoisonError::into_inner);
-        if let Some(told) = self.told.take() {
-            // The receiver is gone only when the runtime stops.
-            drop(told.send(std::mem::take(ends)));
+        let (ends, then) = self.0.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if let Some(then) = then.take() {
+            then(std::mem::take(ends));
         }
     }
 }
@@ -62,7 +58,8 @@ mod tests {
 
     #[test]
     fn all_ends_come_in_order_with_the_last_one() {
-        let (dones, mut all) = on_all_ends(3);
+        let (tell, mut all) = oneshot::channel();
+        let dones = at_all_ends(3, |ends| tell.send(ends).unwrap());
         let mut dones: Vec<Done> = dones.collect();
         dones.remove(2)(Ok(()));
         dones.remove(0)(Err(StoreError::Busy));
@@ -77,8 +74,8 @@ mod tests {
 
     #[test]
     fn no_operations_have_ended() {
-        let (dones, mut all) = on_all_ends(0);
-        assert_eq!(dones.count(), 0);
+        let (tell, mut all) = oneshot::channel();
+        assert_eq!(at_all_ends(0, |ends| tell.send(ends).unwrap()).count(), 0);
         assert!(all.try_recv().unwrap().is_empty());
     }
 }

@@ -1,19 +1,20 @@
 //! Performs transfers: each copy's legs over the device and the stores, in order.
 //!
 //! Every copy goes through at most one frame in memory: DRAM's own, or a staging frame when neither
-//! end is DRAM. Copies between a pool and HBM go straight. What only the device has to copy is handed
-//! to it by the manager's own thread, the rest is done by tasks of the runtime.
+//! end is DRAM. Copies between a pool and HBM go straight. What has one leg is handed to who copies by
+//! the manager's own thread, the rest is done by tasks of the runtime.
 
 mod device;
+mod straight;
 
 use std::sync::Arc;
 
 use crossbeam_channel::{Sender, TrySendError};
 use tokio::runtime;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 
 use super::complaints::Complaints;
-use super::ends::{on_all_ends, on_end};
+use super::ends::{at_all_ends, on_end};
 use super::shared::frame_of;
 use super::staging::{Hold, Staging};
 use crate::domain::namespace::NamespaceDigest;
@@ -28,7 +29,7 @@ use crate::tiers::dram::Arena;
 use crate::tiers::frame::{self, FrameHeader, HEADER_SPAN_BYTES};
 use crate::tiers::hbm::{BlockGeometry, Device, EnginePool, Stream};
 use crate::tiers::health::Refuses;
-use crate::tiers::store::{FrameMeta, FrameSpan, Place, StoreError, StoreOp, TierStore};
+use crate::tiers::store::{FrameSpan, Place, StoreError, StoreOp, TierStore};
 
 /// Objects are addressed by key.
 pub(super) const NO_PLACE: Place = Place { offset: 0, slot_bytes: 0 };
@@ -58,6 +59,33 @@ struct Work {
     payload_bytes: u64,
     frame_bytes: u32,
     items: Vec<Piece>,
+}
+
+impl Work {
+    /// DRAM's own frames at one end of each copy, if all have one.
+    fn frames(&self) -> Option<Vec<FrameSpan>> {
+        let items = self.items.iter().map(|piece| &piece.item);
+        items.map(|item| dram_span(item.from).or(dram_span(item.to))).collect()
+    }
+
+    /// Whether a store is to say that it keeps what landed.
+    fn durable(&self) -> bool {
+        self.items.iter().any(|piece| piece.item.durable)
+    }
+}
+
+impl Piece {
+    /// What brings it from its store into a frame, if it is in one.
+    fn read_op(&self, frame: FrameSpan) -> Option<(Tier, StoreOp)> {
+        let (tier, place) = stored(self.item.from)?;
+        Some((tier, StoreOp::Read { key: self.item.meta.key, place, frame }))
+    }
+
+    /// What brings it from a frame into its store, if it goes to one.
+    fn write_op(&self, frame: FrameSpan) -> Option<(Tier, StoreOp)> {
+        let (tier, place) = stored(self.item.to)?;
+        Some((tier, StoreOp::Write { key: self.item.meta.key, place, frame }))
+    }
 }
 
 /// One copy, its pool looked up.
@@ -100,23 +128,26 @@ impl Performer {
                 .map(|item| Piece { pool: pool_of(&item), item })
                 .collect(),
         };
-        match work.link {
-            Link::DeviceUp => performer.straight(Stream::Up, &work),
-            Link::DeviceLocal => performer.straight(Stream::Local, &work),
-            _ => {
-                let this = Arc::clone(performer);
-                env::spawn_task_on(&performer.runtime, async move { this.perform(work).await });
-            }
+        if performer.straight(&work) {
+            return;
         }
+        let this = Arc::clone(performer);
+        env::spawn_task_on(&performer.runtime, async move { this.perform(work).await });
     }
 
     async fn perform(&self, work: Work) {
         let outcomes = if work.link == Link::DeviceDown {
-            self.down_to_frames(&work).await
+            let frames = work.items.iter().map(|piece| dram_span(piece.item.to));
+            self.onto_frames(&work, &work.items, frames.collect()).await
         } else {
             self.with_stores(&work).await
         };
-        tell_end(&self.events, &self.runtime, work.id, outcomes);
+        self.teller(work.id).tell(outcomes);
+    }
+
+    /// What tells the manager how a transfer ended.
+    fn teller(&self, transfer: TransferId) -> Teller {
+        Teller { transfer, events: self.events.clone(), runtime: self.runtime.clone() }
     }
 
     /// Copies with a store at one end or both: straight between DRAM's frames and the store, else
@@ -150,14 +181,8 @@ impl Performer {
 
     /// Each copy by way of one frame in memory.
     async fn through_frames(&self, work: &Work) -> Outcomes {
-        let direct = |piece: &Piece| {
-            dram_span(piece.item.from).is_some() || dram_span(piece.item.to).is_some()
-        };
-        if work.items.iter().all(direct) {
-            let spans = work.items.iter().map(|piece| {
-                dram_span(piece.item.from).or(dram_span(piece.item.to)).expect("checked above")
-            });
-            return self.store_legs(work, &work.items, spans.collect()).await;
+        if let Some(spans) = work.frames() {
+            return self.store_legs(work, &work.items, spans).await;
         }
         let far = matches!(work.link, Link::ObjectGet | Link::ObjectPut);
         let hold = if far { Hold::Far } else { Hold::Near };
@@ -176,9 +201,7 @@ impl Performer {
     async fn store_legs(&self, work: &Work, pieces: &[Piece], spans: Vec<FrameSpan>) -> Outcomes {
         let mut outcomes = self.read_leg(work, pieces, &spans).await;
         for ((outcome, piece), span) in outcomes.iter_mut().zip(pieces).zip(&spans) {
-            if piece.item.restamp && outcome.is_ok() {
-                *outcome = self.restamp_frame(*span, &piece.item.meta);
-            }
+            *outcome = outcome.and_then(|()| self.restamped(piece, *span));
         }
         let written = self.write_leg(work, pieces, &spans, &outcomes).await;
         for (outcome, written) in outcomes.iter_mut().zip(written) {
@@ -187,8 +210,12 @@ impl Performer {
         outcomes
     }
 
-    /// Brings the record in a frame's header in memory up to date.
-    fn restamp_frame(&self, frame: FrameSpan, meta: &FrameMeta) -> Result<(), FailureKind> {
+    /// Brings the record in a frame's header in memory up to date, where that is asked for.
+    fn restamped(&self, piece: &Piece, frame: FrameSpan) -> Result<(), FailureKind> {
+        let TransferItem { restamp, meta, .. } = &piece.item;
+        if !restamp {
+            return Ok(());
+        }
         let header = FrameSpan { bytes: HEADER_SPAN_BYTES, ..frame };
         // SAFETY: a frame is on its way down at most once at a time, and nothing else touches its
         // header meanwhile: the manager keeps it so.
@@ -207,10 +234,7 @@ impl Performer {
         if pieces.first().is_some_and(|piece| on_device(piece.item.from)) {
             return self.onto_frames(work, pieces, spans.iter().copied().map(Some).collect()).await;
         }
-        let ops = pieces.iter().zip(spans).map(|(piece, span)| {
-            let (tier, place) = stored(piece.item.from)?;
-            Some((tier, StoreOp::Read { key: piece.item.meta.key, place, frame: *span }))
-        });
+        let ops = pieces.iter().zip(spans).map(|(piece, span)| piece.read_op(*span));
         let outcomes = self.on_stores(ops.collect(), read_failure).await;
         let fetched = pieces.iter().zip(spans).zip(&outcomes).filter(|(_, end)| end.is_ok());
         for ((_, span), _) in fetched.filter(|((piece, _), _)| piece.item.from == End::Object) {
@@ -246,10 +270,7 @@ impl Performer {
             });
             return self.on_device(Stream::Up, copies.collect()).await;
         }
-        let ops = ready.map(|(piece, span, ready)| {
-            let (tier, place) = stored(piece.item.to).filter(|_| ready)?;
-            Some((tier, StoreOp::Write { key: piece.item.meta.key, place, frame: span }))
-        });
+        let ops = ready.map(|(piece, span, ready)| piece.write_op(span).filter(|_| ready));
         self.on_stores(ops.collect(), write_failure).await
     }
 
@@ -259,22 +280,38 @@ impl Performer {
         ops: Vec<Option<(Tier, StoreOp)>>,
         kind: fn(&StoreError) -> FailureKind,
     ) -> Outcomes {
-        let mut outcomes = vec![Ok(()); ops.len()];
+        let outcomes = vec![Ok(()); ops.len()];
+        let (told, all) = oneshot::channel();
+        // The receiver is gone only when the runtime stops.
+        self.submit_ops(ops, outcomes, kind, move |outcomes| drop(told.send(outcomes)));
+        all.await.expect("the last operation to go tells of all")
+    }
+
+    /// Has the stores run all operations at once, enters how each ended, and tells `ended`, once and on
+    /// any thread. What is no operation keeps its outcome.
+    fn submit_ops(
+        &self,
+        ops: Vec<Option<(Tier, StoreOp)>>,
+        mut outcomes: Outcomes,
+        kind: fn(&StoreError) -> FailureKind,
+        ended: impl FnOnce(Outcomes) + Send + 'static,
+    ) {
         let (at, ops): (Vec<usize>, Vec<(Tier, StoreOp)>) =
             ops.into_iter().enumerate().filter_map(|(at, op)| Some((at, op?))).unzip();
         let tiers: Vec<Tier> = ops.iter().map(|(tier, _)| *tier).collect();
-        let (dones, all) = on_all_ends(ops.len());
+        let complaints = Arc::clone(&self.complaints);
+        let dones = at_all_ends(ops.len(), move |ends| {
+            for ((at, tier), end) in at.into_iter().zip(tiers).zip(ends) {
+                outcomes[at] = end.map_err(|error| {
+                    complaints.note(&format!("{tier}: {error}"));
+                    kind(&error)
+                });
+            }
+            ended(outcomes);
+        });
         for ((tier, op), done) in ops.into_iter().zip(dones) {
             self.store(tier).submit(op, done);
         }
-        let ends = all.await.expect("the last operation to go tells of all");
-        for ((at, tier), end) in at.into_iter().zip(tiers).zip(ends) {
-            outcomes[at] = end.map_err(|error| {
-                self.complaints.note(&format!("{tier}: {error}"));
-                kind(&error)
-            });
-        }
-        outcomes
     }
 
     pub(super) fn store(&self, tier: Tier) -> &Arc<dyn TierStore> {
@@ -289,22 +326,26 @@ impl Performer {
     }
 }
 
-/// Tells the manager how a transfer ended. Never waits: whoever tells it may be the manager's own thread.
-fn tell_end(
-    events: &Sender<Event>,
-    runtime: &runtime::Handle,
+/// Tells the manager how a transfer ended. Keeps nothing of the performer: whoever stops the manager is to
+/// find the devices and stores free.
+struct Teller {
     transfer: TransferId,
-    outcomes: Outcomes,
-) {
-    let failed = (0..)
-        .zip(outcomes)
-        .filter_map(|(item, end)| end.err().map(|kind| ItemFailure { item, kind }))
-        .collect();
-    let told = events.try_send(Event::TransferDone { transfer, failed });
-    // A manager that has stopped needs no answer.
-    if let Err(TrySendError::Full(event)) = told {
-        let events = events.clone();
-        env::spawn_task_on(runtime, async move { drop(events.send(event)) });
+    events: Sender<Event>,
+    runtime: runtime::Handle,
+}
+
+impl Teller {
+    /// Never waits: whoever tells it may be the manager's own thread.
+    fn tell(self, outcomes: Outcomes) {
+        let failed = (0..)
+            .zip(outcomes)
+            .filter_map(|(item, end)| end.err().map(|kind| ItemFailure { item, kind }))
+            .collect();
+        let told = self.events.try_send(Event::TransferDone { transfer: self.transfer, failed });
+        // A manager that has stopped needs no answer.
+        if let Err(TrySendError::Full(event)) = told {
+            env::spawn_task_on(&self.runtime, async move { drop(self.events.send(event)) });
+        }
     }
 }
 

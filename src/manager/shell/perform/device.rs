@@ -5,9 +5,11 @@ use std::sync::Arc;
 use futures_util::stream::{self, StreamExt};
 use tokio::sync::oneshot;
 
-use super::{Outcomes, Performer, Piece, Work, dram_span, tell_end, write_failure};
+use super::{Outcomes, Performer, Piece, Work, dram_span, write_failure};
+use crate::domain::namespace::NamespaceDigest;
 use crate::env;
 use crate::manager::api::{End, FailureKind, TransferItem};
+use crate::tiers::dram::Arena;
 use crate::tiers::frame::{self, HeaderDraft};
 use crate::tiers::hbm::{BlockCopy, CopyEnd, FailedCopy, Stream};
 use crate::tiers::store::{FrameMeta, FrameSpan, StoreError};
@@ -42,12 +44,6 @@ impl Work {
 }
 
 impl Performer {
-    /// Copies from pools and HBM into DRAM's frames.
-    pub(super) async fn down_to_frames(&self, work: &Work) -> Outcomes {
-        let spans = work.items.iter().map(|piece| dram_span(piece.item.to));
-        self.onto_frames(work, &work.items, spans.collect()).await
-    }
-
     /// From the device into frames, and the headers of those that are sealed: some blocks at a time where
     /// the device has engines for it, so that some are sealed while others are copied.
     pub(super) async fn onto_frames(
@@ -83,15 +79,6 @@ impl Performer {
         vec![Err(FailureKind::TargetFailed); outcomes.len()]
     }
 
-    /// Has the device copy between pools, HBM and DRAM's frames where there is nothing else to do, without
-    /// a task of the runtime: a request may wait for it, and each thread on the way takes time to wake.
-    pub(super) fn straight(&self, stream: Stream, work: &Work) {
-        let copies = work.items.iter().map(|piece| work.device_copy(piece, None)).collect();
-        let (events, runtime, id) = (self.events.clone(), self.runtime.clone(), work.id);
-        let ended = move |outcomes| tell_end(&events, &runtime, id, outcomes);
-        self.submit(stream, copies, ended);
-    }
-
     /// Runs all copies on one stream; those that are none end well.
     pub(super) async fn on_device(
         &self,
@@ -106,7 +93,7 @@ impl Performer {
     }
 
     /// Queues the copies on a stream and tells `ended`, once and on any thread, how they ended.
-    fn submit(
+    pub(super) fn submit(
         &self,
         stream: Stream,
         copies: Vec<Option<BlockCopy>>,
@@ -134,17 +121,35 @@ impl Performer {
         if frames.is_empty() {
             return true;
         }
-        let (arena, digest, node_id) = (Arc::clone(&self.arena), work.digest, self.node_id);
-        let payload_bytes = work.payload_bytes;
-        let sealing = move || {
-            for (span, meta) in frames {
-                // SAFETY: the transfer owns its target frames until the manager hears of its end.
-                let frame = unsafe { arena.bytes_mut(span) };
-                let draft = HeaderDraft { namespace: digest, meta, payload_bytes, node_id };
-                frame::seal(frame, draft);
-            }
-        };
+        let sealer = self.sealer(work);
+        let sealing = move || frames.into_iter().for_each(|(span, meta)| sealer.seal(span, meta));
         env::spawn_blocking_on(&self.runtime, sealing).await
+    }
+
+    pub(super) fn sealer(&self, work: &Work) -> Sealer {
+        Sealer {
+            arena: Arc::clone(&self.arena),
+            namespace: work.digest,
+            payload_bytes: work.payload_bytes,
+            node_id: self.node_id,
+        }
+    }
+}
+
+/// Writes the headers and checksums of one transfer's frames.
+pub(super) struct Sealer {
+    arena: Arc<Arena>,
+    namespace: NamespaceDigest,
+    payload_bytes: u64,
+    node_id: [u8; 16],
+}
+
+impl Sealer {
+    pub(super) fn seal(&self, span: FrameSpan, meta: FrameMeta) {
+        // SAFETY: the transfer owns its target frames until the manager hears of its end.
+        let frame = unsafe { self.arena.bytes_mut(span) };
+        let Self { namespace, payload_bytes, node_id, .. } = *self;
+        frame::seal(frame, HeaderDraft { namespace, meta, payload_bytes, node_id });
     }
 }
 
