@@ -96,32 +96,78 @@ impl Carrier {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::namespace::NamespaceDigest;
-    use crate::manager::api::NamespaceId;
+    use crate::domain::block::HashTail;
+    use crate::domain::namespace::example;
+    use crate::domain::retention::RetentionRecord;
+    use crate::domain::tier::Tier;
+    use crate::domain::units::Time;
+    use crate::manager::api::{End, NamespaceId, TransferItem};
     use crate::movement::{Class, Link};
     use crate::tiers::dram::ArenaConfig;
     use crate::tiers::hbm::{HostDevice, HostDeviceConfig};
+    use crate::tiers::store::{FrameMeta, Place};
 
-    #[test]
-    fn whoever_starts_transfers_may_leave_any_number_of_ends_untaken() {
-        let runtime = runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
+    fn carrier(runtime: &runtime::Runtime) -> Carrier {
         let arena = ArenaConfig { tier_bytes: 64 << 20, staging_bytes: 0, pretouch_threads: 0 };
         let arena = Arc::new(Arena::new(arena).unwrap());
         let device = HostDeviceConfig { tier_bytes: 0, pretouch_threads: 0 };
         let device = Arc::new(HostDevice::new(Arc::clone(&arena), device).unwrap());
-        let carrier = Carrier::new(CarrierParts {
+        Carrier::new(CarrierParts {
             runtime: runtime.handle().clone(),
             arena,
             device,
             nvme: None,
             object: None,
             node_id: [0; 16],
-        });
-        let namespace = NamespaceEntry {
-            digest: NamespaceDigest([7; 32]),
-            payload_bytes: 4096,
-            namespace: None,
+        })
+    }
+
+    fn namespace() -> NamespaceEntry {
+        let namespace = example();
+        NamespaceEntry {
+            digest: namespace.digest(),
+            payload_bytes: namespace.payload_bytes(),
+            namespace: Some(namespace),
+        }
+    }
+
+    #[test]
+    fn a_frame_that_is_only_sealed_is_not_by_whoever_starts_it() {
+        let runtime = runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let (carrier, namespace) = (carrier(&runtime), namespace());
+        let frame = End::Dram(Place { offset: 0, slot_bytes: namespace.slot_bytes(Tier::Dram) });
+        let meta = FrameMeta {
+            key: namespace.digest.key(b"one"),
+            tail: HashTail::default(),
+            parent: None,
+            position: 0,
+            created_at: Time::ZERO,
+            record: RetentionRecord::default(),
         };
+        let (seal, restamp, durable) = (true, false, false);
+        let item = TransferItem { from: frame, to: frame, meta, seal, restamp, durable };
+        let (link, class, items) = (Link::DeviceDown, Class::Demand, vec![item]);
+        let transfer =
+            Transfer { id: TransferId(1), namespace: NamespaceId(0), link, class, items };
+        carrier.start(transfer, &namespace);
+        assert!(carrier.ended(Duration::ZERO).is_none(), "the runtime has not run yet");
+        let ended = async {
+            loop {
+                if let Some(end) = carrier.ended(Duration::ZERO) {
+                    break end;
+                }
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let patience = Duration::from_mins(1);
+        let ended = runtime.block_on(async { tokio::time::timeout(patience, ended).await });
+        assert!(ended.unwrap().failed.is_empty());
+    }
+
+    #[test]
+    fn whoever_starts_transfers_may_leave_any_number_of_ends_untaken() {
+        let runtime = runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
+        let (carrier, namespace) = (carrier(&runtime), namespace());
         // Nothing to copy: it ends before it returns, on this thread.
         let started = 0..2 * ENDS_QUEUED_MAX as u64;
         for id in started.clone().map(TransferId) {

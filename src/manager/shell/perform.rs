@@ -68,10 +68,22 @@ impl Work {
         items.map(|item| dram_span(item.from).or(dram_span(item.to))).collect()
     }
 
+    /// Whether anything is copied: a frame may only be sealed, or kept, where it is.
+    fn copies(&self) -> bool {
+        self.items.iter().any(|piece| piece.item.from != piece.item.to)
+    }
+
     /// Whether a store is to say that it keeps what landed.
     fn durable(&self) -> bool {
         self.items.iter().any(|piece| piece.item.durable)
     }
+}
+
+/// One copy, its pool looked up.
+#[derive(Clone)]
+struct Piece {
+    item: TransferItem,
+    pool: Option<Arc<EnginePool>>,
 }
 
 impl Piece {
@@ -86,13 +98,6 @@ impl Piece {
         let (tier, place) = stored(self.item.to)?;
         Some((tier, StoreOp::Write { key: self.item.meta.key, place, frame }))
     }
-}
-
-/// One copy, its pool looked up.
-#[derive(Clone)]
-struct Piece {
-    item: TransferItem,
-    pool: Option<Arc<EnginePool>>,
 }
 
 /// How each copy of a list ended.
@@ -153,10 +158,10 @@ impl Performer {
     /// Copies with a store at one end or both: straight between DRAM's frames and the store, else
     /// through staging frames, as many at a time as there are.
     async fn with_stores(&self, work: &Work) -> Outcomes {
-        let mut outcomes = if work.items.iter().all(|piece| piece.item.from == piece.item.to) {
-            vec![Ok(()); work.items.len()]
-        } else {
+        let mut outcomes = if work.copies() {
             self.through_frames(work).await
+        } else {
+            vec![Ok(()); work.items.len()]
         };
         self.keep(work, &mut outcomes).await;
         outcomes

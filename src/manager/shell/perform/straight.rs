@@ -14,8 +14,9 @@ impl Performer {
         match work.link {
             Link::DeviceUp => self.by_device(Stream::Up, work),
             Link::DeviceLocal => self.by_device(Stream::Local, work),
-            // Where engines of the device's own copy, sealing takes more threads than the one that ends it.
-            Link::DeviceDown if self.device.copies_by_processor() => {
+            // Where engines of the device's own copy, sealing takes more threads than the one that ends it,
+            // and where nothing is copied that one is the manager's.
+            Link::DeviceDown if self.device.copies_by_processor() && work.copies() => {
                 self.by_device(Stream::Down, work);
             }
             Link::NvmeRead => return self.by_stores(work, read_failure),
