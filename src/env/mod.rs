@@ -3,12 +3,16 @@
 //! Everything above takes a [`Clock`] or a seed; nothing else asks the machine. `clippy.toml` bans
 //! the usual ways around this door.
 
+mod turn;
+
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use crate::domain::units::Time;
+
+pub use turn::{await_turn, await_turn_after};
 
 /// Tells the time.
 pub trait Clock: Send + Sync + 'static {

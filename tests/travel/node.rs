@@ -123,7 +123,7 @@ impl Node {
     /// Stores what follows a block.
     pub fn store_behind(&mut self, parent: Option<u64>, ids: &[u64], wish: Option<Wish>) {
         let (reply, failed) = self.offer(parent, ids, wish);
-        assert_eq!(failed, Vec::<u32>::new());
+        assert_eq!(failed, Vec::<u32>::new(), "{:?}", self.status());
         assert!(matches!(reply, Ok(Reply::Store { dropped: 0, clipped: 0, .. })), "{reply:?}");
     }
 

@@ -1,13 +1,13 @@
 //! Has stores wait while loads copy: both take the same memory's bandwidth, and a request waits for
 //! the load.
 //!
-//! Knows nothing of copies. Loads without a pause slow stores down and don't starve them: whoever has
-//! waited for so long may copy for as long.
+//! Knows nothing of copies. Loads without a pause slow stores down and don't starve them: what they have
+//! waited gives them a turn.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::env::Stopwatch;
+use crate::env::await_turn_after;
 
 /// What a store waits at most before its turn.
 const PATIENCE: Duration = Duration::from_millis(2);
@@ -24,6 +24,12 @@ impl Courtesy {
     pub(super) fn begin(&self) -> Loading<'_> {
         *self.loading() += 1;
         Loading(self)
+    }
+
+    /// Waits for loads and for whoever else wants the processor, unless it is the calling thread's turn
+    /// still.
+    pub(super) fn await_turn(&self) {
+        await_turn_after(|| self.wait(PATIENCE));
     }
 
     /// Returns once nothing is loaded, or `patience` is over.
@@ -47,37 +53,13 @@ impl Drop for Loading<'_> {
     }
 }
 
-/// Whose turn it is, as the thread sees it that copies for stores.
-pub(super) struct Turns<'a> {
-    courtesy: &'a Courtesy,
-    /// Since the last wait, and for how long copies may go on from there.
-    ours: (Stopwatch, Duration),
-}
-
-impl<'a> Turns<'a> {
-    pub(super) fn of(courtesy: &'a Courtesy) -> Self {
-        Self { courtesy, ours: (Stopwatch::start(), Duration::ZERO) }
-    }
-
-    /// Waits for loads, unless it is the stores' turn still.
-    pub(super) fn await_ours(&mut self) {
-        let (since, lasts) = &self.ours;
-        if since.elapsed() < *lasts {
-            return;
-        }
-        let waiting = Stopwatch::start();
-        self.courtesy.wait(PATIENCE);
-        self.ours = (Stopwatch::start(), waiting.elapsed());
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
     use std::sync::mpsc::sync_channel;
 
     use super::*;
-    use crate::env::spawn_thread;
+    use crate::env::{Stopwatch, spawn_thread};
 
     const LONG: Duration = Duration::from_mins(1);
 
@@ -102,13 +84,10 @@ mod tests {
     #[test]
     fn loads_without_a_pause_leave_stores_their_turns() {
         let courtesy = Courtesy::default();
-        let mut turns = Turns::of(&courtesy);
         let _loading = courtesy.begin();
-        turns.await_ours();
-        assert!(turns.ours.1 >= PATIENCE, "waited for as long as it is willing to");
-        turns.ours.1 = LONG;
         let watch = Stopwatch::start();
-        (0..1000).for_each(|_| turns.await_ours());
-        assert!(watch.elapsed() < PATIENCE * 1000, "a turn is not waited for while it lasts");
+        courtesy.await_turn();
+        let waited = watch.elapsed();
+        assert!(waited >= PATIENCE && waited < LONG, "waited for as long as it is willing to");
     }
 }

@@ -17,7 +17,7 @@ use crate::tiers::store::{FrameSpan, StoreError};
 
 use super::batch::Batch;
 use super::chunks::{Chunks, Use};
-use super::courtesy::{Courtesy, Turns};
+use super::courtesy::Courtesy;
 use super::device::{BlockCopy, CopiesDone, CopyEnd, Device, Exported, FailedCopy, Stream};
 use super::ends::{self, Side, shards_of, unfit};
 use super::geometry::{BlockGeometry, PageMap};
@@ -107,8 +107,7 @@ impl Worker {
             // Stores share processors and memory with the loads that requests wait for.
             Stream::Down => {
                 give_way();
-                let mut turns = Turns::of(&courtesy);
-                batches.iter().for_each(|batch| run(batch, &memory, || turns.await_ours()));
+                batches.iter().for_each(|batch| run(batch, &memory, || courtesy.await_turn()));
             }
             Stream::Up => batches.iter().for_each(|batch| {
                 let _loading = courtesy.begin();

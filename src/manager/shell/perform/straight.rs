@@ -3,6 +3,7 @@
 //! the way takes time to wake, and there are thousands of them a second.
 
 use super::{Outcomes, Performer, Work, dram_span, read_failure, write_failure};
+use crate::env;
 use crate::manager::api::FailureKind;
 use crate::movement::Link;
 use crate::tiers::hbm::Stream;
@@ -38,6 +39,8 @@ impl Performer {
         let (teller, sealer) = (self.teller(work.id), self.sealer(work));
         let ended = move |outcomes: Outcomes| {
             for (_, span, meta) in unsealed.into_iter().filter(|(at, ..)| outcomes[*at].is_ok()) {
+                // What a request waits for may need this processor.
+                env::await_turn();
                 sealer.seal(span, meta);
             }
             teller.tell(outcomes);
