@@ -89,5 +89,7 @@ mod tests {
         courtesy.await_turn();
         let waited = watch.elapsed();
         assert!(waited >= PATIENCE && waited < LONG, "waited for as long as it is willing to");
+        (0..1000).for_each(|_| courtesy.await_turn());
+        assert!(watch.elapsed() < PATIENCE * 1000, "a turn is not waited for while it lasts");
     }
 }
