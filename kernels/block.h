@@ -14,6 +14,10 @@ typedef unsigned long long u64;
 #define KERNEL extern "C" __global__
 #define THREADS_AT_MOST(threads) __launch_bounds__(threads)
 #define HELPER static __device__ __forceinline__
+// What passes through once need not push anything else out of the caches.
+#define LOAD_ONCE(at) __ldcs(at)
+#define STORE_ONCE(at, value) __stcs(at, value)
+#define UNROLLED _Pragma("unroll")
 #endif
 
 // Addresses of one block's pages: page (shard, layer, plane) starts at

@@ -10,6 +10,8 @@
 #define WARP 32u
 // The most blocks in a launch.
 #define BLOCKS_MAX 256u
+// Loads that a thread has under way before its first store: over PCIe each takes microseconds.
+#define LOADS 8u
 
 HELPER void copy_bytes(u64 from, u64 to, u32 bytes, u32 lane)
 {
@@ -17,24 +19,22 @@ HELPER void copy_bytes(u64 from, u64 to, u32 bytes, u32 lane)
         ((u8 *)to)[at] = ((const u8 *)from)[at];
 }
 
-// Four loads are under way before the first store: over PCIe each takes microseconds.
 HELPER void copy_vectors(u64 source, u64 target, u32 count, u32 lane)
 {
     const uint4 *from = (const uint4 *)source;
     uint4 *to = (uint4 *)target;
     u32 at = lane;
-    for (; at + 3 * WARP < count; at += 4 * WARP) {
-        uint4 a = from[at];
-        uint4 b = from[at + WARP];
-        uint4 c = from[at + 2 * WARP];
-        uint4 d = from[at + 3 * WARP];
-        to[at] = a;
-        to[at + WARP] = b;
-        to[at + 2 * WARP] = c;
-        to[at + 3 * WARP] = d;
+    for (; at + (LOADS - 1) * WARP < count; at += LOADS * WARP) {
+        uint4 loaded[LOADS];
+        UNROLLED
+        for (u32 load = 0; load < LOADS; load++)
+            loaded[load] = LOAD_ONCE(&from[at + load * WARP]);
+        UNROLLED
+        for (u32 load = 0; load < LOADS; load++)
+            STORE_ONCE(&to[at + load * WARP], loaded[load]);
     }
     for (; at < count; at += WARP)
-        to[at] = from[at];
+        STORE_ONCE(&to[at], LOAD_ONCE(&from[at]));
 }
 
 // By vectors of 16 bytes where both ends allow, which they do unless their addresses differ within
@@ -56,23 +56,27 @@ HELPER void copy_tile(u64 from, u64 to, u32 bytes, u32 lane)
 }
 
 // `block_count` is at most BLOCKS_MAX, `pages_max` and `page_bytes_max` are those of the largest
-// block. Groups are whole warps, and each warp takes every so many-th tile, those of one group far
-// apart: the launch says how many groups there are, and so how many SMs it may hold.
+// block. Groups are whole warps, and each takes one stretch of all tiles, its warps in turns: the
+// launch says how many groups there are, and so how many SMs it may hold.
 KERNEL THREADS_AT_MOST(1024) void terrace_copy_blocks(const BlockCopy *blocks, u32 block_count,
                                                       u32 pages_max, u32 page_bytes_max)
 {
-    // The table lies in this machine's memory: read once a group, not once a tile.
-    __shared__ BlockCopy table[BLOCKS_MAX];
-    u32 words = block_count * (u32)(sizeof(BlockCopy) / 8);
-    for (u32 word = threadIdx.x; word < words; word += blockDim.x)
-        ((u64 *)table)[word] = ((const u64 *)blocks)[word];
-    __syncthreads();
     u32 tiles = (page_bytes_max + TILE_BYTES - 1) / TILE_BYTES;
-    u64 units = (u64)block_count * pages_max * tiles;
-    u64 warps = (u64)gridDim.x * (blockDim.x / WARP);
+    u64 of_block = (u64)pages_max * tiles;
+    u64 begin = block_count * of_block * blockIdx.x / gridDim.x;
+    u64 end = block_count * of_block * (blockIdx.x + 1) / gridDim.x;
+    // Those of its stretch, which every thread agrees on.
+    u32 first = begin < end ? (u32)(begin / of_block) : 0;
+    u32 count = begin < end ? (u32)((end - 1) / of_block) - first + 1 : 0;
+    // The descriptors lie in this machine's memory: each group reads its own, once.
+    __shared__ BlockCopy table[BLOCKS_MAX];
+    u32 words = count * (u32)(sizeof(BlockCopy) / 8);
+    for (u32 word = threadIdx.x; word < words; word += blockDim.x)
+        ((u64 *)table)[word] = ((const u64 *)&blocks[first])[word];
+    __syncthreads();
     u32 lane = threadIdx.x % WARP;
-    for (u64 unit = threadIdx.x / WARP * gridDim.x + blockIdx.x; unit < units; unit += warps) {
-        const BlockCopy *block = &table[unit / tiles / pages_max];
+    for (u64 unit = begin + threadIdx.x / WARP; unit < end; unit += blockDim.x / WARP) {
+        const BlockCopy *block = &table[unit / of_block - first];
         u32 page = (u32)(unit / tiles % pages_max);
         u32 at = (u32)(unit % tiles) * TILE_BYTES;
         if (page >= pages_of(block) || at >= block->page_bytes)

@@ -25,5 +25,8 @@ void __syncthreads(void);
 #define KERNEL
 #define THREADS_AT_MOST(threads)
 #define HELPER static inline
+#define LOAD_ONCE(at) (*(at))
+#define STORE_ONCE(at, value) (*(at) = (value))
+#define UNROLLED
 // One group at a time runs on an OS thread, so its fibers share what is the thread's.
 #define __shared__ static _Thread_local

@@ -107,8 +107,8 @@ pub const KEYS: &[Key] = &[
         count(0, 1024),
         "8",
         "The most multiprocessors that a copy kernel holds, so that an engine's decoding is not \
-         disturbed: one kernel runs at a time on each GPU in each direction over PCIe, and one within \
-         its memory, which holds four times as many, the shorter for it. 0: no kernels, the copy \
+         disturbed: one kernel runs at a time on each GPU in each direction over PCIe, and two within \
+         its memory, which hold four times as many each, the shorter for it. 0: no kernels, the copy \
          engines do it all.",
     ),
     key(

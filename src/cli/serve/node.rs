@@ -55,6 +55,9 @@ pub enum NodeError {
 
 /// Transfers a link works on at once: enough that its next batch is always ready.
 pub const DEVICE_TRANSFERS_MAX: usize = 4;
+/// A GPU moves a transfer within its own memory about as fast as threads hand on the next one: with four,
+/// blocks of 1 MiB reached 68 to 82 % of its own copies on an H100, with eight 84 %.
+pub const LOCAL_TRANSFERS_MAX: usize = 8;
 pub const STORE_TRANSFERS_MAX: usize = 8;
 const TRANSFERS_QUEUED_MAX: usize = 4096;
 
@@ -226,9 +229,10 @@ fn bounds(config: &Config, shares_processors: bool) -> ManagerConfig {
         shares_processors,
     };
     let mut links = [limits; Link::COUNT];
-    for link in [Link::DeviceUp, Link::DeviceDown, Link::DeviceLocal] {
+    for link in [Link::DeviceUp, Link::DeviceDown] {
         links[link.index()].in_flight_max = DEVICE_TRANSFERS_MAX;
     }
+    links[Link::DeviceLocal.index()].in_flight_max = LOCAL_TRANSFERS_MAX;
     ManagerConfig {
         links,
         policy: config.policy,

@@ -5,7 +5,6 @@
 //! a chunk that is written with another page length forgets all that it held, and a place that
 //! holds nothing is never read.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::domain::units::CHUNK_BYTES;
@@ -33,64 +32,56 @@ struct Chunk {
 #[derive(Debug)]
 pub(super) struct Chunks {
     tier_bytes: u64,
-    cut: Mutex<BTreeMap<u64, Chunk>>,
+    /// Nothing where none was written yet.
+    cut: Mutex<Vec<Option<Chunk>>>,
 }
 
-/// A copy under way from or to a chunk; the chunk keeps its cut while it lives.
+/// Copies under way; the chunks that they read and write keep their cut while this lives.
 #[derive(Debug)]
-pub(super) struct Use {
+pub(super) struct Uses {
     chunks: Arc<Chunks>,
-    chunk: u64,
+    begun: Vec<usize>,
 }
 
-impl Drop for Use {
+impl Drop for Uses {
     fn drop(&mut self) {
+        if self.begun.is_empty() {
+            return;
+        }
         let mut cut = self.chunks.cut.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(chunk) = cut.get_mut(&self.chunk) {
-            chunk.copies -= 1;
+        for chunk in &self.begun {
+            cut[*chunk].as_mut().expect("a chunk in use was written").copies -= 1;
         }
     }
+}
+
+/// Begins copies that belong together.
+#[derive(Debug)]
+pub(super) struct Beginning<'a> {
+    chunks: &'a Chunks,
+    cut: &'a mut [Option<Chunk>],
+    begun: &'a mut Vec<usize>,
 }
 
 impl Chunks {
     pub(super) fn new(tier_bytes: u64) -> Arc<Self> {
-        Arc::new(Self { tier_bytes, cut: Mutex::default() })
+        let chunks = usize::try_from(tier_bytes.div_ceil(CHUNK_BYTES));
+        let chunks = chunks.expect("a memory is in the address space");
+        let cut = std::iter::repeat_with(|| None).take(chunks).collect();
+        Arc::new(Self { tier_bytes, cut: Mutex::new(cut) })
     }
 
-    /// Begins to write a block at `place`.
-    pub(super) fn write(
+    /// Begins whatever copies `work` begins, as one: the lock is taken once for all of them.
+    pub(super) fn begin<T>(
         self: &Arc<Self>,
-        place: Place,
-        geometry: BlockGeometry,
-    ) -> Result<Use, StoreError> {
-        let (index, slot, cut) = self.locate(place, geometry)?;
-        let mut chunks = self.cut.lock().unwrap_or_else(PoisonError::into_inner);
-        let chunk = chunks.entry(index).or_insert_with(|| Chunk::new(cut));
-        if chunk.cut != cut {
-            if chunk.copies > 0 {
-                return Err(StoreError::Busy);
-            }
-            *chunk = Chunk::new(cut);
-        }
-        chunk.written[slot] = true;
-        chunk.copies += 1;
-        Ok(Use { chunks: Arc::clone(self), chunk: index })
-    }
-
-    /// Begins to read the block at `place`.
-    pub(super) fn read(
-        self: &Arc<Self>,
-        place: Place,
-        geometry: BlockGeometry,
-    ) -> Result<Use, StoreError> {
-        let (index, slot, cut) = self.locate(place, geometry)?;
-        let mut chunks = self.cut.lock().unwrap_or_else(PoisonError::into_inner);
-        let chunk = chunks.get_mut(&index).filter(|chunk| chunk.cut == cut && chunk.written[slot]);
-        let chunk = chunk.ok_or_else(|| {
-            StoreError::Missing(format!("{place:?} holds no block of pages like {geometry:?}"))
-        })?;
-        chunk.copies += 1;
-        Ok(Use { chunks: Arc::clone(self), chunk: index })
+        work: impl FnOnce(&mut Beginning<'_>) -> T,
+    ) -> (T, Uses) {
+        let mut uses = Uses { chunks: Arc::clone(self), begun: Vec::new() };
+        let mut cut = self.cut.lock().unwrap_or_else(PoisonError::into_inner);
+        let begun = &mut uses.begun;
+        let worked = work(&mut Beginning { chunks: self, cut: &mut cut, begun });
+        drop(cut);
+        (worked, uses)
     }
 
     /// The place's chunk and slot; an error if it is no slot of this memory for such a block.
@@ -98,7 +89,7 @@ impl Chunks {
         &self,
         place: Place,
         geometry: BlockGeometry,
-    ) -> Result<(u64, usize, Cut), StoreError> {
+    ) -> Result<(usize, usize, Cut), StoreError> {
         let Place { offset, slot_bytes } = place;
         let (index, within) = (offset / CHUNK_BYTES, offset % CHUNK_BYTES);
         let length = u64::from(slot_bytes);
@@ -112,8 +103,43 @@ impl Chunks {
                 format!("{place:?} is no slot of {} bytes for {geometry:?}", self.tier_bytes);
             return Err(StoreError::Io { what, source: std::io::ErrorKind::InvalidInput.into() });
         }
-        let slot = usize::try_from(within / length).expect("a chunk is in the address space");
+        let number = |count: u64| usize::try_from(count).expect("a memory is in the address space");
+        let (index, slot) = (number(index), number(within / length));
         Ok((index, slot, Cut { slot_bytes, page_bytes: geometry.shape().page_bytes }))
+    }
+}
+
+impl Beginning<'_> {
+    /// Begins to write a block at `place`.
+    pub(super) fn write(
+        &mut self,
+        place: Place,
+        geometry: BlockGeometry,
+    ) -> Result<(), StoreError> {
+        let (index, slot, cut) = self.chunks.locate(place, geometry)?;
+        let chunk = self.cut[index].get_or_insert_with(|| Chunk::new(cut));
+        if chunk.cut != cut {
+            if chunk.copies > 0 {
+                return Err(StoreError::Busy);
+            }
+            *chunk = Chunk::new(cut);
+        }
+        chunk.written[slot] = true;
+        chunk.copies += 1;
+        self.begun.push(index);
+        Ok(())
+    }
+
+    /// Begins to read the block at `place`.
+    pub(super) fn read(&mut self, place: Place, geometry: BlockGeometry) -> Result<(), StoreError> {
+        let (index, slot, cut) = self.chunks.locate(place, geometry)?;
+        let holds = |chunk: &&mut Chunk| chunk.cut == cut && chunk.written[slot];
+        let chunk = self.cut[index].as_mut().filter(holds).ok_or_else(|| {
+            StoreError::Missing(format!("{place:?} holds no block of pages like {geometry:?}"))
+        })?;
+        chunk.copies += 1;
+        self.begun.push(index);
+        Ok(())
     }
 }
 
@@ -130,6 +156,8 @@ mod tests {
     use super::*;
     use crate::domain::namespace::{KvShape, Namespace, example};
 
+    type Begun = Result<Uses, StoreError>;
+
     /// Two blocks of 32 KiB, in pages of 8 KiB and of 16 KiB.
     fn geometry(page_bytes: u32) -> BlockGeometry {
         let shape = KvShape { layers: 32_768 / page_bytes, planes: 1, page_bytes };
@@ -140,13 +168,23 @@ mod tests {
         Place { offset: index * 32_768, slot_bytes: 32_768 }
     }
 
+    fn write(chunks: &Arc<Chunks>, place: Place, geometry: BlockGeometry) -> Begun {
+        let (begun, uses) = chunks.begin(|chunks| chunks.write(place, geometry));
+        begun.map(|()| uses)
+    }
+
+    fn read(chunks: &Arc<Chunks>, place: Place, geometry: BlockGeometry) -> Begun {
+        let (begun, uses) = chunks.begin(|chunks| chunks.read(place, geometry));
+        begun.map(|()| uses)
+    }
+
     #[test]
     fn only_what_was_written_is_read() {
         let chunks = Chunks::new(CHUNK_BYTES);
-        drop(chunks.write(slot(1), geometry(8192)).unwrap());
-        chunks.read(slot(1), geometry(8192)).unwrap();
+        drop(write(&chunks, slot(1), geometry(8192)).unwrap());
+        read(&chunks, slot(1), geometry(8192)).unwrap();
         for missing in [slot(0), slot(2)] {
-            let found = chunks.read(missing, geometry(8192));
+            let found = read(&chunks, missing, geometry(8192));
             assert!(matches!(found, Err(StoreError::Missing(_))), "{found:?}");
         }
     }
@@ -156,14 +194,14 @@ mod tests {
         let chunks = Chunks::new(2 * CHUNK_BYTES);
         let other_chunk = Place { offset: CHUNK_BYTES, ..slot(0) };
         for place in [slot(1), slot(2), other_chunk] {
-            drop(chunks.write(place, geometry(8192)).unwrap());
+            drop(write(&chunks, place, geometry(8192)).unwrap());
         }
         // The same slot length, other pages: slot 7's would lie over those of the others.
-        drop(chunks.write(slot(7), geometry(16_384)).unwrap());
-        chunks.read(slot(7), geometry(16_384)).unwrap();
-        chunks.read(other_chunk, geometry(8192)).unwrap();
+        drop(write(&chunks, slot(7), geometry(16_384)).unwrap());
+        read(&chunks, slot(7), geometry(16_384)).unwrap();
+        read(&chunks, other_chunk, geometry(8192)).unwrap();
         for (place, page_bytes) in [(slot(1), 8192), (slot(1), 16_384), (slot(7), 8192)] {
-            let found = chunks.read(place, geometry(page_bytes));
+            let found = read(&chunks, place, geometry(page_bytes));
             assert!(matches!(found, Err(StoreError::Missing(_))), "{place:?} {page_bytes}");
         }
     }
@@ -171,12 +209,12 @@ mod tests {
     #[test]
     fn a_chunk_in_use_keeps_its_cut() {
         let chunks = Chunks::new(CHUNK_BYTES);
-        drop(chunks.write(slot(1), geometry(8192)).unwrap());
-        let reading = chunks.read(slot(1), geometry(8192)).unwrap();
-        let refused = chunks.write(slot(2), geometry(16_384));
+        drop(write(&chunks, slot(1), geometry(8192)).unwrap());
+        let reading = read(&chunks, slot(1), geometry(8192)).unwrap();
+        let refused = write(&chunks, slot(2), geometry(16_384));
         assert!(matches!(refused, Err(StoreError::Busy)), "{refused:?}");
         drop(reading);
-        chunks.write(slot(2), geometry(16_384)).unwrap();
+        write(&chunks, slot(2), geometry(16_384)).unwrap();
     }
 
     #[test]
@@ -190,7 +228,7 @@ mod tests {
             ("of no length", Place { offset: 0, slot_bytes: 0 }),
         ];
         for (name, place) in cases {
-            let found = chunks.write(place, geometry(8192)).map(drop);
+            let found = write(&chunks, place, geometry(8192)).map(drop);
             assert!(matches!(found, Err(StoreError::Io { .. })), "{name}: {found:?}");
         }
     }

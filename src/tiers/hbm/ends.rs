@@ -1,6 +1,5 @@
 //! Whether the ends of a copy fit it: checks that every device makes before it touches a byte.
 
-use std::collections::BTreeSet;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
@@ -9,7 +8,7 @@ use crate::tiers::dram::Arena;
 use crate::tiers::frame::HEADER_BYTES;
 use crate::tiers::store::{FrameSpan, Place, StoreError};
 
-use super::chunks::{Chunks, Use};
+use super::chunks::Beginning;
 use super::device::{BlockCopy, CopyEnd};
 use super::geometry::BlockGeometry;
 use super::pool::EnginePool;
@@ -25,10 +24,10 @@ impl Side {
     /// Begins to read or write the block at a place of the device's memory.
     pub(super) fn begin(
         self,
-        chunks: &Arc<Chunks>,
+        chunks: &mut Beginning<'_>,
         place: Place,
         geometry: BlockGeometry,
-    ) -> Result<Use, StoreError> {
+    ) -> Result<(), StoreError> {
         match self {
             Self::From => chunks.read(place, geometry),
             Self::To => chunks.write(place, geometry),
@@ -88,9 +87,12 @@ pub(super) fn unfit(what: String) -> StoreError {
 /// Whether the copies may run in any order and beside each other: nothing that one writes is
 /// read or written by another.
 pub(super) fn are_independent(copies: &[BlockCopy]) -> bool {
-    let mut targets = BTreeSet::new();
-    copies.iter().all(|copy| parts(copy, &copy.to).all(|part| targets.insert(part)))
-        && copies.iter().all(|copy| parts(copy, &copy.from).all(|part| !targets.contains(&part)))
+    let mut targets: Vec<Part> = copies.iter().flat_map(|copy| parts(copy, &copy.to)).collect();
+    targets.sort_unstable();
+    targets.is_sorted_by(|before, after| before < after)
+        && copies
+            .iter()
+            .all(|copy| parts(copy, &copy.from).all(|part| targets.binary_search(&part).is_err()))
 }
 
 /// A shard of an end, by the end's memory and place there. Spans and slots of one memory never

@@ -16,7 +16,7 @@ use crate::tiers::shm::{MemoryRoom, SharedMemory};
 use crate::tiers::store::{FrameSpan, StoreError};
 
 use super::batch::Batch;
-use super::chunks::{Chunks, Use};
+use super::chunks::{Beginning, Chunks};
 use super::courtesy::Courtesy;
 use super::device::{BlockCopy, CopiesDone, CopyEnd, Device, Exported, FailedCopy, Stream};
 use super::ends::{self, Side, shards_of, unfit};
@@ -151,11 +151,10 @@ struct Memory {
     chunks: Arc<Chunks>,
 }
 
-/// A checked end: where the pages are, and what keeps them there.
+/// A checked end: where the pages are.
 struct Located<'a> {
     base: *mut u8,
     pages: PageMap<'a>,
-    _use: Option<Use>,
 }
 
 impl Memory {
@@ -177,8 +176,11 @@ impl Memory {
 
     fn copy(&self, copy: &BlockCopy) -> Result<(), StoreError> {
         let shards = shards_of(copy)?;
-        let from = self.locate(&copy.from, copy.geometry, Side::From)?;
-        let to = self.locate(&copy.to, copy.geometry, Side::To)?;
+        let (ends, _uses) = self.chunks.begin(|chunks| -> Result<_, StoreError> {
+            let from = self.locate(&copy.from, copy.geometry, Side::From, chunks)?;
+            Ok((from, self.locate(&copy.to, copy.geometry, Side::To, chunks)?))
+        });
+        let (from, to) = ends?;
         for run in runs(copy.geometry.shape(), shards, from.pages, to.pages) {
             let at =
                 |offset: u64| usize::try_from(offset).expect("memories are in the address space");
@@ -199,18 +201,15 @@ impl Memory {
         end: &'a CopyEnd,
         geometry: BlockGeometry,
         side: Side,
+        chunks: &mut Beginning<'_>,
     ) -> Result<Located<'a>, StoreError> {
         match end {
             CopyEnd::Frame(span) => self.locate_frame(*span, geometry),
             CopyEnd::Pool { pool, slot } => locate_slot(pool, *slot, geometry),
             CopyEnd::Tier(place) => {
-                let chunk = side.begin(&self.chunks, *place, geometry)?;
+                side.begin(chunks, *place, geometry)?;
                 let tier = self.tier.as_ref().expect("a memory of no bytes has no places");
-                Ok(Located {
-                    base: tier.base(),
-                    pages: geometry.in_tier(*place),
-                    _use: Some(chunk),
-                })
+                Ok(Located { base: tier.base(), pages: geometry.in_tier(*place) })
             }
         }
     }
@@ -221,7 +220,7 @@ impl Memory {
         geometry: BlockGeometry,
     ) -> Result<Located<'static>, StoreError> {
         ends::check_frame(&self.arena, span, geometry)?;
-        Ok(Located { base: self.arena.base(), pages: geometry.in_frame(span), _use: None })
+        Ok(Located { base: self.arena.base(), pages: geometry.in_frame(span) })
     }
 }
 
@@ -233,5 +232,5 @@ fn locate_slot(
     ends::check_slot(pool, slot, geometry)?;
     let memory = pool.shared().ok_or_else(|| unfit(format!("{pool:?} is not in this memory")))?;
     let pages = PageMap::in_pool(&pool.claim().layout, slot);
-    Ok(Located { base: memory.base(), pages, _use: None })
+    Ok(Located { base: memory.base(), pages })
 }

@@ -5,7 +5,7 @@
 use std::slice;
 use std::sync::{Arc, OnceLock};
 
-use super::super::chunks::{Chunks, Use};
+use super::super::chunks::{Beginning, Chunks};
 use super::super::device::{BlockCopy, CopyEnd};
 use super::super::ends::{self, Side, shards_of, unfit};
 use super::super::geometry::BlockGeometry;
@@ -26,22 +26,21 @@ pub(super) struct Core {
     registered: Arc<Registered>,
     tier: Option<Arc<DeviceMemory>>,
     tier_bytes: u64,
-    chunks: Arc<Chunks>,
+    pub(super) chunks: Arc<Chunks>,
     /// Why the GPU is lost to this process, once it is.
     lost: OnceLock<String>,
 }
 
-/// A copy with its addresses, and what it holds while it is under way.
+/// A copy with its addresses.
 pub(super) struct Located<'a> {
     pub(super) piece: Piece<'a>,
-    pub(super) uses: [Option<Use>; 2],
     /// What it waits for on the GPU.
     pub(super) ready: [Option<EventId>; 2],
     /// Whether an end lies on another GPU: the copy engines reach it, kernels may not.
     pub(super) far: bool,
 }
 
-type Found<'a> = (Sheet<'a>, Option<Use>, Option<EventId>);
+type Found<'a> = (Sheet<'a>, Option<EventId>);
 
 impl Core {
     pub(super) fn new(
@@ -101,13 +100,17 @@ impl Core {
     }
 
     /// Checks both ends and finds their addresses.
-    pub(super) fn locate<'a>(&'a self, copy: &'a BlockCopy) -> Result<Located<'a>, StoreError> {
+    pub(super) fn locate<'a>(
+        &'a self,
+        copy: &'a BlockCopy,
+        chunks: &mut Beginning<'_>,
+    ) -> Result<Located<'a>, StoreError> {
         let shards = shards_of(copy)?;
-        let (from, reads, after) = self.find(&copy.from, copy.geometry, Side::From)?;
-        let (to, writes, and_after) = self.find(&copy.to, copy.geometry, Side::To)?;
+        let (from, after) = self.find(&copy.from, copy.geometry, Side::From, chunks)?;
+        let (to, and_after) = self.find(&copy.to, copy.geometry, Side::To, chunks)?;
         let piece = Piece { shape: copy.geometry.shape(), shards, from, to };
         let far = self.is_far(&copy.from) || self.is_far(&copy.to);
-        Ok(Located { piece, uses: [reads, writes], ready: [after, and_after], far })
+        Ok(Located { piece, ready: [after, and_after], far })
     }
 
     fn is_far(&self, end: &CopyEnd) -> bool {
@@ -121,26 +124,27 @@ impl Core {
         end: &'a CopyEnd,
         geometry: BlockGeometry,
         side: Side,
+        chunks: &mut Beginning<'_>,
     ) -> Result<Found<'a>, StoreError> {
         match end {
             CopyEnd::Frame(span) => {
                 ends::check_frame(&self.arena, *span, geometry)?;
                 let map = geometry.in_frame(*span);
                 let at = &self.registered.at;
-                Ok((Sheet { base: *at, map, table: 0, seams: slice::from_ref(at) }, None, None))
+                Ok((Sheet { base: *at, map, table: 0, seams: slice::from_ref(at) }, None))
             }
             CopyEnd::Pool { pool, slot } => {
                 ends::check_slot(pool, *slot, geometry)?;
                 let open = pool.opened_as::<OpenPool>();
                 let open = open.ok_or_else(|| unfit(format!("{pool:?} is not this device's")))?;
-                Ok((open.sheet(&pool.claim().layout, *slot), None, open.ready()))
+                Ok((open.sheet(&pool.claim().layout, *slot), open.ready()))
             }
             CopyEnd::Tier(place) => {
-                let chunk = side.begin(&self.chunks, *place, geometry)?;
+                side.begin(chunks, *place, geometry)?;
                 let tier = self.tier.as_ref().expect("a memory of no bytes has no places");
                 let map = geometry.in_tier(*place);
                 let seams = slice::from_ref(&tier.at);
-                Ok((Sheet { base: tier.at, map, table: 0, seams }, Some(chunk), None))
+                Ok((Sheet { base: tier.at, map, table: 0, seams }, None))
             }
         }
     }

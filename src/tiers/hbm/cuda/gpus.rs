@@ -39,7 +39,7 @@ impl Gpu {
     pub(super) fn parts(driver: &Arc<dyn Driver>, groups_max: u32) -> Result<Parts, DriverError> {
         let of_stream = |stream| {
             let copier = Copier::new(driver, stream, groups_max)?;
-            let flights = (0..FLIGHTS_MAX).map(|_| Flight::new(driver, stream));
+            let flights = (0..FLIGHTS_MAX).map(|nth| Flight::new(driver, stream, nth));
             Ok((copier, flights.collect::<Result<_, _>>()?))
         };
         Stream::ALL.into_iter().map(of_stream).collect()

@@ -10,7 +10,7 @@ use std::thread::{self, JoinHandle};
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
 use super::super::batch::Batch;
-use super::super::chunks::Use;
+use super::super::chunks::Uses;
 use super::super::device::{FailedCopy, Stream};
 use super::super::ends::are_independent;
 use super::calibration::Strategy;
@@ -40,8 +40,8 @@ impl Lane {
         flights: Vec<Flight>,
     ) -> io::Result<Self> {
         let (queue, batches) = bounded(QUEUED_BATCHES_MAX);
-        let (take_off, landings) = bounded::<Landing>(FLIGHTS_MAX);
-        let (give_back, free) = bounded(FLIGHTS_MAX);
+        let (take_off, landings) = bounded::<Landing>(flights.len());
+        let (give_back, free) = bounded(flights.len());
         for flight in flights {
             give_back.send(flight).expect("there is room for each flight");
         }
@@ -116,21 +116,18 @@ impl Issuer {
     fn issue(&self, batch: Batch, flight: Flight) -> Landing {
         let mut landing = Landing::new(&self.core, flight);
         let mut located: Vec<Located<'_>> = Vec::with_capacity(batch.copies().len());
-        for (copy, ends) in batch.copies().iter().enumerate() {
-            let found = self.core.lost().map_or_else(|| self.core.locate(ends), Err);
-            match found {
-                Ok(found) => {
-                    located.push(found);
-                    landing.copies.push(copy);
+        let ((), uses) = self.core.chunks.begin(|chunks| {
+            for (copy, ends) in batch.copies().iter().enumerate() {
+                match self.core.lost().map_or_else(|| self.core.locate(ends, chunks), Err) {
+                    Ok(found) => {
+                        located.push(found);
+                        landing.copies.push(copy);
+                    }
+                    Err(error) => landing.failed.push(FailedCopy { copy, error }),
                 }
-                Err(error) => landing.failed.push(FailedCopy { copy, error }),
             }
-        }
-        landing.uses = located
-            .iter_mut()
-            .flat_map(|found| found.uses.each_mut())
-            .filter_map(Option::take)
-            .collect();
+        });
+        landing.uses = Some(uses);
         if !located.is_empty() {
             let far = located.iter().any(|found| found.far);
             let independent = !far && are_independent(batch.copies());
@@ -155,7 +152,7 @@ impl Issuer {
         let mut waited: Vec<EventId> = Vec::new();
         for event in located.iter().flat_map(|found| found.ready).flatten() {
             if !waited.contains(&event) {
-                self.copier.hold(way, event)?;
+                self.copier.hold(way, flight, event)?;
                 waited.push(event);
             }
         }
@@ -178,7 +175,7 @@ struct Landing {
     failed: Vec<FailedCopy>,
     /// Why those that were queued did not all land.
     error: Option<DriverError>,
-    uses: Vec<Use>,
+    uses: Option<Uses>,
     flight: Option<Flight>,
     /// How they were queued; nothing was, if none.
     way: Option<Strategy>,
@@ -192,7 +189,7 @@ impl Landing {
             copies: Vec::new(),
             failed: Vec::new(),
             error: None,
-            uses: Vec::new(),
+            uses: None,
             flight: Some(flight),
             way: None,
         }
@@ -214,7 +211,7 @@ impl Landing {
         }
         let flight = self.flight.take();
         let (batch, failed) = (self.batch.take(), std::mem::take(&mut self.failed));
-        self.uses.clear();
+        self.uses = None;
         if let Some(batch) = batch {
             batch.end(failed);
         }

@@ -210,6 +210,26 @@ fn neighbours_at_both_ends_become_one_run() {
 }
 
 #[test]
+fn rows_of_copies_in_two_steps_go_in_one_call_where_the_driver_has_it() {
+    for (batches, single_calls) in [(true, 0), (false, 4)] {
+        let (arena, driver) = (arena(), Arc::new(FakeDriver::new(batches)));
+        let device = device_on(&driver, &arena, &always(Strategy::Staged));
+        let engine = engine_on(&device, 0, PagedLayout::page_major(SHAPE, 4));
+        engine.fill(7);
+        let frame = |slot: u32| FrameSpan { offset: u64::from(slot) * 20_480, bytes: 20_480 };
+        let geometry = geometry(SHAPE, 1);
+        let stored =
+            (0..4).map(|slot| copy(geometry, engine.slot(slot), CopyEnd::Frame(frame(slot))));
+        assert!(submit(&device, Stream::Down, stored.collect()).is_empty());
+        // SAFETY: the copies are over.
+        let payload = |slot| unsafe { &arena.bytes(frame(slot))[4096..] };
+        assert!((0..4).all(|slot| *payload(slot) == engine.read(slot)));
+        let calls = ["copy_batch", "copy"].map(|call| driver.calls(call));
+        assert_eq!(calls, [u64::from(batches), single_calls]);
+    }
+}
+
+#[test]
 fn copies_that_touch_each_other_run_in_order() {
     let (arena, driver) = (arena(), fake());
     let device = device_on(&driver, &arena, &always(Strategy::Kernel));
