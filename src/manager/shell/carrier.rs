@@ -95,31 +95,43 @@ impl Carrier {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use super::*;
     use crate::domain::block::HashTail;
-    use crate::domain::namespace::example;
+    use crate::domain::namespace::{KvShape, Namespace, example};
     use crate::domain::retention::RetentionRecord;
     use crate::domain::tier::Tier;
-    use crate::domain::units::Time;
+    use crate::domain::units::{CHUNK_BYTES, Time};
+    use crate::env::Stopwatch;
     use crate::manager::api::{End, NamespaceId, TransferItem};
     use crate::movement::{Class, Link};
     use crate::tiers::dram::ArenaConfig;
-    use crate::tiers::hbm::{HostDevice, HostDeviceConfig};
+    use crate::tiers::hbm::{
+        BlockCopy, CopiesDone, Exported, HostDevice, HostDeviceConfig, Stream,
+    };
     use crate::tiers::store::{FrameMeta, Place};
 
+    fn arena(tier_bytes: u64) -> Arc<Arena> {
+        let arena = ArenaConfig { tier_bytes, staging_bytes: 0, pretouch_threads: 0 };
+        Arc::new(Arena::new(arena).unwrap())
+    }
+
+    fn carrier_with(
+        runtime: &runtime::Runtime,
+        arena: Arc<Arena>,
+        device: Arc<dyn Device>,
+    ) -> Carrier {
+        let (runtime, node_id) = (runtime.handle().clone(), [0; 16]);
+        let parts = CarrierParts { runtime, arena, device, nvme: None, object: None, node_id };
+        Carrier::new(parts)
+    }
+
     fn carrier(runtime: &runtime::Runtime) -> Carrier {
-        let arena = ArenaConfig { tier_bytes: 64 << 20, staging_bytes: 0, pretouch_threads: 0 };
-        let arena = Arc::new(Arena::new(arena).unwrap());
+        let arena = arena(CHUNK_BYTES);
         let device = HostDeviceConfig { tier_bytes: 0, pretouch_threads: 0 };
         let device = Arc::new(HostDevice::new(Arc::clone(&arena), device).unwrap());
-        Carrier::new(CarrierParts {
-            runtime: runtime.handle().clone(),
-            arena,
-            device,
-            nvme: None,
-            object: None,
-            node_id: [0; 16],
-        })
+        carrier_with(runtime, arena, device)
     }
 
     fn namespace() -> NamespaceEntry {
@@ -131,19 +143,87 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_frame_that_is_only_sealed_is_not_by_whoever_starts_it() {
-        let runtime = runtime::Builder::new_current_thread().enable_time().build().unwrap();
-        let (carrier, namespace) = (carrier(&runtime), namespace());
-        let frame = End::Dram(Place { offset: 0, slot_bytes: namespace.slot_bytes(Tier::Dram) });
-        let meta = FrameMeta {
-            key: namespace.digest.key(b"one"),
+    fn meta(namespace: &NamespaceEntry, name: &[u8]) -> FrameMeta {
+        FrameMeta {
+            key: namespace.digest.key(name),
             tail: HashTail::default(),
             parent: None,
             position: 0,
             created_at: Time::ZERO,
             record: RetentionRecord::default(),
+        }
+    }
+
+    /// A device with engines, which end what they were given when the test says so.
+    #[derive(Default)]
+    struct Engines {
+        given: Mutex<Vec<(usize, CopiesDone)>>,
+    }
+
+    impl Device for Engines {
+        fn tier_bytes(&self) -> u64 {
+            CHUNK_BYTES
+        }
+
+        fn submit(&self, _: Stream, copies: Vec<BlockCopy>, done: CopiesDone) {
+            self.given.lock().unwrap().push((copies.len(), done));
+        }
+
+        fn export(&self) -> Result<Option<Exported>, String> {
+            Ok(None)
+        }
+
+        fn copies_by_processor(&self) -> bool {
+            false
+        }
+    }
+
+    #[test]
+    fn a_device_has_all_of_a_store_before_any_of_it_is_sealed() {
+        const BLOCKS: usize = 12;
+        const BLOCK_BYTES: u32 = 8 << 20;
+        let runtime = runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
+        let shape = KvShape { layers: 1, planes: 1, page_bytes: BLOCK_BYTES };
+        let namespace = NamespaceEntry {
+            digest: example().digest(),
+            payload_bytes: BLOCK_BYTES.into(),
+            namespace: Some(Namespace { shape, ..example() }),
         };
+        let engines = Arc::new(Engines::default());
+        let carrier =
+            carrier_with(&runtime, arena(2 * CHUNK_BYTES), Arc::clone(&engines) as Arc<dyn Device>);
+        let items = (0..BLOCKS as u64).map(|block| {
+            let slot_bytes = namespace.slot_bytes(Tier::Dram);
+            let to = End::Dram(Place { offset: block * u64::from(slot_bytes), slot_bytes });
+            let from =
+                End::Hbm(Place { offset: block * u64::from(BLOCK_BYTES), slot_bytes: BLOCK_BYTES });
+            let meta = meta(&namespace, &block.to_le_bytes());
+            TransferItem { from, to, meta, seal: true, restamp: false, durable: false }
+        });
+        let (link, class, items) = (Link::DeviceDown, Class::Demand, items.collect());
+        let transfer =
+            Transfer { id: TransferId(1), namespace: NamespaceId(0), link, class, items };
+        carrier.start(transfer, &namespace);
+        let waited = Stopwatch::start();
+        let given = || engines.given.lock().unwrap();
+        while given().iter().map(|(copies, _)| copies).sum::<usize>() < BLOCKS {
+            assert!(waited.elapsed() < Duration::from_mins(1), "the rest waits for the first");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let given = std::mem::take(&mut *given());
+        assert_eq!(given.len(), BLOCKS, "one is sealed while others are copied");
+        for (_, done) in given {
+            done(Vec::new());
+        }
+        assert!(carrier.ended(Duration::from_mins(1)).unwrap().failed.is_empty());
+    }
+
+    #[test]
+    fn a_frame_that_is_only_sealed_is_not_by_whoever_starts_it() {
+        let runtime = runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let (carrier, namespace) = (carrier(&runtime), namespace());
+        let frame = End::Dram(Place { offset: 0, slot_bytes: namespace.slot_bytes(Tier::Dram) });
+        let meta = meta(&namespace, b"one");
         let (seal, restamp, durable) = (true, false, false);
         let item = TransferItem { from: frame, to: frame, meta, seal, restamp, durable };
         let (link, class, items) = (Link::DeviceDown, Class::Demand, vec![item]);

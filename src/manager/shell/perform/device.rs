@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use futures_util::stream::{self, StreamExt};
-use tokio::sync::oneshot;
+use futures_util::future::join_all;
+use tokio::sync::{Semaphore, oneshot};
 
 use super::{Outcomes, Performer, Piece, Work, dram_span, write_failure};
 use crate::domain::namespace::NamespaceDigest;
@@ -16,7 +16,8 @@ use crate::tiers::store::{FrameMeta, FrameSpan, StoreError};
 
 /// What a device's engines copy before it is sealed, while they copy the next ones.
 const SEALED_BYTES: u64 = 8 << 20;
-/// How many of those are under way at a time: it takes several processors to keep up with one engine.
+/// How many of those a transfer has sealed at a time: it takes several processors to keep up with one
+/// engine.
 const SEALING_MAX: usize = 8;
 
 impl Work {
@@ -45,27 +46,33 @@ impl Work {
 
 impl Performer {
     /// From the device into frames, and the headers of those that are sealed: some blocks at a time where
-    /// the device has engines for it, so that some are sealed while others are copied.
+    /// the device has engines for it, so that some are sealed while others are copied. The device has all
+    /// of them from the start: it rests for nobody who seals.
     pub(super) async fn onto_frames(
         &self,
         work: &Work,
         pieces: &[Piece],
         spans: Vec<Option<FrameSpan>>,
     ) -> Outcomes {
+        let sealing = Semaphore::new(SEALING_MAX);
         if self.device.copies_by_processor() {
-            return self.land(work, pieces, &spans).await;
+            return self.land(work, pieces, &spans, &sealing).await;
         }
         let together = (SEALED_BYTES / work.payload_bytes.max(1)).max(1);
         let together = usize::try_from(together).unwrap_or(usize::MAX);
         let groups = pieces.chunks(together).zip(spans.chunks(together));
-        let landing: Vec<_> =
-            groups.map(|(pieces, spans)| self.land(work, pieces, spans)).collect();
-        let outcomes: Vec<Outcomes> = stream::iter(landing).buffered(SEALING_MAX).collect().await;
-        outcomes.concat()
+        let landing = groups.map(|(pieces, spans)| self.land(work, pieces, spans, &sealing));
+        join_all(landing).await.concat()
     }
 
-    /// One batch on the device, then the headers.
-    async fn land(&self, work: &Work, pieces: &[Piece], spans: &[Option<FrameSpan>]) -> Outcomes {
+    /// One batch on the device, then the headers when it is their turn.
+    async fn land(
+        &self,
+        work: &Work,
+        pieces: &[Piece],
+        spans: &[Option<FrameSpan>],
+        sealing: &Semaphore,
+    ) -> Outcomes {
         let both = pieces.iter().zip(spans);
         let copies = both.clone().map(|(piece, span)| work.device_copy(piece, *span)).collect();
         let outcomes = self.on_device(Stream::Down, copies).await;
@@ -73,6 +80,7 @@ impl Performer {
         let sealed = landed
             .filter(|((piece, _), _)| piece.item.seal)
             .filter_map(|((piece, span), _)| Some(((*span)?, piece.item.meta)));
+        let _turn = sealing.acquire().await.expect("nobody closes it");
         if self.seal_all(work, sealed.collect()).await {
             return outcomes;
         }
