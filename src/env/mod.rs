@@ -59,7 +59,7 @@ impl Clock for ManualClock {
     }
 }
 
-/// A monotonic stopwatch for measurements that are shown, never decided upon.
+/// A monotonic stopwatch, for how long this machine takes. What becomes of blocks goes by the [`Clock`].
 #[derive(Clone, Copy, Debug)]
 pub struct Stopwatch(Instant);
 
