@@ -129,7 +129,8 @@ fn main() {
     );
     let mut contenders = Contenders::prepare(&plan, &runtime);
     for way in [Way::Write, Way::Read] {
-        let rows: Vec<Rates> = (0..plan.turns).map(|_| contenders.turn(way, &runtime)).collect();
+        let turns = 0..plan.turns;
+        let rows: Vec<Rates> = turns.map(|turn| contenders.turn(turn, way, &runtime)).collect();
         report(way, &rows);
     }
 }
@@ -138,6 +139,7 @@ fn main() {
 type Rate = fn(&Rates) -> Option<f64>;
 
 /// Bytes a second of each in one turn.
+#[derive(Default)]
 struct Rates {
     raw: f64,
     fio: Option<f64>,
@@ -173,19 +175,37 @@ impl Contenders {
         }
     }
 
-    fn turn(&mut self, way: Way, runtime: &tokio::runtime::Runtime) -> Rates {
-        let Plan { ramp_seconds, seconds, .. } = self.plan;
-        let (raw, ring, block) = (&self.raw, self.ring.as_ref(), self.block.as_ref());
-        let daemon = self.daemon.as_mut();
-        let mut serve = |served: &mut daemon::Served| {
-            counted(&self.plan, |time| runtime.block_on(served.run(way, time)))
-        };
-        Rates {
-            raw: counted(&self.plan, |time| raw.run(way, time)),
-            ring: ring.map(|ring| counted(&self.plan, |time| ring.run(way, time))),
-            daemon: daemon.map(&mut serve),
-            fio: self.has_fio.then(|| fio::run(raw.path(), way, (ramp_seconds, seconds))),
-            block: block.map(|block| counted(&self.plan, |time| block.run(way, time))),
+    /// Runs all of them, every other turn in the opposite order: none always finds the disk as the same
+    /// one left it.
+    fn turn(&mut self, turn: usize, way: Way, runtime: &tokio::runtime::Runtime) -> Rates {
+        let mut order = NAMES;
+        if turn % 2 == 1 {
+            order.reverse();
+        }
+        let mut rates = Rates::default();
+        for name in order {
+            self.run(name, way, runtime, &mut rates);
+        }
+        rates
+    }
+
+    /// Runs one, if it takes part.
+    fn run(&mut self, name: &str, way: Way, runtime: &tokio::runtime::Runtime, rates: &mut Rates) {
+        let Self { plan, raw, ring, block, daemon, has_fio } = self;
+        let tier = |tier: &tier::Tier| counted(plan, |time| tier.run(way, time));
+        match name {
+            "raw" => rates.raw = counted(plan, |time| raw.run(way, time)),
+            "fio" => {
+                let times = (plan.ramp_seconds, plan.seconds);
+                rates.fio = has_fio.then(|| fio::run(raw.path(), way, times));
+            }
+            "ring" => rates.ring = ring.as_ref().map(tier),
+            "block" => rates.block = block.as_ref().map(tier),
+            _ => {
+                rates.daemon = daemon
+                    .as_mut()
+                    .map(|served| counted(plan, |time| runtime.block_on(served.run(way, time))));
+            }
         }
     }
 }
