@@ -2,7 +2,7 @@
 //! `io_uring` if fio is there, the tier's two engines, and the whole daemon.
 //!
 //!     scripts/bench-nvme                                   installs fio, then the same
-//!     cargo bench --bench nvme -- --dir FOLDER --seconds 60 --turns 1 --only raw,fio,ring,daemon
+//!     cargo bench --bench nvme -- --dir FOLDER --seconds 60 --turns 2 --only raw,fio,ring,daemon
 //!     cargo bench --bench nvme -- --dir FOLDER --recover 1000000
 //!
 //! All move frames of 1 MiB at one depth through files in one folder, in turns: each turn runs every
