@@ -65,6 +65,9 @@ impl ClientError {
     pub(super) fn unreachable(socket: &Path, error: &io::Error) -> Self {
         let what = match error.kind() {
             io::ErrorKind::NotFound => "there is no such socket".to_owned(),
+            io::ErrorKind::ConnectionRefused if socket.is_file() => {
+                "that is a plain file, no socket".to_owned()
+            }
             io::ErrorKind::ConnectionRefused => "a daemon that died left this socket".to_owned(),
             io::ErrorKind::PermissionDenied => {
                 "the socket belongs to another user: run as the daemon's user".to_owned()
@@ -76,5 +79,27 @@ impl ClientError {
 
     pub(super) fn io(what: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Io { what, source }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::{UnixListener, UnixStream};
+
+    use super::*;
+
+    #[test]
+    fn who_does_not_answer_at_a_path_is_told_apart() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name| dir.path().join(name);
+        drop(UnixListener::bind(path("left")).unwrap());
+        std::fs::write(path("plain"), "").unwrap();
+        let cases =
+            [("left", "daemon that died"), ("plain", "no socket"), ("nowhere", "no such socket")];
+        for (name, wanted) in cases {
+            let refused = UnixStream::connect(path(name)).unwrap_err();
+            let said = ClientError::unreachable(&path(name), &refused).to_string();
+            assert!(said.contains(wanted), "{name}: {said}");
+        }
     }
 }

@@ -130,7 +130,10 @@ fn settle(config: &NvmeConfig, dir: &Path, chunks: usize) -> Result<Superblock, 
     }
     if slots_bytes.unwrap_or(0) < found.written_bytes() {
         let said = format!("has {} bytes of {}", slots_bytes.unwrap_or(0), found.written_bytes());
-        let remedy = format!("put it back, or remove {} to start empty", superblock::FILE_NAME);
+        let remedy = format!(
+            "put it back, or move it and {} away to start with an empty tier",
+            superblock::FILE_NAME
+        );
         return Err(refused(&path, &said, &remedy));
     }
     if chunks < found.slot_bytes.len() {

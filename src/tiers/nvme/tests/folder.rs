@@ -109,6 +109,10 @@ fn what_is_not_ours_is_refused_and_left_alone() {
     let dir = used_folder();
     fs::remove_file(dir.path().join(SLOTS_NAME)).unwrap();
     check_refused(dir.path(), same, &["0 bytes of", "put it back"]);
+    let dir = used_folder();
+    let slots = fs::File::options().write(true).open(dir.path().join(SLOTS_NAME)).unwrap();
+    slots.set_len(slots.metadata().unwrap().len() / 2).unwrap();
+    check_refused(dir.path(), same, &["move it and nvme.superblock away"]);
 }
 
 #[test]
