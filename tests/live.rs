@@ -22,7 +22,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal};
-use terrace::cli::daemon::Daemon;
+use terrace::cli::daemon::{Daemon, DaemonError};
 use terrace::client::{ClientError, daemon_status};
 use terrace::domain::retention::{Directive, Shield, TokenRange, Wish};
 use terrace::domain::session::SessionName;
@@ -160,6 +160,18 @@ async fn two_clients_with_one_name() {
         assert!(waiting.elapsed() < Duration::from_secs(1), "the name is not given back");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+}
+
+#[tokio::test]
+async fn work_whose_daemon_is_killed_fails_for_that() {
+    let mut daemon = daemon([0, 8, 0, 0]).await;
+    let lost = || Err::<(), _>(DaemonError::Silent { waited: Duration::ZERO, log: "lost".into() });
+    let said = daemon.or_its_end(lost()).await.unwrap_err().to_string();
+    assert!(said.contains("lost"), "it runs: {said}");
+    daemon.kill().unwrap();
+    let said = daemon.or_its_end(lost()).await.unwrap_err().to_string();
+    assert!(said.contains("SIGKILL") && said.contains("ready"), "{said}");
+    assert!(daemon.or_its_end(Ok::<_, DaemonError>(1)).await.is_ok(), "all was done before");
 }
 
 #[tokio::test]

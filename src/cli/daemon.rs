@@ -35,6 +35,9 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often a daemon that starts or stops is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
+/// How long a process that ends may take to be gone after its sockets.
+const CLOSING: Duration = Duration::from_millis(200);
+
 /// How much of the log's end stands in an error.
 const LOG_TAIL_LINES: usize = 12;
 
@@ -103,6 +106,9 @@ pub enum DaemonError {
     /// It ended before it answered: its log says why.
     #[error("the daemon ended at its start ({status}); it said:\n{log}")]
     Ended { status: ExitStatus, log: String },
+    /// It ended while it was used: its log says why, unless it was killed.
+    #[error("the daemon ended in the middle of it ({status}); it said:\n{log}")]
+    EndedEarly { status: ExitStatus, log: String },
     /// It runs but does not answer.
     #[error("the daemon did not answer within {} s; it said:\n{log}", waited.as_secs())]
     Silent { waited: Duration, log: String },
@@ -208,6 +214,25 @@ impl Daemon {
         self.kill().map_err(|source| DaemonError::io("end the daemon before it", source))?;
         self.child = spawn(&self.spec, &self.folder)?;
         self.ready().await
+    }
+
+    /// What the work with this daemon came to. Where it failed and the daemon is gone, that is why.
+    ///
+    /// # Errors
+    /// The work's own, or [`DaemonError::EndedEarly`].
+    pub async fn or_its_end<T, E: From<DaemonError>>(
+        &mut self,
+        came_to: Result<T, E>,
+    ) -> Result<T, E> {
+        let Err(error) = came_to else { return came_to };
+        // Its sockets close a little before it is gone.
+        sleep(CLOSING).await;
+        match self.ended() {
+            Ok(Some(status)) => {
+                Err(DaemonError::EndedEarly { status, log: self.log_tail() }.into())
+            }
+            _ => Err(error),
+        }
     }
 
     async fn ready(&mut self) -> Result<(), DaemonError> {

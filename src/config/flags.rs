@@ -47,6 +47,7 @@ impl Args for Flags {
             let arg = Arg::new(key.name)
                 .long(flag.as_str())
                 .value_name(key.kind.placeholder())
+                .allow_negative_numbers(true)
                 .help(help)
                 .help_heading("Settings (also by environment and file, see docs/config.md)");
             command.arg(arg)

@@ -49,10 +49,12 @@ fn unit_remedy(number: u64, unit: &str) -> String {
         Some('K') => "KiB",
         Some('G') => "GiB",
         Some('T') => "TiB",
+        // Nobody means so few bytes.
+        None if number < 1024 => "GiB",
         None => "B",
         _ => "MiB",
     };
-    format!("units are KiB, MiB, GiB and TiB (powers of 1024): write {number}{meant}")
+    format!("units are B, KiB, MiB, GiB and TiB (powers of 1024): write {number}{meant}")
 }
 
 /// `bytes` as [`size`] reads them back, in the largest unit that gives a whole number.

@@ -154,7 +154,7 @@ pub(super) fn nvme(
     let capacity_bytes = given_bytes.unwrap_or_else(usual);
     if capacity_bytes == 0 {
         if given_bytes.is_none() {
-            notes.push(format!("no NVMe tier: the disk of {} is too full", path.display()));
+            notes.push(left_out(reader, "NVMe", &path, "nvme.capacity"));
         }
         return Ok(None);
     }
@@ -236,6 +236,20 @@ fn nvme_writes(reader: &Reader<'_>) -> Result<WriteRules, ConfigError> {
     })
 }
 
+/// Why a tier whose size nobody gave is left out, and what to do.
+fn left_out(reader: &Reader<'_>, tier: &str, path: &Path, name: &str) -> String {
+    let path_shown = path.display();
+    let Some(disk) = reader.machine.disk(path) else {
+        return format!("no {tier} tier: nothing is known of the disk of {path_shown}; set {name}");
+    };
+    format!(
+        "no {tier} tier: the disk of {path_shown} has {} free, and the default, a twentieth of it, is \
+         less than {}; free some room, or set {name}",
+        shown(disk.free_bytes),
+        shown(CHUNK_BYTES)
+    )
+}
+
 fn usual_disk_bytes(free_bytes: u64) -> u64 {
     chunks_below((free_bytes / 20).min(DISK_DEFAULT_MAX_BYTES))
 }
@@ -311,24 +325,20 @@ pub(super) fn object(
                 let remedy = "name a folder on a disk, or write off for no object tier";
                 return Err(reader.wrong("object.url", Problem::new(problem, remedy)));
             }
-            let Some(disk) = disk else {
-                if given.is_none() {
-                    let path = path.display();
-                    notes.push(format!("no object tier: nothing is known of the disk of {path}"));
-                }
-                return Ok(given.map(|capacity_bytes| object(target, capacity_bytes)));
-            };
+            let usual = || disk.map_or(0, |disk| usual_disk_bytes(disk.free_bytes));
+            let wanted = given.unwrap_or_else(usual);
+            if wanted == 0 {
+                notes.push(left_out(reader, "object", path, "object.capacity"));
+                return Ok(None);
+            }
             // What is there already counts as ours, so only the whole disk bounds a given size.
-            let usual = usual_disk_bytes(disk.free_bytes);
-            let wanted = given.unwrap_or(usual);
-            check_disk(reader, "object.capacity", "object.url", path, wanted, disk.total_bytes)?;
+            if let Some(disk) = disk {
+                let total_bytes = disk.total_bytes;
+                check_disk(reader, "object.capacity", "object.url", path, wanted, total_bytes)?;
+            }
             wanted
         }
     };
-    if capacity_bytes == 0 {
-        notes.push(format!("no object tier: the disk of {target} is too full"));
-        return Ok(None);
-    }
     Ok(Some(object(target, capacity_bytes)))
 }
 
@@ -371,7 +381,10 @@ fn target(reader: &Reader<'_>, places: &Places) -> Result<Option<Target>, Config
         Some(url) => url,
     };
     let mut target = url.parse::<Target>().map_err(|wrong| {
-        reader.wrong("object.url", Problem::new(wrong, "or write off for no object tier"))
+        reader.wrong(
+            "object.url",
+            Problem::new(wrong, "mend the URL, or write off for no object tier"),
+        )
     })?;
     if let Target::S3(bucket) = &mut target {
         if let Some(endpoint) = text("object.endpoint") {

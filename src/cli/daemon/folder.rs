@@ -1,44 +1,111 @@
-//! A new folder that is removed with everything in it when it is dropped.
+//! A new folder that is removed with everything in it when it is dropped; by the next one that is made
+//! beside it, if its process was killed.
 
-use std::fs::{self, DirBuilder};
+use std::fs::{self, DirBuilder, File};
+use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::fs::{FlockOperation, flock};
 
 use crate::env;
 
 use super::DaemonError;
 
-pub(crate) struct Folder(PathBuf);
+const NAME_PREFIX: &str = "terrace-";
+
+/// Locked for as long as the folder is somebody's.
+const MARK: &str = "in-use";
+
+/// A folder younger than this may be about to be locked.
+const SETTLED: Duration = Duration::from_mins(1);
+
+pub(crate) struct Folder {
+    path: PathBuf,
+    _mark: File,
+}
 
 impl Folder {
     /// Makes it inside `parent`, for this user only.
     pub(crate) fn make(parent: &Path) -> Result<Self, DaemonError> {
+        remove_left_behind(parent, SETTLED);
         let name: String = env::random_bytes::<6>().map(|byte| format!("{byte:02x}")).concat();
-        let path = parent.join(format!("terrace-{name}"));
+        let path = parent.join(format!("{NAME_PREFIX}{name}"));
         // An existing folder is refused: nobody else may have prepared it.
-        DirBuilder::new().mode(0o700).create(&path).map_err(|source| {
+        let made = DirBuilder::new().mode(0o700).create(&path).and_then(|()| mark(&path));
+        let mark = made.map_err(|source| {
             let what = format!("make {} (set TMPDIR to a folder you can write)", path.display());
             DaemonError::io(what, source)
         })?;
-        Ok(Self(path))
+        Ok(Self { path, _mark: mark })
     }
 
     pub(crate) fn path(&self) -> &Path {
-        &self.0
+        &self.path
     }
 }
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.0) {
-            tracing::warn!(folder = %self.0.display(), %error, "could not be removed");
+        if let Err(error) = fs::remove_dir_all(&self.path) {
+            tracing::warn!(folder = %self.path.display(), %error, "could not be removed");
         }
     }
+}
+
+/// A lock that the kernel lets go of when its process ends, however it ends.
+fn mark(folder: &Path) -> io::Result<File> {
+    let mark = File::create_new(folder.join(MARK))?;
+    flock(&mark, FlockOperation::NonBlockingLockExclusive)?;
+    Ok(mark)
+}
+
+/// Removes folders of processes that were killed.
+fn remove_left_behind(parent: &Path, settled: Duration) {
+    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with(NAME_PREFIX)
+            && is_left_behind(&entry.path().join(MARK), settled)
+        {
+            // Who can't remove it has not made it.
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+fn is_left_behind(mark: &Path, settled: Duration) -> bool {
+    let Ok(file) = File::open(mark) else { return false };
+    let age = file.metadata().and_then(|found| found.modified()).map(|at| at.elapsed());
+    matches!(age, Ok(Ok(age)) if age >= settled)
+        && flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_killed_process_left_goes_and_nothing_else() {
+        let parent = tempfile::tempdir().unwrap();
+        let at = |name: &str| parent.path().join(name);
+        for name in ["terrace-left", "terrace-new", "others"] {
+            fs::create_dir(at(name)).unwrap();
+            drop(mark(&at(name)).unwrap());
+        }
+        fs::create_dir(at("terrace-unmarked")).unwrap();
+        let long_ago = std::time::SystemTime::UNIX_EPOCH;
+        for name in ["terrace-left", "others"] {
+            let mark = File::options().write(true).open(at(name).join(MARK)).unwrap();
+            mark.set_modified(long_ago).unwrap();
+        }
+        let held = Folder::make(parent.path()).unwrap();
+        assert!(!at("terrace-left").exists());
+        remove_left_behind(parent.path(), Duration::ZERO);
+        assert!(!at("terrace-new").exists());
+        for kept in [held.path(), &at("others"), &at("terrace-unmarked")] {
+            assert!(kept.exists(), "{}", kept.display());
+        }
+    }
 
     #[test]
     fn it_is_private_and_goes_with_its_contents() {

@@ -5,6 +5,7 @@
 //! when a tool starts and how long it should take, and are a little wrong about that. Every byte
 //! that comes back is compared.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use crate::cli::replay::report::Percentiles;
 use crate::client::{
     Action, Client, ClientConfig, ClientError, HostPool, PoolHandle, PoolOrder, RequestId,
 };
+use crate::domain::namespace::Namespace;
 use crate::domain::session::SessionName;
 use crate::domain::tier::Tier;
 use crate::env::{self, Stopwatch};
@@ -95,9 +97,19 @@ async fn side(prefetch: bool, seed: u64, block_bytes: u64) -> Result<Pauses, Liv
     if !prefetch {
         spec.flags.push(flag("prefetch-lifts-max", "0"));
     }
-    let daemon = Daemon::start(spec).await?;
+    let mut daemon = Daemon::start(spec).await?;
+    let outcome = lived(prefetch, seed, namespace, daemon.socket()).await;
+    daemon.or_its_end(outcome).await
+}
+
+async fn lived(
+    prefetch: bool,
+    seed: u64,
+    namespace: Namespace,
+    socket: PathBuf,
+) -> Result<Pauses, LiveError> {
     let layout = PoolOrder::LayerMajor.layout(namespace.shape, AGENTS * BLOCKS_MAX);
-    let client = Client::connect(daemon.socket(), ClientConfig::new("pauses", namespace)).await?;
+    let client = Client::connect(socket, ClientConfig::new("pauses", namespace)).await?;
     let pool = HostPool::create(layout)?;
     let handle = client.register_pool(&pool, 0).await?;
     let engine = Arc::new(Engine { client, pool, handle, content: Content::new(seed) });

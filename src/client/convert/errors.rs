@@ -17,6 +17,12 @@ pub(super) fn error(status: &Status, socket: &Path) -> ClientError {
     let what = status.message().to_owned();
     let disconnected =
         || ClientError::NotConnected { socket: socket.to_owned(), what: what.clone() };
+    if expired(status) {
+        return ClientError::TimedOut(format!(
+            "the daemon at {} did not answer in time: it is stopped, overloaded or stuck",
+            socket.display()
+        ));
+    }
     match (status.code(), reason(status)) {
         (_, Some(Reason::VersionMismatch)) => ClientError::VersionMismatch(what),
         (_, Some(Reason::NameTaken)) => ClientError::NameTaken(what),
@@ -35,16 +41,21 @@ pub(super) fn error(status: &Status, socket: &Path) -> ClientError {
     }
 }
 
-/// Whether the transport broke, rather than the daemon answering or the time running out.
+/// Whether the transport broke, rather than the daemon answering.
 fn broke(status: &Status) -> bool {
+    status.source().is_some()
+}
+
+/// Whether the time ran out on this side.
+fn expired(status: &Status) -> bool {
     let mut cause = status.source();
     while let Some(one) = cause {
         if one.is::<TimeoutExpired>() {
-            return false;
+            return true;
         }
         cause = one.source();
     }
-    status.source().is_some()
+    false
 }
 
 fn reason(status: &Status) -> Option<Reason> {

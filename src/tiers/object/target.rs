@@ -56,6 +56,8 @@ impl fmt::Display for Target {
     }
 }
 
+const FORMS: &str = "use file:///path or s3://bucket/prefix";
+
 impl FromStr for Target {
     type Err = String;
 
@@ -63,20 +65,25 @@ impl FromStr for Target {
         let parsed = match url.split_once("://") {
             Some(("file", rest)) => dir(rest),
             Some(("s3", rest)) => bucket(rest).map(Self::S3),
-            Some((scheme, _)) => Err(format!("`{scheme}://` is not known")),
+            Some((scheme, _)) => Err(format!("`{scheme}://` is not known; {FORMS}")),
             None if url.starts_with('/') => Err(format!("did you mean `file://{url}`?")),
-            None => Err("it has no scheme".into()),
+            None if url.starts_with("s3:") => {
+                let rest = url["s3:".len()..].trim_start_matches('/');
+                Err(format!("did you mean `s3://{rest}`?"))
+            }
+            None => Err(format!("it has no scheme; {FORMS}")),
         };
-        parsed.map_err(|wrong| {
-            format!("object store `{url}`: {wrong}; use file:///path or s3://bucket/prefix")
-        })
+        parsed.map_err(|wrong| format!("object store `{url}`: {wrong}"))
     }
 }
 
 fn dir(rest: &str) -> Result<Target, String> {
     let (path, query) = split_query(rest);
     let path = path.strip_prefix("localhost").unwrap_or(path);
-    if !path.starts_with('/') || path.len() < 2 {
+    if path == "/" {
+        return Err("the whole file system is no folder for objects".into());
+    }
+    if !path.starts_with('/') {
         return Err("the path after `file://` must be absolute, as in file:///var/blocks".into());
     }
     let mut fsync = false;
@@ -145,7 +152,7 @@ fn pairs<'a>(query: &str, known: &[&'a str]) -> Result<Vec<(&'a str, String)>, S
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         let Some(&name) = known.iter().find(|known| **known == name) else {
-            return Err(format!("the setting `{name}` is not known here: {}", known.join(", ")));
+            return Err(format!("no setting `{name}`: after the ? stand {}", known.join(", ")));
         };
         if found.iter().any(|(other, _)| *other == name) {
             return Err(format!("`{name}` is given twice"));
@@ -228,8 +235,9 @@ mod tests {
         check("gs://bucket/x", "`gs://` is not known");
         check("file://relative/path", "must be absolute");
         check("file://", "must be absolute");
-        check("file:///", "must be absolute");
-        check("file:///x?fsink=true", "`fsink` is not known here: fsync");
+        check("file:///", "the whole file system");
+        check("s3:/kv-blocks/x", "did you mean `s3://kv-blocks/x`?");
+        check("file:///x?fsink=true", "no setting `fsink`: after the ? stand fsync");
         check("file:///x?fsync=yes", "say true or false");
         check("file:///x%2", "two hex digits");
         check("s3://", "no bucket's name");

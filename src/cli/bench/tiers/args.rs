@@ -266,7 +266,7 @@ mod tests {
     fn what_can_not_be_measured() {
         check("--path ssd", "path `ssd` is not known: use hbm, nvme or object");
         check("--block 65000B", "a block of 65000 bytes can't be had: give a multiple of 4KiB");
-        check("--block 65536", "the unit is missing: units are KiB");
+        check("--block 65536", "the unit is missing: units are B, KiB");
         check("--block 64MiB", "give a multiple of 4KiB up to 65532KiB");
         check(
             "--block 1MiB --fragment 24KiB",

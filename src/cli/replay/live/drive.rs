@@ -1,5 +1,6 @@
 //! Runs requests against a daemon that is started for them, and gathers what came of it.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use indicatif::ProgressBar;
@@ -10,6 +11,7 @@ use tokio::time::sleep;
 use crate::cli::daemon::{Daemon, DaemonSpec};
 use crate::cli::replay::report::{LiveReport, ReportCounts, TierTraffic};
 use crate::client::{Client, DaemonStatus};
+use crate::domain::namespace::Namespace;
 use crate::domain::retention::PolicyName;
 use crate::domain::tier::Tier;
 use crate::domain::units::Bytes;
@@ -122,8 +124,25 @@ async fn run(
     let size = |tier: Tier| size_of(tier, plan.capacity_blocks[tier.index()], &namespace);
     let mut spec = DaemonSpec::of_this_binary(Tier::ALL.map(size))?;
     spec.flags.push(("retention-policy".into(), plan.policy.name().into()));
-    let daemon = Daemon::start(spec).await?;
-    let mut engine = Engine::join(&daemon.socket(), namespace, Content::new(plan.seed)).await?;
+    let mut daemon = Daemon::start(spec).await?;
+    let own = Own { socket: daemon.socket(), folder: daemon.folder().display().to_string() };
+    let outcome = replayed(plan, requests, progress, (own, namespace)).await;
+    daemon.or_its_end(outcome).await
+}
+
+/// Where the replay's own daemon is.
+struct Own {
+    socket: PathBuf,
+    folder: String,
+}
+
+async fn replayed(
+    plan: &LivePlan,
+    requests: impl Iterator<Item = Result<Request, TraceError>>,
+    progress: &ProgressBar,
+    (own, namespace): (Own, Namespace),
+) -> Result<LiveOutcome, LiveError> {
+    let mut engine = Engine::join(&own.socket, namespace, Content::new(plan.seed)).await?;
     let sampler = Sampler::start(engine.client().clone());
     let elapsed = Stopwatch::start();
     for request in requests {
@@ -146,7 +165,7 @@ async fn run(
         },
         elapsed_s,
         status,
-        daemon_folder: daemon.folder().display().to_string(),
+        daemon_folder: own.folder,
         failed_loads: tally.failed_loads,
         failed_stores: tally.failed_stores,
     })
