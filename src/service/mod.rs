@@ -34,7 +34,7 @@ use crate::tiers::store::TierStore;
 pub use accept::uid_allowed;
 pub use backend::Backend;
 pub use limits::{Limits, Times};
-pub use socket::BindError;
+pub use socket::{BindError, look_at_socket};
 
 use accept::{Connection, Gate};
 use calls::Calls;

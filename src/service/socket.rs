@@ -63,9 +63,7 @@ pub(super) struct Sockets {
 impl Sockets {
     /// Listens at `path` and at its `.fd` twin. The directory is made (0700) if it is missing.
     pub(super) fn bind(path: &Path) -> Result<Self, BindError> {
-        if path.as_os_str().len() > SOCKET_PATH_BYTES_MAX {
-            return Err(BindError::PathTooLong(path.to_owned()));
-        }
+        check_length(path)?;
         let directory = match path.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
@@ -134,22 +132,43 @@ fn listen(path: &Path, files: &mut SocketFiles) -> Result<UnixListener, BindErro
     Ok(socket.into())
 }
 
+/// Whether [`Sockets::bind`] would find room at `path` and at its twin. Changes nothing.
+///
+/// # Errors
+/// What it would say, as far as that is known without making anything.
+pub fn look_at_socket(path: &Path) -> Result<(), BindError> {
+    check_length(path)?;
+    has_stale(path)?;
+    has_stale(&fd_socket_path(path)).map(drop)
+}
+
+fn check_length(path: &Path) -> Result<(), BindError> {
+    let fits = path.as_os_str().len() <= SOCKET_PATH_BYTES_MAX;
+    fits.then_some(()).ok_or_else(|| BindError::PathTooLong(path.to_owned()))
+}
+
 /// Makes room at `path`: a socket nobody listens at is removed, anything else is an error.
 fn remove_stale(path: &Path) -> Result<(), BindError> {
+    if has_stale(path)? {
+        tracing::info!(path = %path.display(), "a daemon that died left this socket: removed");
+        fs::remove_file(path).map_err(failed("remove the stale socket", path))?;
+    }
+    Ok(())
+}
+
+/// Whether a socket that nobody listens at is in the way; an error if anything else is.
+fn has_stale(path: &Path) -> Result<bool, BindError> {
     let found = match fs::symlink_metadata(path) {
         Ok(found) => found,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         Err(error) => return Err(failed("read", path)(error)),
     };
     if !found.file_type().is_socket() {
         return Err(BindError::NotASocket(path.to_owned()));
     }
     match connect(path) {
-        Err(Errno::CONNREFUSED) => {
-            tracing::info!(path = %path.display(), "a daemon that died left this socket: removed");
-            fs::remove_file(path).map_err(failed("remove the stale socket", path))
-        }
-        Err(Errno::NOENT) => Ok(()),
+        Err(Errno::CONNREFUSED) => Ok(true),
+        Err(Errno::NOENT) => Ok(false),
         // A full queue of connections: somebody listens.
         Ok(()) | Err(Errno::AGAIN) => Err(BindError::InUse(path.to_owned())),
         Err(error) => Err(failed("connect to", path)(error.into())),
@@ -179,9 +198,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("t.sock");
         prepare(&path);
+        let looked =
+            look_at_socket(&path).map_or_else(|error| error.to_string(), |()| "bound".into());
         let said =
             Sockets::bind(&path).map_or_else(|error| error.to_string(), |_| "bound".to_owned());
         assert!(said.contains(expected), "`{said}` lacks `{expected}`");
+        assert_eq!(looked, said, "and beforehand");
     }
 
     #[test]

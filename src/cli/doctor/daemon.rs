@@ -1,15 +1,22 @@
 //! The daemon's places: the state folder, the socket, and whether a daemon is there already.
 
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use rustix::fs::{Access, access};
 
 use super::Check;
+use crate::cli::serve::state_dir;
 use crate::config::Places;
+use crate::service::{BindError, look_at_socket};
+use crate::tiers::open::OpenError;
 
-pub(super) fn checks(places: &Places) -> Vec<Check> {
-    vec![state_folder(&places.state_dir), socket(&places.socket)]
+/// Whether a daemon runs in these places.
+pub(super) fn runs(places: &Places) -> bool {
+    matches!(look_at_socket(&places.socket), Err(BindError::InUse(_)))
+}
+
+pub(super) fn checks(places: &Places, runs: bool) -> Vec<Check> {
+    vec![state_folder(&places.state_dir, runs), socket(&places.socket)]
 }
 
 /// The folder if it is there, else the nearest above it: where it would be made.
@@ -22,22 +29,38 @@ pub(super) fn is_writable(folder: &Path) -> bool {
     folder.is_dir() && access(folder, Access::WRITE_OK | Access::EXEC_OK).is_ok()
 }
 
-fn state_folder(path: &Path) -> Check {
+fn state_folder(path: &Path, runs: bool) -> Check {
+    const CHECK: &str = "state folder";
     let standing = standing(path);
     if !is_writable(standing) {
         return Check::fail(
-            "state folder",
+            CHECK,
             format!("{} is not a folder that this user can write to", standing.display()),
             "give this user the folder, or set state_dir to one of its own",
         );
     }
-    let what = if standing == path { "is there" } else { "can be made" };
-    Check::ok("state folder", format!("{} {what}", path.display()))
+    let what = match state_dir::look(path) {
+        Ok(()) if standing == path => "is there",
+        Ok(()) => "can be made",
+        Err(OpenError::InUse(_)) if runs => "is the running daemon's",
+        Err(error) => {
+            let found = format!("{} can't be used", path.display());
+            return Check::fail(CHECK, found, error.to_string());
+        }
+    };
+    Check::ok(CHECK, format!("{} {what}", path.display()))
 }
 
 fn socket(path: &Path) -> Check {
-    if UnixStream::connect(path).is_ok() {
-        return Check::ok("socket", format!("a daemon answers at {}", path.display()));
+    match look_at_socket(path) {
+        Ok(()) => {}
+        Err(BindError::InUse(path)) => {
+            return Check::ok("socket", format!("a daemon answers at {}", path.display()));
+        }
+        Err(error) => {
+            let found = format!("{} can't be made", path.display());
+            return Check::fail("socket", found, error.to_string());
+        }
     }
     let folder = standing(path.parent().unwrap_or(path));
     if !is_writable(folder) {
@@ -61,12 +84,29 @@ mod tests {
     fn places_are_judged() {
         let folder = tempfile::tempdir().unwrap();
         let inside = folder.path().join("a/b/state");
-        assert!(state_folder(&inside).found.contains("can be made"));
-        assert!(state_folder(folder.path()).found.contains("is there"));
+        assert!(state_folder(&inside, false).found.contains("can be made"));
+        assert!(state_folder(folder.path(), false).found.contains("is there"));
         let file = folder.path().join("file");
         std::fs::write(&file, "").unwrap();
-        assert_eq!(state_folder(&file.join("state")).verdict, Verdict::Fail);
+        assert_eq!(state_folder(&file.join("state"), false).verdict, Verdict::Fail);
         assert_eq!(socket(&file.join("t.sock")).verdict, Verdict::Fail);
+        let in_the_way = socket(&file);
+        assert_eq!(in_the_way.verdict, Verdict::Fail);
+        assert!(in_the_way.remedy.unwrap().contains("is not a socket: remove it"));
+    }
+
+    #[test]
+    fn a_state_folder_that_is_not_to_be_had_is_told_beforehand() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path();
+        let held = state_dir::StateDir::open(path).unwrap();
+        assert_eq!(state_folder(path, false).verdict, Verdict::Fail);
+        assert!(state_folder(path, true).found.contains("the running daemon's"));
+        drop(held);
+        std::fs::write(path.join("version"), "terrace state 99").unwrap();
+        let refused = state_folder(path, true);
+        assert_eq!(refused.verdict, Verdict::Fail);
+        assert!(refused.remedy.unwrap().contains("another version"));
     }
 
     #[test]

@@ -6,6 +6,7 @@
 mod daemon;
 mod gpu;
 mod machine;
+mod object;
 mod storage;
 
 use serde::Serialize;
@@ -92,8 +93,9 @@ fn checks(sources: &Sources) -> Vec<Check> {
     checks.extend(machine::checks(config.as_ref().ok()));
     checks.extend(gpu::checks(config.as_ref().ok()));
     if let Ok(places) = Places::load(sources, &ThisMachine) {
-        checks.extend(daemon::checks(&places));
-        checks.extend(storage::checks(&places, config.as_ref().ok()));
+        let runs = daemon::runs(&places);
+        checks.extend(daemon::checks(&places, runs));
+        checks.extend(storage::checks(&places, config.as_ref().ok(), runs));
     }
     checks
 }
@@ -101,7 +103,7 @@ fn checks(sources: &Sources) -> Vec<Check> {
 fn settings(config: &Result<Config, ConfigError>) -> Check {
     match config {
         Ok(config) if config.notes.is_empty() => Check::ok("settings", "they fit this machine"),
-        Ok(config) => Check::warn("settings", config.notes.join("; "), "free some disk"),
+        Ok(config) => Check::warn("settings", config.notes.join("; "), "do as it says"),
         Err(error) => {
             Check::fail("settings", format!("{}: {}", error.key, error.problem), &*error.remedy)
         }

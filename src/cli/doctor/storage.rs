@@ -1,34 +1,20 @@
-//! The disk and the object store: a small NVMe tier of its own is tried and goes again, and the
-//! object store is asked for a block that nobody has, and given one that goes again.
+//! The disk: the NVMe tier's folders are looked at, and a small tier of its own is tried and goes again.
 
 use std::fs::{self, DirBuilder};
-use std::io::{self, ErrorKind};
+use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::sync_channel;
-use std::time::Duration;
 
-use tokio::runtime;
-
-use super::Check;
-use super::daemon::{is_writable, standing};
-use crate::config::{Config, Machine, Object, Places, ThisMachine};
-use crate::domain::block::{HashTail, Key};
-use crate::domain::namespace::NamespaceDigest;
-use crate::domain::retention::RetentionRecord;
-use crate::domain::units::{Bytes, CHUNK_BYTES, Time};
-use crate::env;
+use super::daemon::standing;
+use super::{Check, object};
+use crate::config::{Config, Machine, Nvme, Places, ThisMachine};
+use crate::domain::units::{Bytes, CHUNK_BYTES};
 use crate::tiers::dram::{Arena, ArenaConfig};
-use crate::tiers::frame::{self, HeaderDraft};
 use crate::tiers::nvme::{self, Engine, NvmeConfig, NvmeFacts, Survey};
-use crate::tiers::object::{self, ObjectOptions, Target};
-use crate::tiers::store::{Erasure, FrameMeta, FrameSpan, Place, StoreError, StoreOp, TierStore};
+use crate::tiers::open::OpenError;
 
-/// How long the object store may take to say that it has no such block.
-const OBJECT_PATIENCE: Duration = Duration::from_secs(10);
-
-pub(super) fn checks(places: &Places, config: Option<&Config>) -> Vec<Check> {
+pub(super) fn checks(places: &Places, config: Option<&Config>, runs: bool) -> Vec<Check> {
     let usual = places.state_dir.join("nvme");
     let path = config.and_then(|c| c.nvme.as_ref()).map_or(&usual, |nvme| &nvme.path);
     let more_paths = config.and_then(|c| c.nvme.as_ref()).map_or(&[][..], |nvme| &nvme.more_paths);
@@ -38,6 +24,8 @@ pub(super) fn checks(places: &Places, config: Option<&Config>) -> Vec<Check> {
         let shares_with = before.find(|before| is_one_disk(before, more));
         checks.push(shares_with.map_or_else(|| further_disk(more), |path| shared_disk(path, more)));
     }
+    checks
+        .extend(config.and_then(|config| config.nvme.as_ref()).map(|nvme| nvme_folder(nvme, runs)));
     match trial_tier(standing(path)) {
         Ok((facts, survey)) => {
             checks.extend([io_uring(&facts), direct_io(&facts), disk_speed(&survey)]);
@@ -49,11 +37,27 @@ pub(super) fn checks(places: &Places, config: Option<&Config>) -> Vec<Check> {
         )),
     }
     match config.map(|config| &config.object) {
-        Some(Some(object)) => checks.push(object_store(object)),
+        Some(Some(object)) => checks.push(object::check(object, &places.state_dir)),
         Some(None) => checks.push(Check::ok("object", "switched off")),
         None => (),
     }
     checks
+}
+
+/// Would the tier's folders be taken as they are?
+fn nvme_folder(nvme: &Nvme, runs: bool) -> Check {
+    const CHECK: &str = "nvme folder";
+    let config = NvmeConfig::new(&nvme.path, nvme.capacity_bytes);
+    let what = match nvme::look_striped(&config, &nvme.more_paths) {
+        Ok(()) if nvme.path.exists() => "is ours to use",
+        Ok(()) => "can be made",
+        Err(OpenError::InUse(_)) if runs => "is the running daemon's",
+        Err(error) => {
+            let found = format!("{} can't be used", nvme.path.display());
+            return Check::fail(CHECK, found, error.to_string());
+        }
+    };
+    Check::ok(CHECK, format!("{} {what}", nvme.path.display()))
 }
 
 /// One that slots are striped over: is there room, and can we write?
@@ -113,7 +117,7 @@ impl Drop for Trial {
     }
 }
 
-fn small_arena() -> Result<Arc<Arena>, String> {
+pub(super) fn small_arena() -> Result<Arc<Arena>, String> {
     let config = ArenaConfig { tier_bytes: 0, staging_bytes: 64 << 10, pretouch_threads: 0 };
     Arena::new(config).map(Arc::new).map_err(|error| error.to_string())
 }
@@ -176,100 +180,11 @@ fn direct_io(facts: &NvmeFacts) -> Check {
     }
 }
 
-fn object_store(object: &Object) -> Check {
-    const CHECK: &str = "object";
-    let reached = match &object.target {
-        Target::Dir { path, .. } if is_writable(standing(path)) => Ok(()),
-        Target::Dir { path, .. } => {
-            Err(format!("{} is not a folder that this user can write to", standing(path).display()))
-        }
-        Target::S3(_) => try_bucket(object),
-    };
-    match reached {
-        Ok(()) => Check::ok(CHECK, format!("{} is there for us", object.target)),
-        Err(said) => Check::fail(
-            CHECK,
-            format!("{}: {said}", object.target),
-            "mend object.url or the store's credentials, or set object.url to off",
-        ),
-    }
-}
-
-/// Reads a block that nobody has: the store answers that it is missing, if it answers us at all.
-/// Then writes one that is nobody's, and erases it.
-fn try_bucket(object: &Object) -> Result<(), String> {
-    let runtime = runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
-    let runtime = runtime.map_err(|error| error.to_string())?;
-    let options = ObjectOptions {
-        attempt_timeout: OBJECT_PATIENCE / 2,
-        op_timeout: OBJECT_PATIENCE,
-        ..ObjectOptions::default()
-    };
-    let arena = small_arena()?;
-    let store = object::open(&object.target, options, &arena, runtime.handle())
-        .map_err(|error| error.to_string())?;
-    let (key, place) = (Key(env::random_bytes()), Place { offset: 0, slot_bytes: 8192 });
-    let frame = FrameSpan { offset: 0, bytes: 8192 };
-    let tried = (|| {
-        ask(&*store, "read", StoreOp::Read { key, place, frame })?;
-        // SAFETY: nothing is under way, and the arena is only this check's.
-        frame::seal(unsafe { arena.bytes_mut(frame) }, nobodys(key));
-        ask(&*store, "write", StoreOp::Write { key, place, frame })?;
-        ask(&*store, "erase", StoreOp::Erase { key, place, why: Erasure::Unusable })?;
-        let packs = || object::list_packs(&object.target, options, &arena, runtime.handle());
-        object.packs.map_or(Ok(()), |_| answered("list", packs()))
-    })();
-    runtime.shutdown_background();
-    tried
-}
-
-/// Runs one operation, whose block may be missing.
-fn ask(store: &dyn TierStore, verb: &str, op: StoreOp) -> Result<(), String> {
-    let (tell, told) = sync_channel(1);
-    store.submit(op, Box::new(move |ended| drop(tell.send(ended))));
-    match told.recv_timeout(OBJECT_PATIENCE * 2) {
-        Ok(ended) => answered(verb, ended),
-        Err(_) => Err(format!("no answer within {} s", OBJECT_PATIENCE.as_secs() * 2)),
-    }
-}
-
-fn answered(verb: &str, ended: Result<(), StoreError>) -> Result<(), String> {
-    match ended {
-        Ok(()) | Err(StoreError::Missing(_)) => Ok(()),
-        Err(StoreError::Io { source, .. }) if source.kind() == ErrorKind::PermissionDenied => {
-            Err(format!("it lets nobody {verb}: grant {}", permissions(verb)))
-        }
-        Err(error) => Err(format!("can't {verb}: {error}")),
-    }
-}
-
-/// What S3 wants to be granted. Without a list's right it denies what is only not there.
-fn permissions(verb: &str) -> &'static str {
-    match verb {
-        "read" => "s3:GetObject on the objects and s3:ListBucket on the bucket",
-        "write" => "s3:PutObject on the objects",
-        "list" => "s3:ListBucket on the bucket, or set object.pack_below to 0",
-        _ => "s3:DeleteObject on the objects",
-    }
-}
-
-/// A frame of zeros that belongs to no namespace.
-fn nobodys(key: Key) -> HeaderDraft {
-    let record = RetentionRecord::default();
-    let tail = HashTail::UNKNOWN;
-    let meta = FrameMeta { key, tail, parent: None, position: 0, created_at: Time::ZERO, record };
-    let namespace = NamespaceDigest(env::random_bytes());
-    HeaderDraft { namespace, meta, payload_bytes: 4096, node_id: env::random_bytes() }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::io::{Read, Write};
-    use std::net::{Shutdown, TcpListener};
-
     use super::super::Verdict;
     use super::*;
-    use crate::tiers::object::Bucket;
+    use crate::domain::admission::WriteRules;
 
     #[test]
     fn a_trial_tier_leaves_nothing_behind() {
@@ -277,112 +192,6 @@ mod tests {
         let (facts, _) = trial_tier(folder.path()).unwrap();
         assert_eq!(facts.capacity_bytes, CHUNK_BYTES);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
-    }
-
-    #[test]
-    fn a_store_that_nobody_serves_is_told() {
-        // Port 1 of this machine: refused at once.
-        let found = object_store(&only(Target::S3(bucket_at(1))));
-        assert_eq!(found.verdict, Verdict::Fail);
-        assert!(found.found.contains("kv-blocks"), "{found:?}");
-    }
-
-    fn bucket_at(port: u16) -> Bucket {
-        Bucket {
-            name: "kv-blocks".into(),
-            prefix: String::new(),
-            endpoint: Some(format!("http://127.0.0.1:{port}")),
-            region: Some("us-east-1".into()),
-            path_style: None,
-        }
-    }
-
-    fn only(target: Target) -> Object {
-        let (capacity_bytes, blocks_max) = (CHUNK_BYTES, None);
-        let (lifecycle_tags, packs) = (false, None);
-        Object { target, capacity_bytes, blocks_max, requests_max: 1, lifecycle_tags, packs }
-    }
-
-    /// A bucket whose server answers each method with this status and code.
-    fn bucket_that_says(answers: fn(&str) -> (u16, &'static str)) -> Check {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        // Ends with the test's process.
-        env::spawn_thread("bucket", move || {
-            for mut socket in listener.incoming().flatten() {
-                let mut head = vec![0; 16 << 10];
-                let bytes = socket.read(&mut head).unwrap_or(0);
-                let method = String::from_utf8_lossy(&head[..bytes]);
-                let (status, code) = answers(method.split(' ').next().unwrap_or_default());
-                let body = match code {
-                    "" => String::new(),
-                    code => format!("<Error><Code>{code}</Code></Error>"),
-                };
-                let answer = format!(
-                    "HTTP/1.1 {status} Canned\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
-                    body.len()
-                );
-                let _ = socket.write_all(answer.as_bytes());
-                // The rest of a body is taken, so that the answer is not lost with it.
-                let _ = socket.shutdown(Shutdown::Write);
-                let _ = io::copy(&mut socket, &mut io::sink());
-            }
-        })
-        .unwrap();
-        object_store(&only(Target::S3(bucket_at(port))))
-    }
-
-    #[test]
-    fn what_is_wrong_with_a_bucket_is_found_beforehand() {
-        // Environments are a process's own, so the test runs itself again with credentials.
-        const NAME: &str = "what_is_wrong_with_a_bucket_is_found_beforehand";
-        if std::env::var("AWS_ACCESS_KEY_ID").as_deref() != Ok("key") {
-            let said = std::process::Command::new(std::env::current_exe().unwrap())
-                .args([NAME, "--nocapture"])
-                .envs([("AWS_ACCESS_KEY_ID", "key"), ("AWS_SECRET_ACCESS_KEY", "secret")])
-                .output()
-                .unwrap();
-            assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
-            return;
-        }
-        let check = |answers: fn(&str) -> (u16, &'static str), words: &str| {
-            let found = bucket_that_says(answers);
-            assert_eq!(found.verdict, Verdict::Fail);
-            assert!(found.found.contains(words), "{found:?}");
-        };
-        check(|_| (404, "NoSuchBucket"), "make the bucket");
-        check(|_| (403, "SignatureDoesNotMatch"), "check the secret key");
-        check(|_| (403, "AccessDenied"), "s3:ListBucket");
-        check(
-            |method| if method == "GET" { (404, "NoSuchKey") } else { (403, "AccessDenied") },
-            "s3:PutObject",
-        );
-        let good = bucket_that_says(|method| match method {
-            "GET" => (404, "NoSuchKey"),
-            _ => (200, ""),
-        });
-        assert_eq!(good.verdict, Verdict::Ok, "{good:?}");
-    }
-
-    #[test]
-    fn a_store_behind_tls_needs_an_authority_that_is_known() {
-        // As above: in a process whose authorities are in a file that is not there.
-        const NAME: &str = "a_store_behind_tls_needs_an_authority_that_is_known";
-        const NOWHERE: &str = "/nowhere/authorities.pem";
-        if std::env::var("SSL_CERT_FILE").as_deref() != Ok(NOWHERE) {
-            let said = std::process::Command::new(std::env::current_exe().unwrap())
-                .args([NAME, "--nocapture"])
-                .env("SSL_CERT_FILE", NOWHERE)
-                .env_remove("SSL_CERT_DIR")
-                .output()
-                .unwrap();
-            assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
-            return;
-        }
-        let bucket = Bucket { endpoint: Some("https://127.0.0.1:1".into()), ..bucket_at(1) };
-        let found = object_store(&only(Target::S3(bucket)));
-        assert_eq!(found.verdict, Verdict::Fail);
-        assert!(found.found.contains("have SSL_CERT_FILE name"), "{found:?}");
     }
 
     #[test]
@@ -405,5 +214,34 @@ mod tests {
         assert_eq!(direct_io(&cached).verdict, Verdict::Warn);
         let unpromised = NvmeFacts { direct: true, preallocated: false, ..facts };
         assert_eq!(direct_io(&unpromised).verdict, Verdict::Warn);
+    }
+
+    #[test]
+    fn folders_of_the_tier_that_are_not_to_be_had_are_told_beforehand() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("nvme");
+        let nvme = Nvme {
+            path: path.clone(),
+            more_paths: Vec::new(),
+            capacity_bytes: 2 * CHUNK_BYTES,
+            blocks_max: None,
+            engine: nvme::EngineChoice::Auto,
+            queue_depth: 32,
+            tuned: false,
+            writes: WriteRules::default(),
+        };
+        assert!(nvme_folder(&nvme, false).found.contains("can be made"));
+        let config = NvmeConfig::new(&path, nvme.capacity_bytes);
+        let held = nvme::open(&config, &small_arena().unwrap()).unwrap();
+        assert_eq!(nvme_folder(&nvme, false).verdict, Verdict::Fail);
+        assert!(nvme_folder(&nvme, true).found.contains("the running daemon's"));
+        drop(held);
+        assert!(nvme_folder(&nvme, false).found.contains("is ours"));
+        let less = Nvme { capacity_bytes: CHUNK_BYTES, ..nvme.clone() };
+        assert!(nvme_folder(&less, false).remedy.unwrap().contains("never shrinks"));
+        fs::write(path.join("nvme.superblock"), "junk").unwrap();
+        let refused = nvme_folder(&nvme, true);
+        assert_eq!(refused.verdict, Verdict::Fail);
+        assert!(refused.remedy.unwrap().contains("is not a superblock of Terrace"));
     }
 }

@@ -5,7 +5,7 @@
 pub mod node;
 pub mod numa;
 mod ready;
-mod state_dir;
+pub(super) mod state_dir;
 
 use std::io;
 use std::os::unix::net::UnixStream;
@@ -137,7 +137,8 @@ fn serve(args: &ServeArgs, config: &Config, runtime: &Runtime, node: &Node) -> R
         tracing::info!(signal = name, "asked to stop");
         // From the next signal on the daemon ends at once: its memory and locks go with it.
         env::spawn_task(async move {
-            signals.next().await;
+            let name = signals.next().await;
+            tracing::warn!(signal = name, "asked again: what is under way is left where it is");
             std::process::exit(130);
         });
     }));

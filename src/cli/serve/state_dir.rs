@@ -1,6 +1,7 @@
 //! The state folder: ours alone while the daemon runs, and of a version that we know.
 //!
-//! Refuses before anything in it is touched; never removes or repairs what it finds.
+//! Refuses before anything in it is touched; never removes or repairs what it finds, and writes nothing
+//! where all is there: a full disk keeps no daemon down.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
@@ -20,13 +21,13 @@ const MARK: &str = "terrace state 1\n";
 
 /// The folder, locked. The kernel lets go of the lock when the daemon ends, however it ends.
 #[derive(Debug)]
-pub(super) struct StateDir {
+pub(in crate::cli) struct StateDir {
     _lock: File,
 }
 
 impl StateDir {
     /// Opens the folder, or makes it with mode 0700.
-    pub(super) fn open(path: &Path) -> Result<Self, OpenError> {
+    pub(in crate::cli) fn open(path: &Path) -> Result<Self, OpenError> {
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
@@ -35,32 +36,58 @@ impl StateDir {
         // A file of its own: the folder itself may be locked by who makes sockets in it.
         let lock_path = path.join(LOCK_NAME);
         let lock = private().open(&lock_path).map_err(failed("write", &lock_path))?;
-        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => (),
-            Err(Errno::WOULDBLOCK) => {
-                return Err(OpenError::InUse(format!(
-                    "another daemon uses the state folder {}: stop that one, or give this one \
-                     another with --state-dir",
-                    path.display()
-                )));
-            }
-            Err(errno) => return Err(failed("lock the state folder", path)(errno.into())),
+        let lock = self::lock(path, lock, FlockOperation::NonBlockingLockExclusive)?;
+        if !is_marked(path)? {
+            write_mark(path)?;
         }
-        check_version(path)?;
         Ok(Self { _lock: lock })
     }
 }
 
-fn check_version(folder: &Path) -> Result<(), OpenError> {
+/// Whether [`StateDir::open`] would take the folder as it is. Changes nothing, and holds the folder for a
+/// moment only.
+///
+/// # Errors
+/// What it would say, as far as that is known without making anything.
+pub(in crate::cli) fn look(path: &Path) -> Result<(), OpenError> {
+    let lock_path = path.join(LOCK_NAME);
+    let _lock = match File::open(&lock_path) {
+        Ok(file) => Some(lock(path, file, FlockOperation::NonBlockingLockShared)?),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => return Err(failed("read", &lock_path)(error)),
+    };
+    is_marked(path).map(drop)
+}
+
+/// The lock file of `folder`, locked.
+fn lock(folder: &Path, file: File, how: FlockOperation) -> Result<File, OpenError> {
+    match flock(&file, how) {
+        Ok(()) => Ok(file),
+        Err(Errno::WOULDBLOCK) => Err(OpenError::InUse(format!(
+            "another daemon uses the state folder {}: stop that one, or give this one another with \
+             --state-dir",
+            folder.display()
+        ))),
+        Err(errno) => Err(failed("lock the state folder", folder)(errno.into())),
+    }
+}
+
+/// Whether the folder has a mark; an error unless it is ours.
+fn is_marked(folder: &Path) -> Result<bool, OpenError> {
     let path = folder.join(MARK_NAME);
     match fs::read_to_string(&path) {
-        Ok(found) if found == MARK => write_mark(folder),
+        Ok(found) if found == MARK => Ok(true),
+        Ok(found) if found.is_empty() => Err(refused(
+            folder,
+            "has an empty version file",
+            "remove that file if the folder is this daemon's, or give it another with --state-dir",
+        )),
         Ok(found) => Err(refused(
             folder,
             &format!("is of another version ({})", found.trim().escape_debug()),
             "run the terrace that made it, or give this one another folder with --state-dir",
         )),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => write_mark(folder),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) if error.kind() == io::ErrorKind::InvalidData => Err(refused(
             folder,
             "has a version file that is not ours",
@@ -70,10 +97,11 @@ fn check_version(folder: &Path) -> Result<(), OpenError> {
     }
 }
 
-/// Written anew at every start, so that a folder that became read-only is found out now.
+/// Whole or not at all, also after a loss of power.
 fn write_mark(folder: &Path) -> Result<(), OpenError> {
     let new: PathBuf = folder.join(format!("{MARK_NAME}.new"));
-    let written = private().open(&new).and_then(|mut file| file.write_all(MARK.as_bytes()));
+    let write = |mut file: File| file.write_all(MARK.as_bytes()).and_then(|()| file.sync_data());
+    let written = private().open(&new).and_then(write);
     written.map_err(failed("write", &new))?;
     let path = folder.join(MARK_NAME);
     fs::rename(&new, &path).map_err(failed("write", &path))
@@ -98,16 +126,25 @@ fn refused(folder: &Path, said: &str, remedy: &str) -> OpenError {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt;
+
     use super::*;
 
     #[test]
     fn a_folder_is_made_locked_and_opened_again() {
         let parent = tempfile::tempdir().unwrap();
         let path = parent.path().join("a").join("state");
+        look(&path).unwrap();
+        assert!(!path.exists(), "only looked for");
         let first = StateDir::open(&path).unwrap();
         assert!(matches!(StateDir::open(&path), Err(OpenError::InUse(_))));
+        assert!(matches!(look(&path), Err(OpenError::InUse(_))));
         drop(first);
+        look(&path).unwrap();
+        let mark = || fs::metadata(path.join(MARK_NAME)).unwrap().ino();
+        let before = mark();
         StateDir::open(&path).unwrap();
+        assert_eq!(mark(), before, "a full disk would have refused another one");
     }
 
     #[test]
@@ -119,6 +156,7 @@ mod tests {
             let said = StateDir::open(folder.path()).unwrap_err();
             assert!(matches!(said, OpenError::Refused(_)), "{said}");
             assert!(said.to_string().contains("--state-dir"), "{said}");
+            assert_eq!(look(folder.path()).unwrap_err().to_string(), said.to_string());
             assert_eq!(fs::read(&path).unwrap(), mark);
         }
     }

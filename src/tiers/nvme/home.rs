@@ -46,14 +46,23 @@ impl Home {
             .mode(0o700)
             .create(&dir)
             .map_err(OpenError::io("create the folder", &dir))?;
-        let lock = lock(&dir)?;
-        let mut superblock = settle(config, &dir, chunks)?;
-        // Ours before the slot file is there, and larger only after it has the room: so a start
-        // that fails or is cut short is taken up by the next one.
+        let lock = lock(&dir, FlockOperation::NonBlockingLockExclusive)?;
+        let found = judge(config, &dir, chunks)?;
         let save = |block: &Superblock| {
             block.save(&dir).map_err(OpenError::io("write the superblock in", &dir))
         };
-        save(&superblock)?;
+        // Ours before the slot file is there, and larger only after it has the room: so a start
+        // that fails or is cut short is taken up by the next one. One that stands is left alone: a full
+        // disk keeps no tier down that needs nothing of it.
+        let mut superblock = match found {
+            Some(found) => found,
+            None => {
+                let node_id = config.node_id.unwrap_or_else(env::random_bytes);
+                let made = Superblock { stripe: config.stripe, ..Superblock::new(node_id, 0) };
+                save(&made)?;
+                made
+            }
+        };
         let path = dir.join(SLOTS_NAME);
         let slots =
             private_file().create(true).open(&path).map_err(OpenError::io("open", &path))?;
@@ -66,6 +75,27 @@ impl Home {
         let (slots, direct) = direct.map_or((slots, false), |direct| (direct, true));
         Ok(Self { dir, slots, direct, preallocated, superblock, lock })
     }
+}
+
+/// Whose the folder is, if [`Home::open`] would take it; nobody's when it is new. Changes nothing, and
+/// holds the folder for a moment only.
+///
+/// # Errors
+/// What [`Home::open`] would say, as far as that is known without making anything.
+pub fn look(config: &NvmeConfig) -> Result<Option<[u8; 16]>, OpenError> {
+    let (chunks, dir) = (chunks_of(config.capacity_bytes)?, &config.dir);
+    let _lock = match dir.try_exists() {
+        Ok(false) => None,
+        _ => Some(lock(dir, FlockOperation::NonBlockingLockShared)?),
+    };
+    let found = judge(config, dir, chunks)?;
+    let path = dir.join(SLOTS_NAME);
+    match private_file().open(&path) {
+        Ok(slots) => room_lacking(&slots, &path, config.capacity_bytes).map(drop)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(OpenError::io("open", &path)(error)),
+    }
+    Ok(found.map(|block| block.node_id))
 }
 
 /// Options for the tier's files: KV is as private as the prompts it was made from.
@@ -89,9 +119,9 @@ fn chunks_of(capacity_bytes: u64) -> Result<usize, OpenError> {
     )))
 }
 
-fn lock(dir: &Path) -> Result<File, OpenError> {
+fn lock(dir: &Path, how: FlockOperation) -> Result<File, OpenError> {
     let lock = File::open(dir).map_err(OpenError::io("open the folder", dir))?;
-    match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+    match rustix::fs::flock(&lock, how) {
         Ok(()) => Ok(lock),
         Err(rustix::io::Errno::WOULDBLOCK) => Err(OpenError::InUse(format!(
             "{} is in use by another daemon: stop that one, or give this one another folder",
@@ -101,8 +131,8 @@ fn lock(dir: &Path) -> Result<File, OpenError> {
     }
 }
 
-/// The folder's superblock: the one found, if it goes with the config, or a new one without chunks.
-fn settle(config: &NvmeConfig, dir: &Path, chunks: usize) -> Result<Superblock, OpenError> {
+/// The folder's superblock, if it goes with the config; nothing in a new folder.
+fn judge(config: &NvmeConfig, dir: &Path, chunks: usize) -> Result<Option<Superblock>, OpenError> {
     let path = dir.join(SLOTS_NAME);
     let slots_bytes = match fs::symlink_metadata(&path) {
         Ok(found) if found.is_file() => Some(found.len()),
@@ -112,8 +142,7 @@ fn settle(config: &NvmeConfig, dir: &Path, chunks: usize) -> Result<Superblock, 
     };
     let Some(found) = Superblock::load(dir)? else {
         if slots_bytes.is_none() {
-            let node_id = config.node_id.unwrap_or_else(env::random_bytes);
-            return Ok(Superblock { stripe: config.stripe, ..Superblock::new(node_id, 0) });
+            return Ok(None);
         }
         return Err(refused(
             &path,
@@ -145,7 +174,7 @@ fn settle(config: &NvmeConfig, dir: &Path, chunks: usize) -> Result<Superblock, 
             Bytes(config.capacity_bytes),
         )));
     }
-    Ok(found)
+    Ok(Some(found))
 }
 
 fn check_owner(config: &NvmeConfig, dir: &Path, found: &Superblock) -> Result<(), OpenError> {
@@ -160,20 +189,35 @@ fn refused(path: &Path, said: &str, remedy: &str) -> OpenError {
     OpenError::Refused(format!("{} {said}; nothing was changed: {remedy}", path.display()))
 }
 
+/// What the file has not of `capacity_bytes`, in bytes. An error if the disk has no room for it.
+fn room_lacking(slots: &File, path: &Path, capacity_bytes: u64) -> Result<u64, OpenError> {
+    let found = slots.metadata().map_err(OpenError::io("look at", path))?;
+    let needed_bytes = capacity_bytes.saturating_sub(found.blocks() * 512);
+    let free_bytes = free_bytes(slots, path)?;
+    if needed_bytes > free_bytes {
+        return Err(no_space(path, needed_bytes, free_bytes));
+    }
+    // A file may be too short for what it holds.
+    Ok(needed_bytes.max(capacity_bytes.saturating_sub(found.len())))
+}
+
+fn free_bytes(slots: &File, path: &Path) -> Result<u64, OpenError> {
+    let free = rustix::fs::fstatvfs(slots).map_err(|e| OpenError::io("look at", path)(e.into()))?;
+    Ok(free.f_bavail.saturating_mul(free.f_frsize))
+}
+
+fn no_space(path: &Path, needed_bytes: u64, free_bytes: u64) -> OpenError {
+    let what = format!("the slot file {}", path.display());
+    OpenError::NoSpace { what, needed_bytes, free_bytes }
+}
+
 /// Gives the file `capacity_bytes`; false if the file system can't promise the room.
 fn make_room(slots: &File, path: &Path, capacity_bytes: u64) -> Result<bool, OpenError> {
-    let found = slots.metadata().map_err(OpenError::io("look at", path))?;
-    if found.len() >= capacity_bytes && found.blocks() * 512 >= capacity_bytes {
+    let needed_bytes = room_lacking(slots, path, capacity_bytes)?;
+    if needed_bytes == 0 {
         return Ok(true);
     }
-    let needed_bytes = capacity_bytes.saturating_sub(found.blocks() * 512);
-    let free = rustix::fs::fstatvfs(slots).map_err(|e| OpenError::io("look at", path)(e.into()))?;
-    let free_bytes = free.f_bavail.saturating_mul(free.f_frsize);
-    let what = format!("the slot file {}", path.display());
-    let no_space = OpenError::NoSpace { what, needed_bytes, free_bytes };
-    if needed_bytes > free_bytes {
-        return Err(no_space);
-    }
+    let found = slots.metadata().map_err(OpenError::io("look at", path))?;
     match rustix::fs::fallocate(slots, FallocateFlags::empty(), 0, capacity_bytes) {
         Ok(()) => Ok(true),
         Err(rustix::io::Errno::OPNOTSUPP) => {
@@ -184,7 +228,10 @@ fn make_room(slots: &File, path: &Path, capacity_bytes: u64) -> Result<bool, Ope
             // Gives back what the attempt took: the length before is the length after.
             let back = slots.set_len(found.len());
             let full = errno == rustix::io::Errno::NOSPC && back.is_ok();
-            Err(if full { no_space } else { OpenError::io("grow", path)(errno.into()) })
+            if full {
+                return Err(no_space(path, needed_bytes, free_bytes(slots, path)?));
+            }
+            Err(OpenError::io("grow", path)(errno.into()))
         }
     }
 }

@@ -31,7 +31,7 @@ mod uring;
 #[cfg(test)]
 mod tests;
 
-pub use striped::{Opened, Striped, open_striped};
+pub use striped::{Opened, Striped, look_striped, open_striped};
 pub use superblock::Stripe;
 pub use survey::Survey;
 

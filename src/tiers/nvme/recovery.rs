@@ -38,10 +38,19 @@ struct Search {
     next_chunk: AtomicUsize,
     headers_read: AtomicUsize,
     foreign: AtomicUsize,
+    damaged: AtomicUsize,
 }
 
-/// Reports every whole header in the chunks that were ever written. Unreadable pages are passed
-/// over.
+/// Slots that were passed over: those with headers of another format version, and those with what is
+/// neither a header nor nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Passed {
+    pub foreign: usize,
+    pub damaged: usize,
+}
+
+/// Reports every whole header in the chunks that were ever written, and tells the operator what was
+/// passed over.
 ///
 /// # Errors
 /// Not one page could be read although there were some, or the machine refused a thread.
@@ -50,12 +59,33 @@ pub fn scan(
     table: &Arc<ChunkTable>,
     found: &mut dyn FnMut(FoundFrame),
 ) -> Result<(), StoreError> {
+    let Passed { foreign, damaged } = look_through(slots, table, found)?;
+    if foreign > 0 {
+        tracing::warn!(frames = foreign, "frames of another format version were passed over");
+    }
+    if damaged > 0 {
+        tracing::warn!(
+            slots = damaged,
+            "slots hold neither a frame nor nothing: something else wrote to the slot file, or the disk \
+             loses data. Their blocks, and those that hang on them, are computed anew"
+        );
+    }
+    Ok(())
+}
+
+/// [`scan`] without a word to the operator.
+pub(super) fn look_through(
+    slots: &Arc<dyn SlotFile>,
+    table: &Arc<ChunkTable>,
+    found: &mut dyn FnMut(FoundFrame),
+) -> Result<Passed, StoreError> {
     let search = Arc::new(Search {
         slots: Arc::clone(slots),
         table: Arc::clone(table),
         next_chunk: AtomicUsize::new(0),
         headers_read: AtomicUsize::new(0),
         foreign: AtomicUsize::new(0),
+        damaged: AtomicUsize::new(0),
     });
     // Before the channel, so that it closes first: readers that nobody hears end, and are waited
     // for.
@@ -75,17 +105,17 @@ pub fn scan(
             Err(error) => unreadable = Some(error),
         }
     }
-    let foreign = search.foreign.load(Ordering::Relaxed);
-    if foreign > 0 {
-        tracing::warn!(frames = foreign, "frames of another format version were passed over");
-    }
+    let passed = Passed {
+        foreign: search.foreign.load(Ordering::Relaxed),
+        damaged: search.damaged.load(Ordering::Relaxed),
+    };
     match unreadable {
         Some(error) if search.headers_read.load(Ordering::Relaxed) == 0 => Err(error),
         Some(error) => {
             tracing::warn!(%error, "some headers could not be read and were passed over");
-            Ok(())
+            Ok(passed)
         }
-        None => Ok(()),
+        None => Ok(passed),
     }
 }
 
@@ -139,7 +169,11 @@ impl Search {
                 self.foreign.fetch_add(1, Ordering::Relaxed);
                 None
             }
-            Ok(_) | Err(FrameError::Missing(_) | FrameError::Corrupt(_)) => None,
+            Ok(_) | Err(FrameError::Corrupt(_)) => {
+                self.damaged.fetch_add(1, Ordering::Relaxed);
+                None
+            }
+            Err(FrameError::Missing(_)) => None,
         }
     }
 }

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::superblock::{Stripe, Superblock};
-use super::{NvmeConfig, NvmeFacts, open};
+use super::{NvmeConfig, NvmeFacts, home, open};
 use crate::domain::tier::Tier;
 use crate::domain::units::CHUNK_BYTES;
 use crate::tiers::dram::Arena;
@@ -35,19 +35,10 @@ pub fn open_striped(
     more_dirs: &[PathBuf],
     arena: &Arc<Arena>,
 ) -> Result<Vec<Opened>, OpenError> {
-    let dirs: Vec<_> = std::iter::once(&config.dir).chain(more_dirs).collect();
-    if dirs.len() > 1 {
-        none_missing(&dirs)?;
-    }
-    let count = u32::try_from(dirs.len()).expect("folders are few");
-    let capacity_bytes = config.capacity_bytes / u64::from(count);
     let mut node_id = config.node_id;
     let mut opened = Vec::new();
-    for (index, dir) in (0..count).zip(dirs) {
-        let stripe = Stripe { index, count };
-        let dir = dir.clone();
-        let one = NvmeConfig { dir, capacity_bytes, node_id, stripe, ..config.clone() };
-        let (store, facts) = open(&one, arena)?;
+    for part in parts(config, more_dirs)? {
+        let (store, facts) = open(&NvmeConfig { node_id, ..part }, arena)?;
         // The others are the same node's.
         node_id = Some(facts.node_id);
         opened.push((store, facts));
@@ -55,16 +46,49 @@ pub fn open_striped(
     Ok(opened)
 }
 
+/// Whether [`open_striped`] would take the folders as they are; a single one too. Changes nothing.
+///
+/// # Errors
+/// What it would say, as far as that is known without making anything.
+pub fn look_striped(config: &NvmeConfig, more_dirs: &[PathBuf]) -> Result<(), OpenError> {
+    let mut node_id = config.node_id;
+    for part in parts(config, more_dirs)? {
+        node_id = home::look(&NvmeConfig { node_id, ..part })?.or(node_id);
+    }
+    Ok(())
+}
+
+/// The tier's folders, each with its part of the capacity.
+fn parts(config: &NvmeConfig, more_dirs: &[PathBuf]) -> Result<Vec<NvmeConfig>, OpenError> {
+    let dirs: Vec<_> = std::iter::once(&config.dir).chain(more_dirs).collect();
+    if dirs.len() > 1 {
+        none_missing(&dirs)?;
+    }
+    let count = u32::try_from(dirs.len()).expect("folders are few");
+    let capacity_bytes = config.capacity_bytes / u64::from(count);
+    let part = |(index, dir): (u32, &PathBuf)| NvmeConfig {
+        dir: dir.clone(),
+        capacity_bytes,
+        stripe: Stripe { index, count },
+        ..config.clone()
+    };
+    Ok((0..count).zip(dirs).map(part).collect())
+}
+
 /// A folder that has nothing while others were written to is a disk that is not mounted.
 fn none_missing(dirs: &[&PathBuf]) -> Result<(), OpenError> {
     let found = dirs.iter().map(|dir| Superblock::load(dir)).collect::<Result<Vec<_>, _>>()?;
     let is_used = found.iter().flatten().any(|block| block.written_bytes() > 0);
     match dirs.iter().zip(&found).find(|(_, block)| block.is_none()) {
-        Some((dir, _)) if is_used => Err(OpenError::Refused(format!(
-            "{} holds no slots while the tier's other folders do; nothing was changed: mount its \
-             disk, or move everything out of all of {dirs:?} to start with an empty tier",
-            dir.display()
-        ))),
+        Some((dir, _)) if is_used => {
+            let all: Vec<_> = dirs.iter().map(|dir| dir.display().to_string()).collect();
+            Err(OpenError::Refused(format!(
+                "{} holds no slots while the tier's other folders do; nothing was changed: mount its \
+                 disk, or move everything out of all of {} to start with an empty tier",
+                dir.display(),
+                all.join(", ")
+            )))
+        }
         _ => Ok(()),
     }
 }

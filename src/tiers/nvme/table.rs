@@ -125,7 +125,7 @@ impl Clerk {
         }
         let mut next = self.superblock.clone();
         for (&chunk, &slot_bytes) in cuts {
-            self.forget(chunk)?;
+            self.forget(chunk, slot_bytes)?;
             next.slot_bytes[chunk] = slot_bytes;
         }
         next.save(&self.dir)?;
@@ -137,8 +137,8 @@ impl Clerk {
     }
 
     /// Makes every frame of the chunk's old cut unreadable, so that none comes back when the chunk
-    /// is cut that way again.
-    fn forget(&self, chunk: usize) -> io::Result<()> {
+    /// is cut that way again, and leaves nothing where the new cut's headers will be.
+    fn forget(&self, chunk: usize, new_slot_bytes: u32) -> io::Result<()> {
         let old = u64::from(self.superblock.slot_bytes[chunk]);
         if old == 0 {
             return Ok(());
@@ -148,8 +148,10 @@ impl Clerk {
         match self.slots.zero(start, CHUNK_BYTES) {
             Err(error) if error.kind() == io::ErrorKind::Unsupported => {
                 let erased = Page::erased();
-                (0..CHUNK_BYTES / old)
-                    .try_for_each(|i| self.slots.write_all_at(erased.bytes(), start + i * old))
+                let starts = |slot: u64| (0..CHUNK_BYTES / slot).map(move |i| start + i * slot);
+                starts(old)
+                    .chain(starts(u64::from(new_slot_bytes)))
+                    .try_for_each(|at| self.slots.write_all_at(erased.bytes(), at))
             }
             result => result,
         }

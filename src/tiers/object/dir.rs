@@ -18,7 +18,7 @@ use tokio::runtime::Handle;
 use super::blobs::Blobs;
 use super::guard::{self, Guard};
 use super::question::Question;
-use super::{FORMAT_PREFIX, ObjectOptions, object_name};
+use super::{FORMAT_PREFIX, ObjectOptions, has_parent, object_name};
 use crate::domain::block::Key;
 use crate::domain::retention::RetentionRecord;
 use crate::domain::tier::Tier;
@@ -135,6 +135,7 @@ impl Folder {
 
     /// Makes the folders, tries to write, and clears what a crash left.
     fn prepare(&self) -> Result<(), OpenError> {
+        has_parent(&self.root)?;
         let unfinished = self.unfinished();
         let make = DirBuilder::new().recursive(true).mode(0o700).create(&unfinished);
         make.map_err(OpenError::io("create the folder", &unfinished))?;

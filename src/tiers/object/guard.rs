@@ -4,7 +4,7 @@
 //! Reads and writes are judged apart: a bucket that may only be read serves reads. One that is silent
 //! is out for both. Never tries an operation again; that is the store's.
 
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -100,6 +100,17 @@ impl Guard {
             Err(error) => (Heard::Failed, error),
         };
         self.failed(way, heard, &error.to_string());
+    }
+
+    /// What the store answered to a first question, before anybody asked it for a block: one that gives no
+    /// answer is out for all, one that denies it only for reads.
+    pub fn introduced(&self, answer: &Result<(), StoreError>) {
+        let Err(error) = answer else { return };
+        let is_denied = |source: &io::Error| source.kind() == ErrorKind::PermissionDenied;
+        if !matches!(error, StoreError::Io { source, .. } if is_denied(source)) {
+            self.failed(Way::Write, Heard::Nothing, &error.to_string());
+        }
+        self.failed(Way::Read, Heard::Lost, &error.to_string());
     }
 
     fn failed(&self, way: Way, heard: Heard, why: &str) {
@@ -289,6 +300,20 @@ mod tests {
         assert_eq!(guard.health().refuses(), Refuses::NOTHING);
         assert!(guard.health().is_out(), "writes are tried");
         guard.heard(Way::Write, &Ok(()));
+        assert_eq!(guard.health(), Health::Well);
+    }
+
+    #[test]
+    fn a_store_that_does_not_answer_at_first_is_out_until_it_does() {
+        let error = |kind: ErrorKind| StoreError::Io { what: "look".into(), source: kind.into() };
+        let guard = Guard::new();
+        guard.introduced(&Ok(()));
+        assert_eq!(guard.health(), Health::Well);
+        guard.introduced(&Err(error(ErrorKind::PermissionDenied)));
+        assert_eq!(guard.health().refuses(), Refuses::READS, "it may still take what is written");
+        guard.introduced(&Err(error(ErrorKind::ConnectionRefused)));
+        assert_eq!(guard.health().refuses(), Refuses::ALL);
+        guard.probed(&Ok(()));
         assert_eq!(guard.health(), Health::Well);
     }
 

@@ -16,6 +16,7 @@ mod question;
 mod s3;
 mod target;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -51,6 +52,8 @@ pub struct ObjectOptions {
     /// S3: how long one attempt at a request may take, and the operation with all its attempts.
     pub attempt_timeout: Duration,
     pub op_timeout: Duration,
+    /// S3: whether it is asked at the start if it is there: one that is away is out before anybody waits.
+    pub asked_at_start: bool,
     /// S3: what one request fetches at most of a frame; longer ones come in parallel ranges.
     pub range_bytes: u32,
     /// S3: whether objects that are promised to be forgotten are tagged for the bucket's own rules.
@@ -66,6 +69,7 @@ impl Default for ObjectOptions {
             ops_max: OPS_MAX_DEFAULT,
             attempt_timeout: Duration::from_secs(10),
             op_timeout: Duration::from_secs(30),
+            asked_at_start: true,
             range_bytes: RANGE_BYTES_DEFAULT,
             lifecycle_tags: false,
             packs: None,
@@ -144,6 +148,26 @@ pub fn list_packs(
     let opened = open_plain(target, options, arena, runtime);
     let (_, blobs) = opened.map_err(|error| StoreError::TierLost(error.to_string()))?;
     runtime.block_on(blobs.list(packs::FOLDER, "")).map(drop)
+}
+
+/// What a server is told that has objects which nobody can have stored.
+pub const NO_STORE: &str =
+    "it has an object that nobody has stored: is this an S3 store? mend object.endpoint";
+
+/// Whether a folder that is to hold objects has one to be made in: what is mounted there may be missing.
+///
+/// # Errors
+/// It has none, with what to do.
+pub fn has_parent(path: &Path) -> Result<(), OpenError> {
+    match path.parent() {
+        Some(parent) if !path.is_dir() && !parent.is_dir() => Err(OpenError::Config(format!(
+            "{} can't be made for objects, for {} is not there: mount its file system, make that \
+             folder, or mend object.url",
+            path.display(),
+            parent.display()
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// The object's name below the folder's or bucket's prefix.

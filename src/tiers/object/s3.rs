@@ -29,7 +29,7 @@ use super::blobs::Blobs;
 use super::guard::{Guard, Way};
 use super::question::Question;
 use super::target::Bucket;
-use super::{ObjectOptions, object_name};
+use super::{NO_STORE, ObjectOptions, object_name};
 use crate::domain::block::Key;
 use crate::domain::retention::RetentionRecord;
 use crate::domain::tier::Tier;
@@ -71,7 +71,15 @@ impl S3Store {
     ) -> Result<Self, OpenError> {
         let source = Source::Standard(Box::new(bucket.clone()), options);
         let clients = source.find_from_outside(runtime)?;
-        Ok(Self::with_clients(source, clients, bucket, options, arena, runtime))
+        let store = Self::with_clients(source, clients, bucket, options, arena, runtime);
+        if options.asked_at_start {
+            let requests = Arc::clone(&store.requests);
+            env::spawn_task_on(runtime, async move {
+                let answer = requests.look_for_nobodys().await;
+                requests.guard.introduced(&answer);
+            });
+        }
+        Ok(store)
     }
 
     fn with_clients(
@@ -227,10 +235,16 @@ impl Requests {
         if let Some(clients) = self.source.find_again().await {
             *self.clients.write().unwrap_or_else(PoisonError::into_inner) = clients;
         }
+        self.look_for_nobodys().await
+    }
+
+    /// Asks for an object that nobody has stored.
+    async fn look_for_nobodys(&self) -> Result<(), StoreError> {
         let nobodys = Key(env::random_bytes());
         let name = self.name(nobodys);
         match tokio::time::timeout(self.attempt_timeout, self.peek_once(nobodys, &name)).await {
-            Ok(Ok(_) | Err(StoreError::Missing(_) | StoreError::Corrupt(_))) => Ok(()),
+            Ok(Err(StoreError::Missing(_))) => Ok(()),
+            Ok(Ok(_) | Err(StoreError::Corrupt(_))) => Err(StoreError::TierLost(NO_STORE.into())),
             Ok(Err(error)) => Err(error),
             Err(_) => Err(errors::too_late("look at", self.attempt_timeout)),
         }

@@ -1,12 +1,18 @@
 //! What a disk does to frames: restarts, torn writes, chunks cut anew, operations that make no
 //! sense.
 
+use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
 use super::{config, opened, overwrite};
 use crate::domain::units::CHUNK_BYTES;
 use crate::tiers::nvme::EngineChoice;
+use crate::tiers::nvme::home::SLOTS_NAME;
+use crate::tiers::nvme::recovery::{Passed, look_through};
+use crate::tiers::nvme::slots::{Access, Straight};
+use crate::tiers::nvme::superblock::Superblock;
+use crate::tiers::nvme::table::ChunkTable;
 use crate::tiers::sample::{self, Sample};
 use crate::tiers::store::{Erasure, FrameSpan, Place, StoreError, StoreOp};
 
@@ -39,6 +45,33 @@ fn frames_of_two_lengths_are_found_after_a_restart_and_read_back() {
             sample::read(&*store, &arena, block, place).unwrap();
         }
     });
+}
+
+#[test]
+fn a_scan_tells_what_is_damaged_from_what_was_never_there() {
+    let (dir, arena) = (tempfile::tempdir().unwrap(), sample::arena());
+    let config = config(dir.path(), EngineChoice::Blocking);
+    let scanned = |wanted: usize| {
+        let superblock = Superblock::load(&config.dir).unwrap().unwrap();
+        let file = File::open(config.dir.join(SLOTS_NAME)).unwrap();
+        let slots = Straight.slots(Arc::new(file));
+        let mut frames = 0;
+        let table = Arc::new(ChunkTable::new(&superblock));
+        let passed = look_through(&slots, &table, &mut |_| frames += 1).unwrap();
+        assert_eq!(frames, wanted);
+        passed
+    };
+    let (store, _) = opened(&config, &arena);
+    let places = [SMALL.place(0, 7), SMALL.place(0, 9)];
+    for place in places {
+        sample::write(&*store, &arena, SMALL, place).unwrap();
+    }
+    assert_eq!(scanned(2), Passed { foreign: 0, damaged: 0 });
+    overwrite(&config.dir, places[0].offset + 100, |found| !found, 1);
+    assert_eq!(scanned(1), Passed { foreign: 0, damaged: 1 });
+    // A chunk that is cut anew has headers where payloads were.
+    sample::write(&*store, &arena, LARGE, LARGE.place(0, 0)).unwrap();
+    assert_eq!(scanned(1), Passed { foreign: 0, damaged: 0 });
 }
 
 #[test]

@@ -1,11 +1,12 @@
 //! What lies in the folder at a start: ours, not ours, half there, too large, too small.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::{CHUNKS, config, opened};
 use crate::domain::units::CHUNK_BYTES;
-use crate::tiers::nvme::home::SLOTS_NAME;
+use crate::tiers::nvme::home::{SLOTS_NAME, look};
 use crate::tiers::nvme::superblock::{self, Superblock};
 use crate::tiers::nvme::{EngineChoice, NvmeConfig, open};
 use crate::tiers::open::OpenError;
@@ -47,6 +48,7 @@ fn check_refused(dir: &Path, change: impl Fn(&mut NvmeConfig), words: &[&str]) {
     assert!(matches!(error, OpenError::Refused(_)), "{error:?}");
     let said = error.to_string();
     assert!(words.iter().all(|word| said.contains(word)), "{said}");
+    assert_eq!(look(&config).unwrap_err().to_string(), said, "and said beforehand");
     assert!(before == files(), "something was changed: {said}");
 }
 
@@ -65,8 +67,33 @@ fn a_second_daemon_is_told_to_go_elsewhere() {
     let error = refusal(&config);
     assert!(matches!(error, OpenError::InUse(_)), "{error:?}");
     assert!(error.to_string().contains("another folder"), "{error}");
+    assert!(matches!(look(&config), Err(OpenError::InUse(_))), "and beforehand");
     drop(store);
     keeps_its_block(&config);
+}
+
+#[test]
+fn who_only_looks_makes_nothing_and_holds_nothing() {
+    let parent = tempfile::tempdir().unwrap();
+    let dir = parent.path().join("nvme");
+    let config = config(&dir, EngineChoice::Blocking);
+    assert_eq!(look(&config).unwrap(), None);
+    assert!(!dir.exists());
+    let (store, facts) = opened(&config, &sample::arena());
+    drop(store);
+    assert_eq!(look(&config).unwrap(), Some(facts.node_id));
+    let too_large = NvmeConfig { capacity_bytes: 1 << 45, ..config.clone() };
+    assert!(matches!(look(&too_large), Err(OpenError::NoSpace { .. })));
+    opened(&config, &sample::arena());
+}
+
+#[test]
+fn a_start_that_changes_nothing_writes_no_superblock() {
+    let dir = used_folder();
+    let file = || fs::metadata(dir.path().join(superblock::FILE_NAME)).unwrap().ino();
+    let before = file();
+    keeps_its_block(&config(dir.path(), EngineChoice::Blocking));
+    assert_eq!(file(), before, "a full disk would have refused another one");
 }
 
 #[test]

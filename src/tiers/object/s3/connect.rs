@@ -18,6 +18,7 @@ use tokio::runtime::Handle;
 
 use super::super::ObjectOptions;
 use super::super::target::Bucket;
+use super::errors::causes;
 use crate::env;
 use crate::tiers::open::OpenError;
 
@@ -95,9 +96,8 @@ async fn find(bucket: &Bucket) -> Result<SdkConfig, OpenError> {
         )));
     }
     let provider = found.credentials_provider().ok_or_else(|| no_credentials("no provider"))?;
-    provider.provide_credentials().await.map_err(|error| {
-        no_credentials(&aws_sdk_s3::error::DisplayErrorContext(error).to_string())
-    })?;
+    let credentials = provider.provide_credentials().await;
+    credentials.map_err(|error| no_credentials(&causes(&error)))?;
     Ok(found)
 }
 

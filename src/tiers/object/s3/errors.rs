@@ -79,10 +79,38 @@ pub fn failed<E: Coded>(verb: &str, name: &str, error: &Failure<E>) -> StoreErro
                 _ if status == Some(403) => io::ErrorKind::PermissionDenied,
                 _ => io::ErrorKind::Other,
             };
-            let source = io::Error::new(kind, DisplayErrorContext(error).to_string());
+            let source = io::Error::new(kind, told(error));
             StoreError::Io { what: what(), source }
         }
     }
+}
+
+/// What the service says, or else what kept it from saying anything.
+fn told<E: Coded>(error: &Failure<E>) -> String {
+    match (error.code(), error.message(), status(error)) {
+        (Some(code), message, status) => {
+            let message = message.map(|message| format!(": {message}")).unwrap_or_default();
+            let status = status.map(|status| format!(" (HTTP {status})")).unwrap_or_default();
+            format!("{code}{message}{status}")
+        }
+        (None, _, Some(status)) if (400..600).contains(&status) => {
+            format!("HTTP {status} without a code of S3")
+        }
+        _ => causes(error),
+    }
+}
+
+/// The error and what it comes from, one after the other.
+pub fn causes(error: &(dyn Error + 'static)) -> String {
+    let (mut said, mut cause) = (Vec::<String>::new(), Some(error));
+    while let Some(error) = cause {
+        let words = error.to_string();
+        if !said.iter().any(|before| before.contains(&words)) {
+            said.push(words);
+        }
+        cause = error.source();
+    }
+    said.join(": ")
 }
 
 fn lost(code: &str) -> Option<&'static str> {
