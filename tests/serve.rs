@@ -7,10 +7,13 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
+use terrace::env::Stopwatch;
 
 /// A folder for everything, and commands that know no other.
 struct Place {
@@ -24,6 +27,9 @@ const SMALL: [(&str, &str); 4] = [
     ("TERRACE_NVME_CAPACITY", "64MiB"),
     ("TERRACE_OBJECT_CAPACITY", "64MiB"),
 ];
+
+const CREDENTIALS: [(&str, &str); 2] =
+    [("AWS_ACCESS_KEY_ID", "key"), ("AWS_SECRET_ACCESS_KEY", "secret")];
 
 impl Place {
     fn new() -> Self {
@@ -43,12 +49,25 @@ impl Place {
                 command.env_remove(name);
             }
         }
-        command.env("HOME", self.path()).envs(SMALL);
+        command.env("HOME", self.path()).envs(SMALL).envs(CREDENTIALS);
         command
     }
 
     fn run(&self, line: &str) -> Output {
         self.command(line).output().unwrap()
+    }
+
+    /// What `serve` says that does not start; one that does is ended.
+    fn refused(&self) -> Output {
+        let mut child = self.command("serve").stderr(Stdio::piped()).spawn().unwrap();
+        let waiting = Stopwatch::start();
+        while child.try_wait().unwrap().is_none() {
+            if waiting.elapsed() > Duration::from_secs(20) {
+                child.kill().unwrap();
+            }
+            sleep(Duration::from_millis(10));
+        }
+        child.wait_with_output().unwrap()
     }
 
     /// Starts `serve` with these flags and waits for the line that says it is ready.
@@ -233,6 +252,69 @@ fn cli_a_read_only_state_folder_is_refused_with_the_remedy() {
     for check in checks.iter().filter(|check| check["verdict"] == "fail") {
         assert!(!check["remedy"].as_str().unwrap().is_empty(), "{check}");
     }
+}
+
+#[test]
+fn cli_a_bucket_that_is_away_at_the_start_is_said_to_be_out() {
+    let place = Place::new();
+    // Port 1 of this machine: refused at once.
+    let away = "--object-url s3://kv-blocks?endpoint=http://127.0.0.1:1";
+    let _serving = place.serve(away);
+    let waiting = Stopwatch::start();
+    let status = || String::from_utf8(place.run("status").stdout).unwrap();
+    while !status().contains("OUT for reads and writes") {
+        assert!(waiting.elapsed() < Duration::from_secs(20), "{}", status());
+        sleep(Duration::from_millis(50));
+    }
+    let log = fs::read_to_string(place.path().join("log")).unwrap();
+    assert!(log.contains("the object store is out") && log.contains("refused"), "{log}");
+}
+
+#[test]
+fn cli_status_of_a_daemon_that_is_stopped_names_it() {
+    let place = Place::new();
+    let serving = place.serve("");
+    let pid = Pid::from_child(&serving.child);
+    kill_process(pid, Signal::STOP).unwrap();
+    let output = place.run("status");
+    kill_process(pid, Signal::CONT).unwrap();
+    let said = said(&output);
+    assert!(said.contains("terrace.sock did not answer in time: it is stopped"), "{said}");
+}
+
+#[test]
+fn cli_doctor_finds_what_serve_would_refuse() {
+    let place = Place::new();
+    let state_dir = place.path().join(".local/state/terrace");
+    let agree = |words: &str| {
+        let doctor = place.run("doctor");
+        let found = String::from_utf8_lossy(&doctor.stdout).into_owned();
+        let serve = place.refused();
+        assert_eq!((doctor.status.code(), serve.status.code()), (Some(1), Some(1)), "{found}");
+        assert!(found.contains(words) && said(&serve).contains(words), "{found}{}", said(&serve));
+    };
+    let stopped = place.serve("").signal(Signal::TERM);
+    assert!(stopped.success());
+    assert!(place.run("doctor").status.success());
+    let spoiled = |name: &str, words: &str| {
+        let path = state_dir.join(name);
+        let before = fs::read(&path).ok();
+        fs::write(&path, "junk").unwrap();
+        agree(words);
+        assert_eq!(fs::read(&path).unwrap(), b"junk", "nothing was changed");
+        match before {
+            Some(before) => fs::write(&path, before).unwrap(),
+            None => fs::remove_file(&path).unwrap(),
+        }
+    };
+    spoiled("nvme/nvme.superblock", "is not a superblock of Terrace; nothing was changed");
+    spoiled("version", "is of another version (junk); nothing was changed");
+    spoiled("terrace.sock", "exists and is not a socket: remove it");
+    let _serving = place.serve("");
+    let second = place.run(&format!("doctor --socket {}/other.sock", place.path().display()));
+    let found = String::from_utf8_lossy(&second.stdout).into_owned();
+    assert!(found.contains("another daemon uses the state folder"), "{found}");
+    assert!(found.contains("is in use by another daemon"), "{found}");
 }
 
 #[test]

@@ -25,7 +25,7 @@ use crate::manager::shell::Handle;
 use crate::observe::{self, LogFormat, LogLevel};
 use crate::service::{BindError, Server, ServiceConfig, Stores};
 
-pub use node::{DEVICE_TRANSFERS_MAX, LOCAL_TRANSFERS_MAX, Node, NodeError, STORE_TRANSFERS_MAX};
+pub use node::{Node, NodeError, transfers_max};
 use ready::Ready;
 use state_dir::StateDir;
 

@@ -53,13 +53,22 @@ pub enum NodeError {
     Numa(String),
 }
 
-/// Transfers a link works on at once: enough that its next batch is always ready.
-pub const DEVICE_TRANSFERS_MAX: usize = 4;
-/// A GPU moves a transfer within its own memory about as fast as threads hand on the next one: with four,
-/// blocks of 1 MiB reached 68 to 82 % of its own copies on an H100, with eight 84 %.
-pub const LOCAL_TRANSFERS_MAX: usize = 8;
-pub const STORE_TRANSFERS_MAX: usize = 8;
 const TRANSFERS_QUEUED_MAX: usize = 4096;
+
+/// Transfers a link works on at once: enough that its next batch is always ready. A GPU moves one within
+/// its own memory about as fast as threads hand on the next: with four, blocks of 1 MiB reached 68 to 82 %
+/// of its own copies on an H100, with eight 84 %.
+#[must_use]
+pub const fn transfers_max(link: Link) -> usize {
+    match link {
+        Link::DeviceUp | Link::DeviceDown => 4,
+        Link::DeviceLocal
+        | Link::NvmeRead
+        | Link::NvmeWrite
+        | Link::ObjectGet
+        | Link::ObjectPut => 8,
+    }
+}
 
 impl Node {
     /// Waits for the runtime while it looks for S3 credentials: call it from outside the runtime.
@@ -223,18 +232,13 @@ fn bounds(config: &Config, shares_processors: bool) -> ManagerConfig {
         config.nvme.as_ref().map(|nvme| tier(nvme.capacity_bytes, nvme.blocks_max, true));
     tiers[Tier::Object.index()] =
         config.object.as_ref().map(|object| tier(object.capacity_bytes, object.blocks_max, false));
-    let limits = LinkLimits {
-        in_flight_max: STORE_TRANSFERS_MAX,
+    let limits = |link| LinkLimits {
+        in_flight_max: transfers_max(link),
         queued_max: TRANSFERS_QUEUED_MAX,
         shares_processors,
     };
-    let mut links = [limits; Link::COUNT];
-    for link in [Link::DeviceUp, Link::DeviceDown] {
-        links[link.index()].in_flight_max = DEVICE_TRANSFERS_MAX;
-    }
-    links[Link::DeviceLocal.index()].in_flight_max = LOCAL_TRANSFERS_MAX;
     ManagerConfig {
-        links,
+        links: Link::ALL.map(limits),
         policy: config.policy,
         lease_ttl: config.lease_ttl,
         store_timeout: config.store_timeout,

@@ -105,7 +105,11 @@ impl Guard {
     /// What the store answered to a first question, before anybody asked it for a block: one that gives no
     /// answer is out for all, one that denies it only for reads.
     pub fn introduced(&self, answer: &Result<(), StoreError>) {
-        let Err(error) = answer else { return };
+        // One that asks for patience is there.
+        let Err(error) = answer.as_ref() else { return };
+        if matches!(error, StoreError::Busy) {
+            return;
+        }
         let is_denied = |source: &io::Error| source.kind() == ErrorKind::PermissionDenied;
         if !matches!(error, StoreError::Io { source, .. } if is_denied(source)) {
             self.failed(Way::Write, Heard::Nothing, &error.to_string());
@@ -308,6 +312,7 @@ mod tests {
         let error = |kind: ErrorKind| StoreError::Io { what: "look".into(), source: kind.into() };
         let guard = Guard::new();
         guard.introduced(&Ok(()));
+        guard.introduced(&Err(StoreError::Busy));
         assert_eq!(guard.health(), Health::Well);
         guard.introduced(&Err(error(ErrorKind::PermissionDenied)));
         assert_eq!(guard.health().refuses(), Refuses::READS, "it may still take what is written");

@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use crate::cli::Failure;
-use crate::cli::serve::{DEVICE_TRANSFERS_MAX, LOCAL_TRANSFERS_MAX, STORE_TRANSFERS_MAX};
+use crate::cli::serve::transfers_max;
 use crate::domain::namespace::KvShape;
 use crate::domain::tier::Tier;
 use crate::domain::units::{Bytes, Time};
@@ -47,14 +47,13 @@ impl<'a> Carried<'a> {
     /// # Errors
     /// Blocks can't be cut as the cell says; the text names what to change.
     pub fn new(ground: &'a Ground, set: &'a BlockSet, cell: Cell) -> Result<Self, Failure> {
-        let at_once = match cell.path {
-            Path::HbmHbm => LOCAL_TRANSFERS_MAX,
-            path if path.is_paged() => DEVICE_TRANSFERS_MAX,
-            _ => STORE_TRANSFERS_MAX.min(ground.depth),
-        };
+        let most = transfers_max(cell.path.link());
         // A device takes as much as it gets, in order; a store's depth is held to the limit's.
-        let items_max =
-            if cell.path.is_paged() { Transfer::ITEMS_MAX } else { ground.depth / at_once };
+        let (at_once, items_max) = if cell.path.is_paged() {
+            (most, Transfer::ITEMS_MAX)
+        } else {
+            (most.min(ground.depth), ground.depth / most.min(ground.depth))
+        };
         let limits =
             LinkLimits { in_flight_max: at_once, queued_max: 4096, shares_processors: false };
         Ok(Self {
