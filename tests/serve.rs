@@ -279,7 +279,7 @@ fn cli_status_of_a_daemon_that_is_stopped_names_it() {
     let output = place.run("status");
     kill_process(pid, Signal::CONT).unwrap();
     let said = said(&output);
-    assert!(said.contains("terrace.sock did not answer in time: it is stopped"), "{said}");
+    assert!(said.contains("terrace.sock did not answer within the call's time"), "{said}");
 }
 
 #[test]

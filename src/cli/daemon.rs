@@ -7,6 +7,7 @@
 mod folder;
 mod memory;
 
+use std::fmt::Display;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::process::CommandExt;
@@ -35,8 +36,8 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often a daemon that starts or stops is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
-/// How long a process that ends may take to be gone after its sockets.
-const CLOSING: Duration = Duration::from_millis(200);
+/// How long a process that ends may take to be gone after its sockets: its memory goes in between.
+const CLOSING: Duration = Duration::from_secs(1);
 
 /// How much of the log's end stands in an error.
 const LOG_TAIL_LINES: usize = 12;
@@ -107,8 +108,8 @@ pub enum DaemonError {
     #[error("the daemon ended at its start ({status}); it said:\n{log}")]
     Ended { status: ExitStatus, log: String },
     /// It ended while it was used: its log says why, unless it was killed.
-    #[error("the daemon ended in the middle of it ({status}); it said:\n{log}")]
-    EndedEarly { status: ExitStatus, log: String },
+    #[error("the daemon ended while it was used ({status}), so: {work}; it said:\n{log}")]
+    EndedEarly { status: ExitStatus, work: String, log: String },
     /// It runs but does not answer.
     #[error("the daemon did not answer within {} s; it said:\n{log}", waited.as_secs())]
     Silent { waited: Duration, log: String },
@@ -220,19 +221,20 @@ impl Daemon {
     ///
     /// # Errors
     /// The work's own, or [`DaemonError::EndedEarly`].
-    pub async fn or_its_end<T, E: From<DaemonError>>(
+    pub async fn or_its_end<T, E: From<DaemonError> + Display>(
         &mut self,
         came_to: Result<T, E>,
     ) -> Result<T, E> {
         let Err(error) = came_to else { return came_to };
-        // Its sockets close a little before it is gone.
-        sleep(CLOSING).await;
-        match self.ended() {
-            Ok(Some(status)) => {
-                Err(DaemonError::EndedEarly { status, log: self.log_tail() }.into())
+        let waiting = Stopwatch::start();
+        while waiting.elapsed() < CLOSING {
+            if let Some(status) = self.ended()? {
+                let (work, log) = (error.to_string(), self.log_tail());
+                return Err(DaemonError::EndedEarly { status, work, log }.into());
             }
-            _ => Err(error),
+            sleep(LOOK_EVERY).await;
         }
+        Err(error)
     }
 
     async fn ready(&mut self) -> Result<(), DaemonError> {

@@ -19,6 +19,7 @@ mod tiers;
 #[cfg(test)]
 mod tests;
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -64,7 +65,20 @@ pub struct Config {
     pub metrics: Option<SocketAddr>,
     pub log: Log,
     /// What the operator should know of how the defaults came out: for the log, once.
-    pub notes: Vec<String>,
+    pub notes: Vec<Note>,
+}
+
+/// How a default came out, where that may not be what the operator thinks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Note {
+    pub found: String,
+    pub remedy: String,
+}
+
+impl fmt::Display for Note {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.found, self.remedy)
+    }
 }
 
 /// The device that the HBM tier and the engines' pools lie on.

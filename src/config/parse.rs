@@ -50,7 +50,7 @@ fn unit_remedy(number: u64, unit: &str) -> String {
         Some('G') => "GiB",
         Some('T') => "TiB",
         // Nobody means so few bytes.
-        None if number < 1024 => "GiB",
+        None if number < 1024 => return format!("write {number}MiB or {number}GiB"),
         None => "B",
         _ => "MiB",
     };

@@ -89,7 +89,13 @@ fn a_small_machine_has_fewer_tiers_and_is_told() {
     let config = Config::load(&sources("", &[], &[]), &small).unwrap();
     assert_eq!(config.dram.capacity_bytes, 64 << 20);
     assert_eq!((config.nvme, config.object), (None, None));
-    assert_eq!(config.notes.len(), 2, "{:?}", config.notes);
+    let notes: Vec<_> = config.notes.iter().map(ToString::to_string).collect();
+    assert_eq!(notes.len(), 2, "{notes:?}");
+    assert!(
+        notes[0].contains("100 MiB free") && notes[0].ends_with("set nvme.capacity"),
+        "{notes:?}"
+    );
+    assert!(notes[1].ends_with("set object.capacity"), "{notes:?}");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use super::packs::packs;
 use super::parse::{shown, size_text};
 use super::places::Places;
 use super::reader::Reader;
-use super::{Dram, Hbm, HbmDevice, Nvme, Object};
+use super::{Dram, Hbm, HbmDevice, Note, Nvme, Object};
 use crate::domain::admission::{Rule, WriteMode, WriteRules};
 use crate::domain::units::CHUNK_BYTES;
 use crate::tiers::hbm::DeviceChoice;
@@ -121,7 +121,7 @@ pub(super) fn check_memory(
 pub(super) fn nvme(
     reader: &Reader<'_>,
     places: &Places,
-    notes: &mut Vec<String>,
+    notes: &mut Vec<Note>,
 ) -> Result<Option<Nvme>, ConfigError> {
     let path = reader.path("nvme.path")?.unwrap_or_else(|| places.state_dir.join("nvme"));
     let engine = match reader.choice("nvme.engine")? {
@@ -150,11 +150,12 @@ pub(super) fn nvme(
         chunks_below(usual_disk_bytes(disk.free_bytes) / sharing)
     };
     let folders = 1 + more_paths.len() as u64;
-    let usual = || folders * all().map(usual).min().unwrap_or(0);
-    let capacity_bytes = given_bytes.unwrap_or_else(usual);
+    let (least_bytes, fullest) =
+        all().map(|path| (usual(path), path)).min_by_key(|(bytes, _)| *bytes).unwrap_or((0, &path));
+    let capacity_bytes = given_bytes.unwrap_or(folders * least_bytes);
     if capacity_bytes == 0 {
         if given_bytes.is_none() {
-            notes.push(left_out(reader, "NVMe", &path, "nvme.capacity"));
+            notes.push(left_out(reader, "NVMe", fullest, "nvme.capacity"));
         }
         return Ok(None);
     }
@@ -237,17 +238,18 @@ fn nvme_writes(reader: &Reader<'_>) -> Result<WriteRules, ConfigError> {
 }
 
 /// Why a tier whose size nobody gave is left out, and what to do.
-fn left_out(reader: &Reader<'_>, tier: &str, path: &Path, name: &str) -> String {
-    let path_shown = path.display();
+fn left_out(reader: &Reader<'_>, tier: &str, path: &Path, name: &str) -> Note {
+    let place = path.display();
     let Some(disk) = reader.machine.disk(path) else {
-        return format!("no {tier} tier: nothing is known of the disk of {path_shown}; set {name}");
+        let found = format!("no {tier} tier, for nothing is known of the disk of {place}");
+        return Note { found, remedy: format!("set {name}") };
     };
-    format!(
-        "no {tier} tier: the disk of {path_shown} has {} free, and the default, a twentieth of it, is \
-         less than {}; free some room, or set {name}",
-        shown(disk.free_bytes),
-        shown(CHUNK_BYTES)
-    )
+    let (free, least) = (shown(disk.free_bytes), shown(CHUNK_BYTES));
+    let found = format!(
+        "no {tier} tier, for the disk of {place} has {free} free, and the default, a twentieth for all \
+         folders there, is less than {least}"
+    );
+    Note { found, remedy: format!("free some room, or set {name}") }
 }
 
 fn usual_disk_bytes(free_bytes: u64) -> u64 {
@@ -291,7 +293,7 @@ fn too_large(
 pub(super) fn object(
     reader: &Reader<'_>,
     places: &Places,
-    notes: &mut Vec<String>,
+    notes: &mut Vec<Note>,
 ) -> Result<Option<Object>, ConfigError> {
     let requests_max = reader.count("object.requests_max")?.unwrap_or(OBJECT_REQUESTS_DEFAULT);
     let lifecycle_tags = reader.boolean("object.lifecycle_tags")?.unwrap_or(false);

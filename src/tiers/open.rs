@@ -1,9 +1,18 @@
 //! Why a store could not be opened. Every text says what to do about it.
 
+use std::fs::File;
 use std::io;
 use std::path::Path;
+use std::time::Duration;
+
+use rustix::fs::{Access, FlockOperation, access, flock};
+use rustix::io::Errno;
 
 use crate::domain::units::Bytes;
+
+/// How often a lock that somebody has is tried, and the pause in between: who only looks has it for less.
+const LOCK_TRIES: u32 = 10;
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// Why a store could not be opened, named by what the operator does next.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +46,31 @@ impl OpenError {
     }
 }
 
+/// Locks the file without blocking. False if somebody else has it, who does not merely look.
+///
+/// # Errors
+/// The machine's.
+pub fn try_lock(file: &File, how: FlockOperation) -> io::Result<bool> {
+    for attempt in 1..=LOCK_TRIES {
+        match flock(file, how) {
+            Ok(()) => return Ok(true),
+            Err(Errno::WOULDBLOCK) if attempt < LOCK_TRIES => std::thread::sleep(LOCK_PAUSE),
+            Err(Errno::WOULDBLOCK) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Ok(false)
+}
+
+/// Whether this user may make files in the folder. Changes nothing, and needs no room.
+///
+/// # Errors
+/// They may not.
+pub fn check_writable(folder: &Path) -> Result<(), OpenError> {
+    access(folder, Access::WRITE_OK | Access::EXEC_OK)
+        .map_err(|errno| OpenError::io("write to the folder", folder)(errno.into()))
+}
+
 /// What to do about an error of the machine, where that is known.
 fn remedy(source: &io::Error) -> &'static str {
     match source.kind() {
@@ -67,6 +101,21 @@ mod tests {
             let said = OpenError::io("create", Path::new("/x"))(source).to_string();
             assert!(said.contains("/x") && said.contains("choose another folder"), "{said}");
         }
+    }
+
+    #[test]
+    fn a_lock_that_is_held_for_a_moment_is_waited_for() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let [held, asked] = [(); 2].map(|()| File::open(file.path()).unwrap());
+        let lock = |file: &File| try_lock(file, FlockOperation::NonBlockingLockExclusive).unwrap();
+        assert!(lock(&held));
+        assert!(!lock(&asked));
+        let looker = crate::env::spawn_thread("looker", move || {
+            std::thread::sleep(LOCK_PAUSE);
+            drop(held);
+        });
+        assert!(lock(&asked));
+        looker.unwrap().join().unwrap();
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -33,12 +33,19 @@ impl Folder {
         let name: String = env::random_bytes::<6>().map(|byte| format!("{byte:02x}")).concat();
         let path = parent.join(format!("{NAME_PREFIX}{name}"));
         // An existing folder is refused: nobody else may have prepared it.
-        let made = DirBuilder::new().mode(0o700).create(&path).and_then(|()| mark(&path));
-        let mark = made.map_err(|source| {
+        let failed = |source| {
             let what = format!("make {} (set TMPDIR to a folder you can write)", path.display());
             DaemonError::io(what, source)
-        })?;
-        Ok(Self { path, _mark: mark })
+        };
+        DirBuilder::new().mode(0o700).create(&path).map_err(failed)?;
+        match mark(&path) {
+            Ok(mark) => Ok(Self { path, _mark: mark }),
+            Err(error) => {
+                // It has nothing in it yet but the mark.
+                let _ = fs::remove_dir_all(&path);
+                Err(failed(error))
+            }
+        }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -66,15 +73,21 @@ fn remove_left_behind(parent: &Path, settled: Duration) {
     for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
         if entry.file_name().to_string_lossy().starts_with(NAME_PREFIX)
             && is_left_behind(&entry.path().join(MARK), settled)
+            && let Err(error) = fs::remove_dir_all(entry.path())
         {
-            // Who can't remove it has not made it.
-            let _ = fs::remove_dir_all(entry.path());
+            tracing::warn!(folder = %entry.path().display(), %error, "left behind by a killed process");
         }
     }
 }
 
+/// Whether this user's process made the mark and is gone. Anybody may write to a folder for temporary files:
+/// what is no plain file is not opened.
 fn is_left_behind(mark: &Path, settled: Duration) -> bool {
-    let Ok(file) = File::open(mark) else { return false };
+    let is_own = fs::symlink_metadata(mark)
+        .is_ok_and(|found| found.is_file() && found.uid() == rustix::process::getuid().as_raw());
+    let mut options = File::options();
+    let options = options.read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+    let Some(Ok(file)) = is_own.then(|| options.open(mark)) else { return false };
     let age = file.metadata().and_then(|found| found.modified()).map(|at| at.elapsed());
     matches!(age, Ok(Ok(age)) if age >= settled)
         && flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok()
@@ -93,6 +106,8 @@ mod tests {
             drop(mark(&at(name)).unwrap());
         }
         fs::create_dir(at("terrace-unmarked")).unwrap();
+        fs::create_dir(at("terrace-odd")).unwrap();
+        std::os::unix::fs::symlink(at("others").join(MARK), at("terrace-odd").join(MARK)).unwrap();
         let long_ago = std::time::SystemTime::UNIX_EPOCH;
         for name in ["terrace-left", "others"] {
             let mark = File::options().write(true).open(at(name).join(MARK)).unwrap();
@@ -102,7 +117,7 @@ mod tests {
         assert!(!at("terrace-left").exists());
         remove_left_behind(parent.path(), Duration::ZERO);
         assert!(!at("terrace-new").exists());
-        for kept in [held.path(), &at("others"), &at("terrace-unmarked")] {
+        for kept in [held.path(), &at("others"), &at("terrace-unmarked"), &at("terrace-odd")] {
             assert!(kept.exists(), "{}", kept.display());
         }
     }

@@ -12,7 +12,7 @@ use crate::tiers::open::OpenError;
 
 /// Whether a daemon runs in these places.
 pub(super) fn runs(places: &Places) -> bool {
-    matches!(look_at_socket(&places.socket), Err(BindError::InUse(_)))
+    matches!(look_at_socket(&places.socket), Err(BindError::InUse(path)) if path == places.socket)
 }
 
 pub(super) fn checks(places: &Places, runs: bool) -> Vec<Check> {
@@ -54,7 +54,8 @@ fn state_folder(path: &Path, runs: bool) -> Check {
 fn socket(path: &Path) -> Check {
     match look_at_socket(path) {
         Ok(()) => {}
-        Err(BindError::InUse(path)) => {
+        // Its twin alone may be somebody else's.
+        Err(BindError::InUse(taken)) if taken == path => {
             return Check::ok("socket", format!("a daemon answers at {}", path.display()));
         }
         Err(error) => {

@@ -89,7 +89,7 @@ pub fn run(args: &DoctorArgs) -> Result<Outcome, Failure> {
 
 fn checks(sources: &Sources) -> Vec<Check> {
     let config = Config::load(sources, &ThisMachine);
-    let mut checks = vec![settings(&config)];
+    let mut checks = settings(&config);
     checks.extend(machine::checks(config.as_ref().ok()));
     checks.extend(gpu::checks(config.as_ref().ok()));
     if let Ok(places) = Places::load(sources, &ThisMachine) {
@@ -100,12 +100,16 @@ fn checks(sources: &Sources) -> Vec<Check> {
     checks
 }
 
-fn settings(config: &Result<Config, ConfigError>) -> Check {
+fn settings(config: &Result<Config, ConfigError>) -> Vec<Check> {
+    const CHECK: &str = "settings";
     match config {
-        Ok(config) if config.notes.is_empty() => Check::ok("settings", "they fit this machine"),
-        Ok(config) => Check::warn("settings", config.notes.join("; "), "do as it says"),
+        Ok(config) if config.notes.is_empty() => vec![Check::ok(CHECK, "they fit this machine")],
+        Ok(config) => {
+            config.notes.iter().map(|note| Check::warn(CHECK, &note.found, &note.remedy)).collect()
+        }
         Err(error) => {
-            Check::fail("settings", format!("{}: {}", error.key, error.problem), &*error.remedy)
+            let found = format!("{}: {}", error.key, error.problem);
+            vec![Check::fail(CHECK, found, &*error.remedy)]
         }
     }
 }

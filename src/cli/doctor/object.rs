@@ -16,6 +16,7 @@ use crate::domain::namespace::NamespaceDigest;
 use crate::domain::retention::RetentionRecord;
 use crate::domain::units::Time;
 use crate::env;
+use crate::tiers::dram::Arena;
 use crate::tiers::frame::{self, HeaderDraft};
 use crate::tiers::object::{self, ObjectOptions, Target};
 use crate::tiers::store::{Erasure, FrameMeta, FrameSpan, Place, StoreError, StoreOp, TierStore};
@@ -26,65 +27,88 @@ const OBJECT_PATIENCE: Duration = Duration::from_secs(10);
 pub(super) fn check(object: &Object, state_dir: &Path) -> Check {
     const CHECK: &str = "object";
     const REMEDY: &str = "mend object.url or the store's credentials, or set object.url to off";
-    let reached = match &object.target {
-        Target::Dir { path, .. } => object_folder(path, state_dir).map(Ok),
-        Target::S3(_) => try_bucket(object),
-    };
+    let (target, reached) = (
+        &object.target,
+        match &object.target {
+            Target::Dir { path, .. } => object_folder(path, state_dir),
+            Target::S3(_) => try_bucket(object),
+        },
+    );
     match reached {
-        Ok(Ok(())) => Check::ok(CHECK, format!("{} is there for us", object.target)),
-        Ok(Err(said)) => {
-            let found =
-                format!("{}: {said}; until it is mended the daemon runs without", object.target);
+        Reached::Well => Check::ok(CHECK, format!("{target} is there for us")),
+        Reached::Out(said) => {
+            let found = format!("{target}: {said}; until it is mended the daemon runs without");
             Check::warn(CHECK, found, REMEDY)
         }
-        Err(said) => Check::fail(CHECK, format!("{}: {said}", object.target), REMEDY),
+        Reached::Refused(said) => Check::fail(CHECK, format!("{target}: {said}"), REMEDY),
     }
 }
 
-fn object_folder(path: &Path, state_dir: &Path) -> Result<(), String> {
+/// How far one gets with a store.
+enum Reached {
+    Well,
+    /// The daemon starts, and the store does not what it should.
+    Out(String),
+    /// The daemon does not start.
+    Refused(String),
+}
+
+fn object_folder(path: &Path, state_dir: &Path) -> Reached {
     // The daemon makes its state folder first.
-    if !path.starts_with(state_dir) {
-        object::has_parent(path).map_err(|error| error.to_string())?;
+    if path.parent() != Some(state_dir)
+        && let Err(error) = object::check_parent(path)
+    {
+        return Reached::Refused(error.to_string());
     }
     let standing = standing(path);
-    is_writable(standing).then_some(()).ok_or_else(|| {
-        format!("{} is not a folder that this user can write to", standing.display())
-    })
+    if is_writable(standing) {
+        return Reached::Well;
+    }
+    let standing = standing.display();
+    Reached::Refused(format!("{standing} is not a folder that this user can write to"))
 }
 
-/// Reads a block that nobody has: the store answers that it is missing, if it answers us at all.
-/// Then writes one that is nobody's, and erases it. What it says, or why the daemon would not even start.
-fn try_bucket(object: &Object) -> Result<Result<(), String>, String> {
-    let runtime = runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
-    let runtime = runtime.map_err(|error| error.to_string())?;
+/// Opens the bucket as the daemon would, and tries it out.
+fn try_bucket(object: &Object) -> Reached {
+    let made = runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    let (runtime, arena) = match (made, small_arena()) {
+        (Ok(runtime), Ok(arena)) => (runtime, arena),
+        (Err(error), _) | (_, Err(error)) => return Reached::Out(format!("not tried: {error}")),
+    };
     let options = ObjectOptions {
         attempt_timeout: OBJECT_PATIENCE / 2,
         op_timeout: OBJECT_PATIENCE,
-        // What it says is told below.
+        // What it says is told here.
         asked_at_start: false,
         ..ObjectOptions::default()
     };
-    let arena = small_arena()?;
-    let store = object::open(&object.target, options, &arena, runtime.handle())
-        .map_err(|error| error.to_string())?;
+    let reached = match object::open(&object.target, options, &arena, runtime.handle()) {
+        Err(error) => Reached::Refused(error.to_string()),
+        Ok(store) => {
+            let packs = || object::list_packs(&object.target, options, &arena, runtime.handle());
+            let listed = || object.packs.map_or(Ok(()), |_| answered("list", packs()));
+            try_store(&*store, &arena)
+                .and_then(|()| listed())
+                .map_or_else(Reached::Out, |()| Reached::Well)
+        }
+    };
+    runtime.shutdown_background();
+    reached
+}
+
+/// Reads a block that nobody has: the store answers that it is missing, if it answers us at all.
+/// Then writes one that is nobody's, and erases it. Gives what is wrong with it.
+fn try_store(store: &dyn TierStore, arena: &Arena) -> Result<(), String> {
     let (key, place) = (Key(env::random_bytes()), Place { offset: 0, slot_bytes: 8192 });
     let frame = FrameSpan { offset: 0, bytes: 8192 };
-    let tried = (|| {
-        match ask(&*store, "read", StoreOp::Read { key, place, frame }) {
-            Err(StoreError::Missing(_)) => {}
-            Ok(()) | Err(StoreError::Corrupt(_)) => return Err(object::NO_STORE.to_owned()),
-            error => answered("read", error)?,
-        }
-        // SAFETY: nothing is under way, and the arena is only this check's.
-        frame::seal(unsafe { arena.bytes_mut(frame) }, nobodys(key));
-        answered("write", ask(&*store, "write", StoreOp::Write { key, place, frame }))?;
-        let erase = StoreOp::Erase { key, place, why: Erasure::Unusable };
-        answered("erase", ask(&*store, "erase", erase))?;
-        let packs = || object::list_packs(&object.target, options, &arena, runtime.handle());
-        object.packs.map_or(Ok(()), |_| answered("list", packs()))
-    })();
-    runtime.shutdown_background();
-    Ok(tried)
+    match ask(store, "read", StoreOp::Read { key, place, frame }) {
+        Ok(()) | Err(StoreError::Corrupt(_)) => return Err(object::NO_STORE.to_owned()),
+        ended => answered("read", ended)?,
+    }
+    // SAFETY: nothing is under way, and the arena is only this check's.
+    frame::seal(unsafe { arena.bytes_mut(frame) }, nobodys(key));
+    answered("write", ask(store, "write", StoreOp::Write { key, place, frame }))?;
+    answered("erase", ask(store, "erase", StoreOp::Erase { key, place, why: Erasure::Unusable }))
 }
 
 /// Runs one operation.
@@ -253,7 +277,8 @@ mod tests {
         assert_eq!(missing.verdict, Verdict::Fail);
         assert!(missing.found.contains("mount its file system"), "{missing:?}");
         // The daemon makes its state folder itself.
-        let own = super::check(&only(at("state/object")), &folder.path().join("state"));
-        assert_eq!(own.verdict, Verdict::Ok);
+        let own = |name| super::check(&only(at(name)), &folder.path().join("state")).verdict;
+        assert_eq!(own("state/object"), Verdict::Ok);
+        assert_eq!(own("state/a/object"), Verdict::Fail);
     }
 }

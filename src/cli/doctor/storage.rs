@@ -30,11 +30,7 @@ pub(super) fn checks(places: &Places, config: Option<&Config>, runs: bool) -> Ve
         Ok((facts, survey)) => {
             checks.extend([io_uring(&facts), direct_io(&facts), disk_speed(&survey)]);
         }
-        Err(said) => checks.push(Check::fail(
-            "io_uring",
-            format!("not tried: {said}"),
-            "set nvme.path to a folder where this user can write 64 MiB, or nvme.enabled to false",
-        )),
+        Err(error) => checks.push(not_tried(&error)),
     }
     match config.map(|config| &config.object) {
         Some(Some(object)) => checks.push(object::check(object, &places.state_dir)),
@@ -63,11 +59,37 @@ fn nvme_folder(nvme: &Nvme, runs: bool) -> Check {
 /// One that slots are striped over: is there room, and can we write?
 fn further_disk(path: &Path) -> Check {
     match trial_tier(standing(path)) {
-        Ok(_) => free_disk(path),
-        Err(said) => {
+        Err(error) if !is_full(&error) => {
             let remedy = "mount its disk, or mend nvme.more_paths";
-            Check::fail("disk", format!("{}: {said}", path.display()), remedy)
+            Check::fail("disk", format!("{}: {error}", path.display()), remedy)
         }
+        _ => free_disk(path),
+    }
+}
+
+/// Without room for a trial: the tier's own files may have taken it, and whether they can be used stands
+/// elsewhere.
+fn not_tried(error: &OpenError) -> Check {
+    let found = format!("not tried: {error}");
+    if is_full(error) {
+        return Check::warn(
+            "io_uring",
+            found,
+            "free 64 MiB for as long as doctor tries the disk out",
+        );
+    }
+    Check::fail(
+        "io_uring",
+        found,
+        "set nvme.path to a folder where this user can write 64 MiB, or nvme.enabled to false",
+    )
+}
+
+fn is_full(error: &OpenError) -> bool {
+    match error {
+        OpenError::NoSpace { .. } => true,
+        OpenError::Io { source, .. } => source.kind() == io::ErrorKind::StorageFull,
+        OpenError::Config(_) | OpenError::InUse(_) | OpenError::Refused(_) => false,
     }
 }
 
@@ -117,17 +139,17 @@ impl Drop for Trial {
     }
 }
 
-pub(super) fn small_arena() -> Result<Arc<Arena>, String> {
+pub(super) fn small_arena() -> io::Result<Arc<Arena>> {
     let config = ArenaConfig { tier_bytes: 0, staging_bytes: 64 << 10, pretouch_threads: 0 };
-    Arena::new(config).map(Arc::new).map_err(|error| error.to_string())
+    Arena::new(config).map(Arc::new)
 }
 
 /// What an NVMe tier in this folder turns out to be.
-fn trial_tier(folder: &Path) -> Result<(NvmeFacts, io::Result<Survey>), String> {
-    let trial = Trial::make(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+fn trial_tier(folder: &Path) -> Result<(NvmeFacts, io::Result<Survey>), OpenError> {
+    let trial = Trial::make(folder).map_err(OpenError::io("write to the folder", folder))?;
     let config = NvmeConfig::new(trial.0.join("nvme"), CHUNK_BYTES);
-    let (_store, facts) =
-        nvme::open(&config, &small_arena()?).map_err(|error| error.to_string())?;
+    let arena = small_arena().map_err(OpenError::io("have memory to try out", folder))?;
+    let (_store, facts) = nvme::open(&config, &arena)?;
     Ok((facts, nvme::try_out(&trial.0)))
 }
 
@@ -202,6 +224,16 @@ mod tests {
         assert!(!is_one_disk(folder.path(), Path::new("/proc")));
         let check = shared_disk(folder.path(), &more);
         assert!(check.verdict == Verdict::Warn && check.found.contains("is on the disk of"));
+    }
+
+    #[test]
+    fn a_disk_that_the_tier_itself_has_filled_is_a_warning() {
+        let what = String::from("the slot file");
+        let full = OpenError::NoSpace { what, needed_bytes: CHUNK_BYTES, free_bytes: 0 };
+        assert_eq!(not_tried(&full).verdict, Verdict::Warn);
+        let denied =
+            OpenError::io("write to", Path::new("/x"))(io::ErrorKind::PermissionDenied.into());
+        assert_eq!(not_tried(&denied).verdict, Verdict::Fail);
     }
 
     #[test]

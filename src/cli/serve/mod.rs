@@ -8,7 +8,6 @@ mod ready;
 pub(super) mod state_dir;
 
 use std::io;
-use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use tokio::runtime::{self, Runtime};
@@ -23,7 +22,7 @@ use crate::events;
 use crate::manager::api::{ClientId, Command, Completion, Reply};
 use crate::manager::shell::Handle;
 use crate::observe::{self, LogFormat, LogLevel};
-use crate::service::{BindError, Server, ServiceConfig, Stores};
+use crate::service::{Server, ServiceConfig, Stores, look_at_socket};
 
 pub use node::{Node, NodeError, transfers_max};
 use ready::Ready;
@@ -106,13 +105,9 @@ pub(super) fn start_runtime() -> io::Result<Runtime> {
         .build()
 }
 
-/// A living daemon at the socket keeps it; the service would say so too, but later.
+/// What lies at the socket's path keeps it; the service would say so too, but later.
 fn refuse_second_daemon(config: &Config) -> Result<(), Failure> {
-    let socket = &config.places.socket;
-    match UnixStream::connect(socket) {
-        Ok(_) => Err(Failure::failed(BindError::InUse(socket.clone()))),
-        Err(_) => Ok(()),
-    }
+    look_at_socket(&config.places.socket).map_err(Failure::failed)
 }
 
 /// Listens, says that it does, and serves until a signal comes.

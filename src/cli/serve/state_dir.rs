@@ -8,10 +8,9 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, flock};
-use rustix::io::Errno;
+use rustix::fs::FlockOperation;
 
-use crate::tiers::open::OpenError;
+use crate::tiers::open::{OpenError, check_writable, try_lock};
 
 const LOCK_NAME: &str = "lock";
 const MARK_NAME: &str = "version";
@@ -44,8 +43,8 @@ impl StateDir {
     }
 }
 
-/// Whether [`StateDir::open`] would take the folder as it is. Changes nothing, and holds the folder for a
-/// moment only.
+/// Whether [`StateDir::open`] would take the folder as it is. Changes nothing; a daemon that starts at
+/// this moment waits for it, and is taken for one that has the folder.
 ///
 /// # Errors
 /// What it would say, as far as that is known without making anything.
@@ -61,15 +60,14 @@ pub(in crate::cli) fn look(path: &Path) -> Result<(), OpenError> {
 
 /// The lock file of `folder`, locked.
 fn lock(folder: &Path, file: File, how: FlockOperation) -> Result<File, OpenError> {
-    match flock(&file, how) {
-        Ok(()) => Ok(file),
-        Err(Errno::WOULDBLOCK) => Err(OpenError::InUse(format!(
-            "another daemon uses the state folder {}: stop that one, or give this one another with \
-             --state-dir",
-            folder.display()
-        ))),
-        Err(errno) => Err(failed("lock the state folder", folder)(errno.into())),
+    if try_lock(&file, how).map_err(failed("lock the state folder", folder))? {
+        return check_writable(folder).map(|()| file);
     }
+    Err(OpenError::InUse(format!(
+        "another daemon uses the state folder {}: stop that one, or give this one another with \
+         --state-dir",
+        folder.display()
+    )))
 }
 
 /// Whether the folder has a mark; an error unless it is ours.

@@ -19,7 +19,8 @@ pub(super) fn error(status: &Status, socket: &Path) -> ClientError {
         || ClientError::NotConnected { socket: socket.to_owned(), what: what.clone() };
     if expired(status) {
         return ClientError::TimedOut(format!(
-            "the daemon at {} did not answer in time: it is stopped, overloaded or stuck",
+            "the daemon at {} did not answer within the call's time: unless that was short, it is \
+             stopped, overloaded or stuck",
             socket.display()
         ));
     }

@@ -14,7 +14,7 @@ use super::page::Page;
 use super::superblock::{self, CHUNKS_MAX, Superblock};
 use crate::domain::units::{Bytes, CHUNK_BYTES};
 use crate::env;
-use crate::tiers::open::OpenError;
+use crate::tiers::open::{OpenError, check_writable, try_lock};
 
 pub const SLOTS_NAME: &str = "nvme-0.slots";
 
@@ -77,25 +77,24 @@ impl Home {
     }
 }
 
-/// Whose the folder is, if [`Home::open`] would take it; nobody's when it is new. Changes nothing, and
-/// holds the folder for a moment only.
+/// Whether [`Home::open`] would take the folder as it is. Changes nothing; a
+/// daemon that starts at this moment waits for it, and is taken for one that has the folder.
 ///
 /// # Errors
 /// What [`Home::open`] would say, as far as that is known without making anything.
-pub fn look(config: &NvmeConfig) -> Result<Option<[u8; 16]>, OpenError> {
+pub fn look(config: &NvmeConfig) -> Result<(), OpenError> {
     let (chunks, dir) = (chunks_of(config.capacity_bytes)?, &config.dir);
     let _lock = match dir.try_exists() {
         Ok(false) => None,
         _ => Some(lock(dir, FlockOperation::NonBlockingLockShared)?),
     };
-    let found = judge(config, dir, chunks)?;
+    judge(config, dir, chunks)?;
     let path = dir.join(SLOTS_NAME);
     match private_file().open(&path) {
-        Ok(slots) => room_lacking(&slots, &path, config.capacity_bytes).map(drop)?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(OpenError::io("open", &path)(error)),
+        Ok(slots) => room_lacking(&slots, &path, config.capacity_bytes).map(drop),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(OpenError::io("open", &path)(error)),
     }
-    Ok(found.map(|block| block.node_id))
 }
 
 /// Options for the tier's files: KV is as private as the prompts it was made from.
@@ -121,14 +120,14 @@ fn chunks_of(capacity_bytes: u64) -> Result<usize, OpenError> {
 
 fn lock(dir: &Path, how: FlockOperation) -> Result<File, OpenError> {
     let lock = File::open(dir).map_err(OpenError::io("open the folder", dir))?;
-    match rustix::fs::flock(&lock, how) {
-        Ok(()) => Ok(lock),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(OpenError::InUse(format!(
-            "{} is in use by another daemon: stop that one, or give this one another folder",
-            dir.display()
-        ))),
-        Err(errno) => Err(OpenError::io("lock the folder", dir)(errno.into())),
+    if try_lock(&lock, how).map_err(OpenError::io("lock the folder", dir))? {
+        // A new cut of a chunk makes a file here.
+        return check_writable(dir).map(|()| lock);
     }
+    Err(OpenError::InUse(format!(
+        "{} is in use by another daemon: stop that one, or give this one another folder",
+        dir.display()
+    )))
 }
 
 /// The folder's superblock, if it goes with the config; nothing in a new folder.

@@ -4,6 +4,7 @@
 //! Never looks at payloads (a torn one is noticed when it is read), never judges between duplicates,
 //! and never writes.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -43,37 +44,49 @@ struct Search {
 
 /// Slots that were passed over: those with headers of another format version, and those with what is
 /// neither a header nor nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Passed {
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Passed {
     pub foreign: usize,
     pub damaged: usize,
+    /// Why others could not be read, if there are any.
+    pub unreadable: Option<String>,
 }
 
 /// Reports every whole header in the chunks that were ever written, and tells the operator what was
-/// passed over.
+/// passed over in this folder.
 ///
 /// # Errors
 /// Not one page could be read although there were some, or the machine refused a thread.
 pub fn scan(
+    dir: &Path,
     slots: &Arc<dyn SlotFile>,
     table: &Arc<ChunkTable>,
     found: &mut dyn FnMut(FoundFrame),
 ) -> Result<(), StoreError> {
-    let Passed { foreign, damaged } = look_through(slots, table, found)?;
+    let (Passed { foreign, damaged, unreadable }, folder) =
+        (look_through(slots, table, found)?, dir.display());
     if foreign > 0 {
-        tracing::warn!(frames = foreign, "frames of another format version were passed over");
+        tracing::warn!(%folder, frames = foreign, "frames of another format version were passed over");
     }
     if damaged > 0 {
         tracing::warn!(
+            %folder,
             slots = damaged,
-            "slots hold neither a frame nor nothing: something else wrote to the slot file, or the disk \
-             loses data. Their blocks, and those that hang on them, are computed anew"
+            "slots hold neither a frame nor nothing: power was lost in the middle of a write, something \
+             else wrote to the slot file, or the disk loses data. Their blocks, and those that hang on \
+             them, are computed anew"
         );
+    }
+    if let Some(error) = unreadable {
+        tracing::warn!(%folder, error, "some headers could not be read and were passed over");
     }
     Ok(())
 }
 
 /// [`scan`] without a word to the operator.
+///
+/// # Errors
+/// As [`scan`].
 pub(super) fn look_through(
     slots: &Arc<dyn SlotFile>,
     table: &Arc<ChunkTable>,
@@ -108,14 +121,11 @@ pub(super) fn look_through(
     let passed = Passed {
         foreign: search.foreign.load(Ordering::Relaxed),
         damaged: search.damaged.load(Ordering::Relaxed),
+        unreadable: unreadable.as_ref().map(ToString::to_string),
     };
     match unreadable {
         Some(error) if search.headers_read.load(Ordering::Relaxed) == 0 => Err(error),
-        Some(error) => {
-            tracing::warn!(%error, "some headers could not be read and were passed over");
-            Ok(passed)
-        }
-        None => Ok(passed),
+        _ => Ok(passed),
     }
 }
 

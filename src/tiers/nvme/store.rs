@@ -4,6 +4,7 @@
 
 use std::fs::File;
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::home::Home;
@@ -39,6 +40,7 @@ const CHUNKS_TO_TRY: usize = 4;
 /// The NVMe tier.
 pub struct NvmeStore {
     gate: Arc<Gate>,
+    dir: PathBuf,
     table: Arc<ChunkTable>,
     arena: Arc<Arena>,
     slots: Arc<dyn SlotFile>,
@@ -83,7 +85,7 @@ impl NvmeStore {
         let table = Arc::new(ChunkTable::new(&home.superblock));
         let (queue, waiting) = Queue::new(config.ops_max, None);
         let mut desk = Clerk {
-            dir: home.dir,
+            dir: home.dir.clone(),
             slots: Arc::clone(&slots),
             superblock: home.superblock,
             table: Arc::clone(&table),
@@ -98,6 +100,7 @@ impl NvmeStore {
         let syncer = Syncer::start(&slots, config.ops_max).map_err(no_thread)?;
         let store = Self {
             gate: Gate::new(config.ops_max),
+            dir: home.dir,
             table,
             arena: Arc::clone(arena),
             slots,
@@ -199,7 +202,7 @@ impl TierStore for NvmeStore {
     }
 
     fn scan(&self, found: &mut dyn FnMut(FoundFrame)) -> Result<(), StoreError> {
-        recovery::scan(&self.slots, &self.table, found)
+        recovery::scan(&self.dir, &self.slots, &self.table, found)
     }
 }
 

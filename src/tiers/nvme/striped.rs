@@ -13,6 +13,7 @@ use super::superblock::{Stripe, Superblock};
 use super::{NvmeConfig, NvmeFacts, home, open};
 use crate::domain::tier::Tier;
 use crate::domain::units::CHUNK_BYTES;
+use crate::env;
 use crate::tiers::dram::Arena;
 use crate::tiers::health::Health;
 use crate::tiers::open::OpenError;
@@ -35,15 +36,8 @@ pub fn open_striped(
     more_dirs: &[PathBuf],
     arena: &Arc<Arena>,
 ) -> Result<Vec<Opened>, OpenError> {
-    let mut node_id = config.node_id;
-    let mut opened = Vec::new();
-    for part in parts(config, more_dirs)? {
-        let (store, facts) = open(&NvmeConfig { node_id, ..part }, arena)?;
-        // The others are the same node's.
-        node_id = Some(facts.node_id);
-        opened.push((store, facts));
-    }
-    Ok(opened)
+    let parts = parts(config, more_dirs)?;
+    parts.iter().map(|part| open(part, arena)).collect()
 }
 
 /// Whether [`open_striped`] would take the folders as they are; a single one too. Changes nothing.
@@ -51,32 +45,32 @@ pub fn open_striped(
 /// # Errors
 /// What it would say, as far as that is known without making anything.
 pub fn look_striped(config: &NvmeConfig, more_dirs: &[PathBuf]) -> Result<(), OpenError> {
-    let mut node_id = config.node_id;
-    for part in parts(config, more_dirs)? {
-        node_id = home::look(&NvmeConfig { node_id, ..part })?.or(node_id);
-    }
-    Ok(())
+    parts(config, more_dirs)?.iter().try_for_each(home::look)
 }
 
-/// The tier's folders, each with its part of the capacity.
+/// The tier's folders, each with its part of the capacity, and all of one node.
 fn parts(config: &NvmeConfig, more_dirs: &[PathBuf]) -> Result<Vec<NvmeConfig>, OpenError> {
     let dirs: Vec<_> = std::iter::once(&config.dir).chain(more_dirs).collect();
+    let mut node_id = config.node_id;
     if dirs.len() > 1 {
-        none_missing(&dirs)?;
+        let known = known_node(&dirs)?;
+        node_id = Some(node_id.or(known).unwrap_or_else(env::random_bytes));
     }
     let count = u32::try_from(dirs.len()).expect("folders are few");
     let capacity_bytes = config.capacity_bytes / u64::from(count);
     let part = |(index, dir): (u32, &PathBuf)| NvmeConfig {
         dir: dir.clone(),
         capacity_bytes,
+        node_id,
         stripe: Stripe { index, count },
         ..config.clone()
     };
     Ok((0..count).zip(dirs).map(part).collect())
 }
 
-/// A folder that has nothing while others were written to is a disk that is not mounted.
-fn none_missing(dirs: &[&PathBuf]) -> Result<(), OpenError> {
+/// The node that the folders belong to, if any is known. A folder that has nothing while others were
+/// written to is a disk that is not mounted.
+fn known_node(dirs: &[&PathBuf]) -> Result<Option<[u8; 16]>, OpenError> {
     let found = dirs.iter().map(|dir| Superblock::load(dir)).collect::<Result<Vec<_>, _>>()?;
     let is_used = found.iter().flatten().any(|block| block.written_bytes() > 0);
     match dirs.iter().zip(&found).find(|(_, block)| block.is_none()) {
@@ -89,7 +83,7 @@ fn none_missing(dirs: &[&PathBuf]) -> Result<(), OpenError> {
                 all.join(", ")
             )))
         }
-        _ => Ok(()),
+        _ => Ok(found.iter().flatten().next().map(|block| block.node_id)),
     }
 }
 

@@ -18,7 +18,7 @@ use tokio::runtime::Handle;
 use super::blobs::Blobs;
 use super::guard::{self, Guard};
 use super::question::Question;
-use super::{FORMAT_PREFIX, ObjectOptions, has_parent, object_name};
+use super::{FORMAT_PREFIX, ObjectOptions, check_parent, object_name};
 use crate::domain::block::Key;
 use crate::domain::retention::RetentionRecord;
 use crate::domain::tier::Tier;
@@ -135,11 +135,19 @@ impl Folder {
 
     /// Makes the folders, tries to write, and clears what a crash left.
     fn prepare(&self) -> Result<(), OpenError> {
-        has_parent(&self.root)?;
+        check_parent(&self.root)?;
         let unfinished = self.unfinished();
         let make = DirBuilder::new().recursive(true).mode(0o700).create(&unfinished);
         make.map_err(OpenError::io("create the folder", &unfinished))?;
-        let now = self.try_write().map_err(OpenError::io("write to", &self.root))?;
+        let now = match self.try_write() {
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+                // What is there can be read all the same.
+                let folder = self.root.display();
+                tracing::warn!(%folder, "the object tier's disk is full: nothing is written to it");
+                return Ok(());
+            }
+            written => written.map_err(OpenError::io("write to", &self.root))?,
+        };
         for entry in fs::read_dir(&unfinished).into_iter().flatten().flatten() {
             let written = entry.metadata().and_then(|found| found.modified());
             if written.is_ok_and(|at| now.duration_since(at).is_ok_and(|age| age > LEFT_BEHIND)) {

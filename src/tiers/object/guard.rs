@@ -102,8 +102,8 @@ impl Guard {
         self.failed(way, heard, &error.to_string());
     }
 
-    /// What the store answered to a first question, before anybody asked it for a block: one that gives no
-    /// answer is out for all, one that denies it only for reads.
+    /// What the store answered to a first question: one that does not answer as a store would is out for all,
+    /// one that denies it only for reads. Unless somebody else heard of it meanwhile, who knows better.
     pub fn introduced(&self, answer: &Result<(), StoreError>) {
         // One that asks for patience is there.
         let Err(error) = answer.as_ref() else { return };
@@ -111,10 +111,14 @@ impl Guard {
             return;
         }
         let is_denied = |source: &io::Error| source.kind() == ErrorKind::PermissionDenied;
-        if !matches!(error, StoreError::Io { source, .. } if is_denied(source)) {
+        let reads_only = matches!(error, StoreError::Io { source, .. } if is_denied(source));
+        let is_unheard = |way: Way| self.last_answer(way) == Time::ZERO;
+        if !reads_only && is_unheard(Way::Write) {
             self.failed(Way::Write, Heard::Nothing, &error.to_string());
         }
-        self.failed(Way::Read, Heard::Lost, &error.to_string());
+        if is_unheard(Way::Read) {
+            self.failed(Way::Read, Heard::Lost, &error.to_string());
+        }
     }
 
     fn failed(&self, way: Way, heard: Heard, why: &str) {
@@ -320,6 +324,11 @@ mod tests {
         assert_eq!(guard.health().refuses(), Refuses::ALL);
         guard.probed(&Ok(()));
         assert_eq!(guard.health(), Health::Well);
+
+        let used = Guard::new();
+        used.heard(Way::Write, &Ok(()));
+        used.introduced(&Err(error(ErrorKind::TimedOut)));
+        assert_eq!(used.health().refuses(), Refuses::READS, "writes are known to work");
     }
 
     #[tokio::test]

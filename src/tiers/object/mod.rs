@@ -158,7 +158,7 @@ pub const NO_STORE: &str =
 ///
 /// # Errors
 /// It has none, with what to do.
-pub fn has_parent(path: &Path) -> Result<(), OpenError> {
+pub fn check_parent(path: &Path) -> Result<(), OpenError> {
     match path.parent() {
         Some(parent) if !path.is_dir() && !parent.is_dir() => Err(OpenError::Config(format!(
             "{} can't be made for objects, for {} is not there: mount its file system, make that \

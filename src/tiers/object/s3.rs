@@ -75,7 +75,11 @@ impl S3Store {
         if options.asked_at_start {
             let requests = Arc::clone(&store.requests);
             env::spawn_task_on(runtime, async move {
-                let answer = requests.look_for_nobodys().await;
+                let mut answer = requests.look_for_nobodys().await;
+                if matches!(answer, Err(StoreError::Io { .. })) {
+                    // A single connection may be cut.
+                    answer = requests.look_for_nobodys().await;
+                }
                 requests.guard.introduced(&answer);
             });
         }

@@ -125,24 +125,27 @@ async fn run(
     let mut spec = DaemonSpec::of_this_binary(Tier::ALL.map(size))?;
     spec.flags.push(("retention-policy".into(), plan.policy.name().into()));
     let mut daemon = Daemon::start(spec).await?;
-    let own = Own { socket: daemon.socket(), folder: daemon.folder().display().to_string() };
-    let outcome = replayed(plan, requests, progress, (own, namespace)).await;
+    let folder = daemon.folder().display().to_string();
+    let started = Started { socket: daemon.socket(), folder, namespace };
+    let outcome = replayed(plan, requests, progress, started).await;
     daemon.or_its_end(outcome).await
 }
 
-/// Where the replay's own daemon is.
-struct Own {
+/// The replay's own daemon, and what is stored there.
+struct Started {
     socket: PathBuf,
     folder: String,
+    namespace: Namespace,
 }
 
 async fn replayed(
     plan: &LivePlan,
     requests: impl Iterator<Item = Result<Request, TraceError>>,
     progress: &ProgressBar,
-    (own, namespace): (Own, Namespace),
+    started: Started,
 ) -> Result<LiveOutcome, LiveError> {
-    let mut engine = Engine::join(&own.socket, namespace, Content::new(plan.seed)).await?;
+    let mut engine =
+        Engine::join(&started.socket, started.namespace, Content::new(plan.seed)).await?;
     let sampler = Sampler::start(engine.client().clone());
     let elapsed = Stopwatch::start();
     for request in requests {
@@ -165,7 +168,7 @@ async fn replayed(
         },
         elapsed_s,
         status,
-        daemon_folder: own.folder,
+        daemon_folder: started.folder,
         failed_loads: tally.failed_loads,
         failed_stores: tally.failed_stores,
     })

@@ -93,7 +93,7 @@ fn told<E: Coded>(error: &Failure<E>) -> String {
             let status = status.map(|status| format!(" (HTTP {status})")).unwrap_or_default();
             format!("{code}{message}{status}")
         }
-        (None, _, Some(status)) if (400..600).contains(&status) => {
+        (None, _, Some(status)) if (300..600).contains(&status) => {
             format!("HTTP {status} without a code of S3")
         }
         _ => causes(error),
