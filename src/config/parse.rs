@@ -20,12 +20,9 @@ pub fn size(text: &str) -> Result<u64, Problem> {
         return Err(Problem::new("a share is not a size", "give bytes with a unit, such as 4GiB"));
     }
     let (digits, unit) = split_number(trimmed);
-    let Ok(number) = digits.parse::<u64>() else {
-        return Err(Problem::new(
-            "not a size",
-            "give a whole number and a unit: 512MiB, 4GiB, 1TiB",
-        ));
-    };
+    let no_size =
+        || Problem::new("not a size", "give a whole number and a unit: 512MiB, 4GiB, 1TiB");
+    let number: u64 = digits.parse().map_err(|_| no_size())?;
     if unit.starts_with(['.', ',']) {
         return Err(Problem::new(
             "not a whole number",
@@ -33,7 +30,10 @@ pub fn size(text: &str) -> Result<u64, Problem> {
         ));
     }
     let Some((_, shift)) = UNITS.iter().find(|(name, _)| name.eq_ignore_ascii_case(unit)) else {
-        return Err(Problem::new(unit_problem(unit), unit_remedy(number, unit)));
+        return Err(match number {
+            0 => no_size(),
+            _ => Problem::new(unit_problem(unit), unit_remedy(number, unit)),
+        });
     };
     number.checked_mul(1 << shift).ok_or_else(|| {
         Problem::new("more bytes than a 64-bit number holds", "give a size such as 4GiB")
@@ -50,7 +50,9 @@ fn unit_remedy(number: u64, unit: &str) -> String {
         Some('G') => "GiB",
         Some('T') => "TiB",
         // Nobody means so few bytes.
-        None if number < 1024 => return format!("write {number}MiB or {number}GiB"),
+        None if number < 1024 => {
+            return format!("write {number}KiB, {number}MiB or {number}GiB, as it was meant");
+        }
         None => "B",
         _ => "MiB",
     };
@@ -153,12 +155,15 @@ mod tests {
         let check = |text: &str, bytes: u64| assert_eq!(size(text), Ok(bytes), "{text}");
         check("0", 0);
         check("1B", 1);
+        check("0GiB", 0);
         check("64MiB", 64 << 20);
         check(" 4 GiB ", 4 << 30);
         check("1tib", 1 << 40);
         for (text, remedy) in [
             ("4GB", "write 4GiB"),
             ("4096", "write 4096B"),
+            ("5", "write 5KiB, 5MiB or 5GiB"),
+            ("0x10", "whole number and a unit"),
             ("10%", "such as 4GiB"),
             ("1.5GiB", "1536MiB"),
             ("", "whole number and a unit"),

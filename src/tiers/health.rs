@@ -66,12 +66,9 @@ impl fmt::Display for Health {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Well => f.write_str("well"),
-            Self::Out { refuses, lasting, why, .. } => {
-                write!(
-                    f,
-                    "OUT for {refuses} since {} s, asked again by itself: {why}",
-                    lasting.as_secs()
-                )
+            Self::Out { refuses, lasting, why, on_trial } => {
+                let next = if *on_trial { "tried with the next" } else { "asked again by itself" };
+                write!(f, "OUT for {refuses} since {} s, {next}: {why}", lasting.as_secs())
             }
         }
     }

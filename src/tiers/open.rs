@@ -1,7 +1,8 @@
 //! Why a store could not be opened. Every text says what to do about it.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -44,6 +45,19 @@ impl OpenError {
         let what = format!("can't {verb} {}", path.display());
         move |source| Self::Io { what, source }
     }
+}
+
+/// The whole of a plain file. Never waits for the other end of a pipe.
+///
+/// # Errors
+/// The machine's, or it is something else.
+pub fn read_plain(path: &Path) -> io::Result<Vec<u8>> {
+    let mut file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, "it is no plain file"));
+    }
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes).map(|_| bytes)
 }
 
 /// Locks the file without blocking. False if somebody else has it, who does not merely look.

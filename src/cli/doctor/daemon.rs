@@ -16,7 +16,10 @@ pub(super) fn runs(places: &Places) -> bool {
 }
 
 pub(super) fn checks(places: &Places, runs: bool) -> Vec<Check> {
-    vec![state_folder(&places.state_dir, runs), socket(&places.socket)]
+    let state = state_folder(&places.state_dir, runs);
+    let is_another = runs && state_dir::look(&places.state_dir).is_ok();
+    let socket = if is_another { taken(&places.socket) } else { socket(&places.socket) };
+    vec![state, socket]
 }
 
 /// The folder if it is there, else the nearest above it: where it would be made.
@@ -49,6 +52,12 @@ fn state_folder(path: &Path, runs: bool) -> Check {
         }
     };
     Check::ok(CHECK, format!("{} {what}", path.display()))
+}
+
+/// A daemon answers there that has not this state folder.
+fn taken(path: &Path) -> Check {
+    let found = format!("a daemon of another state folder answers at {}", path.display());
+    Check::fail("socket", found, "stop that one, or set socket to another path")
 }
 
 fn socket(path: &Path) -> Check {
@@ -103,7 +112,10 @@ mod tests {
         let held = state_dir::StateDir::open(path).unwrap();
         assert_eq!(state_folder(path, false).verdict, Verdict::Fail);
         assert!(state_folder(path, true).found.contains("the running daemon's"));
+        let places = Places { socket: path.join("t.sock"), state_dir: path.to_owned() };
+        assert!(checks(&places, true)[1].found.contains("can be made"), "and nothing listens");
         drop(held);
+        assert_eq!(checks(&places, true)[1].verdict, Verdict::Fail, "it is another's");
         std::fs::write(path.join("version"), "terrace state 99").unwrap();
         let refused = state_folder(path, true);
         assert_eq!(refused.verdict, Verdict::Fail);

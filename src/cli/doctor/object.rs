@@ -8,17 +8,18 @@ use std::time::Duration;
 use tokio::runtime;
 
 use super::Check;
-use super::daemon::{is_writable, standing};
+use super::daemon::standing;
 use super::storage::small_arena;
-use crate::config::Object;
+use crate::config::{Machine, Object, ThisMachine};
 use crate::domain::block::{HashTail, Key};
 use crate::domain::namespace::NamespaceDigest;
 use crate::domain::retention::RetentionRecord;
-use crate::domain::units::Time;
+use crate::domain::units::{Bytes, CHUNK_BYTES, Time};
 use crate::env;
 use crate::tiers::dram::Arena;
 use crate::tiers::frame::{self, HeaderDraft};
 use crate::tiers::object::{self, ObjectOptions, Target};
+use crate::tiers::open::check_writable;
 use crate::tiers::store::{Erasure, FrameMeta, FrameSpan, Place, StoreError, StoreOp, TierStore};
 
 /// How long the object store may take to say that it has no such block.
@@ -26,7 +27,8 @@ const OBJECT_PATIENCE: Duration = Duration::from_secs(10);
 
 pub(super) fn check(object: &Object, state_dir: &Path) -> Check {
     const CHECK: &str = "object";
-    const REMEDY: &str = "mend object.url or the store's credentials, or set object.url to off";
+    const REMEDY: &str =
+        "mend object.url, object.endpoint or the store's credentials, or set object.url to off";
     let (target, reached) = (
         &object.target,
         match &object.target {
@@ -61,11 +63,16 @@ fn object_folder(path: &Path, state_dir: &Path) -> Reached {
         return Reached::Refused(error.to_string());
     }
     let standing = standing(path);
-    if is_writable(standing) {
-        return Reached::Well;
+    if let Err(error) = check_writable(standing) {
+        return Reached::Refused(error.to_string());
     }
-    let standing = standing.display();
-    Reached::Refused(format!("{standing} is not a folder that this user can write to"))
+    match ThisMachine.disk(standing).map(|disk| disk.free_bytes) {
+        Some(free_bytes) if free_bytes < CHUNK_BYTES => Reached::Out(format!(
+            "its disk has {} free: little is written to it",
+            Bytes(free_bytes)
+        )),
+        _ => Reached::Well,
+    }
 }
 
 /// Opens the bucket as the daemon would, and tries it out.
@@ -157,7 +164,6 @@ mod tests {
 
     use super::super::Verdict;
     use super::*;
-    use crate::domain::units::CHUNK_BYTES;
     use crate::tiers::object::Bucket;
 
     fn object_store_at(object: &Object) -> Check {
@@ -232,13 +238,15 @@ mod tests {
             assert!(found.found.contains(words), "{found:?}");
         };
         check(|_| (404, "NoSuchBucket"), "make the bucket");
-        check(|_| (200, ""), "is this an S3 store?");
+        check(|_| (200, ""), "no S3 store answers like this");
         check(|_| (403, "SignatureDoesNotMatch"), "check the secret key");
         check(|_| (403, "AccessDenied"), "s3:ListBucket");
         check(
             |method| if method == "GET" { (404, "NoSuchKey") } else { (403, "AccessDenied") },
             "s3:PutObject",
         );
+        check(|_| (404, ""), "no S3 store answers like this");
+        check(|_| (301, ""), "another region");
         let good = bucket_that_says(|method| match method {
             "GET" => (404, "NoSuchKey"),
             _ => (200, ""),

@@ -49,7 +49,9 @@ fn nvme_folder(nvme: &Nvme, runs: bool) -> Check {
         Ok(()) => "can be made",
         Err(OpenError::InUse(_)) if runs => "is the running daemon's",
         Err(error) => {
-            let found = format!("{} can't be used", nvme.path.display());
+            let all = std::iter::once(&nvme.path).chain(&nvme.more_paths);
+            let all: Vec<_> = all.map(|path| path.display().to_string()).collect();
+            let found = format!("{} can't be used", all.join(", "));
             return Check::fail(CHECK, found, error.to_string());
         }
     };

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::FlockOperation;
 
-use crate::tiers::open::{OpenError, check_writable, try_lock};
+use crate::tiers::open::{OpenError, check_writable, read_plain, try_lock};
 
 const LOCK_NAME: &str = "lock";
 const MARK_NAME: &str = "version";
@@ -50,7 +50,8 @@ impl StateDir {
 /// What it would say, as far as that is known without making anything.
 pub(in crate::cli) fn look(path: &Path) -> Result<(), OpenError> {
     let lock_path = path.join(LOCK_NAME);
-    let _lock = match File::open(&lock_path) {
+    let mut options = File::options();
+    let _lock = match options.read(true).custom_flags(libc::O_NONBLOCK).open(&lock_path) {
         Ok(file) => Some(lock(path, file, FlockOperation::NonBlockingLockShared)?),
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         Err(error) => return Err(failed("read", &lock_path)(error)),
@@ -73,7 +74,8 @@ fn lock(folder: &Path, file: File, how: FlockOperation) -> Result<File, OpenErro
 /// Whether the folder has a mark; an error unless it is ours.
 fn is_marked(folder: &Path) -> Result<bool, OpenError> {
     let path = folder.join(MARK_NAME);
-    match fs::read_to_string(&path) {
+    let text = |bytes| String::from_utf8(bytes).map_err(|_| io::ErrorKind::InvalidData.into());
+    match read_plain(&path).and_then(text) {
         Ok(found) if found == MARK => Ok(true),
         Ok(found) if found.is_empty() => Err(refused(
             folder,
@@ -107,7 +109,7 @@ fn write_mark(folder: &Path) -> Result<(), OpenError> {
 
 fn private() -> OpenOptions {
     let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(true).mode(0o600);
+    options.write(true).create(true).truncate(true).mode(0o600).custom_flags(libc::O_NONBLOCK);
     options
 }
 
@@ -156,6 +158,17 @@ mod tests {
             assert!(said.to_string().contains("--state-dir"), "{said}");
             assert_eq!(look(folder.path()).unwrap_err().to_string(), said.to_string());
             assert_eq!(fs::read(&path).unwrap(), mark);
+        }
+    }
+
+    #[test]
+    fn a_pipe_in_a_files_place_is_not_waited_for() {
+        for name in [LOCK_NAME, MARK_NAME] {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join(name);
+            rustix::fs::mkfifoat(rustix::fs::CWD, &path, 0o600.into()).unwrap();
+            let said = StateDir::open(folder.path()).unwrap_err().to_string();
+            assert!(said.contains(name), "{said}");
         }
     }
 

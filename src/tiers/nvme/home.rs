@@ -11,7 +11,7 @@ use rustix::fs::{FallocateFlags, FlockOperation};
 
 use super::NvmeConfig;
 use super::page::Page;
-use super::superblock::{self, CHUNKS_MAX, Superblock};
+use super::superblock::{self, CHUNKS_MAX, Stripe, Superblock};
 use crate::domain::units::{Bytes, CHUNK_BYTES};
 use crate::env;
 use crate::tiers::open::{OpenError, check_writable, try_lock};
@@ -71,6 +71,7 @@ impl Home {
             superblock.slot_bytes.resize(chunks, 0);
             save(&superblock)?;
         }
+        superblock.keep_room(&dir);
         let direct = reopen_direct(&path)?;
         let (slots, direct) = direct.map_or((slots, false), |direct| (direct, true));
         Ok(Self { dir, slots, direct, preallocated, superblock, lock })
@@ -84,8 +85,11 @@ impl Home {
 /// What [`Home::open`] would say, as far as that is known without making anything.
 pub fn look(config: &NvmeConfig) -> Result<(), OpenError> {
     let (chunks, dir) = (chunks_of(config.capacity_bytes)?, &config.dir);
-    let _lock = match dir.try_exists() {
-        Ok(false) => None,
+    let _lock = match fs::symlink_metadata(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let above = dir.ancestors().find(|folder| folder.exists());
+            above.map_or(Ok(()), check_writable).map(|()| None)?
+        }
         _ => Some(lock(dir, FlockOperation::NonBlockingLockShared)?),
     };
     judge(config, dir, chunks)?;
@@ -146,7 +150,7 @@ fn judge(config: &NvmeConfig, dir: &Path, chunks: usize) -> Result<Option<Superb
         return Err(refused(
             &path,
             &format!("has no {} beside it", superblock::FILE_NAME),
-            "put it back, or move the slot file away to start with an empty tier",
+            &to_start_empty(config.stripe, "the slot file"),
         ));
     };
     check_owner(config, dir, &found)?;
@@ -158,11 +162,8 @@ fn judge(config: &NvmeConfig, dir: &Path, chunks: usize) -> Result<Option<Superb
     }
     if slots_bytes.unwrap_or(0) < found.written_bytes() {
         let said = format!("has {} bytes of {}", slots_bytes.unwrap_or(0), found.written_bytes());
-        let remedy = format!(
-            "put it back, or move it and {} away to start with an empty tier",
-            superblock::FILE_NAME
-        );
-        return Err(refused(&path, &said, &remedy));
+        let alone = format!("it and {}", superblock::FILE_NAME);
+        return Err(refused(&path, &said, &to_start_empty(config.stripe, &alone)));
     }
     if chunks < found.slot_bytes.len() {
         return Err(OpenError::Refused(format!(
@@ -174,6 +175,13 @@ fn judge(config: &NvmeConfig, dir: &Path, chunks: usize) -> Result<Option<Superb
         )));
     }
     Ok(Some(found))
+}
+
+/// Of several folders none starts empty alone.
+fn to_start_empty(stripe: Stripe, alone: &str) -> String {
+    let what =
+        if stripe == Stripe::ALONE { alone } else { "everything in all of the tier's folders" };
+    format!("put it back, or move {what} away to start with an empty tier")
 }
 
 fn check_owner(config: &NvmeConfig, dir: &Path, found: &Superblock) -> Result<(), OpenError> {

@@ -5,7 +5,7 @@
 //! another, and never serves without one of them: a chain would have holes wherever it was.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -37,6 +37,8 @@ pub fn open_striped(
     arena: &Arc<Arena>,
 ) -> Result<Vec<Opened>, OpenError> {
     let parts = parts(config, more_dirs)?;
+    // All of them before the first is made: it would be one of several for good.
+    parts.iter().try_for_each(home::look)?;
     parts.iter().map(|part| open(part, arena)).collect()
 }
 
@@ -53,6 +55,7 @@ fn parts(config: &NvmeConfig, more_dirs: &[PathBuf]) -> Result<Vec<NvmeConfig>, 
     let dirs: Vec<_> = std::iter::once(&config.dir).chain(more_dirs).collect();
     let mut node_id = config.node_id;
     if dirs.len() > 1 {
+        are_apart(&dirs)?;
         let known = known_node(&dirs)?;
         node_id = Some(node_id.or(known).unwrap_or_else(env::random_bytes));
     }
@@ -66,6 +69,36 @@ fn parts(config: &NvmeConfig, more_dirs: &[PathBuf]) -> Result<Vec<NvmeConfig>, 
         ..config.clone()
     };
     Ok((0..count).zip(dirs).map(part).collect())
+}
+
+/// No two of them are one folder, by whatever name.
+fn are_apart(dirs: &[&PathBuf]) -> Result<(), OpenError> {
+    let mut seen: Vec<(PathBuf, &PathBuf)> = Vec::new();
+    for dir in dirs {
+        let real = real_path(dir);
+        if let Some((_, before)) = seen.iter().find(|(before, _)| *before == real) {
+            return Err(OpenError::Config(format!(
+                "{} and {} are one folder: name each disk's folder once in nvme.path and nvme.more_paths",
+                before.display(),
+                dir.display()
+            )));
+        }
+        seen.push((real, dir));
+    }
+    Ok(())
+}
+
+/// Where the path leads, as far as it is there.
+fn real_path(path: &Path) -> PathBuf {
+    let standing = path.ancestors().find_map(|above| Some((above, above.canonicalize().ok()?)));
+    let Some((above, mut real)) = standing else { return path.to_owned() };
+    for part in path.strip_prefix(above).into_iter().flat_map(Path::components) {
+        match part {
+            Component::ParentDir => drop(real.pop()),
+            part => real.push(part),
+        }
+    }
+    real
 }
 
 /// The node that the folders belong to, if any is known. A folder that has nothing while others were

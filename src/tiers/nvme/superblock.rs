@@ -12,16 +12,20 @@
 //! Format version 2 is that of one of several folders that slots are striped over: before the table, at
 //! 48, stand this folder's index among them and their count, u32 each. A folder alone has version 1.
 //!
-//! All numbers are little-endian. The file is replaced whole, by rename, so a crash leaves the old
-//! one or the new one. Never repairs or guesses: what can't be read is refused.
+//! All numbers are little-endian. The file is replaced whole, by exchanging it with one beside it, so a
+//! crash leaves the old one or the new one. Never repairs or guesses: what can't be read is refused.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
 
 use crate::domain::units::CHUNK_BYTES;
 use crate::tiers::frame::{self, HEADER_SPAN_BYTES};
-use crate::tiers::open::OpenError;
+use crate::tiers::open::{OpenError, read_plain};
 
 pub const FILE_NAME: &str = "nvme.superblock";
 const MAGIC: [u8; 8] = *b"TERRNVME";
@@ -152,7 +156,7 @@ impl Superblock {
     /// It can't be read, or is not ours: both with the remedy, and nothing was changed.
     pub fn load(dir: &Path) -> Result<Option<Self>, OpenError> {
         let path = dir.join(FILE_NAME);
-        let bytes = match fs::read(&path) {
+        let bytes = match read_plain(&path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(OpenError::io("read", &path)(error)),
@@ -166,17 +170,37 @@ impl Superblock {
         })
     }
 
-    /// Replaces the folder's superblock and waits until it is durable.
+    /// Replaces the folder's superblock and waits until it is durable. The one before stays beside it, as
+    /// the room for the next: so a disk that is full takes one of the same length.
     ///
     /// # Errors
     /// The machine's; the old superblock stands then.
     pub fn save(&self, dir: &Path) -> io::Result<()> {
         let (fresh, path) = (fresh_path(dir), dir.join(FILE_NAME));
-        let mut file = super::home::private_file().create(true).truncate(true).open(&fresh)?;
-        file.write_all(&self.encode())?;
-        file.sync_data()?;
-        fs::rename(&fresh, &path)?;
+        let bytes = self.encode();
+        // Not truncated: its blocks are written over.
+        let file = super::home::private_file().create(true).truncate(false).open(&fresh)?;
+        file.write_all_at(&bytes, 0)?;
+        file.set_len(bytes.len() as u64)?;
+        file.sync_all()?;
+        match renameat_with(CWD, &fresh, CWD, &path, RenameFlags::EXCHANGE) {
+            Ok(()) => {}
+            // The first one; or a file system that can't exchange two.
+            Err(Errno::NOENT | Errno::INVAL | Errno::NOSYS) => fs::rename(&fresh, &path)?,
+            Err(errno) => return Err(errno.into()),
+        }
         File::open(dir)?.sync_data()
+    }
+
+    /// Sees that there is room for the next [`Superblock::save`], if the disk has any.
+    pub fn keep_room(&self, dir: &Path) {
+        let (fresh, bytes) = (fresh_path(dir), self.encode());
+        if fs::metadata(&fresh).is_ok_and(|found| found.len() >= bytes.len() as u64) {
+            return;
+        }
+        let file = super::home::private_file().create(true).truncate(false).open(&fresh);
+        // Without it the next one may still find room.
+        let _ = file.and_then(|file| file.write_all_at(&bytes, 0));
     }
 }
 
@@ -208,6 +232,8 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::DirEntryExt;
+
     use super::*;
     use proptest::prelude::*;
 
@@ -223,6 +249,26 @@ mod tests {
         assert_eq!(Superblock::decode(&striped.encode()), Ok(striped));
         assert_eq!(example().written_bytes(), 4 * CHUNK_BYTES);
         assert_eq!(Superblock::new([0; 16], 3).written_bytes(), 0);
+    }
+
+    #[test]
+    fn one_that_replaces_another_takes_no_further_room() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = || {
+            let entries = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().ino());
+            entries.collect::<std::collections::BTreeSet<_>>()
+        };
+        example().save(dir.path()).unwrap();
+        example().keep_room(dir.path());
+        let before = files();
+        assert_eq!(before.len(), 2);
+        for chunk in 0..3 {
+            let mut next = example();
+            next.slot_bytes[chunk] = 4 << 20;
+            next.save(dir.path()).unwrap();
+            assert_eq!(Superblock::load(dir.path()).unwrap(), Some(next));
+        }
+        assert_eq!(files(), before, "two files in turn");
     }
 
     #[test]

@@ -11,6 +11,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use tokio::runtime::Handle;
@@ -59,7 +60,12 @@ impl DirStore {
         arena: &Arc<Arena>,
         runtime: &Handle,
     ) -> Result<Self, OpenError> {
-        let folder = Arc::new(Folder { root: path.to_owned(), fsync, guard: Guard::new() });
+        let folder = Arc::new(Folder {
+            root: path.to_owned(),
+            fsync,
+            guard: Guard::new(),
+            was_read_only: AtomicBool::new(false),
+        });
         folder.prepare()?;
         let (at_work, at_hand) = (Arc::clone(&folder), Arc::clone(arena));
         let threads = options.concurrency.min(THREADS_MAX);
@@ -122,6 +128,8 @@ struct Folder {
     root: PathBuf,
     fsync: bool,
     guard: Arc<Guard>,
+    /// Since it was, nothing has been written.
+    was_read_only: AtomicBool,
 }
 
 impl Folder {
@@ -327,10 +335,15 @@ impl Folder {
     fn failed(&self, verb: &str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
         let what = format!("can't {verb} {}", path.display());
         let unfinished = self.unfinished();
-        move |source| match watch::lost(source.kind(), || unfinished.is_dir()) {
-            Some(why) => StoreError::TierLost(format!("{what}: {why}")),
-            None if source.kind() == io::ErrorKind::NotFound => StoreError::Missing(what),
-            None => StoreError::Io { what, source },
+        move |source| {
+            if source.kind() == io::ErrorKind::ReadOnlyFilesystem {
+                self.was_read_only.store(true, Ordering::Relaxed);
+            }
+            match watch::lost(source.kind(), || unfinished.is_dir()) {
+                Some(why) => StoreError::TierLost(format!("{what}: {why}")),
+                None if source.kind() == io::ErrorKind::NotFound => StoreError::Missing(what),
+                None => StoreError::Io { what, source },
+            }
         }
     }
 }

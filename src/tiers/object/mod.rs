@@ -150,9 +150,9 @@ pub fn list_packs(
     runtime.block_on(blobs.list(packs::FOLDER, "")).map(drop)
 }
 
-/// What a server is told that has objects which nobody can have stored.
+/// What is said of a server that has objects which nobody can have stored, or no place for new ones.
 pub const NO_STORE: &str =
-    "it has an object that nobody has stored: is this an S3 store? mend object.endpoint";
+    "no S3 store answers like this: mend object.endpoint, or the endpoint in object.url";
 
 /// Whether a folder that is to hold objects has one to be made in: what is mounted there may be missing.
 ///
@@ -160,6 +160,10 @@ pub const NO_STORE: &str =
 /// It has none, with what to do.
 pub fn check_parent(path: &Path) -> Result<(), OpenError> {
     match path.parent() {
+        Some(_) if path.is_symlink() && !path.is_dir() => Err(OpenError::Config(format!(
+            "{} is a link to what is no folder: mount its file system, or mend object.url",
+            path.display()
+        ))),
         Some(parent) if !path.is_dir() && !parent.is_dir() => Err(OpenError::Config(format!(
             "{} can't be made for objects, for {} is not there: mount its file system, make that \
              folder, or mend object.url",

@@ -66,14 +66,19 @@ impl FromStr for Target {
             Some(("file", rest)) => dir(rest),
             Some(("s3", rest)) => bucket(rest).map(Self::S3),
             Some((scheme, _)) => Err(format!("`{scheme}://` is not known; {FORMS}")),
-            None if url.starts_with('/') => Err(format!("did you mean `file://{url}`?")),
-            None if url.starts_with("s3:") => {
-                let rest = url["s3:".len()..].trim_start_matches('/');
-                Err(format!("did you mean `s3://{rest}`?"))
-            }
-            None => Err(format!("it has no scheme; {FORMS}")),
+            None => Err(meant(url)),
         };
         parsed.map_err(|wrong| format!("object store `{url}`: {wrong}"))
+    }
+}
+
+/// What may have been meant where no `://` is.
+fn meant(url: &str) -> String {
+    match url.split_once(':') {
+        Some(("s3", rest)) => format!("did you mean `s3://{}`?", rest.trim_start_matches('/')),
+        Some(("file", path)) if path.starts_with('/') => format!("did you mean `file://{path}`?"),
+        _ if url.starts_with('/') => format!("did you mean `file://{url}`?"),
+        _ => format!("it has no scheme; {FORMS}"),
     }
 }
 
@@ -236,6 +241,7 @@ mod tests {
         check("file://relative/path", "must be absolute");
         check("file://", "must be absolute");
         check("file:///", "the whole file system");
+        check("file:/tmp/x", "did you mean `file:///tmp/x`?");
         check("s3:/kv-blocks/x", "did you mean `s3://kv-blocks/x`?");
         check("file:///x?fsink=true", "no setting `fsink`: after the ? stand fsync");
         check("file:///x?fsync=yes", "say true or false");

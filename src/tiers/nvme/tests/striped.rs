@@ -121,6 +121,30 @@ fn folders_in_another_order_or_number_are_refused() {
 }
 
 #[test]
+fn one_folder_by_two_names_is_refused_before_anything_is_made() {
+    let dir = tempfile::tempdir().unwrap();
+    let refused = |names: &[&str]| {
+        let said = opened(dir.path(), names, &sample::arena()).err().unwrap().to_string();
+        assert!(said.contains("are one folder"), "{said}");
+    };
+    refused(&["a", "none/../a"]);
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    std::fs::create_dir(dir.path().join("a")).unwrap();
+    std::os::unix::fs::symlink(dir.path().join("a"), dir.path().join("link")).unwrap();
+    refused(&["a", "link"]);
+    refused(&["a", "./a"]);
+    assert_eq!(std::fs::read_dir(dir.path().join("a")).unwrap().count(), 0);
+}
+
+#[test]
+fn a_folder_that_can_not_be_had_keeps_the_others_as_they_are() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("b"), "a file").unwrap();
+    opened(dir.path(), &["a", "b"], &sample::arena()).err().unwrap();
+    assert!(!dir.path().join("a").exists());
+}
+
+#[test]
 fn a_first_start_that_was_cut_short_is_taken_up() {
     for missing in ["a", "b"] {
         let (dir, arena) = (tempfile::tempdir().unwrap(), sample::arena());

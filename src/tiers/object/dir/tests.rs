@@ -10,6 +10,7 @@ use tokio::runtime::Runtime;
 use super::*;
 use crate::env::Stopwatch;
 use crate::tiers::contract::{self, Fixture};
+use crate::tiers::health::Refuses;
 use crate::tiers::object::s3::tests::s3::runtime;
 use crate::tiers::sample::{self, Sample};
 use crate::tiers::store::{Erasure, Place};
@@ -172,6 +173,25 @@ fn a_folder_that_is_taken_away_is_out_though_nobody_asks_and_comes_back_by_itsel
     until(|| store.health() == Health::Well);
     sample::read(&store, &arena, BLOCK, ANYWHERE).unwrap();
     sample::write(&store, &arena, Sample { number: 2, ..BLOCK }, ANYWHERE).unwrap();
+}
+
+#[test]
+fn a_folder_that_was_read_only_is_watched_and_takes_writes_again_though_nobody_writes() {
+    let (dir, _, store) = opened();
+    let read_only = || {
+        let error = io::Error::from(io::ErrorKind::ReadOnlyFilesystem);
+        let denied = store.folder.failed("write", dir.path())(error);
+        store.folder.guard.heard::<()>(guard::Way::Write, &Err(denied));
+        assert_eq!(store.health().refuses(), Refuses::WRITES);
+    };
+    read_only();
+    until(|| store.health() == Health::Well);
+    // No word of a full disk says that it has room for frames: reads are watched all the same.
+    let full = StoreError::TierLost("it is full".into());
+    store.folder.guard.heard::<()>(guard::Way::Write, &Err(full));
+    let (there, away) = (dir.path().join("v1"), dir.path().join("away"));
+    fs::rename(&there, &away).unwrap();
+    until(|| store.health().refuses().reads);
 }
 
 #[test]

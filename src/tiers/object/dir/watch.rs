@@ -5,6 +5,7 @@
 //! is not the store.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::{fs, io};
 
@@ -33,11 +34,14 @@ pub(super) fn keep_watch(folder: &Arc<Folder>, runtime: &Handle) {
             tokio::time::sleep(LOOK_EVERY).await;
             let Some(folder) = here.upgrade() else { return };
             let guard = Arc::clone(&folder.guard);
-            if guard.health().is_out() {
+            let health = guard.health();
+            if health.refuses().reads {
                 // It is asked already.
                 continue;
             }
-            let lost = away(&on, move || folder.look()).await;
+            let writes_are_out = health.is_out();
+            let look = move || if writes_are_out { folder.try_out() } else { folder.look() };
+            let lost = away(&on, look).await;
             if let Err(StoreError::TierLost(_)) = lost {
                 for way in [Way::Read, Way::Write] {
                     guard.heard(way, &lost);
@@ -65,12 +69,15 @@ impl Folder {
         found.map(drop).map_err(self.failed("look into", &self.root))
     }
 
-    /// Whether one that was out is back. One that was gone takes writes as before when it takes a word;
-    /// where writes alone failed, that says nothing: a full disk has room for a word, and not for frames.
+    /// Whether one that was out is back. One that was gone, or could only be read, takes writes as before
+    /// when it takes a word; where writes failed otherwise, that says nothing: a full disk has room for a
+    /// word, and not for frames.
     fn try_out(&self) -> Result<(), StoreError> {
         self.look()?;
         let was_gone = self.guard.health().refuses() == Refuses::ALL;
-        if was_gone && self.try_write().is_ok() {
+        let was_read_only = self.was_read_only.load(Ordering::Relaxed);
+        if (was_gone || was_read_only) && self.try_write().is_ok() {
+            self.was_read_only.store(false, Ordering::Relaxed);
             self.guard.heard::<()>(Way::Write, &Ok(()));
         }
         Ok(())

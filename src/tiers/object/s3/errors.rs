@@ -12,9 +12,10 @@ use crate::tiers::store::StoreError;
 
 /// Answers that will not get better by themselves, and what the operator does about them.
 /// Source: Amazon S3 API reference, "List of error codes".
-const LOST: [(&str, &str); 10] = [
+const LOST: [(&str, &str); 11] = [
     ("NoSuchBucket", "make the bucket, or mend object.url"),
     ("InvalidBucketName", "mend object.url"),
+    ("PermanentRedirect", "the bucket is in another region: mend object.region"),
     ("InvalidAccessKeyId", RENEW),
     ("SignatureDoesNotMatch", "check the secret key"),
     ("ExpiredToken", RENEW),
@@ -25,6 +26,9 @@ const LOST: [(&str, &str); 10] = [
     ("AllAccessDisabled", "ask the bucket's owner"),
 ];
 const RENEW: &str = "renew the credentials: they are looked up again by themselves";
+
+const GRANT: &str = "; grant s3:GetObject, s3:PutObject and s3:DeleteObject on the objects and s3:ListBucket \
+     on the bucket";
 
 /// Words of errors of connections that can't come to be before somebody mends something, and what.
 const UNTRUSTED: [(&str, &str); 7] = [
@@ -67,6 +71,14 @@ pub fn failed<E: Coded>(verb: &str, name: &str, error: &Failure<E>) -> StoreErro
         }
         // Its header page lies outside of it.
         (_, Some(416)) => StoreError::Corrupt(format!("{name} is too short for a frame")),
+        (_, Some(301)) => StoreError::TierLost(format!(
+            "{}: HTTP 301 (the bucket is in another region: mend object.region)",
+            what()
+        )),
+        // There is nothing that a new object could lack.
+        (_, Some(404)) if verb == "write" => {
+            StoreError::TierLost(format!("{}: HTTP 404 ({})", what(), super::super::NO_STORE))
+        }
         (_, Some(404)) => StoreError::Missing(format!("{name} is not in the bucket")),
         _ => {
             let kind = match error {
@@ -90,7 +102,9 @@ fn told<E: Coded>(error: &Failure<E>) -> String {
     match (error.code(), error.message(), status(error)) {
         (Some(code), message, status) => {
             let message = message.map(|message| format!(": {message}")).unwrap_or_default();
-            let status = status.map(|status| format!(" (HTTP {status})")).unwrap_or_default();
+            let remedy = if status == Some(403) { GRANT } else { "" };
+            let status =
+                status.map(|status| format!(" (HTTP {status}{remedy})")).unwrap_or_default();
             format!("{code}{message}{status}")
         }
         (None, _, Some(status)) if (300..600).contains(&status) => {
