@@ -1,4 +1,4 @@
-//! Why a store could not be opened. Every text says what to do about it.
+//! What every store does to be opened, and why it could not be. Every text says what to do about it.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -11,7 +11,7 @@ use rustix::io::Errno;
 
 use crate::domain::units::Bytes;
 
-/// How often a lock that somebody has is tried, and the pause in between: who only looks has it for less.
+/// How often a lock that somebody has is tried, and the pause in between.
 const LOCK_TRIES: u32 = 10;
 const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
@@ -60,7 +60,8 @@ pub fn read_plain(path: &Path) -> io::Result<Vec<u8>> {
     file.read_to_end(&mut bytes).map(|_| bytes)
 }
 
-/// Locks the file without blocking. False if somebody else has it, who does not merely look.
+/// Locks the file, waiting a fifth of a second at most: who only looks has it for less. False if somebody
+/// else has it.
 ///
 /// # Errors
 /// The machine's.
@@ -81,8 +82,12 @@ pub fn try_lock(file: &File, how: FlockOperation) -> io::Result<bool> {
 /// # Errors
 /// They may not.
 pub fn check_writable(folder: &Path) -> Result<(), OpenError> {
-    access(folder, Access::WRITE_OK | Access::EXEC_OK)
-        .map_err(|errno| OpenError::io("write to the folder", folder)(errno.into()))
+    let may = if folder.is_dir() {
+        access(folder, Access::WRITE_OK | Access::EXEC_OK)
+    } else {
+        Err(Errno::NOTDIR)
+    };
+    may.map_err(|errno| OpenError::io("write to the folder", folder)(errno.into()))
 }
 
 /// What to do about an error of the machine, where that is known.
@@ -115,6 +120,13 @@ mod tests {
             let said = OpenError::io("create", Path::new("/x"))(source).to_string();
             assert!(said.contains("/x") && said.contains("choose another folder"), "{said}");
         }
+    }
+
+    #[test]
+    fn a_file_where_a_folder_should_be_is_in_the_way() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let said = check_writable(file.path()).unwrap_err().to_string();
+        assert!(said.contains("a file is in the way"), "{said}");
     }
 
     #[test]

@@ -27,22 +27,27 @@ const OBJECT_PATIENCE: Duration = Duration::from_secs(10);
 
 pub(super) fn check(object: &Object, state_dir: &Path) -> Check {
     const CHECK: &str = "object";
-    const REMEDY: &str =
-        "mend object.url, object.endpoint or the store's credentials, or set object.url to off";
-    let (target, reached) = (
-        &object.target,
-        match &object.target {
-            Target::Dir { path, .. } => object_folder(path, state_dir),
-            Target::S3(_) => try_bucket(object),
-        },
-    );
+    let target = &object.target;
+    let (reached, is_new, remedy) = match target {
+        Target::Dir { path, .. } => (
+            object_folder(path, state_dir),
+            !path.exists(),
+            "free some room there, or mend object.url, or set it to off",
+        ),
+        Target::S3(_) => (
+            try_bucket(object),
+            false,
+            "mend object.url, object.endpoint or the store's credentials, or set object.url to off",
+        ),
+    };
     match reached {
+        Reached::Well if is_new => Check::ok(CHECK, format!("{target} can be made")),
         Reached::Well => Check::ok(CHECK, format!("{target} is there for us")),
         Reached::Out(said) => {
             let found = format!("{target}: {said}; until it is mended the daemon runs without");
-            Check::warn(CHECK, found, REMEDY)
+            Check::warn(CHECK, found, remedy)
         }
-        Reached::Refused(said) => Check::fail(CHECK, format!("{target}: {said}"), REMEDY),
+        Reached::Refused(said) => Check::fail(CHECK, format!("{target}: {said}"), remedy),
     }
 }
 

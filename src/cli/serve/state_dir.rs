@@ -50,11 +50,12 @@ impl StateDir {
 /// What it would say, as far as that is known without making anything.
 pub(in crate::cli) fn look(path: &Path) -> Result<(), OpenError> {
     let lock_path = path.join(LOCK_NAME);
+    // As it is opened to be locked, though nothing is written.
     let mut options = File::options();
-    let _lock = match options.read(true).custom_flags(libc::O_NONBLOCK).open(&lock_path) {
+    let _lock = match options.write(true).custom_flags(libc::O_NONBLOCK).open(&lock_path) {
         Ok(file) => Some(lock(path, file, FlockOperation::NonBlockingLockShared)?),
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-        Err(error) => return Err(failed("read", &lock_path)(error)),
+        Err(error) => return Err(failed("write", &lock_path)(error)),
     };
     is_marked(path).map(drop)
 }
@@ -169,6 +170,7 @@ mod tests {
             rustix::fs::mkfifoat(rustix::fs::CWD, &path, 0o600.into()).unwrap();
             let said = StateDir::open(folder.path()).unwrap_err().to_string();
             assert!(said.contains(name), "{said}");
+            assert_eq!(look(folder.path()).unwrap_err().to_string(), said);
         }
     }
 

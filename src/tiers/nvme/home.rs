@@ -123,7 +123,9 @@ fn chunks_of(capacity_bytes: u64) -> Result<usize, OpenError> {
 }
 
 fn lock(dir: &Path, how: FlockOperation) -> Result<File, OpenError> {
-    let lock = File::open(dir).map_err(OpenError::io("open the folder", dir))?;
+    // A pipe in its place is not waited for.
+    let lock = File::options().read(true).custom_flags(libc::O_DIRECTORY).open(dir);
+    let lock = lock.map_err(OpenError::io("open the folder", dir))?;
     if try_lock(&lock, how).map_err(OpenError::io("lock the folder", dir))? {
         // A new cut of a chunk makes a file here.
         return check_writable(dir).map(|()| lock);

@@ -87,6 +87,19 @@ fn who_only_looks_makes_nothing_and_holds_nothing() {
 }
 
 #[test]
+fn what_is_no_folder_is_refused_and_not_waited_for() {
+    let parent = tempfile::tempdir().unwrap();
+    let (file, pipe) = (parent.path().join("file"), parent.path().join("pipe"));
+    fs::write(&file, "").unwrap();
+    rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, 0o600.into()).unwrap();
+    for path in [&file, &pipe] {
+        let config = config(path, EngineChoice::Blocking);
+        let said = [refusal(&config), look(&config).unwrap_err()].map(|error| error.to_string());
+        assert!(said.iter().all(|said| said.contains("a file is in the way")), "{said:?}");
+    }
+}
+
+#[test]
 fn a_start_that_changes_nothing_writes_no_superblock() {
     let dir = used_folder();
     let file = || fs::metadata(dir.path().join(superblock::FILE_NAME)).unwrap().ino();
