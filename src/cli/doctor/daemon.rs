@@ -2,13 +2,11 @@
 
 use std::path::Path;
 
-use rustix::fs::{Access, access};
-
 use super::Check;
 use crate::cli::serve::state_dir;
 use crate::config::Places;
 use crate::service::{BindError, look_at_socket};
-use crate::tiers::open::OpenError;
+use crate::tiers::open::{OpenError, check_writable};
 
 /// Whether a daemon runs in these places.
 pub(super) fn runs(places: &Places) -> bool {
@@ -27,15 +25,10 @@ pub(super) fn standing(path: &Path) -> &Path {
     path.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("/"))
 }
 
-/// Whether this user may make files there: mode, owner and read-only mounts all count.
-pub(super) fn is_writable(folder: &Path) -> bool {
-    folder.is_dir() && access(folder, Access::WRITE_OK | Access::EXEC_OK).is_ok()
-}
-
 fn state_folder(path: &Path, runs: bool) -> Check {
     const CHECK: &str = "state folder";
     let standing = standing(path);
-    if !is_writable(standing) {
+    if check_writable(standing).is_err() {
         return Check::fail(
             CHECK,
             format!("{} is not a folder that this user can write to", standing.display()),
@@ -73,7 +66,7 @@ fn socket(path: &Path) -> Check {
         }
     }
     let folder = standing(path.parent().unwrap_or(path));
-    if !is_writable(folder) {
+    if check_writable(folder).is_err() {
         return Check::fail(
             "socket",
             format!("{} is not a folder that this user can write to", folder.display()),

@@ -37,8 +37,10 @@ pub fn open_striped(
     arena: &Arc<Arena>,
 ) -> Result<Vec<Opened>, OpenError> {
     let parts = parts(config, more_dirs)?;
-    // All of them before the first is made: it would be one of several for good.
-    parts.iter().try_for_each(home::look)?;
+    if parts.len() > 1 {
+        // All of them before the first is made: it would be one of several for good.
+        parts.iter().try_for_each(home::look)?;
+    }
     parts.iter().map(|part| open(part, arena)).collect()
 }
 

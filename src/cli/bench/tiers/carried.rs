@@ -47,13 +47,11 @@ impl<'a> Carried<'a> {
     /// # Errors
     /// Blocks can't be cut as the cell says; the text names what to change.
     pub fn new(ground: &'a Ground, set: &'a BlockSet, cell: Cell) -> Result<Self, Failure> {
-        let most = transfers_max(cell.path.link());
         // A device takes as much as it gets, in order; a store's depth is held to the limit's.
-        let (at_once, items_max) = if cell.path.is_paged() {
-            (most, Transfer::ITEMS_MAX)
-        } else {
-            (most.min(ground.depth), ground.depth / most.min(ground.depth))
-        };
+        let is_paged = cell.path.is_paged();
+        let depth = if is_paged { usize::MAX } else { ground.depth };
+        let at_once = transfers_max(cell.path.link()).min(depth);
+        let items_max = if is_paged { Transfer::ITEMS_MAX } else { depth / at_once };
         let limits =
             LinkLimits { in_flight_max: at_once, queued_max: 4096, shares_processors: false };
         Ok(Self {

@@ -15,7 +15,7 @@ use crate::tiers::store::StoreError;
 const LOST: [(&str, &str); 11] = [
     ("NoSuchBucket", "make the bucket, or mend object.url"),
     ("InvalidBucketName", "mend object.url"),
-    ("PermanentRedirect", "the bucket is in another region: mend object.region"),
+    ("PermanentRedirect", ELSEWHERE),
     ("InvalidAccessKeyId", RENEW),
     ("SignatureDoesNotMatch", "check the secret key"),
     ("ExpiredToken", RENEW),
@@ -25,6 +25,7 @@ const LOST: [(&str, &str); 11] = [
     ("RequestTimeTooSkewed", "set this machine's clock"),
     ("AllAccessDisabled", "ask the bucket's owner"),
 ];
+const ELSEWHERE: &str = "the bucket is in another region: mend object.region";
 const RENEW: &str = "renew the credentials: they are looked up again by themselves";
 
 const GRANT: &str = "; grant s3:GetObject, s3:PutObject and s3:DeleteObject on the objects and s3:ListBucket \
@@ -71,10 +72,7 @@ pub fn failed<E: Coded>(verb: &str, name: &str, error: &Failure<E>) -> StoreErro
         }
         // Its header page lies outside of it.
         (_, Some(416)) => StoreError::Corrupt(format!("{name} is too short for a frame")),
-        (_, Some(301)) => StoreError::TierLost(format!(
-            "{}: HTTP 301 (the bucket is in another region: mend object.region)",
-            what()
-        )),
+        (_, Some(301)) => StoreError::TierLost(format!("{}: HTTP 301 ({ELSEWHERE})", what())),
         // There is nothing that a new object could lack.
         (_, Some(404)) if verb == "write" => {
             StoreError::TierLost(format!("{}: HTTP 404 ({})", what(), super::super::NO_STORE))
