@@ -3,6 +3,7 @@
 //! The copies are the daemon's own, leg by leg. Decides nothing and queues nothing: whoever orders
 //! a transfer owns its ends until that transfer's end was told.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use tokio::sync::Semaphore;
 use super::ERASES_MAX;
 use super::complaints::Complaints;
 use super::perform::Performer;
+use super::sealing::Sealers;
 use super::staging::Staging;
 use crate::manager::NamespaceEntry;
 use crate::manager::api::{Event, ItemFailure, Transfer, TransferId};
@@ -48,8 +50,13 @@ pub struct Ended {
 }
 
 impl Carrier {
-    #[must_use]
-    pub fn new(parts: CarrierParts) -> Self {
+    /// # Errors
+    /// The machine refused a thread.
+    pub fn new(parts: CarrierParts) -> io::Result<Self> {
+        Ok(Self::with_sealers(parts, Sealers::start()?))
+    }
+
+    fn with_sealers(parts: CarrierParts, sealers: Sealers) -> Self {
         let (events, ends) = crossbeam_channel::bounded(ENDS_QUEUED_MAX);
         let performer = Arc::new(Performer {
             // With one end in DRAM no copy passes through staging.
@@ -62,6 +69,7 @@ impl Carrier {
             events,
             erasing: Semaphore::new(ERASES_MAX),
             complaints: Arc::new(Complaints::start()),
+            sealers: Arc::new(sealers),
             runtime: parts.runtime,
         });
         Self { performer, ends }
@@ -97,6 +105,7 @@ impl Carrier {
 mod tests {
     use std::sync::Mutex;
 
+    use super::super::sealing;
     use super::*;
     use crate::domain::block::HashTail;
     use crate::domain::namespace::{KvShape, Namespace, example};
@@ -121,17 +130,18 @@ mod tests {
         runtime: &runtime::Runtime,
         arena: Arc<Arena>,
         device: Arc<dyn Device>,
+        sealers: Sealers,
     ) -> Carrier {
         let (runtime, node_id) = (runtime.handle().clone(), [0; 16]);
         let parts = CarrierParts { runtime, arena, device, nvme: None, object: None, node_id };
-        Carrier::new(parts)
+        Carrier::with_sealers(parts, sealers)
     }
 
-    fn carrier(runtime: &runtime::Runtime) -> Carrier {
+    fn carrier(runtime: &runtime::Runtime, sealers: Sealers) -> Carrier {
         let arena = arena(CHUNK_BYTES);
         let device = HostDeviceConfig { tier_bytes: 0, pretouch_threads: 0 };
         let device = Arc::new(HostDevice::new(Arc::clone(&arena), device).unwrap());
-        carrier_with(runtime, arena, device)
+        carrier_with(runtime, arena, device, sealers)
     }
 
     fn namespace() -> NamespaceEntry {
@@ -189,9 +199,9 @@ mod tests {
             payload_bytes: BLOCK_BYTES.into(),
             namespace: Some(Namespace { shape, ..example() }),
         };
-        let engines = Arc::new(Engines::default());
+        let (engines, (sealers, held)) = (Arc::new(Engines::default()), sealing::tests::held());
         let carrier =
-            carrier_with(&runtime, arena(2 * CHUNK_BYTES), Arc::clone(&engines) as Arc<dyn Device>);
+            carrier_with(&runtime, arena(2 * CHUNK_BYTES), Arc::clone(&engines) as _, sealers);
         let items = (0..BLOCKS as u64).map(|block| {
             let slot_bytes = namespace.slot_bytes(Tier::Dram);
             let to = End::Dram(Place { offset: block * u64::from(slot_bytes), slot_bytes });
@@ -215,13 +225,16 @@ mod tests {
         for (_, done) in given {
             done(Vec::new());
         }
+        assert!(carrier.ended(Duration::ZERO).is_none(), "nothing is sealed yet");
+        drop(held);
         assert!(carrier.ended(Duration::from_mins(1)).unwrap().failed.is_empty());
     }
 
     #[test]
     fn a_frame_that_is_only_sealed_is_not_by_whoever_starts_it() {
-        let runtime = runtime::Builder::new_current_thread().enable_time().build().unwrap();
-        let (carrier, namespace) = (carrier(&runtime), namespace());
+        let runtime = runtime::Builder::new_current_thread().build().unwrap();
+        let (sealers, held) = sealing::tests::held();
+        let (carrier, namespace) = (carrier(&runtime, sealers), namespace());
         let frame = End::Dram(Place { offset: 0, slot_bytes: namespace.slot_bytes(Tier::Dram) });
         let meta = meta(&namespace, b"one");
         let (seal, restamp, durable) = (true, false, false);
@@ -230,24 +243,15 @@ mod tests {
         let transfer =
             Transfer { id: TransferId(1), namespace: NamespaceId(0), link, class, items };
         carrier.start(transfer, &namespace);
-        assert!(carrier.ended(Duration::ZERO).is_none(), "the runtime has not run yet");
-        let ended = async {
-            loop {
-                if let Some(end) = carrier.ended(Duration::ZERO) {
-                    break end;
-                }
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-        };
-        let patience = Duration::from_mins(1);
-        let ended = runtime.block_on(async { tokio::time::timeout(patience, ended).await });
-        assert!(ended.unwrap().failed.is_empty());
+        assert!(carrier.ended(Duration::ZERO).is_none(), "who seals is busy");
+        drop(held);
+        assert!(carrier.ended(Duration::from_mins(1)).unwrap().failed.is_empty());
     }
 
     #[test]
     fn whoever_starts_transfers_may_leave_any_number_of_ends_untaken() {
         let runtime = runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
-        let (carrier, namespace) = (carrier(&runtime), namespace());
+        let (carrier, namespace) = (carrier(&runtime, Sealers::start().unwrap()), namespace());
         // Nothing to copy: it ends before it returns, on this thread.
         let started = 0..2 * ENDS_QUEUED_MAX as u64;
         for id in started.clone().map(TransferId) {

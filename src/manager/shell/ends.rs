@@ -1,4 +1,4 @@
-//! Waiting for stores: for one operation, or for all of a list at once.
+//! Waiting for ends: for one operation of a store, or for all of a list at once.
 //!
 //! A task that waited for each of a list by itself would be woken once a block; here it is woken
 //! when the last one ended.
@@ -26,24 +26,28 @@ pub(super) fn at_all_ends(
     then: impl FnOnce(Vec<End>) + Send + 'static,
 ) -> impl Iterator<Item = Done> {
     let lost = || Err(StoreError::TierLost("it stopped".into()));
-    let ends = (0..count).map(|_| lost()).collect();
-    let gathering = Arc::new(Gathering(Mutex::new((ends, Some(then)))));
+    let gathering = Gathering::of((0..count).map(|_| lost()).collect(), then);
     (0..count).map(move |at| {
         let gathering = Arc::clone(&gathering);
         Box::new(move |end| gathering.enter(at, end)) as Done
     })
 }
 
-/// Tells all ends when the last operation lets go of it.
-struct Gathering<F: FnOnce(Vec<End>)>(Mutex<(Vec<End>, Option<F>)>);
+/// Tells all ends when the last who enters some lets go of it.
+pub(super) struct Gathering<E, F: FnOnce(Vec<E>)>(Mutex<(Vec<E>, Option<F>)>);
 
-impl<F: FnOnce(Vec<End>)> Gathering<F> {
-    fn enter(&self, at: usize, end: End) {
+impl<E, F: FnOnce(Vec<E>)> Gathering<E, F> {
+    /// `ends` are what counts where nobody enters another.
+    pub(super) fn of(ends: Vec<E>, then: F) -> Arc<Self> {
+        Arc::new(Self(Mutex::new((ends, Some(then)))))
+    }
+
+    pub(super) fn enter(&self, at: usize, end: E) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).0[at] = end;
     }
 }
 
-impl<F: FnOnce(Vec<End>)> Drop for Gathering<F> {
+impl<E, F: FnOnce(Vec<E>)> Drop for Gathering<E, F> {
     fn drop(&mut self) {
         let (ends, then) = self.0.get_mut().unwrap_or_else(PoisonError::into_inner);
         if let Some(then) = then.take() {

@@ -18,6 +18,8 @@ mod perform;
 
 mod upkeep;
 
+mod sealing;
+
 mod shared;
 
 mod staging;
@@ -44,6 +46,7 @@ use complaints::Complaints;
 pub use handle::Handle;
 pub use journal::{Batch, Entry, Journal, Page};
 use perform::Performer;
+use sealing::Sealers;
 use shared::Shared;
 use staging::Staging;
 
@@ -98,6 +101,7 @@ impl Shell {
             events: events.clone(),
             erasing: Semaphore::new(ERASES_MAX),
             complaints: Arc::new(Complaints::start()),
+            sealers: Arc::new(Sealers::start()?),
             runtime: parts.runtime,
         });
         let journal = (parts.journal_changes_max > 0)

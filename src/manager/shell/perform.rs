@@ -15,6 +15,7 @@ use tokio::sync::{Semaphore, oneshot};
 
 use super::complaints::Complaints;
 use super::ends::{at_all_ends, on_end};
+use super::sealing::Sealers;
 use super::shared::frame_of;
 use super::staging::{Hold, Staging};
 use crate::domain::namespace::NamespaceDigest;
@@ -46,6 +47,7 @@ pub(super) struct Performer {
     /// Erases at a time: fewer than any store's queue holds.
     pub erasing: Semaphore,
     pub complaints: Arc<Complaints>,
+    pub sealers: Arc<Sealers>,
     pub runtime: runtime::Handle,
 }
 
@@ -101,7 +103,7 @@ impl Piece {
 }
 
 /// How each copy of a list ended.
-type Outcomes = Vec<Result<(), FailureKind>>;
+pub(super) type Outcomes = Vec<Result<(), FailureKind>>;
 
 impl Performer {
     /// What a tier's store refuses for now.
@@ -140,31 +142,20 @@ impl Performer {
         env::spawn_task_on(&performer.runtime, async move { this.perform(work).await });
     }
 
+    /// Copies with a store at one end or both.
     async fn perform(&self, work: Work) {
-        let outcomes = if work.link == Link::DeviceDown {
-            let frames = work.items.iter().map(|piece| dram_span(piece.item.to));
-            self.onto_frames(&work, &work.items, frames.collect()).await
+        let mut outcomes = if work.copies() {
+            self.through_frames(&work).await
         } else {
-            self.with_stores(&work).await
+            vec![Ok(()); work.items.len()]
         };
+        self.keep(&work, &mut outcomes).await;
         self.teller(work.id).tell(outcomes);
     }
 
     /// What tells the manager how a transfer ended.
     fn teller(&self, transfer: TransferId) -> Teller {
         Teller { transfer, events: self.events.clone(), runtime: self.runtime.clone() }
-    }
-
-    /// Copies with a store at one end or both: straight between DRAM's frames and the store, else
-    /// through staging frames, as many at a time as there are.
-    async fn with_stores(&self, work: &Work) -> Outcomes {
-        let mut outcomes = if work.copies() {
-            self.through_frames(work).await
-        } else {
-            vec![Ok(()); work.items.len()]
-        };
-        self.keep(work, &mut outcomes).await;
-        outcomes
     }
 
     /// Has the store keep what landed, where that is asked for: once for all of a transfer.
@@ -184,7 +175,8 @@ impl Performer {
         }
     }
 
-    /// Each copy by way of one frame in memory.
+    /// Each copy by way of one frame in memory: DRAM's own, else staging frames, as many at a time as
+    /// there are.
     async fn through_frames(&self, work: &Work) -> Outcomes {
         if let Some(spans) = work.frames() {
             return self.store_legs(work, &work.items, spans).await;
@@ -237,7 +229,7 @@ impl Performer {
 
     async fn read_leg(&self, work: &Work, pieces: &[Piece], spans: &[FrameSpan]) -> Outcomes {
         if pieces.first().is_some_and(|piece| on_device(piece.item.from)) {
-            return self.onto_frames(work, pieces, spans.iter().copied().map(Some).collect()).await;
+            return self.onto_frames(work, pieces, spans).await;
         }
         let ops = pieces.iter().zip(spans).map(|(piece, span)| piece.read_op(*span));
         let outcomes = self.on_stores(ops.collect(), read_failure).await;

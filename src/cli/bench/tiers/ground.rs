@@ -86,14 +86,16 @@ impl Ground {
             .then(|| open_object(args, &beside, &mut folders, &arena, &runtime))
             .transpose()?;
         let (object, bucket) = object.map_or((None, None), |(store, bucket)| (Some(store), bucket));
-        let carrier = Carrier::new(CarrierParts {
+        let parts = CarrierParts {
             runtime: runtime.handle().clone(),
             arena: Arc::clone(&arena),
             device: hbm.device(),
             nvme: store,
             object: object.clone(),
             node_id: env::random_bytes(),
-        });
+        };
+        let carrier = Carrier::new(parts)
+            .map_err(|error| Failure::Failed(format!("can't start threads: {error}")))?;
         Ok(Self {
             arena,
             carrier,

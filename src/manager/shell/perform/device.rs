@@ -2,23 +2,17 @@
 
 use std::sync::Arc;
 
-use futures_util::future::join_all;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
 
 use super::{Outcomes, Performer, Piece, Work, dram_span, write_failure};
-use crate::domain::namespace::NamespaceDigest;
 use crate::env;
 use crate::manager::api::{End, FailureKind, TransferItem};
-use crate::tiers::dram::Arena;
-use crate::tiers::frame::{self, HeaderDraft};
+use crate::manager::shell::sealing::{Landing, Sealer, Unsealed};
 use crate::tiers::hbm::{BlockCopy, CopyEnd, FailedCopy, Stream};
-use crate::tiers::store::{FrameMeta, FrameSpan, StoreError};
+use crate::tiers::store::{FrameSpan, StoreError};
 
 /// What a device's engines copy before it is sealed, while they copy the next ones.
 const SEALED_BYTES: u64 = 8 << 20;
-/// How many of those a transfer has sealed at a time: it takes several processors to keep up with one
-/// engine.
-const SEALING_MAX: usize = 8;
 
 impl Work {
     /// The copy on the device, if there is anything to copy; `staged` is the frame in memory when
@@ -42,49 +36,86 @@ impl Work {
         };
         (from != to).then(|| BlockCopy { geometry, from: end(from), to: end(to) })
     }
+
+    fn device_copies(
+        &self,
+        pieces: &[Piece],
+        spans: &[Option<FrameSpan>],
+    ) -> Vec<Option<BlockCopy>> {
+        pieces.iter().zip(spans).map(|(piece, span)| self.device_copy(piece, *span)).collect()
+    }
 }
 
 impl Performer {
-    /// From the device into frames, and the headers of those that are sealed: some blocks at a time where
-    /// the device has engines for it, so that some are sealed while others are copied. The device has all
-    /// of them from the start: it rests for nobody who seals.
+    /// From the device into frames that are not DRAM's own.
     pub(super) async fn onto_frames(
         &self,
         work: &Work,
         pieces: &[Piece],
-        spans: Vec<Option<FrameSpan>>,
+        spans: &[FrameSpan],
     ) -> Outcomes {
-        let sealing = Semaphore::new(SEALING_MAX);
-        if self.device.copies_by_processor() {
-            return self.land(work, pieces, &spans, &sealing).await;
-        }
-        let together = (SEALED_BYTES / work.payload_bytes.max(1)).max(1);
-        let together = usize::try_from(together).unwrap_or(usize::MAX);
-        let groups = pieces.chunks(together).zip(spans.chunks(together));
-        let landing = groups.map(|(pieces, spans)| self.land(work, pieces, spans, &sealing));
-        join_all(landing).await.concat()
+        let (told, all) = oneshot::channel();
+        let spans: Vec<_> = spans.iter().copied().map(Some).collect();
+        // The receiver is gone only when the runtime stops.
+        self.land(work, pieces, &spans, move |outcomes| drop(told.send(outcomes)));
+        all.await.expect("the last frame to land tells of all")
     }
 
-    /// One batch on the device, then the headers when it is their turn.
-    async fn land(
+    /// From the device into frames, and the headers of those that are new; tells `ended`, once and on any
+    /// thread, how they ended.
+    pub(super) fn land(
         &self,
         work: &Work,
         pieces: &[Piece],
         spans: &[Option<FrameSpan>],
-        sealing: &Semaphore,
-    ) -> Outcomes {
-        let both = pieces.iter().zip(spans);
-        let copies = both.clone().map(|(piece, span)| work.device_copy(piece, *span)).collect();
-        let outcomes = self.on_device(Stream::Down, copies).await;
-        let landed = both.zip(&outcomes).filter(|(_, end)| end.is_ok());
-        let sealed = landed
-            .filter(|((piece, _), _)| piece.item.seal)
-            .filter_map(|((piece, span), _)| Some(((*span)?, piece.item.meta)));
-        let _turn = sealing.acquire().await.expect("nobody closes it");
-        if self.seal_all(work, sealed.collect()).await {
-            return outcomes;
+        ended: impl FnOnce(Outcomes) + Send + 'static,
+    ) {
+        if self.device.copies_by_processor() && work.copies() {
+            return self.land_by_processor(work, pieces, spans, ended);
         }
-        vec![Err(FailureKind::TargetFailed); outcomes.len()]
+        let lost = vec![Err(FailureKind::TargetFailed); pieces.len()];
+        let (landing, sealer) = (Landing::of(lost, Box::new(ended) as _), self.sealer(work));
+        let sealer = Arc::new(sealer);
+        let together = (SEALED_BYTES / work.payload_bytes.max(1)).max(1);
+        let together = usize::try_from(together).unwrap_or(usize::MAX);
+        let groups = pieces.chunks(together).zip(spans.chunks(together));
+        // The device has all of them from the start: it rests for nobody who seals.
+        for ((pieces, spans), first) in groups.zip((0..).step_by(together)) {
+            let unsealed = unsealed(first, pieces, spans);
+            let (landing, sealer) = (Arc::clone(&landing), Arc::clone(&sealer));
+            let sealers = Arc::clone(&self.sealers);
+            self.submit(Stream::Down, work.device_copies(pieces, spans), move |outcomes| {
+                let mut frames = Vec::with_capacity(outcomes.len());
+                for ((at, outcome), frame) in (first..).zip(outcomes).zip(unsealed) {
+                    match frame.filter(|_| outcome.is_ok()) {
+                        Some(frame) => frames.push(frame),
+                        None => landing.enter(at, outcome),
+                    }
+                }
+                sealers.seal(&sealer, &frames, &landing);
+            });
+        }
+    }
+
+    /// Who copies seals as well: the bytes are in that processor's caches.
+    fn land_by_processor(
+        &self,
+        work: &Work,
+        pieces: &[Piece],
+        spans: &[Option<FrameSpan>],
+        ended: impl FnOnce(Outcomes) + Send + 'static,
+    ) {
+        let (unsealed, sealer) = (unsealed(0, pieces, spans), self.sealer(work));
+        self.submit(Stream::Down, work.device_copies(pieces, spans), move |outcomes| {
+            for Unsealed { at, span, meta } in unsealed.into_iter().flatten() {
+                if outcomes[at].is_ok() {
+                    // What a request waits for may need this processor.
+                    env::await_turn();
+                    sealer.seal(span, meta);
+                }
+            }
+            ended(outcomes);
+        });
     }
 
     /// Runs all copies on one stream; those that are none end well.
@@ -124,17 +155,7 @@ impl Performer {
         self.device.submit(stream, copies, Box::new(done));
     }
 
-    /// Writes headers and checksums, away from the runtime's threads. False: it came to nothing.
-    async fn seal_all(&self, work: &Work, frames: Vec<(FrameSpan, FrameMeta)>) -> bool {
-        if frames.is_empty() {
-            return true;
-        }
-        let sealer = self.sealer(work);
-        let sealing = move || frames.into_iter().for_each(|(span, meta)| sealer.seal(span, meta));
-        env::spawn_blocking_on(&self.runtime, sealing).await
-    }
-
-    pub(super) fn sealer(&self, work: &Work) -> Sealer {
+    fn sealer(&self, work: &Work) -> Sealer {
         Sealer {
             arena: Arc::clone(&self.arena),
             namespace: work.digest,
@@ -144,21 +165,15 @@ impl Performer {
     }
 }
 
-/// Writes the headers and checksums of one transfer's frames.
-pub(super) struct Sealer {
-    arena: Arc<Arena>,
-    namespace: NamespaceDigest,
-    payload_bytes: u64,
-    node_id: [u8; 16],
-}
-
-impl Sealer {
-    pub(super) fn seal(&self, span: FrameSpan, meta: FrameMeta) {
-        // SAFETY: the transfer owns its target frames until the manager hears of its end.
-        let frame = unsafe { self.arena.bytes_mut(span) };
-        let Self { namespace, payload_bytes, node_id, .. } = *self;
-        frame::seal(frame, HeaderDraft { namespace, meta, payload_bytes, node_id });
-    }
+/// What is to be sealed of these pieces, of which the first is the transfer's `first`; nothing where a
+/// frame has its header.
+fn unsealed(first: usize, pieces: &[Piece], spans: &[Option<FrameSpan>]) -> Vec<Option<Unsealed>> {
+    let pieces = (first..).zip(pieces).zip(spans);
+    let frame = |((at, piece), span): ((usize, &Piece), &Option<FrameSpan>)| {
+        let TransferItem { seal, meta, .. } = piece.item;
+        span.filter(|_| seal).map(|span| Unsealed { at, span, meta })
+    };
+    pieces.map(frame).collect()
 }
 
 fn device_failure(error: &StoreError) -> FailureKind {

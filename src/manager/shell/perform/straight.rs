@@ -3,7 +3,6 @@
 //! the way takes time to wake, and there are thousands of them a second.
 
 use super::{Outcomes, Performer, Work, dram_span, read_failure, write_failure};
-use crate::env;
 use crate::manager::api::FailureKind;
 use crate::movement::Link;
 use crate::tiers::hbm::Stream;
@@ -15,10 +14,11 @@ impl Performer {
         match work.link {
             Link::DeviceUp => self.by_device(Stream::Up, work),
             Link::DeviceLocal => self.by_device(Stream::Local, work),
-            // Where engines of the device's own copy, sealing takes more threads than the one that ends it,
-            // and where nothing is copied that one is the manager's.
-            Link::DeviceDown if self.device.copies_by_processor() && work.copies() => {
-                self.by_device(Stream::Down, work);
+            Link::DeviceDown => {
+                let frames = work.items.iter().map(|piece| dram_span(piece.item.to));
+                let teller = self.teller(work.id);
+                let ended = move |outcomes| teller.tell(outcomes);
+                self.land(work, &work.items, &frames.collect::<Vec<_>>(), ended);
             }
             Link::NvmeRead => return self.by_stores(work, read_failure),
             // A flush is a leg of its own.
@@ -28,24 +28,11 @@ impl Performer {
         true
     }
 
-    /// Copies between pools, HBM and DRAM's frames, and the headers of frames that are new.
+    /// Copies between pools and HBM, and from DRAM's frames to both.
     fn by_device(&self, stream: Stream, work: &Work) {
         let copies = work.items.iter().map(|piece| work.device_copy(piece, None)).collect();
-        let items = work.items.iter().map(|piece| &piece.item).enumerate();
-        let unsealed: Vec<_> = items
-            .filter(|(_, item)| item.seal)
-            .filter_map(|(at, item)| Some((at, dram_span(item.to)?, item.meta)))
-            .collect();
-        let (teller, sealer) = (self.teller(work.id), self.sealer(work));
-        let ended = move |outcomes: Outcomes| {
-            for (_, span, meta) in unsealed.into_iter().filter(|(at, ..)| outcomes[*at].is_ok()) {
-                // What a request waits for may need this processor.
-                env::await_turn();
-                sealer.seal(span, meta);
-            }
-            teller.tell(outcomes);
-        };
-        self.submit(stream, copies, ended);
+        let teller = self.teller(work.id);
+        self.submit(stream, copies, |outcomes| teller.tell(outcomes));
     }
 
     /// Copies between DRAM's frames and a store. False: some have no frame of their own.
