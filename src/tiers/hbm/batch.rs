@@ -1,17 +1,32 @@
 //! A batch of copies on its way through a device: whatever happens, its submitter hears once.
 
 use super::device::{BlockCopy, CopiesDone, FailedCopy};
+use super::ends::are_independent;
 use crate::tiers::store::StoreError;
 
 /// A batch on its way. Dropped unfinished, it says that the device is gone.
 pub(super) struct Batch {
     copies: Vec<BlockCopy>,
     done: Option<CopiesDone>,
+    /// Whether they were found to be independent already.
+    independent: bool,
 }
 
 impl Batch {
     pub(super) fn new(copies: Vec<BlockCopy>, done: CopiesDone) -> Self {
-        Self { copies, done: Some(done) }
+        Self { copies, done: Some(done), independent: false }
+    }
+
+    /// Of copies that are known to be independent.
+    pub(super) fn independent(copies: Vec<BlockCopy>, done: CopiesDone) -> Self {
+        let mut batch = Self::new(copies, done);
+        batch.independent = true;
+        batch
+    }
+
+    /// Whether its copies may run in any order and beside each other.
+    pub(super) fn is_independent(&self) -> bool {
+        self.independent || are_independent(&self.copies)
     }
 
     pub(super) fn copies(&self) -> &[BlockCopy] {

@@ -53,8 +53,8 @@ impl Gpu {
         Ok(Self { lanes: lanes.try_into().ok().expect("one lane a stream"), core })
     }
 
-    fn submit(&self, stream: Stream, copies: Vec<BlockCopy>, done: CopiesDone) {
-        self.lanes[stream as usize].submit(Batch::new(copies, done));
+    fn submit(&self, stream: Stream, batch: Batch) {
+        self.lanes[stream as usize].submit(batch);
     }
 
     fn uuid(&self) -> Uuid {
@@ -100,27 +100,29 @@ impl Gpus {
         let bytes_max = if stream == Stream::Local { u64::MAX } else { BATCH_BYTES };
         let parts = self.batches(&copies, bytes_max);
         if let [(gpu, _)] = &parts[..] {
-            return self.submit_to(*gpu, stream, copies, done);
+            return self.submit_to(*gpu, stream, Batch::new(copies, done));
         }
         if parts.is_empty() || !are_independent(&copies) {
             let gpu = self.only_gpu(&parts);
-            return self.submit_to(gpu, stream, copies, done);
+            return self.submit_to(gpu, stream, Batch::new(copies, done));
         }
         let joined = Joined::new(parts.len(), done);
         let mut copies: Vec<_> = copies.into_iter().map(Some).collect();
         for (gpu, which) in parts {
             let part = which.iter().map(|at| copies[*at].take().expect("each is in one part"));
-            self.submit_to(gpu, stream, part.collect(), Joined::part(&joined, which));
+            let part = part.collect();
+            let batch = Batch::independent(part, Joined::part(&joined, which));
+            self.submit_to(gpu, stream, batch);
         }
     }
 
-    fn submit_to(&self, gpu: Uuid, stream: Stream, copies: Vec<BlockCopy>, done: CopiesDone) {
+    fn submit_to(&self, gpu: Uuid, stream: Stream, batch: Batch) {
         let others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
         let other = others.get(&gpu).cloned();
         drop(others);
         match other {
-            Some(other) => other.submit(stream, copies, done),
-            None => self.home.submit(stream, copies, done),
+            Some(other) => other.submit(stream, batch),
+            None => self.home.submit(stream, batch),
         }
     }
 

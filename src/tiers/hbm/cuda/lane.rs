@@ -12,7 +12,6 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use super::super::batch::Batch;
 use super::super::chunks::Uses;
 use super::super::device::{FailedCopy, Stream};
-use super::super::ends::are_independent;
 use super::calibration::Strategy;
 use super::copier::{Copier, Flight};
 use super::core::{Core, Located};
@@ -130,7 +129,7 @@ impl Issuer {
         landing.uses = Some(uses);
         if !located.is_empty() {
             let far = located.iter().any(|found| found.far);
-            let independent = !far && are_independent(batch.copies());
+            let independent = !far && batch.is_independent();
             let pieces: Vec<_> = located.iter().map(|found| found.piece.clone()).collect();
             let (table, flight) = (&self.core.table, landing.flight());
             let way = self.copier.choose(table, &pieces, independent, flight);
