@@ -19,8 +19,8 @@ use crate::tiers::frame::{self, HeaderDraft};
 use crate::tiers::store::{FrameMeta, FrameSpan};
 use crate::tiers::workers::Pool;
 
-/// One engine brings 55 GB a second over PCIe 5, and a processor sums 4 to 10 of them: more threads than
-/// this would take the engine's process its processors for nothing.
+/// One engine brings 55 GB a second over PCIe 5. A processor sums 20 where it has the memory for itself, and
+/// far less beside others: more threads would take the inference engine's processors for nothing.
 const SEALERS_MAX: usize = 16;
 /// Frames that may wait: those of more transfers than all links work on at once.
 const QUEUED_MAX: usize = 64 * Transfer::ITEMS_MAX;
@@ -36,11 +36,16 @@ pub(super) struct Sealer {
 }
 
 impl Sealer {
-    pub(super) fn seal(&self, span: FrameSpan, meta: FrameMeta) {
+    /// Writes the frame's header, as soon as nobody else needs the processor.
+    pub(super) fn seal(&self, Unsealed { span, meta, .. }: Unsealed) -> Result<(), FailureKind> {
+        env::await_turn();
         // SAFETY: the transfer owns its target frames until the manager hears of its end.
         let frame = unsafe { self.arena.bytes_mut(span) };
         let Self { namespace, payload_bytes, node_id, .. } = *self;
-        frame::seal(frame, HeaderDraft { namespace, meta, payload_bytes, node_id });
+        let draft = HeaderDraft { namespace, meta, payload_bytes, node_id };
+        // A defect costs its own frame, never the thread.
+        let sealed = catch_unwind(AssertUnwindSafe(|| frame::seal(frame, draft)));
+        sealed.map(drop).map_err(|_| FailureKind::TargetFailed)
     }
 }
 
@@ -91,12 +96,8 @@ impl Sealers {
 impl Job {
     fn run(self) {
         let Self { sealer, frames, landing } = self;
-        for Unsealed { at, span, meta } in frames {
-            // What a request waits for may need this processor.
-            env::await_turn();
-            // A defect costs its own frame, never the thread.
-            let sealed = catch_unwind(AssertUnwindSafe(|| sealer.seal(span, meta)));
-            landing.enter(at, sealed.map_err(|_| FailureKind::TargetFailed));
+        for frame in frames {
+            landing.enter(frame.at, sealer.seal(frame));
         }
     }
 }

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use super::{Outcomes, Performer, Piece, Work, dram_span, write_failure};
-use crate::env;
 use crate::manager::api::{End, FailureKind, TransferItem};
 use crate::manager::shell::sealing::{Landing, Sealer, Unsealed};
 use crate::tiers::hbm::{BlockCopy, CopyEnd, FailedCopy, Stream};
@@ -106,13 +105,10 @@ impl Performer {
         ended: impl FnOnce(Outcomes) + Send + 'static,
     ) {
         let (unsealed, sealer) = (unsealed(0, pieces, spans), self.sealer(work));
-        self.submit(Stream::Down, work.device_copies(pieces, spans), move |outcomes| {
-            for Unsealed { at, span, meta } in unsealed.into_iter().flatten() {
-                if outcomes[at].is_ok() {
-                    // What a request waits for may need this processor.
-                    env::await_turn();
-                    sealer.seal(span, meta);
-                }
+        self.submit(Stream::Down, work.device_copies(pieces, spans), move |mut outcomes| {
+            for frame in unsealed.into_iter().flatten() {
+                let outcome = &mut outcomes[frame.at];
+                *outcome = outcome.and_then(|()| sealer.seal(frame));
             }
             ended(outcomes);
         });
