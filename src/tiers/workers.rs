@@ -1,4 +1,4 @@
-//! A store's own threads, and their end.
+//! Threads of a store's own, or of who else has much work that blocks, and their end.
 //!
 //! Never detaches a thread: a store that is dropped has no thread left that touches its memory.
 
@@ -45,13 +45,14 @@ impl Workers {
         Ok(())
     }
 
-    /// Waits for the threads. Their queue must be closed before. A store whose last owner was one
-    /// of its own operations is dropped on one of its own threads, which can't wait for itself.
+    /// Waits for the threads. Their queue must be closed before. An owner that was held last by some of
+    /// its own work is dropped on one of its own threads, which can't wait for itself.
     pub fn join(&mut self) {
         let own = std::thread::current().id();
         for thread in self.threads.drain(..).filter(|thread| thread.thread().id() != own) {
+            let name = thread.thread().name().unwrap_or_default().to_owned();
             if thread.join().is_err() {
-                tracing::error!("a store's thread panicked");
+                tracing::error!(thread = name, "a thread panicked");
             }
         }
     }
@@ -63,8 +64,8 @@ impl Drop for Workers {
     }
 }
 
-/// A bounded queue of work and the threads that serve it: for stores whose work blocks. What is
-/// queued answers itself when it is dropped.
+/// A bounded queue of work and the threads that serve it: for work that blocks. What is queued answers
+/// itself when it is dropped.
 pub struct Pool<T = Ticket> {
     // Dropped in this order: the threads end once the sending end is gone.
     sender: Sender<T>,

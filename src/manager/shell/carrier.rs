@@ -14,7 +14,7 @@ use tokio::sync::Semaphore;
 use super::ERASES_MAX;
 use super::complaints::Complaints;
 use super::perform::Performer;
-use super::sealing::Sealers;
+use super::sealing::SealThreads;
 use super::staging::Staging;
 use crate::manager::NamespaceEntry;
 use crate::manager::api::{Event, ItemFailure, Transfer, TransferId};
@@ -53,10 +53,10 @@ impl Carrier {
     /// # Errors
     /// The machine refused a thread.
     pub fn new(parts: CarrierParts) -> io::Result<Self> {
-        Ok(Self::with_sealers(parts, Sealers::start()?))
+        Ok(Self::with_threads(parts, SealThreads::start()?))
     }
 
-    fn with_sealers(parts: CarrierParts, sealers: Sealers) -> Self {
+    fn with_threads(parts: CarrierParts, seal_threads: SealThreads) -> Self {
         let (events, ends) = crossbeam_channel::bounded(ENDS_QUEUED_MAX);
         let performer = Arc::new(Performer {
             // With one end in DRAM no copy passes through staging.
@@ -69,7 +69,7 @@ impl Carrier {
             events,
             erasing: Semaphore::new(ERASES_MAX),
             complaints: Arc::new(Complaints::start()),
-            sealers: Arc::new(sealers),
+            seal_threads: Arc::new(seal_threads),
             runtime: parts.runtime,
         });
         Self { performer, ends }
@@ -105,21 +105,19 @@ impl Carrier {
 mod tests {
     use std::sync::Mutex;
 
-    use super::super::sealing;
     use super::*;
     use crate::domain::block::HashTail;
     use crate::domain::namespace::{KvShape, Namespace, example};
     use crate::domain::retention::RetentionRecord;
     use crate::domain::tier::Tier;
     use crate::domain::units::{CHUNK_BYTES, Time};
-    use crate::env::Stopwatch;
-    use crate::manager::api::{End, NamespaceId, TransferItem};
+    use crate::manager::api::{End, FailureKind, NamespaceId, TransferItem};
     use crate::movement::{Class, Link};
     use crate::tiers::dram::ArenaConfig;
     use crate::tiers::hbm::{
-        BlockCopy, CopiesDone, Exported, HostDevice, HostDeviceConfig, Stream,
+        BlockCopy, CopiesDone, Exported, FailedCopy, HostDevice, HostDeviceConfig, Stream,
     };
-    use crate::tiers::store::{FrameMeta, Place};
+    use crate::tiers::store::{FrameMeta, Place, StoreError};
 
     fn arena(tier_bytes: u64) -> Arc<Arena> {
         let arena = ArenaConfig { tier_bytes, staging_bytes: 0, pretouch_threads: 0 };
@@ -130,18 +128,18 @@ mod tests {
         runtime: &runtime::Runtime,
         arena: Arc<Arena>,
         device: Arc<dyn Device>,
-        sealers: Sealers,
+        seal_threads: SealThreads,
     ) -> Carrier {
         let (runtime, node_id) = (runtime.handle().clone(), [0; 16]);
         let parts = CarrierParts { runtime, arena, device, nvme: None, object: None, node_id };
-        Carrier::with_sealers(parts, sealers)
+        Carrier::with_threads(parts, seal_threads)
     }
 
-    fn carrier(runtime: &runtime::Runtime, sealers: Sealers) -> Carrier {
+    fn carrier(runtime: &runtime::Runtime, seal_threads: SealThreads) -> Carrier {
         let arena = arena(CHUNK_BYTES);
         let device = HostDeviceConfig { tier_bytes: 0, pretouch_threads: 0 };
         let device = Arc::new(HostDevice::new(Arc::clone(&arena), device).unwrap());
-        carrier_with(runtime, arena, device, sealers)
+        carrier_with(runtime, arena, device, seal_threads)
     }
 
     fn namespace() -> NamespaceEntry {
@@ -190,18 +188,19 @@ mod tests {
 
     #[test]
     fn a_device_has_all_of_a_store_before_any_of_it_is_sealed() {
-        const BLOCKS: usize = 12;
-        const BLOCK_BYTES: u32 = 8 << 20;
-        let runtime = runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
+        const BLOCKS: usize = 13;
+        const BLOCK_BYTES: u32 = 4 << 20;
+        let runtime = runtime::Builder::new_current_thread().build().unwrap();
         let shape = KvShape { layers: 1, planes: 1, page_bytes: BLOCK_BYTES };
         let namespace = NamespaceEntry {
             digest: example().digest(),
             payload_bytes: BLOCK_BYTES.into(),
             namespace: Some(Namespace { shape, ..example() }),
         };
-        let (engines, (sealers, held)) = (Arc::new(Engines::default()), sealing::tests::held());
+        let (engines, (threads, held)) = (Arc::new(Engines::default()), SealThreads::held());
         let carrier =
-            carrier_with(&runtime, arena(2 * CHUNK_BYTES), Arc::clone(&engines) as _, sealers);
+            carrier_with(&runtime, arena(CHUNK_BYTES), Arc::clone(&engines) as _, threads);
+        let held = held;
         let items = (0..BLOCKS as u64).map(|block| {
             let slot_bytes = namespace.slot_bytes(Tier::Dram);
             let to = End::Dram(Place { offset: block * u64::from(slot_bytes), slot_bytes });
@@ -214,27 +213,25 @@ mod tests {
         let transfer =
             Transfer { id: TransferId(1), namespace: NamespaceId(0), link, class, items };
         carrier.start(transfer, &namespace);
-        let waited = Stopwatch::start();
-        let given = || engines.given.lock().unwrap();
-        while given().iter().map(|(copies, _)| copies).sum::<usize>() < BLOCKS {
-            assert!(waited.elapsed() < Duration::from_mins(1), "the rest waits for the first");
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        let given = std::mem::take(&mut *given());
-        assert_eq!(given.len(), BLOCKS, "one is sealed while others are copied");
-        for (_, done) in given {
-            done(Vec::new());
+        let given = std::mem::take(&mut *engines.given.lock().unwrap());
+        let copies: Vec<usize> = given.iter().map(|(copies, _)| *copies).collect();
+        assert_eq!(copies, [2, 2, 2, 2, 2, 2, 1], "some are sealed while others are copied");
+        for (group, (_, done)) in given.into_iter().enumerate() {
+            let failed = FailedCopy { copy: 1, error: StoreError::Missing("the test".into()) };
+            done(if group == 1 { vec![failed] } else { Vec::new() });
         }
         assert!(carrier.ended(Duration::ZERO).is_none(), "nothing is sealed yet");
         drop(held);
-        assert!(carrier.ended(Duration::from_mins(1)).unwrap().failed.is_empty());
+        let failed = carrier.ended(Duration::from_mins(1)).unwrap().failed;
+        assert_eq!(failed, [ItemFailure { item: 3, kind: FailureKind::SourceLost }]);
     }
 
     #[test]
     fn a_frame_that_is_only_sealed_is_not_by_whoever_starts_it() {
         let runtime = runtime::Builder::new_current_thread().build().unwrap();
-        let (sealers, held) = sealing::tests::held();
-        let (carrier, namespace) = (carrier(&runtime, sealers), namespace());
+        let (threads, held) = SealThreads::held();
+        let (carrier, namespace) = (carrier(&runtime, threads), namespace());
+        let held = held;
         let frame = End::Dram(Place { offset: 0, slot_bytes: namespace.slot_bytes(Tier::Dram) });
         let meta = meta(&namespace, b"one");
         let (seal, restamp, durable) = (true, false, false);
@@ -251,7 +248,7 @@ mod tests {
     #[test]
     fn whoever_starts_transfers_may_leave_any_number_of_ends_untaken() {
         let runtime = runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
-        let (carrier, namespace) = (carrier(&runtime, Sealers::start().unwrap()), namespace());
+        let (carrier, namespace) = (carrier(&runtime, SealThreads::start().unwrap()), namespace());
         // Nothing to copy: it ends before it returns, on this thread.
         let started = 0..2 * ENDS_QUEUED_MAX as u64;
         for id in started.clone().map(TransferId) {

@@ -16,9 +16,9 @@ mod journal;
 
 mod perform;
 
-mod upkeep;
-
 mod sealing;
+
+mod upkeep;
 
 mod shared;
 
@@ -46,7 +46,7 @@ use complaints::Complaints;
 pub use handle::Handle;
 pub use journal::{Batch, Entry, Journal, Page};
 use perform::Performer;
-use sealing::Sealers;
+use sealing::SealThreads;
 use shared::Shared;
 use staging::Staging;
 
@@ -101,7 +101,7 @@ impl Shell {
             events: events.clone(),
             erasing: Semaphore::new(ERASES_MAX),
             complaints: Arc::new(Complaints::start()),
-            sealers: Arc::new(Sealers::start()?),
+            seal_threads: Arc::new(SealThreads::start()?),
             runtime: parts.runtime,
         });
         let journal = (parts.journal_changes_max > 0)

@@ -15,7 +15,7 @@ use tokio::sync::{Semaphore, oneshot};
 
 use super::complaints::Complaints;
 use super::ends::{at_all_ends, on_end};
-use super::sealing::Sealers;
+use super::sealing::SealThreads;
 use super::shared::frame_of;
 use super::staging::{Hold, Staging};
 use crate::domain::namespace::NamespaceDigest;
@@ -47,7 +47,7 @@ pub(super) struct Performer {
     /// Erases at a time: fewer than any store's queue holds.
     pub erasing: Semaphore,
     pub complaints: Arc<Complaints>,
-    pub sealers: Arc<Sealers>,
+    pub seal_threads: Arc<SealThreads>,
     pub runtime: runtime::Handle,
 }
 

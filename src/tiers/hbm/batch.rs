@@ -19,6 +19,7 @@ impl Batch {
 
     /// Of copies that are known to be independent.
     pub(super) fn independent(copies: Vec<BlockCopy>, done: CopiesDone) -> Self {
+        debug_assert!(are_independent(&copies));
         let mut batch = Self::new(copies, done);
         batch.independent = true;
         batch

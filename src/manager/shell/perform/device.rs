@@ -5,8 +5,9 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use super::{Outcomes, Performer, Piece, Work, dram_span, write_failure};
+use crate::env;
 use crate::manager::api::{End, FailureKind, TransferItem};
-use crate::manager::shell::sealing::{Landing, Sealer, Unsealed};
+use crate::manager::shell::sealing::{Ends, Seal, Unsealed};
 use crate::tiers::hbm::{BlockCopy, CopyEnd, FailedCopy, Stream};
 use crate::tiers::store::{FrameSpan, StoreError};
 
@@ -14,8 +15,8 @@ use crate::tiers::store::{FrameSpan, StoreError};
 const SEALED_BYTES: u64 = 8 << 20;
 
 impl Work {
-    /// The copy on the device, if there is anything to copy; `staged` is the frame in memory when
-    /// neither end is DRAM.
+    /// The copy on the device, if there is anything to copy; `staged` is its frame in memory, which may be
+    /// left out where an end is DRAM.
     pub(super) fn device_copy(
         &self,
         piece: &Piece,
@@ -46,7 +47,7 @@ impl Work {
 }
 
 impl Performer {
-    /// From the device into frames that are not DRAM's own.
+    /// From the device into staging frames.
     pub(super) async fn onto_frames(
         &self,
         work: &Work,
@@ -57,11 +58,11 @@ impl Performer {
         let spans: Vec<_> = spans.iter().copied().map(Some).collect();
         // The receiver is gone only when the runtime stops.
         self.land(work, pieces, &spans, move |outcomes| drop(told.send(outcomes)));
-        all.await.expect("the last frame to land tells of all")
+        all.await.unwrap_or_else(|_| vec![Err(FailureKind::TargetFailed); pieces.len()])
     }
 
-    /// From the device into frames, and the headers of those that are new; tells `ended`, once and on any
-    /// thread, how they ended.
+    /// From the device into frames, and the headers of those that are new, by the threads that seal. Tells
+    /// `ended`, once and on any thread, how they ended.
     pub(super) fn land(
         &self,
         work: &Work,
@@ -69,46 +70,49 @@ impl Performer {
         spans: &[Option<FrameSpan>],
         ended: impl FnOnce(Outcomes) + Send + 'static,
     ) {
-        if self.device.copies_by_processor() && work.copies() {
-            return self.land_by_processor(work, pieces, spans, ended);
-        }
-        let lost = vec![Err(FailureKind::TargetFailed); pieces.len()];
-        let (landing, sealer) = (Landing::of(lost, Box::new(ended) as _), self.sealer(work));
-        let sealer = Arc::new(sealer);
+        let refused = vec![Err(FailureKind::NotDone); pieces.len()];
+        let (ends, seal) = (Ends::of(refused, Box::new(ended) as _), Arc::new(self.seal(work)));
         let together = (SEALED_BYTES / work.payload_bytes.max(1)).max(1);
         let together = usize::try_from(together).unwrap_or(usize::MAX);
         let groups = pieces.chunks(together).zip(spans.chunks(together));
         // The device has all of them from the start: it rests for nobody who seals.
         for ((pieces, spans), first) in groups.zip((0..).step_by(together)) {
             let unsealed = unsealed(first, pieces, spans);
-            let (landing, sealer) = (Arc::clone(&landing), Arc::clone(&sealer));
-            let sealers = Arc::clone(&self.sealers);
+            let (ends, seal) = (Arc::clone(&ends), Arc::clone(&seal));
+            let threads = Arc::clone(&self.seal_threads);
             self.submit(Stream::Down, work.device_copies(pieces, spans), move |outcomes| {
                 let mut frames = Vec::with_capacity(outcomes.len());
                 for ((at, outcome), frame) in (first..).zip(outcomes).zip(unsealed) {
                     match frame.filter(|_| outcome.is_ok()) {
                         Some(frame) => frames.push(frame),
-                        None => landing.enter(at, outcome),
+                        None => ends.enter(at, outcome),
                     }
                 }
-                sealers.seal(&sealer, &frames, &landing);
+                threads.seal(&seal, &frames, &ends);
+                // The last to let go of `ends` tells; it is to hold nothing else by then.
+                drop((threads, seal));
             });
         }
     }
 
-    /// Who copies seals as well: the bytes are in that processor's caches.
-    fn land_by_processor(
+    /// The same on the thread that copies, where a processor does that: no other has to wake, and it takes
+    /// turns with loads.
+    pub(super) fn land_by_processor(
         &self,
         work: &Work,
         pieces: &[Piece],
         spans: &[Option<FrameSpan>],
         ended: impl FnOnce(Outcomes) + Send + 'static,
     ) {
-        let (unsealed, sealer) = (unsealed(0, pieces, spans), self.sealer(work));
+        let (unsealed, seal) = (unsealed(0, pieces, spans), self.seal(work));
         self.submit(Stream::Down, work.device_copies(pieces, spans), move |mut outcomes| {
             for frame in unsealed.into_iter().flatten() {
                 let outcome = &mut outcomes[frame.at];
-                *outcome = outcome.and_then(|()| sealer.seal(frame));
+                *outcome = outcome.and_then(|()| {
+                    // What a request waits for may need this processor.
+                    env::await_turn();
+                    seal.put(frame)
+                });
             }
             ended(outcomes);
         });
@@ -151,8 +155,8 @@ impl Performer {
         self.device.submit(stream, copies, Box::new(done));
     }
 
-    fn sealer(&self, work: &Work) -> Sealer {
-        Sealer {
+    fn seal(&self, work: &Work) -> Seal {
+        Seal {
             arena: Arc::clone(&self.arena),
             namespace: work.digest,
             payload_bytes: work.payload_bytes,
@@ -161,8 +165,8 @@ impl Performer {
     }
 }
 
-/// What is to be sealed of these pieces, of which the first is the transfer's `first`; nothing where a
-/// frame has its header.
+/// What is to be sealed of these pieces, of which the first is number `first` of those that land together;
+/// nothing where a frame has its header, or gets it later.
 fn unsealed(first: usize, pieces: &[Piece], spans: &[Option<FrameSpan>]) -> Vec<Option<Unsealed>> {
     let pieces = (first..).zip(pieces).zip(spans);
     let frame = |((at, piece), span): ((usize, &Piece), &Option<FrameSpan>)| {

@@ -18,7 +18,13 @@ impl Performer {
                 let frames = work.items.iter().map(|piece| dram_span(piece.item.to));
                 let teller = self.teller(work.id);
                 let ended = move |outcomes| teller.tell(outcomes);
-                self.land(work, &work.items, &frames.collect::<Vec<_>>(), ended);
+                let frames: Vec<_> = frames.collect();
+                // Where nothing is copied, the thread that hears of it at once is the manager's.
+                if self.device.copies_by_processor() && work.copies() {
+                    self.land_by_processor(work, &work.items, &frames, ended);
+                } else {
+                    self.land(work, &work.items, &frames, ended);
+                }
             }
             Link::NvmeRead => return self.by_stores(work, read_failure),
             // A flush is a leg of its own.

@@ -66,13 +66,15 @@ impl Gpu {
 pub(super) struct Gpus {
     pub(super) home: Gpu,
     others: Mutex<BTreeMap<Uuid, Arc<Gpu>>>,
+    /// Held while one of them is taken into use; nobody who copies waits for that.
+    opening: Mutex<()>,
     find: Box<Finder>,
     groups_max: u32,
 }
 
 impl Gpus {
     pub(super) fn new(home: Gpu, find: Box<Finder>, groups_max: u32) -> Self {
-        Self { home, others: Mutex::default(), find, groups_max }
+        Self { home, others: Mutex::default(), opening: Mutex::default(), find, groups_max }
     }
 
     /// The driver of the GPU of that id, which is taken into use if it is not yet.
@@ -80,8 +82,8 @@ impl Gpus {
         if uuid == self.home.uuid() {
             return Ok(Arc::clone(&self.home.core.driver));
         }
-        let mut others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(gpu) = others.get(&uuid) {
+        let _opening = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(gpu) = self.other(uuid) {
             return Ok(Arc::clone(&gpu.core.driver));
         }
         let named = |why: String| format!("the pool is on {}: {why}", uuid_text(uuid));
@@ -90,8 +92,13 @@ impl Gpus {
             named(format!("it has no room for the daemon's buffers: {error}: free about 150 MB"))
         })?;
         let core = self.home.core.beside(&driver);
-        others.insert(uuid, Arc::new(Gpu::start(core, parts).map_err(named)?));
+        let gpu = Arc::new(Gpu::start(core, parts).map_err(named)?);
+        self.others.lock().unwrap_or_else(PoisonError::into_inner).insert(uuid, gpu);
         Ok(driver)
+    }
+
+    fn other(&self, uuid: Uuid) -> Option<Arc<Gpu>> {
+        self.others.lock().unwrap_or_else(PoisonError::into_inner).get(&uuid).cloned()
     }
 
     /// Has each copy done by its own GPU, in batches; `done` hears of all at once. Copies that depend on
@@ -117,10 +124,7 @@ impl Gpus {
     }
 
     fn submit_to(&self, gpu: Uuid, stream: Stream, batch: Batch) {
-        let others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
-        let other = others.get(&gpu).cloned();
-        drop(others);
-        match other {
+        match self.other(gpu) {
             Some(other) => other.submit(stream, batch),
             None => self.home.submit(stream, batch),
         }
