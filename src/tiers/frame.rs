@@ -162,29 +162,58 @@ pub fn checksum(payload: &[u8]) -> u64 {
     crc_fast::checksum(crc_fast::CrcAlgorithm::Crc64Nvme, payload)
 }
 
-/// Makes `frame` whole: sums the payload behind the header page, writes the header, and zeroes what
-/// follows the payload, so that no other block's bytes leave the machine as padding.
+/// [`checksum`] of bytes that come one part after the other.
+pub struct Checksum(crc_fast::Digest);
+
+impl Checksum {
+    #[must_use]
+    pub fn of_nothing() -> Self {
+        Self(crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc64Nvme))
+    }
+
+    pub fn add(&mut self, part: &[u8]) {
+        self.0.update(part);
+    }
+
+    #[must_use]
+    pub fn of_all(&self) -> u64 {
+        self.0.finalize()
+    }
+}
+
+/// Makes `frame` whole: sums the payload behind the header page, and does what [`seal_summed`] does.
+///
+/// # Panics
+/// As [`seal_summed`].
+pub fn seal(frame: &mut [u8], draft: HeaderDraft) -> FrameHeader {
+    let [_, payload, _] = cut(frame, draft.payload_bytes);
+    let payload_checksum = checksum(payload);
+    seal_summed(frame, draft, payload_checksum)
+}
+
+/// Makes `frame` whole, whose payload has been summed: writes the header, and zeroes what follows the
+/// payload, so that no other block's bytes leave the machine as padding.
 ///
 /// # Panics
 /// `frame` is shorter than the header page and the payload, or the payload's length is none that a
 /// namespace allows: whoever cut the frame is wrong.
-pub fn seal(frame: &mut [u8], draft: HeaderDraft) -> FrameHeader {
+pub fn seal_summed(frame: &mut [u8], draft: HeaderDraft, payload_checksum: u64) -> FrameHeader {
+    let HeaderDraft { namespace, meta, payload_bytes, node_id } = draft;
+    let [page, _, padding] = cut(frame, payload_bytes);
+    padding.fill(0);
+    let header = FrameHeader { namespace, meta, payload_bytes, payload_checksum, node_id };
+    header.encode(page.try_into().expect("a header page is one"));
+    header
+}
+
+/// The header page, the payload, and what follows.
+fn cut(frame: &mut [u8], payload_bytes: u64) -> [&mut [u8]; 3] {
+    let payload_bytes = usize::try_from(payload_bytes).expect("a payload fits the address space");
     let (page, rest) =
-        frame.split_first_chunk_mut::<HEADER_BYTES>().expect("a frame holds a header page");
-    let payload_bytes =
-        usize::try_from(draft.payload_bytes).expect("a payload fits the address space");
+        frame.split_at_mut_checked(HEADER_BYTES).expect("a frame holds a header page");
     let (payload, padding) =
         rest.split_at_mut_checked(payload_bytes).expect("a frame holds its whole payload");
-    padding.fill(0);
-    let header = FrameHeader {
-        namespace: draft.namespace,
-        meta: draft.meta,
-        payload_bytes: draft.payload_bytes,
-        payload_checksum: checksum(payload),
-        node_id: draft.node_id,
-    };
-    header.encode(page);
-    header
+    [page, payload, padding]
 }
 
 /// Checks header, key and payload checksum of a whole frame.

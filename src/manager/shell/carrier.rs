@@ -115,7 +115,8 @@ mod tests {
     use crate::movement::{Class, Link};
     use crate::tiers::dram::ArenaConfig;
     use crate::tiers::hbm::{
-        BlockCopy, CopiesDone, Exported, FailedCopy, HostDevice, HostDeviceConfig, Stream,
+        BlockCopy, CopiesDone, CopiesEnd, Exported, FailedCopy, HostDevice, HostDeviceConfig,
+        Stream,
     };
     use crate::tiers::store::{FrameMeta, Place, StoreError};
 
@@ -218,7 +219,8 @@ mod tests {
         assert_eq!(copies, [2, 2, 2, 2, 2, 2, 1], "some are sealed while others are copied");
         for (group, (_, done)) in given.into_iter().enumerate() {
             let failed = FailedCopy { copy: 1, error: StoreError::Missing("the test".into()) };
-            done(if group == 1 { vec![failed] } else { Vec::new() });
+            let failed = if group == 1 { vec![failed] } else { Vec::new() };
+            done(CopiesEnd { failed, ..CopiesEnd::default() });
         }
         assert!(carrier.ended(Duration::ZERO).is_none(), "nothing is sealed yet");
         drop(held);

@@ -44,16 +44,25 @@ pub(super) struct Unsealed {
     pub(super) at: usize,
     pub(super) span: FrameSpan,
     pub(super) meta: FrameMeta,
+    /// Its payload's checksum, where whoever copied it has summed it.
+    pub(super) sum: Option<u64>,
 }
 
 impl Seal {
-    /// Sums the frame's payload and writes its header. A defect costs that frame, never the thread.
-    pub(super) fn put(&self, Unsealed { span, meta, .. }: Unsealed) -> Result<(), FailureKind> {
+    /// Sums the frame's payload, unless that was done, and writes its header. A defect costs that frame, never the thread.
+    pub(super) fn put(
+        &self,
+        Unsealed { span, meta, sum, .. }: Unsealed,
+    ) -> Result<(), FailureKind> {
         let Self { namespace, payload_bytes, node_id, .. } = *self;
         let draft = HeaderDraft { namespace, meta, payload_bytes, node_id };
         let sealed = catch_unwind(AssertUnwindSafe(|| {
             // SAFETY: whoever has frames sealed owns them until it has heard of their end.
-            frame::seal(unsafe { self.arena.bytes_mut(span) }, draft)
+            let frame = unsafe { self.arena.bytes_mut(span) };
+            match sum {
+                Some(sum) => frame::seal_summed(frame, draft, sum),
+                None => frame::seal(frame, draft),
+            }
         }));
         sealed.map(drop).map_err(|_| {
             tracing::error!(?span, "sealing a frame panicked: its block is not stored");
@@ -165,7 +174,7 @@ mod tests {
         let bytes = unsafe { seal.arena.bytes_mut(span) };
         let meta = FrameHeader::decode(bytes).unwrap().meta;
         bytes[..HEADER_BYTES].fill(0xa5);
-        Unsealed { at: lane as usize, span, meta }
+        Unsealed { at: lane as usize, span, meta, sum: None }
     }
 
     /// For so many frames, of which none has ended.

@@ -1,6 +1,6 @@
 //! A batch of copies on its way through a device: whatever happens, its submitter hears once.
 
-use super::device::{BlockCopy, CopiesDone, FailedCopy};
+use super::device::{BlockCopy, CopiesDone, CopiesEnd, FailedCopy};
 use super::ends::are_independent;
 use crate::tiers::store::StoreError;
 
@@ -34,9 +34,9 @@ impl Batch {
         &self.copies
     }
 
-    /// The copies are over; `failed` did not land.
-    pub(super) fn end(mut self, failed: Vec<FailedCopy>) {
-        self.tell(failed);
+    /// The copies are over.
+    pub(super) fn end(mut self, end: CopiesEnd) {
+        self.tell(end);
     }
 
     /// No copy landed.
@@ -46,14 +46,15 @@ impl Batch {
 
     fn tell_all(&mut self, error: impl Fn() -> StoreError) {
         let all = 0..self.copies.len();
-        self.tell(all.map(|copy| FailedCopy { copy, error: error() }).collect());
+        let failed = all.map(|copy| FailedCopy { copy, error: error() }).collect();
+        self.tell(CopiesEnd { failed, sums: Vec::new() });
     }
 
-    fn tell(&mut self, failed: Vec<FailedCopy>) {
+    fn tell(&mut self, end: CopiesEnd) {
         // Pools are let go before anybody hears that the copies are over.
         self.copies.clear();
         if let Some(done) = self.done.take() {
-            done(failed);
+            done(end);
         }
     }
 }

@@ -63,9 +63,18 @@ pub struct FailedCopy {
     pub error: StoreError,
 }
 
-/// Told once, from any thread, which copies of a batch failed, in rising order; the others landed.
-/// Must not block.
-pub type CopiesDone = Box<dyn FnOnce(Vec<FailedCopy>) + Send>;
+/// How a batch ended.
+#[derive(Debug, Default)]
+pub struct CopiesEnd {
+    /// The copies that failed, in rising order; the others landed.
+    pub failed: Vec<FailedCopy>,
+    /// Checksums of whole payloads that landed in frames, by their copies' index: of those that the device
+    /// has summed on the way.
+    pub sums: Vec<(usize, u64)>,
+}
+
+/// Told once, from any thread, how a batch ended. Must not block.
+pub type CopiesDone = Box<dyn FnOnce(CopiesEnd) + Send>;
 
 /// A device's own memory as other processes open it.
 #[derive(Debug)]
@@ -79,7 +88,8 @@ pub enum Exported {
 /// Copies blocks. The contract:
 /// - `submit` returns at once, and `done` is called exactly once, also when the device is dropped;
 /// - whoever submits keeps both ends' bytes to the copy until `done`, except that an engine may
-///   write to its pool at any time and gets torn bytes then;
+///   write to its pool at any time and gets torn bytes then, or a frame whose checksum is not its
+///   payload's;
 /// - a place read must have been written before with the same geometry, else the copy is `Missing`;
 /// - copies of a batch run in order as far as one touches what another writes; batches may run beside
 ///   each other, on one stream too.

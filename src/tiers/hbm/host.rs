@@ -12,13 +12,16 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use crate::domain::units::CHUNK_BYTES;
 use crate::env::{give_way, spawn_thread};
 use crate::tiers::dram::Arena;
+use crate::tiers::frame::Checksum;
 use crate::tiers::shm::{MemoryRoom, SharedMemory};
 use crate::tiers::store::{FrameSpan, StoreError};
 
 use super::batch::Batch;
 use super::chunks::{Beginning, Chunks};
 use super::courtesy::Courtesy;
-use super::device::{BlockCopy, CopiesDone, CopyEnd, Device, Exported, FailedCopy, Stream};
+use super::device::{
+    BlockCopy, CopiesDone, CopiesEnd, CopyEnd, Device, Exported, FailedCopy, Stream,
+};
 use super::ends::{self, Side, shards_of, unfit};
 use super::geometry::{BlockGeometry, PageMap};
 use super::past_cache;
@@ -80,12 +83,15 @@ impl Device for HostDevice {
 
 /// Calls `before` ahead of every copy.
 fn run(batch: Batch, memory: &Memory, mut before: impl FnMut()) {
-    let copies = batch.copies().iter().enumerate();
-    let failed = copies
-        .inspect(|_| before())
-        .filter_map(|(copy, ends)| memory.copy(ends).err().map(|error| FailedCopy { copy, error }))
-        .collect();
-    batch.end(failed);
+    let mut end = CopiesEnd::default();
+    for (copy, ends) in batch.copies().iter().enumerate() {
+        before();
+        match memory.copy(ends) {
+            Ok(sum) => end.sums.extend(sum.map(|sum| (copy, sum))),
+            Err(error) => end.failed.push(FailedCopy { copy, error }),
+        }
+    }
+    batch.end(end);
 }
 
 /// One stream's thread and the queue to it.
@@ -174,8 +180,12 @@ impl Memory {
         Ok(Self { arena, tier, tier_bytes, chunks: Chunks::new(tier_bytes) })
     }
 
-    fn copy(&self, copy: &BlockCopy) -> Result<(), StoreError> {
+    /// Copies the block, and sums it if a frame gets all of it: reading it again for that takes longer.
+    fn copy(&self, copy: &BlockCopy) -> Result<Option<u64>, StoreError> {
         let shards = shards_of(copy)?;
+        let is_whole = shards.len() == copy.geometry.shard_count() as usize;
+        let is_summed = is_whole && matches!(copy.to, CopyEnd::Frame(_));
+        let mut sum = is_summed.then(Checksum::of_nothing);
         let (ends, _uses) = self.chunks.begin(|chunks| -> Result<_, StoreError> {
             let from = self.locate(&copy.from, copy.geometry, Side::From, chunks)?;
             Ok((from, self.locate(&copy.to, copy.geometry, Side::To, chunks)?))
@@ -189,10 +199,12 @@ impl Memory {
             // SAFETY: `locate` checked that all pages of both ends lie in their mappings, which
             // `self` or the copy's own pool keep; the submitter owns the bytes of frames and
             // places, and an engine that writes to its pool meanwhile gets torn bytes, no more.
-            // Both ends may be the same memory, so the copy is one that allows an overlap.
-            unsafe { past_cache::copy(source, target, at(run.bytes)) };
+            // Two places may be the same memory, so the copy is one that allows an overlap; a frame is
+            // apart from all that is no frame.
+            unsafe { past_cache::copy_summed(source, target, at(run.bytes), sum.as_mut()) };
         }
-        Ok(())
+        past_cache::settle();
+        Ok(sum.map(|sum| sum.of_all()))
     }
 
     /// Checks that the end holds such a block, all of it, and finds its pages.

@@ -4,12 +4,14 @@
 //! one stretch after the other waits for memory at the start of every page; four abreast don't.
 //! `docs/bench.md` has the figures. Knows bytes only, no blocks.
 
-use std::ptr;
+use std::{ptr, slice};
+
+use crate::tiers::frame::Checksum;
 
 /// Shorter runs gain nothing: their stretches would be shorter than a page.
 const STREAMED_BYTES_MIN: usize = 16 << 10;
 
-/// Copies `bytes` bytes; the two may overlap.
+/// Copies `bytes` bytes; the two may overlap. Call [`settle`] before anybody hears of it.
 ///
 /// # Safety
 /// The source may be read and the target written, `bytes` bytes each.
@@ -21,6 +23,35 @@ pub(super) unsafe fn copy(source: *const u8, target: *mut u8, bytes: usize) {
     } else {
         // SAFETY: the caller vouches for both ends; an overlap is allowed here.
         unsafe { ptr::copy(source, target, bytes) };
+    }
+}
+
+/// What is copied before it is summed: it is in the processor's nearest caches then.
+const SUMMED_BYTES: usize = 16 << 10;
+
+/// The same, and adds the bytes of the source to `sum`, if there is one. Somebody else may write to the source
+/// meanwhile: then the sum may be of other bytes than those that were copied.
+///
+/// # Safety
+/// As [`copy`], and the two ends are apart where there is a sum.
+pub(super) unsafe fn copy_summed(
+    source: *const u8,
+    target: *mut u8,
+    bytes: usize,
+    sum: Option<&mut Checksum>,
+) {
+    let Some(sum) = sum else {
+        // SAFETY: the caller vouches for both ends.
+        return unsafe { copy(source, target, bytes) };
+    };
+    for at in (0..bytes).step_by(SUMMED_BYTES) {
+        let part = SUMMED_BYTES.min(bytes - at);
+        let source = source.wrapping_add(at);
+        // SAFETY: a part of both ends, which the caller vouches for.
+        unsafe { copy(source, target.wrapping_add(at), part) };
+        // SAFETY: as above. Whatever bytes another process writes there meanwhile, each is read once and
+        // changes nothing but the sum.
+        sum.add(unsafe { slice::from_raw_parts(source, part) });
     }
 }
 
@@ -60,9 +91,16 @@ unsafe fn stream_abreast(source: *const u8, target: *mut u8, stretch_lines: usiz
             unsafe { stream_line(source.wrapping_add(at), target.wrapping_add(at)) };
         }
     }
-    // SAFETY: SSE is part of x86-64. Streaming stores are ordered by nothing else: without the
-    // fence whoever hears that the copy is over could read what was there before.
-    unsafe { std::arch::x86_64::_mm_sfence() };
+}
+
+/// Makes what was copied be there for all who hear of it: streaming stores are ordered by nothing else, and
+/// without this one could read what was there before.
+pub(super) fn settle() {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: SSE is part of x86-64.
+    unsafe {
+        std::arch::x86_64::_mm_sfence();
+    };
 }
 
 /// # Safety
@@ -97,6 +135,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::tiers::frame::checksum;
 
     /// Copies inside one memory, and compares with what a vector does.
     fn check(from: usize, to: usize, bytes: usize) {
@@ -107,6 +146,7 @@ mod tests {
         let base = memory.as_mut_ptr();
         // SAFETY: both ends are inside the vector, as asserted above.
         unsafe { copy(base.wrapping_add(from), base.wrapping_add(to), bytes) };
+        settle();
         assert!(memory == wanted, "{bytes} bytes from {from} to {to}");
     }
 
@@ -119,6 +159,23 @@ mod tests {
                     check(3, to, bytes);
                 }
             }
+        }
+    }
+
+    #[test]
+    fn what_is_copied_is_summed() {
+        let source: Vec<u8> = (0..100_000_u32).map(|n| (n * 7 % 251) as u8).collect();
+        for bytes in [0, 1, SUMMED_BYTES - 1, SUMMED_BYTES, 3 * SUMMED_BYTES + 77] {
+            let (mut target, mut sum) = (vec![0; bytes], Checksum::of_nothing());
+            let (first, second) = source[3..3 + bytes].split_at(bytes / 3);
+            for (part, at) in [(first, 0), (second, first.len())] {
+                let into = target.as_mut_ptr().wrapping_add(at);
+                // SAFETY: both vectors hold the part, and are apart.
+                unsafe { copy_summed(part.as_ptr(), into, part.len(), Some(&mut sum)) };
+            }
+            settle();
+            assert!(target == source[3..3 + bytes], "{bytes} bytes");
+            assert_eq!(sum.of_all(), checksum(&target), "{bytes} bytes");
         }
     }
 

@@ -13,7 +13,7 @@ use crate::tiers::dram::Arena;
 use crate::tiers::frame::{FrameHeader, HEADER_BYTES, HEADER_SPAN_BYTES};
 use crate::tiers::store::{Done, FrameSpan, Place, StoreError, StoreOp, TierStore};
 
-use super::device::{BlockCopy, CopyEnd, Device, FailedCopy, Stream};
+use super::device::{BlockCopy, CopiesEnd, CopyEnd, Device, Stream};
 use super::geometry::BlockGeometry;
 
 /// A store on a device's own memory.
@@ -56,8 +56,8 @@ impl HbmStore {
         };
         let table = Arc::clone(&self.table);
         let copy = BlockCopy { geometry, from: CopyEnd::Frame(frame), to: CopyEnd::Tier(place) };
-        let landed = move |failed: Vec<FailedCopy>| {
-            let result = whole(failed);
+        let landed = move |end: CopiesEnd| {
+            let result = whole(end);
             if result.is_ok() {
                 table.headers().insert(place.offset, header);
             }
@@ -73,8 +73,8 @@ impl HbmStore {
         };
         let table = Arc::clone(&self.table);
         let copy = BlockCopy { geometry, from: CopyEnd::Tier(place), to: CopyEnd::Frame(frame) };
-        let landed = move |failed: Vec<FailedCopy>| {
-            done(whole(failed).and_then(|()| table.finish(&header, key, frame)));
+        let landed = move |end: CopiesEnd| {
+            done(whole(end).and_then(|()| table.finish(&header, key, frame)));
         };
         self.device.submit(Stream::Down, vec![copy], Box::new(landed));
     }
@@ -187,6 +187,6 @@ fn never_written() -> StoreError {
 }
 
 /// The result of a batch of one copy.
-fn whole(failed: Vec<FailedCopy>) -> Result<(), StoreError> {
-    failed.into_iter().next().map_or(Ok(()), |failed| Err(failed.error))
+fn whole(end: CopiesEnd) -> Result<(), StoreError> {
+    end.failed.into_iter().next().map_or(Ok(()), |failed| Err(failed.error))
 }

@@ -13,6 +13,7 @@ use crate::domain::tier::Tier;
 use crate::domain::units::CHUNK_BYTES;
 use crate::tiers::contract::{self, Fixture};
 use crate::tiers::dram::{Arena, ArenaConfig};
+use crate::tiers::frame::checksum;
 use crate::tiers::shm::SharedMemory;
 use crate::tiers::store::{FrameSpan, Place, StoreError};
 
@@ -102,7 +103,7 @@ pub(super) fn submit(
     copies: Vec<BlockCopy>,
 ) -> Vec<FailedCopy> {
     let (tell, told) = sync_channel(1);
-    device.submit(stream, copies, Box::new(move |failed| tell.send(failed).unwrap()));
+    device.submit(stream, copies, Box::new(move |end| tell.send(end.failed).unwrap()));
     told.recv_timeout(std::time::Duration::from_mins(1)).expect("`done` is called")
 }
 
@@ -268,6 +269,28 @@ fn a_place_never_written_is_missing() {
 }
 
 #[test]
+fn whole_blocks_are_summed_on_their_way_into_frames() {
+    let arena = arena();
+    let device = HostDevice::new(Arc::clone(&arena), CONFIG).unwrap();
+    let span = |slot: u32| FrameSpan { offset: u64::from(slot) * 40_960, bytes: 40_960 };
+    for (shard_count, payload_bytes) in [(1, 16_384), (2, 32_768)] {
+        let geometry = geometry(SHAPE, shard_count);
+        let engine = engine_on(&device, 0, PagedLayout::page_major(SHAPE, 2));
+        engine.fill(9);
+        let stored =
+            (0..2).map(|slot| copy(geometry, engine.slot(slot), CopyEnd::Frame(span(slot))));
+        let (tell, told) = sync_channel(1);
+        device.submit(Stream::Down, stored.collect(), Box::new(move |end| tell.send(end).unwrap()));
+        let sums = told.recv().unwrap().sums;
+        // SAFETY: the copies are over.
+        let payload = |slot| unsafe { &arena.bytes(span(slot))[4096..][..payload_bytes] };
+        let wanted = (0..2).map(|slot| (slot as usize, checksum(payload(slot))));
+        let wanted: Vec<_> = wanted.filter(|_| shard_count == 1).collect();
+        assert_eq!(sums, wanted, "{shard_count} shards, of which an engine has one");
+    }
+}
+
+#[test]
 fn a_device_without_a_tier_still_serves_pools() {
     let config = HostDeviceConfig { tier_bytes: 0, ..CONFIG };
     let device = HostDevice::new(arena(), config).unwrap();
@@ -301,7 +324,7 @@ fn a_full_queue_is_busy_and_everybody_is_told() {
     for _ in 0..100 {
         let frame = CopyEnd::Frame(FrameSpan { offset: 0, bytes: 20_480 });
         let tell = tell.clone();
-        let done = Box::new(move |failed: Vec<FailedCopy>| {
+        let done = Box::new(move |CopiesEnd { failed, .. }: CopiesEnd| {
             let busy = failed.iter().any(|failed| matches!(failed.error, StoreError::Busy));
             tell.send(busy).unwrap();
         });
@@ -326,7 +349,7 @@ fn a_pool_stays_mapped_until_its_copies_are_over() {
     let (tell, told) = sync_channel(1);
     let copies = vec![copy(geometry(SHAPE, 1), CopyEnd::Pool { pool, slot: 0 }, frame)];
     let seen = unmapped.clone();
-    let done = Box::new(move |failed: Vec<FailedCopy>| {
+    let done = Box::new(move |CopiesEnd { failed, .. }: CopiesEnd| {
         tell.send((failed.len(), seen.upgrade().is_none())).unwrap();
     });
     device.submit(Stream::Down, copies, done);

@@ -8,8 +8,11 @@ use super::{Outcomes, Performer, Piece, Work, dram_span, write_failure};
 use crate::env;
 use crate::manager::api::{End, FailureKind, TransferItem};
 use crate::manager::shell::sealing::{Ends, Seal, Unsealed};
-use crate::tiers::hbm::{BlockCopy, CopyEnd, FailedCopy, Stream};
+use crate::tiers::hbm::{BlockCopy, CopiesEnd, CopyEnd, FailedCopy, Stream};
 use crate::tiers::store::{FrameSpan, StoreError};
+
+/// Payloads' checksums, by their copy's index in a list.
+type Sums = Vec<(usize, u64)>;
 
 /// What a device's engines copy before it is sealed, while they copy the next ones.
 const SEALED_BYTES: u64 = 8 << 20;
@@ -77,10 +80,11 @@ impl Performer {
         let groups = pieces.chunks(together).zip(spans.chunks(together));
         // The device has all of them from the start: it rests for nobody who seals.
         for ((pieces, spans), first) in groups.zip((0..).step_by(together)) {
-            let unsealed = unsealed(first, pieces, spans);
+            let mut unsealed = unsealed(first, pieces, spans);
             let (ends, seal) = (Arc::clone(&ends), Arc::clone(&seal));
             let threads = Arc::clone(&self.seal_threads);
-            self.submit(Stream::Down, work.device_copies(pieces, spans), move |outcomes| {
+            self.submit(Stream::Down, work.device_copies(pieces, spans), move |outcomes, sums| {
+                note_sums(&mut unsealed, sums);
                 let mut frames = Vec::with_capacity(outcomes.len());
                 for ((at, outcome), frame) in (first..).zip(outcomes).zip(unsealed) {
                     match frame.filter(|_| outcome.is_ok()) {
@@ -104,13 +108,16 @@ impl Performer {
         spans: &[Option<FrameSpan>],
         ended: impl FnOnce(Outcomes) + Send + 'static,
     ) {
-        let (unsealed, seal) = (unsealed(0, pieces, spans), self.seal(work));
-        self.submit(Stream::Down, work.device_copies(pieces, spans), move |mut outcomes| {
+        let (mut unsealed, seal) = (unsealed(0, pieces, spans), self.seal(work));
+        self.submit(Stream::Down, work.device_copies(pieces, spans), move |mut outcomes, sums| {
+            note_sums(&mut unsealed, sums);
             for frame in unsealed.into_iter().flatten() {
                 let outcome = &mut outcomes[frame.at];
                 *outcome = outcome.and_then(|()| {
-                    // What a request waits for may need this processor.
-                    env::await_turn();
+                    if frame.sum.is_none() {
+                        // It takes a while, and what a request waits for may need this processor.
+                        env::await_turn();
+                    }
                     seal.put(frame)
                 });
             }
@@ -127,30 +134,32 @@ impl Performer {
         let count = copies.len();
         let (ended, end) = oneshot::channel();
         // The receiver is gone only when the runtime stops.
-        self.submit(stream, copies, move |outcomes| drop(ended.send(outcomes)));
+        self.submit(stream, copies, move |outcomes, _| drop(ended.send(outcomes)));
         end.await.unwrap_or_else(|_| vec![Err(FailureKind::TargetFailed); count])
     }
 
-    /// Queues the copies on a stream and tells `ended`, once and on any thread, how they ended.
+    /// Queues the copies on a stream and tells `ended`, once and on any thread, how they ended, and what the
+    /// device has summed.
     pub(super) fn submit(
         &self,
         stream: Stream,
         copies: Vec<Option<BlockCopy>>,
-        ended: impl FnOnce(Outcomes) + Send + 'static,
+        ended: impl FnOnce(Outcomes, Sums) + Send + 'static,
     ) {
         let mut outcomes = vec![Ok(()); copies.len()];
         let (at, copies): (Vec<usize>, Vec<BlockCopy>) =
             copies.into_iter().enumerate().filter_map(|(at, copy)| Some((at, copy?))).unzip();
         if copies.is_empty() {
-            return ended(outcomes);
+            return ended(outcomes, Vec::new());
         }
         let complaints = Arc::clone(&self.complaints);
-        let done = move |failed: Vec<FailedCopy>| {
-            for FailedCopy { copy, error } in failed {
+        let done = move |end: CopiesEnd| {
+            for FailedCopy { copy, error } in end.failed {
                 complaints.note(&format!("device: {error}"));
                 outcomes[at[copy]] = Err(device_failure(&error));
             }
-            ended(outcomes);
+            let sums = end.sums.into_iter().map(|(copy, sum)| (at[copy], sum));
+            ended(outcomes, sums.collect());
         };
         self.device.submit(stream, copies, Box::new(done));
     }
@@ -171,9 +180,17 @@ fn unsealed(first: usize, pieces: &[Piece], spans: &[Option<FrameSpan>]) -> Vec<
     let pieces = (first..).zip(pieces).zip(spans);
     let frame = |((at, piece), span): ((usize, &Piece), &Option<FrameSpan>)| {
         let TransferItem { seal, meta, .. } = piece.item;
-        span.filter(|_| seal).map(|span| Unsealed { at, span, meta })
+        span.filter(|_| seal).map(|span| Unsealed { at, span, meta, sum: None })
     };
     pieces.map(frame).collect()
+}
+
+fn note_sums(unsealed: &mut [Option<Unsealed>], sums: Sums) {
+    for (at, sum) in sums {
+        if let Some(frame) = &mut unsealed[at] {
+            frame.sum = Some(sum);
+        }
+    }
 }
 
 fn device_failure(error: &StoreError) -> FailureKind {

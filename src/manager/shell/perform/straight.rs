@@ -38,7 +38,7 @@ impl Performer {
     fn by_device(&self, stream: Stream, work: &Work) {
         let copies = work.items.iter().map(|piece| work.device_copy(piece, None)).collect();
         let teller = self.teller(work.id);
-        self.submit(stream, copies, |outcomes| teller.tell(outcomes));
+        self.submit(stream, copies, |outcomes, _| teller.tell(outcomes));
     }
 
     /// Copies between DRAM's frames and a store. False: some have no frame of their own.

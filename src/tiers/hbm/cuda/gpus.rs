@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::super::batch::Batch;
-use super::super::device::{BlockCopy, CopiesDone, CopyEnd, FailedCopy, Stream};
+use super::super::device::{BlockCopy, CopiesDone, CopiesEnd, CopyEnd, FailedCopy, Stream};
 use super::super::ends::are_independent;
 use super::copier::{Copier, Flight};
 use super::core::Core;
@@ -174,29 +174,30 @@ impl Gpus {
 /// Several parts of a batch, whose submitter hears once.
 struct Joined {
     done: Option<CopiesDone>,
-    failed: Vec<FailedCopy>,
+    end: CopiesEnd,
     parts: usize,
 }
 
 impl Joined {
     fn new(parts: usize, done: CopiesDone) -> Arc<Mutex<Self>> {
-        Arc::new(Mutex::new(Self { done: Some(done), failed: Vec::new(), parts }))
+        Arc::new(Mutex::new(Self { done: Some(done), end: CopiesEnd::default(), parts }))
     }
 
     /// Who hears of the part that has the copies `which` of the batch.
     fn part(joined: &Arc<Mutex<Self>>, which: Vec<usize>) -> CopiesDone {
         let joined = Arc::clone(joined);
-        Box::new(move |failed| {
+        Box::new(move |end: CopiesEnd| {
             let mut state = joined.lock().unwrap_or_else(PoisonError::into_inner);
-            let of_batch =
-                failed.into_iter().map(|failed| FailedCopy { copy: which[failed.copy], ..failed });
-            state.failed.extend(of_batch);
+            let failed = end.failed.into_iter();
+            let failed = failed.map(|failed| FailedCopy { copy: which[failed.copy], ..failed });
+            state.end.failed.extend(failed);
+            state.end.sums.extend(end.sums.into_iter().map(|(copy, sum)| (which[copy], sum)));
             state.parts -= 1;
             if state.parts > 0 {
                 return;
             }
-            state.failed.sort_by_key(|failed| failed.copy);
-            let all = std::mem::take(&mut state.failed);
+            state.end.failed.sort_by_key(|failed| failed.copy);
+            let all = std::mem::take(&mut state.end);
             let done = state.done.take().expect("the last part ends once");
             drop(state);
             done(all);

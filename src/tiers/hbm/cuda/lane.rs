@@ -11,7 +11,7 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
 use super::super::batch::Batch;
 use super::super::chunks::Uses;
-use super::super::device::{FailedCopy, Stream};
+use super::super::device::{CopiesEnd, FailedCopy, Stream};
 use super::calibration::Strategy;
 use super::copier::{Copier, Flight};
 use super::core::{Core, Located};
@@ -212,7 +212,7 @@ impl Landing {
         let (batch, failed) = (self.batch.take(), std::mem::take(&mut self.failed));
         self.uses = None;
         if let Some(batch) = batch {
-            batch.end(failed);
+            batch.end(CopiesEnd { failed, sums: Vec::new() });
         }
         flight
     }

@@ -15,8 +15,8 @@ use super::super::tests::{
     place, submit,
 };
 use super::super::{
-    ClaimedPool, CopyEnd, Device, EnginePool, Exported, FailedCopy, HbmStore, LentMemory,
-    PagedLayout, Stream,
+    ClaimedPool, CopiesEnd, CopyEnd, Device, EnginePool, Exported, FailedCopy, HbmStore,
+    LentMemory, PagedLayout, Stream,
 };
 use super::calibration::{Calibration, Measured, Strategy};
 use super::device::{CudaConfig, CudaDevice, Tuning};
@@ -261,7 +261,7 @@ fn copies_wait_on_the_gpu_for_the_engines_stream() {
     let (tell, told) = sync_channel(2);
     let stored = vec![copy(geometry(SHAPE, 1), engine.slot(0), CopyEnd::Frame(span))];
     let before = driver.calls("record");
-    device.submit(Stream::Down, stored, Box::new(move |failed| tell.send(failed).unwrap()));
+    device.submit(Stream::Down, stored, Box::new(move |end| tell.send(end.failed).unwrap()));
     // The batch is on the GPU, its copies are not done: this machine waits for nothing.
     while driver.calls("record") == before {
         std::thread::yield_now();
@@ -289,7 +289,7 @@ fn a_pool_stays_open_until_its_copies_are_over() {
     let frame = CopyEnd::Frame(FrameSpan { offset: 0, bytes: 20_480 });
     let (tell, told) = sync_channel(1);
     let seen = Arc::clone(&driver);
-    let done = Box::new(move |failed: Vec<FailedCopy>| {
+    let done = Box::new(move |CopiesEnd { failed, .. }: CopiesEnd| {
         tell.send((failed.len(), seen.memories(Kind::Opened))).unwrap();
     });
     let ends = CopyEnd::Pool { pool, slot: 0 };
