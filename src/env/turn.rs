@@ -11,9 +11,8 @@ use rustix::time::{ClockId, clock_gettime};
 
 use super::Stopwatch;
 
-/// A turn is this part of the wait for it. With all of it in place of a third, two runs of ten missed the
-/// goal of `docs/movement.md` for loads beside stores; with a fifth, stores were slower.
-const WAIT_PARTS: u32 = 3;
+/// A turn is this part of the wait for it; `docs/movement.md` has what a third came to.
+const WAIT_PARTS: u32 = 4;
 
 thread_local! {
     /// What the thread has worked when its turn is over.
