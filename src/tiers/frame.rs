@@ -48,7 +48,7 @@ pub struct FrameHeader {
     pub node_id: [u8; 16],
 }
 
-/// A header whose payload has not been summed yet.
+/// A header but for its payload's checksum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HeaderDraft {
     pub namespace: NamespaceDigest,

@@ -114,11 +114,12 @@ mod tests {
     use crate::manager::api::{End, FailureKind, NamespaceId, TransferItem};
     use crate::movement::{Class, Link};
     use crate::tiers::dram::ArenaConfig;
+    use crate::tiers::frame::{FrameHeader, checksum};
     use crate::tiers::hbm::{
         BlockCopy, CopiesDone, CopiesEnd, Exported, FailedCopy, HostDevice, HostDeviceConfig,
         Stream,
     };
-    use crate::tiers::store::{FrameMeta, Place, StoreError};
+    use crate::tiers::store::{FrameMeta, FrameSpan, Place, StoreError};
 
     fn arena(tier_bytes: u64) -> Arc<Arena> {
         let arena = ArenaConfig { tier_bytes, staging_bytes: 0, pretouch_threads: 0 };
@@ -201,12 +202,17 @@ mod tests {
         let (engines, (threads, held)) = (Arc::new(Engines::default()), SealThreads::held());
         let carrier =
             carrier_with(&runtime, arena(CHUNK_BYTES), Arc::clone(&engines) as _, threads);
+        // Dropped before who has the thread.
         let held = held;
-        let items = (0..BLOCKS as u64).map(|block| {
+        let frame = |block: u64| {
             let slot_bytes = namespace.slot_bytes(Tier::Dram);
-            let to = End::Dram(Place { offset: block * u64::from(slot_bytes), slot_bytes });
-            let from =
-                End::Hbm(Place { offset: block * u64::from(BLOCK_BYTES), slot_bytes: BLOCK_BYTES });
+            Place { offset: block * u64::from(slot_bytes), slot_bytes }
+        };
+        let items = (0..BLOCKS as u64).map(|block| {
+            let to = End::Dram(frame(block));
+            let slot = Place { offset: block * u64::from(BLOCK_BYTES), slot_bytes: BLOCK_BYTES };
+            // One is only sealed: what the device hears of has other numbers than the transfer.
+            let from = if block == 4 { to } else { End::Hbm(slot) };
             let meta = meta(&namespace, &block.to_le_bytes());
             TransferItem { from, to, meta, seal: true, restamp: false, durable: false }
         });
@@ -216,16 +222,30 @@ mod tests {
         carrier.start(transfer, &namespace);
         let given = std::mem::take(&mut *engines.given.lock().unwrap());
         let copies: Vec<usize> = given.iter().map(|(copies, _)| *copies).collect();
-        assert_eq!(copies, [2, 2, 2, 2, 2, 2, 1], "some are sealed while others are copied");
-        for (group, (_, done)) in given.into_iter().enumerate() {
+        assert_eq!(copies, [2, 2, 1, 2, 2, 2, 1], "some are sealed while others are copied");
+        for (group, (copies, done)) in given.into_iter().enumerate() {
+            // Two groups come summed.
+            let sums = (0..copies).filter(|_| [2, 5].contains(&group));
+            let sums = sums.map(|copy| (copy, 100 * group as u64 + copy as u64)).collect();
             let failed = FailedCopy { copy: 1, error: StoreError::Missing("the test".into()) };
             let failed = if group == 1 { vec![failed] } else { Vec::new() };
-            done(CopiesEnd { failed, ..CopiesEnd::default() });
+            done(CopiesEnd { failed, sums });
         }
         assert!(carrier.ended(Duration::ZERO).is_none(), "nothing is sealed yet");
         drop(held);
         let failed = carrier.ended(Duration::from_mins(1)).unwrap().failed;
         assert_eq!(failed, [ItemFailure { item: 3, kind: FailureKind::SourceLost }]);
+        let summed = |block: u64| {
+            let Place { offset, slot_bytes } = frame(block);
+            // SAFETY: the transfer is over.
+            let bytes =
+                unsafe { carrier.performer.arena.bytes(FrameSpan { offset, bytes: slot_bytes }) };
+            FrameHeader::decode(bytes).unwrap().payload_checksum
+        };
+        let nothing = checksum(&vec![0; BLOCK_BYTES as usize]);
+        // The second of the third group is the first that its device hears of.
+        let wanted = [(2, nothing), (4, nothing), (5, 200), (9, nothing), (10, 500), (11, 501)];
+        assert_eq!(wanted.map(|(block, _)| (block, summed(block))), wanted);
     }
 
     #[test]
@@ -233,6 +253,7 @@ mod tests {
         let runtime = runtime::Builder::new_current_thread().build().unwrap();
         let (threads, held) = SealThreads::held();
         let (carrier, namespace) = (carrier(&runtime, threads), namespace());
+        // Dropped before who has the thread.
         let held = held;
         let frame = End::Dram(Place { offset: 0, slot_bytes: namespace.slot_bytes(Tier::Dram) });
         let meta = meta(&namespace, b"one");

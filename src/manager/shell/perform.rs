@@ -122,11 +122,16 @@ impl Performer {
             (End::Pool { pool: id, .. }, _) | (_, End::Pool { pool: id, .. }) => Some(pool(id)),
             _ => None,
         };
+        let geometry = namespace.namespace.as_ref().and_then(|n| BlockGeometry::of(n).ok());
+        debug_assert!(
+            geometry.is_none_or(|blocks| blocks.payload_bytes() == namespace.payload_bytes),
+            "a device sums by the one, and headers say the other"
+        );
         let work = Work {
             id: transfer.id,
             link: transfer.link,
             digest: namespace.digest,
-            geometry: namespace.namespace.as_ref().and_then(|n| BlockGeometry::of(n).ok()),
+            geometry,
             payload_bytes: namespace.payload_bytes,
             frame_bytes: namespace.slot_bytes(Tier::Dram),
             items: transfer

@@ -1,4 +1,4 @@
-//! The headers and checksums of frames that are new. What a device's engines have copied is sealed by
+//! The headers and checksums of frames that are new. What a GPU's engines have copied is summed and sealed by
 //! threads of their own, which all transfers share: it takes several processors to keep up with one
 //! engine, and the last frames of a transfer are waited for.
 //!
@@ -49,7 +49,8 @@ pub(super) struct Unsealed {
 }
 
 impl Seal {
-    /// Sums the frame's payload, unless that was done, and writes its header. A defect costs that frame, never the thread.
+    /// Sums the frame's payload, unless that was done, and writes its header. A defect costs that frame,
+    /// never the thread.
     pub(super) fn put(
         &self,
         Unsealed { span, meta, sum, .. }: Unsealed,
@@ -123,7 +124,8 @@ pub(super) struct Held(#[expect(dead_code, reason = "its end is what counts")] S
 
 #[cfg(test)]
 impl SealThreads {
-    /// One thread, and what holds it. Drop what holds it first: the thread is waited for.
+    /// One thread, and what holds it. Bind that one again after all that has the thread: it is to be dropped
+    /// first, for the thread is waited for.
     pub(super) fn held() -> (Self, Held) {
         let (held, holds) = sync_channel::<()>(1);
         let wait = move |_| assert!(holds.recv().is_err(), "nothing is sent");

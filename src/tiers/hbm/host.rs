@@ -184,7 +184,11 @@ impl Memory {
     fn copy(&self, copy: &BlockCopy) -> Result<Option<u64>, StoreError> {
         let shards = shards_of(copy)?;
         let is_whole = shards.len() == copy.geometry.shard_count() as usize;
-        let is_summed = is_whole && matches!(copy.to, CopyEnd::Frame(_));
+        let onto_frame = matches!(
+            (&copy.from, &copy.to),
+            (CopyEnd::Pool { .. } | CopyEnd::Tier(_), CopyEnd::Frame(_))
+        );
+        let is_summed = is_whole && onto_frame;
         let mut sum = is_summed.then(Checksum::of_nothing);
         let (ends, _uses) = self.chunks.begin(|chunks| -> Result<_, StoreError> {
             let from = self.locate(&copy.from, copy.geometry, Side::From, chunks)?;

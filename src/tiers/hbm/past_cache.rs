@@ -28,6 +28,7 @@ pub(super) unsafe fn copy(source: *const u8, target: *mut u8, bytes: usize) {
 
 /// What is copied before it is summed: it is in the processor's nearest caches then.
 const SUMMED_BYTES: usize = 16 << 10;
+const _: () = assert!(SUMMED_BYTES >= STREAMED_BYTES_MIN, "a part is streamed");
 
 /// The same, and adds the bytes of the source to `sum`, if there is one. Somebody else may write to the source
 /// meanwhile: then the sum may be of other bytes than those that were copied.
@@ -44,14 +45,18 @@ pub(super) unsafe fn copy_summed(
         // SAFETY: the caller vouches for both ends.
         return unsafe { copy(source, target, bytes) };
     };
-    for at in (0..bytes).step_by(SUMMED_BYTES) {
-        let part = SUMMED_BYTES.min(bytes - at);
+    let mut at = 0;
+    while at < bytes {
+        let left = bytes - at;
+        // The last part takes the rest, which would not be streamed by itself.
+        let part = if left < 2 * SUMMED_BYTES { left } else { SUMMED_BYTES };
         let source = source.wrapping_add(at);
         // SAFETY: a part of both ends, which the caller vouches for.
         unsafe { copy(source, target.wrapping_add(at), part) };
-        // SAFETY: as above. Whatever bytes another process writes there meanwhile, each is read once and
-        // changes nothing but the sum.
+        // SAFETY: as above. Another process may write there meanwhile, as during the copy: nothing depends
+        // on these bytes but the sum.
         sum.add(unsafe { slice::from_raw_parts(source, part) });
+        at += part;
     }
 }
 

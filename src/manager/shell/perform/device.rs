@@ -64,9 +64,25 @@ impl Performer {
         all.await.unwrap_or_else(|_| vec![Err(FailureKind::TargetFailed); pieces.len()])
     }
 
-    /// From the device into frames, and the headers of those that are new, by the threads that seal. Tells
-    /// `ended`, once and on any thread, how they ended.
+    /// From the device into frames, and the headers of those that are new. Tells `ended`, once and on any
+    /// thread, how they ended.
     pub(super) fn land(
+        &self,
+        work: &Work,
+        pieces: &[Piece],
+        spans: &[Option<FrameSpan>],
+        ended: impl FnOnce(Outcomes) + Send + 'static,
+    ) {
+        // Where nothing is copied, the thread that hears of it at once is the caller's.
+        if self.device.copies_by_processor() && work.copies() {
+            self.land_by_processor(work, pieces, spans, ended);
+        } else {
+            self.land_by_engines(work, pieces, spans, ended);
+        }
+    }
+
+    /// Headers by the threads that seal.
+    fn land_by_engines(
         &self,
         work: &Work,
         pieces: &[Piece],
@@ -99,9 +115,9 @@ impl Performer {
         }
     }
 
-    /// The same on the thread that copies, where a processor does that: no other has to wake, and it takes
+    /// Headers by the thread that copies: it has summed nearly all of them, no other has to wake, and it takes
     /// turns with loads.
-    pub(super) fn land_by_processor(
+    fn land_by_processor(
         &self,
         work: &Work,
         pieces: &[Piece],

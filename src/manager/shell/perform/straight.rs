@@ -19,12 +19,7 @@ impl Performer {
                 let teller = self.teller(work.id);
                 let ended = move |outcomes| teller.tell(outcomes);
                 let frames: Vec<_> = frames.collect();
-                // Where nothing is copied, the thread that hears of it at once is the manager's.
-                if self.device.copies_by_processor() && work.copies() {
-                    self.land_by_processor(work, &work.items, &frames, ended);
-                } else {
-                    self.land(work, &work.items, &frames, ended);
-                }
+                self.land(work, &work.items, &frames, ended);
             }
             Link::NvmeRead => return self.by_stores(work, read_failure),
             // A flush is a leg of its own.
