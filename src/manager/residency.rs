@@ -15,8 +15,9 @@ use super::lookup::Prefix;
 const CHANGES_MAX: usize = 1024;
 
 impl Manager {
-    /// Tells what this step changed.
+    /// Tells what this step changed, before all else: whoever hears of an end finds told what it changed.
     pub(super) fn tell_residency(&mut self) {
+        let others = self.out.len();
         let changes = self.directory.take_changes();
         for of_one in changes.chunk_by(|one, next| one.namespace == next.namespace) {
             for some in of_one.chunks(CHANGES_MAX) {
@@ -24,6 +25,7 @@ impl Manager {
                 self.out.push(Effect::Residency { namespace, changes: some.to_vec() });
             }
         }
+        self.out.rotate_left(others);
     }
 
     /// The blocks of so many rows of the directory that are served from somewhere, as changes from

@@ -142,6 +142,11 @@ impl Bench {
         let mut effects = std::mem::take(&mut self.effects);
         self.manager.step(self.now, event, &mut effects);
         let mut reply = None;
+        let tells = |effect: &Effect| matches!(effect, Effect::Residency { .. });
+        assert!(
+            effects.is_sorted_by_key(|effect| !tells(effect)),
+            "an end is heard of before what it changed"
+        );
         for effect in effects.drain(..) {
             match effect {
                 Effect::Reply { reply: answer, .. } => reply = Some(answer),
