@@ -94,9 +94,12 @@ impl<'a> Reader<'a> {
         self.parsed(name, |text| self.absolute(text))
     }
 
-    /// Paths with commas between them.
+    /// Paths with commas between them, or `none`.
     pub fn paths(&self, name: &str) -> Result<Vec<PathBuf>, ConfigError> {
-        let parse = |text: &str| text.split(',').map(|path| self.absolute(path.trim())).collect();
+        let parse = |text: &str| match text {
+            "none" => Ok(Vec::new()),
+            text => text.split(',').map(|path| self.absolute(path.trim())).collect(),
+        };
         Ok(self.parsed(name, parse)?.unwrap_or_default())
     }
 

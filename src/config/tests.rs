@@ -213,6 +213,8 @@ fn slots_are_striped_over_the_folders_that_are_named() {
     assert!(uneven.contains("nvme.capacity") && uneven.contains("192MiB"), "{uneven}");
     let twice = said("nvme.path = \"/mnt/b\"\nnvme.more_paths = \"/mnt/b\"\n");
     assert!(twice.contains("named twice"), "{twice}");
+    let none = load("nvme.more_paths = \"none\"\n").nvme.unwrap().more_paths;
+    assert!(none.is_empty(), "what is shown as the default may be given: {none:?}");
 }
 
 #[test]
