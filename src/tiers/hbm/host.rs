@@ -202,9 +202,9 @@ impl Memory {
             let target = to.base.wrapping_add(at(run.to));
             // SAFETY: `locate` checked that all pages of both ends lie in their mappings, which
             // `self` or the copy's own pool keep; the submitter owns the bytes of frames and
-            // places, and an engine that writes to its pool meanwhile gets torn bytes, no more.
-            // Two places may be the same memory, so the copy is one that allows an overlap; a frame is
-            // apart from all that is no frame.
+            // places, and an engine that writes to its pool meanwhile gets torn bytes, or
+            // a sum of others, no more. Two places may be the same memory, so the copy is one that
+            // allows an overlap; a frame is apart from all that is no frame.
             unsafe { past_cache::copy_summed(source, target, at(run.bytes), sum.as_mut()) };
         }
         past_cache::settle();

@@ -15,7 +15,7 @@ const STREAMED_BYTES_MIN: usize = 16 << 10;
 ///
 /// # Safety
 /// The source may be read and the target written, `bytes` bytes each.
-pub(super) unsafe fn copy(source: *const u8, target: *mut u8, bytes: usize) {
+unsafe fn copy(source: *const u8, target: *mut u8, bytes: usize) {
     let apart = source.addr().abs_diff(target.addr()) >= bytes;
     if cfg!(target_arch = "x86_64") && bytes >= STREAMED_BYTES_MIN && apart {
         // SAFETY: the caller vouches for both ends, and they are apart.

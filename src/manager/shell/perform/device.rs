@@ -40,12 +40,8 @@ impl Work {
         (from != to).then(|| BlockCopy { geometry, from: end(from), to: end(to) })
     }
 
-    fn device_copies(
-        &self,
-        pieces: &[Piece],
-        spans: &[Option<FrameSpan>],
-    ) -> Vec<Option<BlockCopy>> {
-        pieces.iter().zip(spans).map(|(piece, span)| self.device_copy(piece, *span)).collect()
+    fn device_copies(&self, pieces: &[Piece], spans: &[FrameSpan]) -> Vec<Option<BlockCopy>> {
+        pieces.iter().zip(spans).map(|(piece, span)| self.device_copy(piece, Some(*span))).collect()
     }
 }
 
@@ -58,9 +54,8 @@ impl Performer {
         spans: &[FrameSpan],
     ) -> Outcomes {
         let (told, all) = oneshot::channel();
-        let spans: Vec<_> = spans.iter().copied().map(Some).collect();
         // The receiver is gone only when the runtime stops.
-        self.land(work, pieces, &spans, move |outcomes| drop(told.send(outcomes)));
+        self.land(work, pieces, spans, move |outcomes| drop(told.send(outcomes)));
         all.await.unwrap_or_else(|_| vec![Err(FailureKind::TargetFailed); pieces.len()])
     }
 
@@ -70,7 +65,7 @@ impl Performer {
         &self,
         work: &Work,
         pieces: &[Piece],
-        spans: &[Option<FrameSpan>],
+        spans: &[FrameSpan],
         ended: impl FnOnce(Outcomes) + Send + 'static,
     ) {
         // Where nothing is copied, the thread that hears of it at once is the caller's.
@@ -86,7 +81,7 @@ impl Performer {
         &self,
         work: &Work,
         pieces: &[Piece],
-        spans: &[Option<FrameSpan>],
+        spans: &[FrameSpan],
         ended: impl FnOnce(Outcomes) + Send + 'static,
     ) {
         let refused = vec![Err(FailureKind::NotDone); pieces.len()];
@@ -121,7 +116,7 @@ impl Performer {
         &self,
         work: &Work,
         pieces: &[Piece],
-        spans: &[Option<FrameSpan>],
+        spans: &[FrameSpan],
         ended: impl FnOnce(Outcomes) + Send + 'static,
     ) {
         let (mut unsealed, seal) = (unsealed(0, pieces, spans), self.seal(work));
@@ -192,11 +187,11 @@ impl Performer {
 
 /// What is to be sealed of these pieces, of which the first is number `first` of those that land together;
 /// nothing where a frame has its header, or gets it later.
-fn unsealed(first: usize, pieces: &[Piece], spans: &[Option<FrameSpan>]) -> Vec<Option<Unsealed>> {
+fn unsealed(first: usize, pieces: &[Piece], spans: &[FrameSpan]) -> Vec<Option<Unsealed>> {
     let pieces = (first..).zip(pieces).zip(spans);
-    let frame = |((at, piece), span): ((usize, &Piece), &Option<FrameSpan>)| {
+    let frame = |((at, piece), &span): ((usize, &Piece), &FrameSpan)| {
         let TransferItem { seal, meta, .. } = piece.item;
-        span.filter(|_| seal).map(|span| Unsealed { at, span, meta, sum: None })
+        seal.then_some(Unsealed { at, span, meta, sum: None })
     };
     pieces.map(frame).collect()
 }

@@ -2,7 +2,7 @@
 //! copies, and the thread that ends them tells the manager. A request may wait for them, each thread on
 //! the way takes time to wake, and there are thousands of them a second.
 
-use super::{Outcomes, Performer, Work, dram_span, read_failure, write_failure};
+use super::{Outcomes, Performer, Work, read_failure, write_failure};
 use crate::manager::api::FailureKind;
 use crate::movement::Link;
 use crate::tiers::hbm::Stream;
@@ -14,13 +14,7 @@ impl Performer {
         match work.link {
             Link::DeviceUp => self.by_device(Stream::Up, work),
             Link::DeviceLocal => self.by_device(Stream::Local, work),
-            Link::DeviceDown => {
-                let frames = work.items.iter().map(|piece| dram_span(piece.item.to));
-                let teller = self.teller(work.id);
-                let ended = move |outcomes| teller.tell(outcomes);
-                let frames: Vec<_> = frames.collect();
-                self.land(work, &work.items, &frames, ended);
-            }
+            Link::DeviceDown => return self.by_landing(work),
             Link::NvmeRead => return self.by_stores(work, read_failure),
             // A flush is a leg of its own.
             Link::NvmeWrite if !work.durable() => return self.by_stores(work, write_failure),
@@ -34,6 +28,14 @@ impl Performer {
         let copies = work.items.iter().map(|piece| work.device_copy(piece, None)).collect();
         let teller = self.teller(work.id);
         self.submit(stream, copies, |outcomes, _| teller.tell(outcomes));
+    }
+
+    /// Copies from pools and HBM onto DRAM's frames. False: some have no frame of their own.
+    fn by_landing(&self, work: &Work) -> bool {
+        let Some(frames) = work.frames() else { return false };
+        let teller = self.teller(work.id);
+        self.land(work, &work.items, &frames, |outcomes| teller.tell(outcomes));
+        true
     }
 
     /// Copies between DRAM's frames and a store. False: some have no frame of their own.
