@@ -60,16 +60,18 @@ pub fn read_plain(path: &Path) -> io::Result<Vec<u8>> {
     file.read_to_end(&mut bytes).map(|_| bytes)
 }
 
-/// Locks the file, waiting a fifth of a second at most: who only looks has it for less. False if somebody
-/// else has it.
+/// Locks the file. False if somebody else has it. Who wants it alone waits a fifth of a second at most: who
+/// only looks has it for less; who looks is refused by one that keeps it.
 ///
 /// # Errors
 /// The machine's.
 pub fn try_lock(file: &File, how: FlockOperation) -> io::Result<bool> {
-    for attempt in 1..=LOCK_TRIES {
+    let looks = matches!(how, FlockOperation::NonBlockingLockShared);
+    let tries = if looks { 1 } else { LOCK_TRIES };
+    for attempt in 1..=tries {
         match flock(file, how) {
             Ok(()) => return Ok(true),
-            Err(Errno::WOULDBLOCK) if attempt < LOCK_TRIES => std::thread::sleep(LOCK_PAUSE),
+            Err(Errno::WOULDBLOCK) if attempt < tries => std::thread::sleep(LOCK_PAUSE),
             Err(Errno::WOULDBLOCK) => {}
             Err(errno) => return Err(errno.into()),
         }
