@@ -2,7 +2,7 @@
 """An engine of another process lends its pool on the GPU (PyTorch): stores, loads, compares.
 
 Started by scripts/gpu-test, which has made the environment. With `--die` the engine ends in
-mid-store without a word, as one that was killed.
+mid-store without a word, as one that was killed; what it left is looked at by the next one without.
 """
 
 from __future__ import annotations
@@ -12,11 +12,14 @@ import sys
 
 import torch
 
-from terrace_kv import Client, Namespace
+from terrace_kv import Client, Namespace, PoolHandle
 from terrace_kv.cuda import CudaPool, OpenedHbm
 from terrace_kv.pool import PageLayout
 
 LAYERS, PLANES, SLOTS, PAGE_BYTES, BLOCKS = 32, 2, 256, 32768, 64
+
+# What an engine that dies stores: blocks that the next one knows.
+LEFT_FIRST, LEFT_BYTE = 1 << 100, 0xA5
 
 
 def main(socket: str, die: bool) -> None:
@@ -27,13 +30,14 @@ def main(socket: str, die: bool) -> None:
     ]
     layout = PageLayout(SLOTS, 0, 0, SLOTS * PAGE_BYTES, PAGE_BYTES)
     # Blocks of this run's own: the bytes are drawn anew, and a block that is known is not stored again.
-    first = os.getpid() << 64
-    hashes = [(first + block).to_bytes(32, "big") for block in range(BLOCKS)]
+    hashes = hashes_from(LEFT_FIRST if die else os.getpid() << 64)
     with Client(socket, client_id=f"gpu-test-{os.getpid()}", namespace=namespace) as client:
         pool = CudaPool(namespace, layout, tensors)
         handle = client.register_pool(pool)
         stream = torch.cuda.current_stream().cuda_stream
-        wanted = write(tensors)
+        if not die:
+            check_left(client, handle, tensors)
+        wanted = write(tensors, LEFT_BYTE if die else None)
         # Not waited for here: the daemon's copies wait on the GPU.
         pool.record(stream)
         stored = client.store(hashes, handle, range(BLOCKS))
@@ -50,6 +54,28 @@ def main(socket: str, die: bool) -> None:
             sys.exit(f"the bytes that came back differ, or blocks failed: {loaded}")
         read_in_place(client, hashes, wanted)
     print(f"{BLOCKS} blocks of {LAYERS} x {PLANES} x {PAGE_BYTES} bytes came back as they went")
+
+
+def hashes_from(first: int) -> list[bytes]:
+    return [(first + block).to_bytes(32, "big") for block in range(BLOCKS)]
+
+
+def check_left(client: Client, handle: PoolHandle, tensors: list[torch.Tensor]) -> None:
+    """What an engine that died has left is right or not there: never what it had not computed yet."""
+    hashes = hashes_from(LEFT_FIRST)
+    found = client.lookup(hashes, request=2).matched_blocks
+    if found:
+        failed = set(client.load(hashes[:found], handle, range(found), request=2).result().failed)
+        right = all(
+            bool((tensor[:, index] == LEFT_BYTE).all())
+            for index in range(found)
+            if index not in failed
+            for tensor in tensors
+        )
+        if not right:
+            sys.exit("an engine that died left blocks with bytes that it had not computed")
+    client.end_request(2)
+    print(f"{found} of {BLOCKS} blocks of an engine that died are there")
 
 
 class InPlace:
@@ -75,15 +101,17 @@ def read_in_place(client: Client, hashes: list[bytes], wanted: list[torch.Tensor
     print(f"{len(lent.starts)} blocks were read in place")
 
 
-def write(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
-    """Fills the first slots after much other work on the stream, so that a copy that does not wait
-    for it finds the old bytes."""
+def write(tensors: list[torch.Tensor], byte: int | None) -> list[torch.Tensor]:
+    """Fills the first slots, with random bytes unless one is named, after much other work on the
+    stream, so that a copy that does not wait for it finds the old bytes."""
     busy = torch.randn(4096, 4096, device="cuda")
     for _ in range(50):
         busy = busy @ busy / 64
     filled = []
     for tensor in tensors:
         part = torch.randint(0, 256, tensor[:, :BLOCKS].shape, dtype=torch.uint8, device="cuda")
+        if byte is not None:
+            part.fill_(byte)
         tensor[:, :BLOCKS] = part
         filled.append(part)
     return filled

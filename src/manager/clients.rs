@@ -124,10 +124,19 @@ impl Manager {
     }
 
     pub(super) fn unregister_pool(&mut self, client: ClientId, pool: PoolId) -> Answer {
+        if self.is_leaving(client, pool) {
+            // Whoever asks again was not patient enough.
+            return Ok(Reply::Ok);
+        }
         self.own_pool(client, pool)?;
         self.clients.get_mut(&client).expect("it owns a pool").pools.retain(|own| *own != pool);
         self.retire_pool(pool);
         Ok(Reply::Ok)
+    }
+
+    /// Whether the client has given the pool back, and copies still touch it.
+    fn is_leaving(&self, client: ClientId, pool: PoolId) -> bool {
+        self.pools.get(&pool).is_some_and(|entry| entry.client == client && entry.retired)
     }
 
     /// The client's own pool, in use.
@@ -136,6 +145,11 @@ impl Manager {
         self.pools.get(&pool).filter(|entry| entry.client == client && !entry.retired).ok_or_else(
             || Refusal::NotFound(format!("pool {} is not registered by this client", pool.0)),
         )
+    }
+
+    /// The pools that the client has registered.
+    pub(super) fn pools_of(&self, client: ClientId) -> &[PoolId] {
+        self.clients.get(&client).map_or(&[], |entry| &entry.pools)
     }
 
     /// No new copies touch the pool; it is given back when those under way have ended.

@@ -78,8 +78,7 @@ impl Backend for Handle {
         memory: LentMemory,
         claim: ClaimedPool,
     ) -> Result<PoolId, Refusal> {
-        let pool = Handle::admit(self, memory, claim)?;
-        Handle::register_pool(self, client, pool).await
+        Handle::register_pool(self, client, memory, claim).await
     }
 
     fn client_gone(&self, client: ClientId) {

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
-use crate::tiers::hbm::Exported;
+use crate::tiers::hbm::{Exported, Lender};
 use crate::wire::Token;
 use crate::wire::fd_message::{FdKind, FdReply, FdRequest, FdStatus};
 use crate::wire::fd_socket::{self, Received};
@@ -56,7 +56,7 @@ async fn attach<B: Backend>(calls: &Calls<B>, stream: &UnixStream) -> Option<Arc
     let (request, attached) = match understand(received) {
         Ok((request, _)) if request.kind == FdKind::Attach => {
             let attached = match calls.sessions.get(&request.token) {
-                Ok(session) if session.attach() => Ok(session),
+                Ok(session) if session.attach(lender(stream)) => Ok(session),
                 Ok(_) => Err(FdStatus::AlreadyAttached),
                 Err(_) => Err(FdStatus::UnknownToken),
             };
@@ -73,6 +73,12 @@ async fn attach<B: Backend>(calls: &Calls<B>, stream: &UnixStream) -> Option<Arc
         return None;
     }
     Some(session)
+}
+
+/// The process at the other end; none where it lives in another namespace of processes.
+fn lender(stream: &UnixStream) -> Option<Lender> {
+    let process = stream.peer_cred().ok()?.pid()?;
+    u32::try_from(process).ok().filter(|process| *process > 0).map(Lender)
 }
 
 /// Carries out one message of an attached client; nothing when the connection is to be closed.

@@ -11,6 +11,7 @@ use tokio::sync::{OwnedMutexGuard, mpsc, watch};
 use crate::domain::namespace::{Namespace, NamespaceDigest};
 use crate::env::Stopwatch;
 use crate::manager::api::{ClientId, Completion, PoolId, Refusal};
+use crate::tiers::hbm::Lender;
 use crate::wire::Token;
 use crate::wire::fd_message::FdStatus;
 
@@ -34,6 +35,8 @@ pub struct Session {
 #[derive(Default)]
 struct State {
     attached: bool,
+    /// The process at the other end, where it can be seen from here.
+    lender: Option<Lender>,
     /// Slots of each registered pool.
     pools: BTreeMap<PoolId, u32>,
     /// Registrations on their way; counted against the limit with the pools.
@@ -76,9 +79,19 @@ impl Session {
         }
     }
 
-    /// Binds the session to a connection; false if it is bound to one already.
-    pub(super) fn attach(&self) -> bool {
-        !std::mem::replace(&mut self.state().attached, true)
+    /// Binds the session to that process's connection; false if it is bound to one already.
+    pub(super) fn attach(&self, lender: Option<Lender>) -> bool {
+        let mut state = self.state();
+        if std::mem::replace(&mut state.attached, true) {
+            return false;
+        }
+        state.lender = lender;
+        true
+    }
+
+    /// The process that the session is bound to.
+    pub(super) fn lender(&self) -> Option<Lender> {
+        self.state().lender
     }
 
     pub(super) fn is_attached(&self) -> bool {

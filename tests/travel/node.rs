@@ -20,7 +20,7 @@ use terrace::manager::api::{
 use terrace::manager::shell::{Handle, Shell, ShellParts};
 use terrace::manager::{ManagerConfig, PolicyName, TierConfig};
 use terrace::tiers::dram::{Arena, ArenaConfig};
-use terrace::tiers::hbm::{ClaimedPool, EnginePool, HostDevice, HostDeviceConfig};
+use terrace::tiers::hbm::{ClaimedPool, HostDevice, HostDeviceConfig, LentMemory};
 use terrace::tiers::nvme::{self, NvmeConfig};
 use terrace::tiers::object::{self, ObjectOptions, PackOptions, Target as ObjectTarget};
 use terrace::workload::content::{self, Content};
@@ -95,8 +95,7 @@ impl Node {
             handle.call(client, hello).await.unwrap();
             let fd = memory.memory().as_fd().try_clone_to_owned().unwrap();
             let claim = ClaimedPool { shard: 0, layout: *memory.layout() };
-            let pool = EnginePool::admit(fd, claim).unwrap();
-            handle.register_pool(client, pool).await.unwrap()
+            handle.register_pool(client, LentMemory::Shared(fd), claim).await.unwrap()
         });
         let (shell, content) = (Some(shell), Content::new(7));
         Self { runtime, shell, handle, client, completions, memory, pool, content }

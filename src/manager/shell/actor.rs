@@ -19,7 +19,7 @@ use crate::manager::api::{
 };
 use crate::manager::{Manager, NamespaceEntry};
 use crate::tiers::frame::FrameHeader;
-use crate::tiers::hbm::EnginePool;
+use crate::tiers::hbm::{EnginePool, Gone};
 use crate::tiers::health::Refuses;
 use crate::tiers::store::FoundFrame;
 
@@ -75,10 +75,19 @@ const TICK: Duration = Duration::from_millis(100);
 /// Rows of the directory in one page: a fraction of a millisecond of the manager's time.
 const PAGE_ROWS: u32 = 4096;
 
-/// Who waits for a reply, and the pool to keep if it says so.
+/// Who waits for a reply.
 struct Asker {
     reply: oneshot::Sender<Reply>,
-    pool: Option<Arc<EnginePool>>,
+    about: About,
+}
+
+/// The pool that a command is about, if it is.
+enum About {
+    NoPool,
+    /// To keep, if the manager takes it.
+    Registers(Arc<EnginePool>),
+    /// Is let go of before anybody hears that it is.
+    Unregisters(Option<Gone>),
 }
 
 pub(super) struct Actor {
@@ -160,17 +169,23 @@ impl Actor {
                 self.completions.insert(client, completions);
             }
             Message::Command { client, command, reply } => {
-                self.command(client, command, Asker { reply, pool: None });
+                let about = match &command {
+                    Command::UnregisterPool { pool } => {
+                        About::Unregisters(self.pools.get(pool).map(|pool| pool.gone()))
+                    }
+                    _ => About::NoPool,
+                };
+                self.command(client, command, Asker { reply, about });
             }
             Message::RegisterPool { client, pool, reply } => {
                 let claim = pool.claim();
                 let (shard, slots) = (claim.shard, claim.layout.slots);
                 let command = Command::RegisterPool { shard, slots };
-                self.command(client, command, Asker { reply, pool: Some(pool) });
+                self.command(client, command, Asker { reply, about: About::Registers(pool) });
             }
             Message::ClientGone { client } => {
                 self.completions.remove(&client);
-                self.step(Event::ClientGone { client });
+                self.client_gone(client);
             }
             Message::Known { keys, known } => {
                 // Whoever asked may have given up waiting.
@@ -266,8 +281,17 @@ impl Actor {
         }
         self.effects = effects;
         while let Some(client) = self.given_up.pop() {
-            self.step(Event::ClientGone { client });
+            self.client_gone(client);
         }
+    }
+
+    fn client_gone(&mut self, client: ClientId) {
+        for pool in self.manager.pools_of(client) {
+            if let Some(pool) = self.pools.get(pool) {
+                pool.leave();
+            }
+        }
+        self.step(Event::ClientGone { client });
     }
 
     fn perform(&mut self, effect: Effect) {
@@ -304,13 +328,19 @@ impl Actor {
     }
 
     fn reply(&mut self, reply: Reply) {
-        let Some(asker) = self.asker.take() else { return };
-        if let Reply::Pool { pool } = &reply {
-            let memory = asker.pool.expect("only RegisterPool is answered with a pool");
-            self.pools.insert(*pool, memory);
+        let Some(Asker { reply: answer, about }) = self.asker.take() else { return };
+        match (about, &reply) {
+            (About::Registers(memory), Reply::Pool { pool }) => {
+                self.pools.insert(*pool, memory);
+            }
+            (About::Registers(memory), _) => self.performer.unmap(memory),
+            (About::Unregisters(Some(gone)), Reply::Ok) => {
+                return self.performer.tell_when_gone(gone, answer);
+            }
+            (About::Unregisters(_) | About::NoPool, _) => {}
         }
         // Whoever asked may have given up waiting.
-        let _ = asker.reply.send(reply);
+        let _ = answer.send(reply);
     }
 
     fn complete(&mut self, client: ClientId, completion: Completion) {

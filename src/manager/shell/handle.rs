@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crossbeam_channel::{Sender, TrySendError};
+use tokio::runtime;
 use tokio::sync::{mpsc, oneshot};
 
 use super::actor::Message;
@@ -106,28 +107,39 @@ impl Handle {
         });
     }
 
-    /// Checks the claim against the memory that an engine lends, and opens it to the device.
+    /// Checks the claim against the memory that an engine lends, opens it to the device, and registers it
+    /// for the client.
     ///
     /// # Errors
-    /// `Invalid`, with what is wrong and what to send instead.
-    pub fn admit(&self, memory: LentMemory, claim: ClaimedPool) -> Result<EnginePool, Refusal> {
-        self.device.admit(memory, claim).map_err(Refusal::Invalid)
-    }
-
-    /// Registers `pool` (already checked and opened) for the client.
-    ///
-    /// # Errors
-    /// Whatever the manager refused.
+    /// `Invalid`, with what is wrong and what to send instead; whatever else the manager refused.
     pub async fn register_pool(
         &self,
         client: ClientId,
-        pool: EnginePool,
+        memory: LentMemory,
+        claim: ClaimedPool,
     ) -> Result<PoolId, Refusal> {
-        let pool = Arc::new(pool);
-        match self.ask(|reply| Message::RegisterPool { client, pool, reply }).await? {
+        let opened = Arc::new(self.admit(memory, claim).await?);
+        let pool = Arc::clone(&opened);
+        let answer = self.ask(|reply| Message::RegisterPool { client, pool, reply }).await;
+        if answer.is_err() {
+            // Closing it takes time as well.
+            let close = move || drop(opened);
+            let _ = env::spawn_blocking_on(&runtime::Handle::current(), close).await;
+        }
+        match answer? {
             Reply::Pool { pool } => Ok(pool),
             other => Err(Refusal::Precondition(format!("unexpected answer {other:?}"))),
         }
+    }
+
+    /// By a thread that may wait: a driver takes its time, above all for the first pool on a GPU.
+    async fn admit(&self, memory: LentMemory, claim: ClaimedPool) -> Result<EnginePool, Refusal> {
+        let (device, (tell, admitted)) = (Arc::clone(&self.device), oneshot::channel());
+        let admit = move || drop(tell.send(device.admit(memory, claim)));
+        if !env::spawn_blocking_on(&runtime::Handle::current(), admit).await {
+            return Err(stopping());
+        }
+        admitted.await.map_err(|_| stopping())?.map_err(Refusal::Invalid)
     }
 
     /// The journal of residency, where one is kept.

@@ -24,6 +24,9 @@ mod shared;
 
 mod staging;
 
+#[cfg(test)]
+mod tests;
+
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;

@@ -12,8 +12,8 @@ use crate::domain::block::Key;
 use crate::domain::retention::RetentionRecord;
 use crate::domain::tier::Tier;
 use crate::env;
-use crate::manager::api::{Event, FailureKind, RestampEnd};
-use crate::tiers::hbm::EnginePool;
+use crate::manager::api::{Event, FailureKind, Reply, RestampEnd};
+use crate::tiers::hbm::{EnginePool, Gone};
 use crate::tiers::store::{Erasure, Place, StoreError, StoreOp};
 
 /// An erase that fails is tried again at once: what it leaves, a restart would find.
@@ -90,7 +90,16 @@ impl Performer {
         ended.await.unwrap_or_else(|_| Err(StoreError::TierLost("it stopped".into())))
     }
 
-    /// Lets go of a pool's memory, which takes a while when it is large.
+    /// Tells that a pool was given back, once it is.
+    pub fn tell_when_gone(&self, pool: Gone, answer: oneshot::Sender<Reply>) {
+        env::spawn_task_on(&self.runtime, async move {
+            pool.wait().await;
+            // Whoever asked may have given up waiting.
+            let _ = answer.send(Reply::Ok);
+        });
+    }
+
+    /// Lets go of a pool's memory, which takes a while when it is large or lies on a GPU.
     pub fn unmap(&self, memory: Arc<EnginePool>) {
         let runtime = self.runtime.clone();
         env::spawn_task_on(&self.runtime, async move {

@@ -89,6 +89,7 @@ pub(super) fn claimed_pool(
 
 /// Memory on a GPU as the engine lends it, if that is what it lends.
 pub(super) fn cuda_claim(
+    session: &Session,
     message: &pb::RegisterPoolRequest,
 ) -> Result<Option<CudaClaim>, CallError> {
     let Some(cuda) = &message.cuda else { return Ok(None) };
@@ -112,6 +113,7 @@ pub(super) fn cuda_claim(
         memories: memories.collect::<Result<_, _>>()?,
         layers: cuda.layers.iter().map(layer).collect(),
         ready_event: event.map(|bytes| handle("cuda.ready_event", bytes)).transpose()?,
+        lender: session.lender(),
     }))
 }
 

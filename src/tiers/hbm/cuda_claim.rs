@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 
 use super::layout::PagedLayout;
+use super::lender::Lender;
 
 /// A memory or event handle as `cuIpcGetMemHandle` and `cuIpcGetEventHandle` give it.
 pub type IpcHandle = [u8; 64];
@@ -35,6 +36,8 @@ pub struct CudaClaim {
     /// An event that the engine records on its stream before it sends a store or load: copies wait
     /// for it on the device.
     pub ready_event: Option<IpcHandle>,
+    /// Whose memory it is, as far as the socket says.
+    pub lender: Option<Lender>,
 }
 
 impl CudaClaim {
@@ -167,6 +170,7 @@ mod tests {
             memories: (0..memories).map(|at| [u8::try_from(at).unwrap(); 64]).collect(),
             layers: layers.to_vec(),
             ready_event: None,
+            lender: None,
         }
     }
 

@@ -90,6 +90,8 @@ pub enum Exported {
 /// - whoever submits keeps both ends' bytes to the copy until `done`, except that an engine may
 ///   write to its pool at any time and gets torn bytes then, or a frame whose checksum is not its
 ///   payload's;
+/// - out of a pool on a GPU no copy lands once its engine has ended or left: it is `Busy`, however far it
+///   came;
 /// - a place read must have been written before with the same geometry, else the copy is `Missing`;
 /// - copies of a batch run in order as far as one touches what another writes; batches may run beside
 ///   each other, on one stream too.

@@ -14,6 +14,7 @@ mod ends;
 mod geometry;
 mod host;
 mod layout;
+mod lender;
 mod past_cache;
 mod pool;
 mod runs;
@@ -27,5 +28,6 @@ pub use device::{BlockCopy, CopiesDone, CopiesEnd, CopyEnd, Device, Exported, Fa
 pub use geometry::{BlockGeometry, InTier};
 pub use host::{HostDevice, HostDeviceConfig};
 pub use layout::PagedLayout;
-pub use pool::{ClaimedPool, EnginePool, LentMemory};
+pub use lender::Lender;
+pub use pool::{ClaimedPool, EnginePool, Gone, LentMemory};
 pub use store::HbmStore;

@@ -6,10 +6,12 @@ use std::any::Any;
 use std::fmt;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{
     FileType, OFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fcntl_getfl, fstat,
 };
+use tokio::sync::watch;
 
 use crate::domain::namespace::Namespace;
 use crate::tiers::shm::SharedMemory;
@@ -52,6 +54,21 @@ pub struct EnginePool {
     /// What a device keeps of the pool. Before the memory, so that it is let go first.
     opened: Option<Box<dyn Any + Send + Sync>>,
     memory: Option<Arc<SharedMemory>>,
+    /// Whether its engine's connection has ended.
+    left: AtomicBool,
+    /// Last of all: says by its end that all else was let go.
+    gone: watch::Sender<()>,
+}
+
+/// Tells when a pool has gone: nothing touches it any more, and its memory is unmapped and closed.
+pub struct Gone(watch::Receiver<()>);
+
+impl Gone {
+    /// Waits until it has.
+    pub async fn wait(mut self) {
+        // Nothing is ever sent: it ends with its sender.
+        while self.0.changed().await.is_ok() {}
+    }
 }
 
 impl fmt::Debug for EnginePool {
@@ -63,7 +80,29 @@ impl fmt::Debug for EnginePool {
 impl EnginePool {
     /// A pool whose memory only its device knows.
     pub(super) fn opened(claim: ClaimedPool, opened: Box<dyn Any + Send + Sync>) -> Self {
-        Self { claim, memory: None, opened: Some(opened) }
+        Self { opened: Some(opened), ..Self::new(claim, None) }
+    }
+
+    fn new(claim: ClaimedPool, memory: Option<Arc<SharedMemory>>) -> Self {
+        let (left, gone) = (AtomicBool::new(false), watch::Sender::new(()));
+        Self { claim, opened: None, memory, left, gone }
+    }
+
+    /// Its engine's connection has ended: where its memory counts no longer than the engine lives, what
+    /// is copied out of it from now on has failed.
+    pub fn leave(&self) {
+        self.left.store(true, Ordering::Release);
+    }
+
+    #[must_use]
+    pub fn has_left(&self) -> bool {
+        self.left.load(Ordering::Acquire)
+    }
+
+    /// What to wait with until the pool has gone.
+    #[must_use]
+    pub fn gone(&self) -> Gone {
+        Gone(self.gone.subscribe())
     }
 
     /// The pool, with what its device keeps of it.
@@ -94,7 +133,7 @@ impl EnginePool {
         if filled {
             memory.map_pages_soon();
         }
-        Ok(Self { claim, memory: Some(memory), opened: None })
+        Ok(Self::new(claim, Some(memory)))
     }
 
     #[must_use]

@@ -61,6 +61,15 @@ impl Engine {
         Self { memory, pool: Arc::new(pool) }
     }
 
+    pub(super) fn pool(&self) -> &EnginePool {
+        &self.pool
+    }
+
+    /// Lets go of the pool.
+    pub(super) fn into_memory(self) -> SharedMemory {
+        self.memory
+    }
+
     pub(super) fn slot(&self, slot: u32) -> CopyEnd {
         CopyEnd::Pool { pool: Arc::clone(&self.pool), slot }
     }
@@ -249,6 +258,7 @@ fn a_pool_on_a_gpu_is_refused_with_the_remedy() {
         memories: vec![[2; 64]],
         layers: Vec::new(),
         ready_event: None,
+        lender: None,
     };
     let claim = ClaimedPool { shard: 0, layout: PagedLayout::page_major(SHAPE, 2) };
     let said = device.admit(LentMemory::Cuda(cuda), claim).unwrap_err();

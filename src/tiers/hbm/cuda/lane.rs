@@ -11,12 +11,14 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
 use super::super::batch::Batch;
 use super::super::chunks::Uses;
-use super::super::device::{CopiesEnd, FailedCopy, Stream};
+use super::super::device::{CopiesEnd, CopyEnd, FailedCopy, Stream};
+use super::super::pool::EnginePool;
 use super::calibration::Strategy;
 use super::copier::{Copier, Flight};
 use super::core::{Core, Located};
 use super::driver::{DriverError, EventId};
 use super::piece::Piece;
+use super::pool::OpenPool;
 use crate::env::spawn_thread;
 use crate::tiers::store::StoreError;
 
@@ -201,13 +203,15 @@ impl Landing {
     /// Waits for the GPU and says how the copies ended; gives the flight back.
     fn finish(mut self) -> Option<Flight> {
         let waited = self.wait();
-        if let Some(error) = self.error.take().or(waited.err()) {
-            let all = self.copies.iter();
-            let failed =
-                all.map(|copy| FailedCopy { copy: *copy, error: self.core.failed(&error) });
-            self.failed.extend(failed);
-            self.failed.sort_by_key(|failed| failed.copy);
-        }
+        let failed: Vec<_> = match self.error.take().or(waited.err()) {
+            Some(error) => {
+                let failed = |copy: &usize| (*copy, self.core.failed(&error));
+                self.copies.iter().map(failed).collect()
+            }
+            None => self.orphaned().map(|copy| (copy, StoreError::Busy)).collect(),
+        };
+        self.failed.extend(failed.into_iter().map(|(copy, error)| FailedCopy { copy, error }));
+        self.failed.sort_by_key(|failed| failed.copy);
         let flight = self.flight.take();
         let (batch, failed) = (self.batch.take(), std::mem::take(&mut self.failed));
         self.uses = None;
@@ -215,6 +219,24 @@ impl Landing {
             batch.end(CopiesEnd { failed, sums: Vec::new() });
         }
         flight
+    }
+
+    /// Copies out of pools whose engines have ended.
+    fn orphaned(&self) -> impl Iterator<Item = usize> {
+        let copies = self.batch.as_ref().map_or(&[][..], Batch::copies);
+        let mut asked: Option<(&Arc<EnginePool>, bool)> = None;
+        self.copies.iter().copied().filter(move |copy| {
+            let CopyEnd::Pool { pool, .. } = &copies[*copy].from else { return false };
+            match asked {
+                Some((known, orphaned)) if Arc::ptr_eq(known, pool) => orphaned,
+                _ => {
+                    let open = pool.opened_as::<OpenPool>();
+                    let orphaned = open.is_some_and(|open| open.is_orphaned(pool));
+                    asked = Some((pool, orphaned));
+                    orphaned
+                }
+            }
+        })
     }
 
     fn wait(&self) -> Result<(), DriverError> {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::super::cuda_claim::{CudaClaim, IpcHandle};
 use super::super::geometry::PageMap;
 use super::super::layout::PagedLayout;
+use super::super::lender::Lender;
 use super::super::pool::{ClaimedPool, EnginePool};
 use super::super::runs::Run;
 use super::driver::{Driver, DriverError, EventId};
@@ -23,9 +24,18 @@ pub(super) struct OpenPool {
     starts: Vec<u64>,
     layers: Vec<u64>,
     /// The layers' addresses where the kernels find them.
-    table: Option<DeviceMemory>,
+    table: Option<Table>,
     ready: Option<Event>,
+    /// Whose memory it is, where it counts no longer than that process lives.
+    lender: Option<Lender>,
     _memory: Memory,
+}
+
+struct Table {
+    there: DeviceMemory,
+    /// What it was sent from. To free it makes the driver wait for all that is queued, and so for other
+    /// engines: not while one registers.
+    _here: MappedMemory,
 }
 
 /// What keeps the addresses good.
@@ -37,7 +47,7 @@ enum Memory {
 impl OpenPool {
     /// The pages of one slot.
     pub(super) fn sheet(&self, layout: &PagedLayout, slot: u32) -> Sheet<'_> {
-        let table = self.table.as_ref().map_or(0, |table| table.at);
+        let table = self.table.as_ref().map_or(0, |table| table.there.at);
         if self.layers.is_empty() {
             let map = PageMap::in_pool(layout, slot);
             return Sheet { base: self.starts[0], map, table, seams: &self.starts };
@@ -49,6 +59,13 @@ impl OpenPool {
 
     pub(super) fn gpu(&self) -> Option<Uuid> {
         self.gpu
+    }
+
+    /// Whether its engine has ended. Copies that waited for its stream went on then, though what they wait
+    /// for was never computed; and nobody says what its memory holds.
+    pub(super) fn is_orphaned(&self, pool: &EnginePool) -> bool {
+        let ended = || self.lender.is_some_and(|lender| !lender.lives());
+        self.gpu.is_some() && (pool.has_left() || ended())
     }
 
     /// What copies wait for on the GPU.
@@ -80,6 +97,7 @@ pub(super) fn admit_shared(
         layers: Vec::new(),
         table: None,
         ready: None,
+        lender: None,
         _memory: Memory::Registered { _memory: registered },
     };
     Ok(pool.with(Box::new(open)))
@@ -130,24 +148,26 @@ fn open(
         layers,
         table,
         ready,
+        // One that can't be seen though it lives says nothing by that.
+        lender: cuda.lender.filter(|lender| lender.lives()),
         _memory: Memory::Opened { _memories: memories },
     })
 }
 
 /// The table in the GPU's memory; nothing when it is empty.
-fn upload(driver: &Arc<dyn Driver>, table: &[u64]) -> Result<Option<DeviceMemory>, DriverError> {
+fn upload(driver: &Arc<dyn Driver>, table: &[u64]) -> Result<Option<Table>, DriverError> {
     if table.is_empty() {
         return Ok(None);
     }
     let bytes = size_of_val(table) as u64;
-    let (memory, sent) = (DeviceMemory::new(driver, bytes)?, MappedMemory::new(driver, bytes)?);
+    let (there, here) = (DeviceMemory::new(driver, bytes)?, MappedMemory::new(driver, bytes)?);
     let (stream, landed) = (OwnStream::new(driver)?, Event::new(driver)?);
-    let from = sent.write(0, table);
+    let from = here.write(0, table);
     // SAFETY: both memories are of `bytes` bytes, made here, and outlive the wait below.
-    unsafe { driver.copy(Run { from, to: memory.at, bytes }, stream.id) }?;
+    unsafe { driver.copy(Run { from, to: there.at, bytes }, stream.id) }?;
     driver.record(landed.id, stream.id)?;
     driver.wait(landed.id)?;
-    Ok(Some(memory))
+    Ok(Some(Table { there, _here: here }))
 }
 
 /// Why a handle did not open, by what the driver says, and what to do.

@@ -1,11 +1,11 @@
 //! The CUDA device over a driver without a GPU: the store's contract and round trips by every way of
 //! copying, engines' pools by IPC, and what goes wrong.
 
+mod engines;
 mod ranks;
 mod wrong;
 
 use std::sync::Arc;
-use std::sync::mpsc::{TryRecvError, sync_channel};
 
 use proptest::prelude::*;
 
@@ -15,8 +15,8 @@ use super::super::tests::{
     place, submit,
 };
 use super::super::{
-    ClaimedPool, CopiesEnd, CopyEnd, Device, EnginePool, Exported, FailedCopy, HbmStore,
-    LentMemory, PagedLayout, Stream,
+    ClaimedPool, CopyEnd, Device, EnginePool, Exported, FailedCopy, HbmStore, LentMemory,
+    PagedLayout, Stream,
 };
 use super::calibration::{Calibration, Measured, Strategy};
 use super::device::{CudaConfig, CudaDevice, Tuning};
@@ -83,6 +83,7 @@ fn claim(driver: &FakeDriver, memory: &SharedMemory, layout: &PagedLayout) -> Cu
             .collect(),
         layers: layers.map(|memory| CudaLayer { memory, base: 0 }).collect(),
         ready_event: None,
+        lender: None,
     }
 }
 
@@ -245,63 +246,6 @@ fn copies_that_touch_each_other_run_in_order() {
     assert!(submit(&device, Stream::Local, chain).is_empty());
     assert!(engine.read(3) == first);
     assert_eq!((driver.calls("launch"), driver.calls("copy") > 0), (0, true));
-}
-
-#[test]
-fn copies_wait_on_the_gpu_for_the_engines_stream() {
-    let (arena, driver) = (arena(), fake());
-    let device = device_on(&driver, &arena, &always(Strategy::Batch));
-    let layout = PagedLayout::page_major(SHAPE, 2);
-    let memory = SharedMemory::create("engine", layout.end_bytes().unwrap()).unwrap();
-    let ready_event = Some(driver.lend_event());
-    let cuda = CudaClaim { ready_event, ..claim(&driver, &memory, &layout) };
-    let pool = device.admit(LentMemory::Cuda(cuda), ClaimedPool { shard: 0, layout }).unwrap();
-    let engine = Engine::new(memory, pool);
-    let span = FrameSpan { offset: 0, bytes: 20_480 };
-    let (tell, told) = sync_channel(2);
-    let stored = vec![copy(geometry(SHAPE, 1), engine.slot(0), CopyEnd::Frame(span))];
-    let before = driver.calls("record");
-    device.submit(Stream::Down, stored, Box::new(move |end| tell.send(end.failed).unwrap()));
-    // The batch is on the GPU, its copies are not done: this machine waits for nothing.
-    while driver.calls("record") == before {
-        std::thread::yield_now();
-    }
-    assert_eq!(driver.calls("hold"), 1);
-    assert!(matches!(told.try_recv(), Err(TryRecvError::Empty)));
-    engine.fill(8);
-    driver.end_engine_events();
-    assert!(told.recv().unwrap().is_empty());
-    // SAFETY: the copy is over.
-    let payload = unsafe { arena.bytes(span) };
-    assert!(payload[4096..] == engine.read(0), "it was copied before the engine was done");
-}
-
-#[test]
-fn a_pool_stays_open_until_its_copies_are_over() {
-    let (arena, driver) = (arena(), fake());
-    let device = device_on(&driver, &arena, &always(Strategy::Kernel));
-    let layout = PagedLayout::page_major(SHAPE, 2);
-    let memory = SharedMemory::create("engine", layout.end_bytes().unwrap()).unwrap();
-    let ready_event = Some(driver.lend_event());
-    let cuda = CudaClaim { ready_event, ..claim(&driver, &memory, &layout) };
-    let pool = device.admit(LentMemory::Cuda(cuda), ClaimedPool { shard: 0, layout }).unwrap();
-    let pool = Arc::new(pool);
-    let frame = CopyEnd::Frame(FrameSpan { offset: 0, bytes: 20_480 });
-    let (tell, told) = sync_channel(1);
-    let seen = Arc::clone(&driver);
-    let done = Box::new(move |CopiesEnd { failed, .. }: CopiesEnd| {
-        tell.send((failed.len(), seen.memories(Kind::Opened))).unwrap();
-    });
-    let ends = CopyEnd::Pool { pool, slot: 0 };
-    let before = driver.calls("record");
-    device.submit(Stream::Down, vec![copy(geometry(SHAPE, 1), ends, frame)], done);
-    while driver.calls("record") == before {
-        std::thread::yield_now();
-    }
-    assert_eq!(driver.memories(Kind::Opened), 2, "closed under a copy");
-    driver.end_engine_events();
-    assert_eq!(told.recv().unwrap(), (0, 0));
-    drop(device);
 }
 
 #[test]

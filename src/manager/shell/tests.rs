@@ -1,0 +1,171 @@
+//! The shell over a device that copies nothing and ends batches when the test says so.
+
+use std::os::fd::AsFd;
+use std::sync::Mutex;
+
+use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use tokio::sync::mpsc;
+
+use super::*;
+use crate::domain::namespace::{Namespace, example};
+use crate::domain::retention::Directives;
+use crate::domain::units::CHUNK_BYTES;
+use crate::env::SystemClock;
+use crate::manager::TierConfig;
+use crate::manager::api::{
+    ClientId, Command, Completion, Labels, PoolId, Refusal, Reply, RequestId,
+};
+use crate::tiers::dram::ArenaConfig;
+use crate::tiers::hbm::{
+    BlockCopy, ClaimedPool, CopiesDone, CopiesEnd, Exported, LentMemory, PagedLayout, Stream,
+};
+
+/// A device with engines, which end what they were given when the test says so.
+#[derive(Default)]
+pub(super) struct Engines {
+    pub(super) given: Mutex<Vec<(Vec<BlockCopy>, CopiesDone)>>,
+}
+
+impl Device for Engines {
+    fn tier_bytes(&self) -> u64 {
+        CHUNK_BYTES
+    }
+
+    fn submit(&self, _: Stream, copies: Vec<BlockCopy>, done: CopiesDone) {
+        self.given.lock().unwrap().push((copies, done));
+    }
+
+    fn export(&self) -> Result<Option<Exported>, String> {
+        Ok(None)
+    }
+
+    fn copies_by_processor(&self) -> bool {
+        false
+    }
+}
+
+impl Engines {
+    /// Ends all that was given, well.
+    fn end_all(&self) {
+        let given = std::mem::take(&mut *self.given.lock().unwrap());
+        for (copies, done) in given {
+            drop(copies);
+            done(CopiesEnd::default());
+        }
+    }
+}
+
+pub(super) fn arena() -> Arc<Arena> {
+    let arena = ArenaConfig { tier_bytes: CHUNK_BYTES, staging_bytes: 0, pretouch_threads: 0 };
+    Arc::new(Arena::new(arena).unwrap())
+}
+
+/// A shell with DRAM alone, and a client whose pool holds two blocks.
+struct Rig {
+    shell: Shell,
+    engines: Arc<Engines>,
+    handle: Handle,
+    client: ClientId,
+    completions: mpsc::Receiver<Completion>,
+    pool: PoolId,
+}
+
+impl Rig {
+    async fn start() -> Self {
+        let (arena, engines) = (arena(), Arc::new(Engines::default()));
+        let dram = TierConfig { capacity_bytes: CHUNK_BYTES, slots_max: u64::MAX, recovers: false };
+        let shell = Shell::start(ShellParts {
+            config: ManagerConfig::with_tiers([None, Some(dram), None, None]),
+            clock: Arc::new(SystemClock::start()),
+            runtime: runtime::Handle::current(),
+            staging: CHUNK_BYTES..CHUNK_BYTES,
+            arena,
+            device: Arc::clone(&engines) as _,
+            nvme: None,
+            object: None,
+            node_id: [0; 16],
+            journal_changes_max: 0,
+        });
+        let shell = shell.unwrap();
+        let handle = shell.handle();
+        let (client, completions) = handle.join();
+        let namespace = example();
+        let (memory, claim) = lent(&namespace);
+        let hello = Command::Hello { namespace, prefill_tokens_per_s: None };
+        handle.call(client, hello).await.unwrap();
+        let pool = handle.register_pool(client, memory, claim).await.unwrap();
+        Self { shell, engines, handle, client, completions, pool }
+    }
+
+    async fn call(&self, command: Command) -> Result<Reply, Refusal> {
+        self.handle.call(self.client, command).await
+    }
+
+    /// Has a block stored, whose copy has not ended when this returns.
+    async fn store(&self) {
+        let key = example().digest().key(b"one");
+        let stored = self.call(Command::Store {
+            request: RequestId(1),
+            session: None,
+            directives: Directives::admit(Vec::new()).unwrap(),
+            parent: None,
+            keys: vec![key],
+            labels: Labels::default(),
+            pool: self.pool,
+            slots: vec![0],
+            durable: false,
+        });
+        stored.await.unwrap();
+        // The manager's thread hands copies on in the step that it answers in.
+        assert_eq!(self.engines.given.lock().unwrap().len(), 1);
+    }
+}
+
+fn lent(namespace: &Namespace) -> (LentMemory, ClaimedPool) {
+    let layout = PagedLayout::page_major(namespace.shape, 2);
+    let memory = memfd_create("engine", MemfdFlags::ALLOW_SEALING).unwrap();
+    ftruncate(memory.as_fd(), layout.end_bytes().unwrap()).unwrap();
+    (LentMemory::Shared(memory), ClaimedPool { shard: 0, layout })
+}
+
+#[tokio::test]
+async fn nobody_hears_that_a_pool_is_given_back_while_a_copy_touches_it() {
+    let mut rig = Rig::start().await;
+    rig.store().await;
+    let unregister = || rig.call(Command::UnregisterPool { pool: rig.pool });
+    // Asked twice: who was not patient the first time hears no sooner.
+    let (mut first, mut second) = (Box::pin(unregister()), Box::pin(unregister()));
+    for _ in 0..3 {
+        tokio::select! {
+            biased;
+            _ = &mut first => panic!("a copy reads the pool"),
+            _ = &mut second => panic!("a copy reads the pool"),
+            // Asked after both, and so answered after both.
+            status = rig.call(Command::Status) => drop(status.unwrap()),
+        }
+    }
+    rig.engines.end_all();
+    assert!(matches!(first.await, Ok(Reply::Ok)));
+    assert!(matches!(second.await, Ok(Reply::Ok)));
+    let again = unregister().await;
+    assert!(matches!(again, Err(Refusal::NotFound(_))), "{again:?}");
+    assert_eq!(rig.completions.recv().await.unwrap().failed, Vec::<u32>::new());
+    rig.shell.stop(Duration::ZERO);
+}
+
+#[tokio::test]
+async fn the_pools_of_a_client_that_went_are_left() {
+    let rig = Rig::start().await;
+    rig.store().await;
+    rig.handle.client_gone(rig.client);
+    rig.call(Command::Status).await.unwrap_or(Reply::Ok);
+    let given = rig.engines.given.lock().unwrap();
+    let left = given.iter().flat_map(|(copies, _)| copies).all(|copy| match &copy.from {
+        crate::tiers::hbm::CopyEnd::Pool { pool, .. } => pool.has_left(),
+        _ => false,
+    });
+    assert!(left, "its copies land as if its engine lived");
+    drop(given);
+    rig.engines.end_all();
+    rig.shell.stop(Duration::ZERO);
+}
