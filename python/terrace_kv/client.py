@@ -103,7 +103,7 @@ class Client:
         return handle
 
     def unregister_pool(self, pool: PoolHandle) -> None:
-        """Takes a pool back. Returns once the daemon has let go of it: its memory may be freed then."""
+        """Takes a pool back; returns once the daemon has let go of it: its memory may be freed."""
         arguments.one_of("pool", pool, PoolHandle, "what register_pool answered")
         self._connection.forget(pool)
         try:

@@ -99,8 +99,8 @@ pub const KEYS: &[Key] = &[
         Kind::Text,
         "auto",
         "Where the HBM tier and the engines' pools lie: `cuda:N` is a GPU, as `nvidia-smi -L` \
-         counts; `host` is shared memory of this machine; `auto` is the first GPU that can be used, \
-         and the host where there is none.",
+         counts; `host` is shared memory of this machine; `auto` is the first GPU, and the host \
+         where that one can't be used.",
     ),
     key(
         "hbm.multiprocessors_max",

@@ -143,7 +143,7 @@ fn describe(arena: &Arena) -> String {
     format!("{} in {pages}{node}", Bytes(arena.len_bytes()))
 }
 
-/// The device that was chosen; under `auto` the first GPU that can be used, else the host.
+/// The device that was chosen; under `auto` the first GPU, or the host where it can't be used.
 fn open_device(config: &Config, arena: &Arc<Arena>) -> Result<Arc<dyn Device>, NodeError> {
     let tier_bytes = config.hbm.map_or(0, |hbm| hbm.capacity_bytes);
     let multiprocessors_max = config.device.multiprocessors_max;

@@ -54,6 +54,12 @@ pub(super) fn shards_of(copy: &BlockCopy) -> Result<Range<u32>, StoreError> {
     }
 }
 
+/// What a copy moves, in bytes; nothing where its ends don't fit.
+pub(super) fn bytes_of(copy: &BlockCopy) -> u64 {
+    let shards = shards_of(copy).map_or(0, |shards| shards.len() as u64);
+    shards * copy.geometry.shape().shard_bytes()
+}
+
 /// The span is a frame of the arena that holds such a block.
 pub(super) fn check_frame(
     arena: &Arena,

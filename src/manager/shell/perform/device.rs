@@ -40,6 +40,13 @@ impl Work {
         (from != to).then(|| BlockCopy { geometry, from: end(from), to: end(to) })
     }
 
+    /// What each copy moves: a pool holds one shard of a block.
+    fn copy_bytes(&self) -> u64 {
+        let of_pools = self.items.first().is_some_and(|piece| piece.pool.is_some());
+        let shards = self.geometry.filter(|_| of_pools).map_or(1, |blocks| blocks.shard_count());
+        self.payload_bytes / u64::from(shards.max(1))
+    }
+
     fn device_copies(&self, pieces: &[Piece], spans: &[FrameSpan]) -> Vec<Option<BlockCopy>> {
         pieces.iter().zip(spans).map(|(piece, span)| self.device_copy(piece, Some(*span))).collect()
     }
@@ -86,7 +93,7 @@ impl Performer {
     ) {
         let refused = vec![Err(FailureKind::NotDone); pieces.len()];
         let (ends, seal) = (Ends::of(refused, Box::new(ended) as _), Arc::new(self.seal(work)));
-        let together = (SEALED_BYTES / work.payload_bytes.max(1)).max(1);
+        let together = (SEALED_BYTES / work.copy_bytes().max(1)).max(1);
         let together = usize::try_from(together).unwrap_or(usize::MAX);
         let groups = pieces.chunks(together).zip(spans.chunks(together));
         // The device has all of them from the start: it rests for nobody who seals.

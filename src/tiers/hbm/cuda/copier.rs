@@ -162,7 +162,11 @@ impl Copier {
     ) -> Strategy {
         let Some(first) = pieces.first().filter(|_| independent) else { return Strategy::Copies };
         let fragment_bytes = first.bytes() / (first.runs().count() as u64).max(1);
-        let ranked = table.ranked(self.kind, fragment_bytes);
+        let mut ranked = table.ranked(self.kind, fragment_bytes);
+        if pieces.iter().all(|piece| piece.runs().nth(1).is_none()) {
+            // The first of two steps would be all that there is to do.
+            ranked.sort_by_key(|strategy| *strategy == Strategy::Staged);
+        }
         let possible = |strategy: &Strategy| self.can(*strategy, pieces, flight);
         ranked.into_iter().find(possible).unwrap_or(Strategy::Copies)
     }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::super::batch::Batch;
 use super::super::device::{BlockCopy, CopiesDone, CopiesEnd, CopyEnd, FailedCopy, Stream};
-use super::super::ends::are_independent;
+use super::super::ends::{are_independent, bytes_of};
 use super::copier::{Copier, Flight};
 use super::core::Core;
 use super::driver::{Driver, DriverError};
@@ -136,7 +136,7 @@ impl Gpus {
         // The batch of each GPU that is not full, and its bytes.
         let mut open: Vec<(Uuid, usize, u64)> = Vec::new();
         for (at, copy) in copies.iter().enumerate() {
-            let (gpu, bytes) = (self.gpu_of(copy), copy.geometry.payload_bytes());
+            let (gpu, bytes) = (self.gpu_of(copy), bytes_of(copy));
             let known = open.iter_mut().find(|(known, ..)| *known == gpu);
             match known {
                 Some((_, batch, filled)) if *filled + bytes <= bytes_max => {

@@ -182,6 +182,10 @@ fn explain(error: &DriverError, memory: usize) -> String {
              namespace (docker: --pid=container:ENGINE --ipc=container:ENGINE, or --pid=host \
              --ipc=host), without MIG between them"
         }
+        // Before those that are fatal.
+        _ if error.is_fatal() => {
+            "the GPU is lost to the daemon: restart it, and look into dmesg for Xid messages"
+        }
         _ => {
             "there is no such allocation: its process has ended, it was freed, or it does not come \
              from cudaMalloc (PyTorch: PYTORCH_CUDA_ALLOC_CONF without expandable_segments and \
@@ -220,6 +224,8 @@ mod tests {
             (304, "pid and ipc namespace"),
             (1, "expandable_segments"),
             (400, "its process has ended"),
+            (700, "the GPU is lost to the daemon: restart it"),
+            (719, "the GPU is lost to the daemon: restart it"),
         ] {
             let said = said(code);
             assert!(said.starts_with("pool.cuda.memories[3]") && said.contains(want), "{said}");

@@ -231,6 +231,40 @@ fn rows_of_copies_in_two_steps_go_in_one_call_where_the_driver_has_it() {
 }
 
 #[test]
+fn blocks_in_one_piece_make_no_detour() {
+    let speeds = vec![(Strategy::Batch, 50e9), (Strategy::Staged, 60e9)];
+    let row = Measured { stream: Stream::Down, fragment_bytes: 4096, speeds };
+    let tuning = Tuning::Given(Calibration::new(vec![row]));
+    let layouts = [PagedLayout::slot_major(SHAPE, 2), PagedLayout::page_major(SHAPE, 2)];
+    for (layout, launches) in layouts.into_iter().zip([0, 1]) {
+        let (arena, driver) = (arena(), fake());
+        let device = device_on(&driver, &arena, &tuning);
+        let engine = engine_on(&device, 0, layout);
+        let frame = CopyEnd::Frame(FrameSpan { offset: 0, bytes: 20_480 });
+        let stored = vec![copy(geometry(SHAPE, 1), engine.slot(1), frame)];
+        assert!(submit(&device, Stream::Down, stored).is_empty());
+        assert_eq!(driver.calls("launch"), launches, "{layout:?}");
+    }
+}
+
+#[test]
+fn a_batch_holds_as_much_of_blocks_in_shards_as_of_others() {
+    let shape = KvShape { layers: 1, planes: 1, page_bytes: 1 << 20 };
+    let (arena, driver) = (contract::arena(CHUNK_BYTES), fake());
+    let device = device_on(&driver, &arena, &always(Strategy::Batch));
+    let engine = engine_on(&device, 1, PagedLayout::slot_major(shape, 4));
+    let (blocks, frame_bytes) = (geometry(shape, 5), (5 << 20) + 4096);
+    let stored = (0..4).map(|slot| {
+        let span =
+            FrameSpan { offset: u64::from(slot) * u64::from(frame_bytes), bytes: frame_bytes };
+        copy(blocks, engine.slot(slot), CopyEnd::Frame(span))
+    });
+    let before = driver.calls("copy_batch");
+    assert!(submit(&device, Stream::Down, stored.collect()).is_empty());
+    assert_eq!(driver.calls("copy_batch") - before, 1, "what is moved fits in one batch");
+}
+
+#[test]
 fn copies_that_touch_each_other_run_in_order() {
     let (arena, driver) = (arena(), fake());
     let device = device_on(&driver, &arena, &always(Strategy::Kernel));
