@@ -16,6 +16,9 @@ from .errors import Invalid
 
 _T = TypeVar("_T")
 
+# The clock of gRPC's core ends some time after that, and calls would end at once.
+_SECONDS_MAX = 1e9
+
 
 def one_of(name: str, value: Any, kinds: type[_T] | tuple[type[_T], ...], takes: str) -> _T:
     """`value`, which is one of the kinds."""
@@ -31,11 +34,18 @@ def each_of(name: str, values: Any, kind: type[_T], takes: str) -> list[_T]:
     return [one_of(f"{name}[{at}]", value, kind, takes) for at, value in enumerate(values)]
 
 
+def count(name: str, value: Any) -> int:
+    """How many, at least one."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise Invalid(f"{name} is {reprlib.repr(value)}: give a whole number, 1 or more")
+    return value
+
+
 def seconds(name: str, value: Any) -> float:
     """A time that calls can be bounded by."""
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value) or value <= 0:
-        raise Invalid(f"{name} is {reprlib.repr(value)}: give seconds, more than 0")
+    if not is_number or not 0 < value <= _SECONDS_MAX:
+        raise Invalid(f"{name} is {reprlib.repr(value)}: give seconds, more than 0, up to 1e9")
     return float(value)
 
 

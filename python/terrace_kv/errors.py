@@ -126,7 +126,9 @@ def unreachable(socket: Path, error: OSError) -> TerraceError:
         return TimedOut(f"the daemon at {socket} takes no connection: it is overloaded or stuck")
     what = {
         errno.ENOENT: "there is no such socket",
-        errno.ECONNREFUSED: "a daemon that died left this socket",
+        errno.ECONNREFUSED: "a daemon that died left this socket"
+        if socket.is_socket()
+        else "that is no socket",
         errno.EACCES: "the socket belongs to another user: run as the daemon's user",
     }.get(error.errno or 0, str(error))
     kind = NoDaemon if error.errno in (errno.ENOENT, errno.ECONNREFUSED) else DaemonGone

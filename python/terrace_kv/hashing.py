@@ -12,6 +12,7 @@ Prompt embeddings (vLLM's `("prompt_embeds", digest)`) are not derived here; pas
 from __future__ import annotations
 
 import hashlib
+import reprlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -101,10 +102,14 @@ def block_hashes(
     if block_tokens < 1:
         raise Invalid(f"block_tokens is {block_tokens}: it must be at least 1")
     if start % block_tokens or (start > 0) != (parent is not None):
-        raise ValueError("give `parent` and `start` together, `start` at the start of a block")
+        raise Invalid("give `parent` and `start` together, `start` at the start of a block")
     tokens = _listed(tokens)
-    if tokens and min(tokens) < 0:
-        raise Invalid(f"token {min(tokens)} is none: token ids are 0 or more")
+    try:
+        least = min(tokens, default=0)
+        if least < 0:
+            raise Invalid(f"token {least} is none: token ids are 0 or more")
+    except TypeError as error:
+        raise Invalid(f"tokens are {reprlib.repr(tokens)}: give whole numbers") from error
     last = root(seed) if parent is None else parent
     hashes = []
     for at in range(0, len(tokens) - block_tokens + 1, block_tokens):
@@ -119,7 +124,7 @@ def cbor(value: Any) -> bytes:
     if value is None:
         return b"\xf6"
     if isinstance(value, bool):
-        raise TypeError("a truth value is no part of a block hash")
+        raise Invalid("a truth value is no part of a block hash")
     if isinstance(value, int):
         return _head(0, value) if value >= 0 else _head(1, -1 - value)
     if isinstance(value, bytes):
@@ -129,7 +134,7 @@ def cbor(value: Any) -> bytes:
         return _head(3, len(text)) + text
     if isinstance(value, (tuple, list)):
         return _head(4, len(value)) + b"".join(map(cbor, value))
-    raise TypeError(f"{type(value).__name__} is no part of a block hash: use int, bytes or str")
+    raise Invalid(f"{type(value).__name__} is no part of a block hash: use int, bytes or str")
 
 
 def _head(major: int, number: int) -> bytes:
@@ -138,7 +143,7 @@ def _head(major: int, number: int) -> bytes:
     for extra, width in ((24, 1), (25, 2), (26, 4), (27, 8)):
         if number < 1 << 8 * width:
             return bytes((major << 5 | extra,)) + number.to_bytes(width, "big")
-    raise ValueError(f"{number} takes more than 64 bits: it is no part of a block hash")
+    raise Invalid(f"{number} takes more than 64 bits: it is no part of a block hash")
 
 
 class _Integers(dict[int, bytes]):

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from . import arguments
 from .errors import Invalid
 from .namespace import Namespace
 
@@ -76,6 +77,7 @@ class HostPool:
     @classmethod
     def create(cls, namespace: Namespace, slots: int, layout: PageLayout | None = None) -> HostPool:
         """Makes the memory, touches it, and seals it. Paged unless `layout` says otherwise."""
+        slots = arguments.count("slots", slots)
         layout = PageLayout.paged(namespace, slots) if layout is None else layout
         if layout.slots != slots:
             raise Invalid(f"slots is {slots}, the layout's {layout.slots}: give them alike")
@@ -86,6 +88,8 @@ class HostPool:
             os.ftruncate(fd, -(-end // mmap.PAGESIZE) * mmap.PAGESIZE)
             fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
             return cls(namespace, layout, fd)
+        except (OSError, OverflowError) as error:
+            raise Invalid(f"slots is {slots}: no memory for {end} bytes: {error}") from error
         finally:
             os.close(fd)
 

@@ -5,7 +5,15 @@ import unittest
 import numpy as np
 
 from rig import DaemonCase, chain, namespace
-from terrace_kv import Client, Invalid, daemon_block, daemon_events, daemon_status, hints
+from terrace_kv import (
+    Client,
+    HostPool,
+    Invalid,
+    daemon_block,
+    daemon_events,
+    daemon_status,
+    hints,
+)
 
 
 class ArgumentsTest(DaemonCase):
@@ -23,6 +31,7 @@ class ArgumentsTest(DaemonCase):
             (lambda: made(call_timeout_s=-1), "call_timeout_s is -1: give seconds, more than 0"),
             (lambda: made(call_timeout_s=0), "call_timeout_s is 0"),
             (lambda: made(call_timeout_s="5"), "call_timeout_s is '5'"),
+            (lambda: made(call_timeout_s=1e10), "call_timeout_s is 10000000000.0: .* up to 1e9"),
             (lambda: made(call_timeout_s=float("nan")), "call_timeout_s is nan"),
             (lambda: made(namespace="llama"), "namespace is 'llama': give a Namespace"),
             (lambda: made(socket=7), "socket is 7: give the path of a socket"),
@@ -33,6 +42,9 @@ class ArgumentsTest(DaemonCase):
         engine = self.engine()
         client, hashes = engine.client, chain(2, seed=31)
         self.check(
+            (lambda: HostPool.create(engine.space, "5"), "slots is '5': give a whole number"),
+            (lambda: HostPool.create(engine.space, 0), "slots is 0: give a whole number"),
+            (lambda: HostPool.create(engine.space, 1 << 45), "no memory for [0-9]* bytes"),
             (lambda: client.register_pool(np.zeros(8)), r"pool is array.*HostPool\.create"),
             (lambda: client.unregister_pool(np.zeros(8)), "what register_pool answered"),
             (lambda: client.store(hashes, engine.pool, [0, 1]), "what register_pool answered"),

@@ -10,7 +10,7 @@ import unittest
 
 import numpy as np
 
-from terrace_kv import hashing
+from terrace_kv import Invalid, hashing
 from terrace_kv.hashing import ExtraKeys, Lora, MmItem
 
 TOKENS = [(i * 7) % 990 + 3 for i in range(96)]
@@ -108,8 +108,11 @@ class HashingTest(unittest.TestCase):
 
     def test_what_is_no_part_of_a_hash_is_refused(self):
         for value in (True, 1.5, {}, 1 << 64, -(1 << 64) - 1):
-            with self.subTest(repr(value)), self.assertRaises((TypeError, ValueError)):
+            with self.subTest(repr(value)), self.assertRaises(Invalid):
                 hashing.cbor(value)
+        for tokens in ("abc", [1.5, 2.5], [1 << 70, 1], [None, 1]):
+            with self.subTest(repr(tokens)), self.assertRaises(Invalid):
+                hashing.block_hashes(tokens, 1)
         with self.assertRaises(ValueError):
             hashing.block_hashes(TOKENS, 0)
         for wrong in ({"start": 32}, {"parent": hashing.root()}, {"parent": b"x", "start": 7}):

@@ -69,11 +69,9 @@ pub fn run(args: &DemoArgs) -> Result<Outcome, LiveError> {
     let pauses = pauses::compare(args.seed, args.block_bytes)?;
     let report = report(args, info, &outcome);
     let shown = Shown { report, pauses };
-    if args.json {
-        output::print_json(&shown);
-    } else {
-        output::print(&table::show(&shown.report, &shown.pauses, &outcome, workload.agents));
-    }
+    output::show(args.json, &shown, || {
+        table::show(&shown.report, &shown.pauses, &outcome, workload.agents)
+    })?;
     let is_right = shown.pauses.iter().all(|side| side.corrupt_blocks == 0);
     Ok(match live::judge(&outcome.live) {
         Outcome::Good if is_right => judge_tiers(&shown.report),

@@ -40,12 +40,7 @@ pub fn run(args: &InspectArgs) -> Result<(), Failure> {
     let socket = args.daemon.places()?.socket;
     let block = super::ask(client::daemon_block(&socket, PATIENCE, args.hash))?;
     let shown = Shown::of(&block, SystemClock::start().now());
-    if args.json {
-        output::print_json(&shown);
-    } else {
-        output::print(&text(&shown));
-    }
-    Ok(())
+    Ok(output::show(args.json, &shown, || text(&shown))?)
 }
 
 /// The block as JSON; fields are printed in this order. What was not asked for is null.

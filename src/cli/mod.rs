@@ -12,6 +12,7 @@ pub mod output;
 pub mod replay;
 pub mod serve;
 pub mod sessions;
+mod signals;
 pub mod status;
 
 use std::fmt::Display;
@@ -65,6 +66,12 @@ pub enum Failure {
 impl Failure {
     fn failed(error: impl Display) -> Self {
         Self::Failed(error.to_string())
+    }
+}
+
+impl From<output::Unprinted> for Failure {
+    fn from(error: output::Unprinted) -> Self {
+        Self::failed(error)
     }
 }
 

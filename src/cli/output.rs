@@ -7,21 +7,43 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
-/// Prints the text to stdout as it is.
-pub fn print(text: &str) {
-    let mut out = io::stdout().lock();
-    // Nobody is left to tell.
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-}
+/// A result that did not reach whoever asked for it.
+#[derive(Debug, thiserror::Error)]
+#[error("can't write the result to stdout: {0}")]
+pub struct Unprinted(#[from] io::Error);
 
-/// Prints one JSON value on one line.
+/// Prints a command's result to stdout: one JSON value on one line where that was asked for, else the text.
+///
+/// # Errors
+/// Stdout takes no more, as on a full disk.
 ///
 /// # Panics
 /// The value has a map whose keys are not text.
-pub fn print_json(value: &impl Serialize) {
+pub fn show(
+    json: bool,
+    value: &impl Serialize,
+    text: impl FnOnce() -> String,
+) -> Result<(), Unprinted> {
+    let said = if json { line_of(value) } else { text() };
+    unless_left(write(&mut io::stdout().lock(), &said))
+}
+
+fn line_of(value: &impl Serialize) -> String {
     let mut line = serde_json::to_string(value).expect("what commands print is plain data");
     line.push('\n');
-    print(&line);
+    line
+}
+
+fn write(out: &mut impl Write, text: &str) -> io::Result<()> {
+    out.write_all(text.as_bytes()).and_then(|()| out.flush())
+}
+
+/// Where the reader went away, nobody is left to tell.
+fn unless_left(written: io::Result<()>) -> Result<(), Unprinted> {
+    match written {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => Ok(written?),
+    }
 }
 
 /// Says on stderr why a command failed; asked for JSON, also on stdout, so that a program that
@@ -29,7 +51,9 @@ pub fn print_json(value: &impl Serialize) {
 pub fn print_error(said: &str, json: bool) {
     let _ = writeln!(io::stderr(), "terrace: {said}");
     if json {
-        print_json(&serde_json::json!({ "error": said }));
+        let error = line_of(&serde_json::json!({ "error": said }));
+        // It was said on stderr.
+        let _ = write(&mut io::stdout().lock(), &error);
     }
 }
 
@@ -77,6 +101,14 @@ impl fmt::Display for Table {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_result_that_is_lost_is_an_error_unless_its_reader_left() {
+        let full = io::ErrorKind::StorageFull;
+        let said = unless_left(Err(full.into())).unwrap_err().to_string();
+        assert!(said.starts_with("can't write the result to stdout: "), "{said}");
+        assert!(unless_left(Err(io::ErrorKind::BrokenPipe.into())).is_ok());
+    }
 
     #[test]
     fn columns_are_as_wide_as_they_must_be() {

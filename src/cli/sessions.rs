@@ -31,12 +31,7 @@ pub fn run(args: &SessionsArgs) -> Result<(), Failure> {
     let socket = args.daemon.places()?.socket;
     let known = super::ask(client::daemon_sessions(&socket, PATIENCE, args.max))?;
     let now = SystemClock::start().now();
-    if args.json {
-        output::print_json(&Shown::of(&known, now));
-    } else {
-        output::print(&text(&known, now));
-    }
-    Ok(())
+    Ok(output::show(args.json, &Shown::of(&known, now), || text(&known, now))?)
 }
 
 /// The sessions as JSON; fields are printed in this order.

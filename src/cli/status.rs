@@ -28,12 +28,7 @@ pub struct StatusArgs {
 pub fn run(args: &StatusArgs) -> Result<(), Failure> {
     let places = args.daemon.places()?;
     let status = super::ask(client::daemon_status(&places.socket, PATIENCE))?;
-    if args.json {
-        output::print_json(&Shown::of(&status));
-    } else {
-        output::print(&text(&status));
-    }
-    Ok(())
+    Ok(output::show(args.json, &Shown::of(&status), || text(&status))?)
 }
 
 /// The status as JSON; fields are printed in this order.

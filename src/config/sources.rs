@@ -3,7 +3,8 @@
 //! Gives every value as text with its origin, and refuses what no key is called. Knows nothing of
 //! what the values mean.
 
-use std::fs;
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use toml::de::{DeTable, DeValue};
@@ -14,6 +15,9 @@ use super::nearest::nearest;
 
 /// The variable that names the file.
 pub const FILE_ENV: &str = "TERRACE_CONFIG";
+
+/// No file of settings is longer; a device has no end.
+const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// What the operator gave, unread.
 #[derive(Clone, Debug, Default)]
@@ -47,7 +51,7 @@ impl Sources {
             (None, Some(usual)) if usual.exists() => usual,
             _ => return Ok(sources),
         };
-        let text = fs::read_to_string(&path).map_err(|error| ConfigError {
+        let text = read(&path).map_err(|error| ConfigError {
             key: path.display().to_string().into(),
             value: None,
             origin: None,
@@ -96,6 +100,16 @@ impl Sources {
         }
         Ok(values)
     }
+}
+
+/// The file's text. A pipe is read to its end.
+fn read(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > FILE_BYTES_MAX {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is longer than 1 MiB"));
+    }
+    Ok(text)
 }
 
 /// A value as it was written.

@@ -99,6 +99,17 @@ fn a_small_machine_has_fewer_tiers_and_is_told() {
 }
 
 #[test]
+fn settings_of_a_bucket_without_one_are_told() {
+    let notes = |url: &str| {
+        let file = format!("[object]\n{url}\nendpoint = \"http://127.0.0.1:9000\"\n");
+        load(&file).notes.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let said = notes("");
+    assert!(said.len() == 1 && said[0].contains("object.endpoint counts for nothing"), "{said:?}");
+    assert_eq!(notes("url = \"s3://bucket\""), Vec::<String>::new());
+}
+
+#[test]
 fn a_slot_file_from_before_keeps_its_size() {
     // The disk has filled since: a twentieth of what is free is now less than the file.
     let full = Fake { free_bytes: 1 << 30, slot_files_bytes: 4 << 30, ..FAKE };
@@ -362,6 +373,8 @@ fn errors_name_the_variable_and_the_flag() {
 fn a_file_that_is_named_must_be_there() {
     let folder = tempfile::tempdir().unwrap();
     let gone = folder.path().join("gone.toml");
+    let endless = Sources::gather(Some(Path::new("/dev/zero")), Vec::new()).unwrap_err();
+    assert!(endless.to_string().contains("longer than 1 MiB"), "{endless}");
     let said = Sources::gather(Some(&gone), Vec::new()).unwrap_err().to_string();
     assert!(said.contains("gone.toml") && said.contains("--config"), "{said}");
 }

@@ -301,6 +301,7 @@ pub(super) fn object(
     let given_bytes = reader.size("object.capacity")?;
     let blocks_max = blocks_max(reader, "object.blocks_max")?;
     let Some(target) = target(reader, places)? else { return Ok(None) };
+    notes.extend(idle(reader, &target));
     if given_bytes.is_some_and(|bytes| bytes < CHUNK_BYTES) {
         let problem = format!("smaller than {}", shown(CHUNK_BYTES));
         let remedy = format!(
@@ -342,6 +343,18 @@ pub(super) fn object(
         }
     };
     Ok(Some(object(target, capacity_bytes)))
+}
+
+/// Says that settings of a bucket count for nothing, where there is none.
+fn idle(reader: &Reader<'_>, target: &Target) -> Option<Note> {
+    let of_buckets =
+        ["object.endpoint", "object.region", "object.path_style", "object.lifecycle_tags"];
+    let given: Vec<_> = of_buckets.into_iter().filter(|key| reader.text(key).is_some()).collect();
+    if matches!(target, Target::S3(_)) || given.is_empty() {
+        return None;
+    }
+    let found = format!("objects go to {target}, where {} counts for nothing", given.join(", "));
+    Some(Note { found, remedy: "set object.url to a bucket, or take that out".into() })
 }
 
 /// Both tiers fit together where they share a disk; defaults always do.

@@ -3,6 +3,7 @@
 //! Everything above takes a [`Clock`] or a seed; nothing else asks the machine. `clippy.toml` bans
 //! the usual ways around this door.
 
+mod seldom;
 mod turn;
 
 use std::io;
@@ -12,6 +13,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use crate::domain::units::Time;
 
+pub use seldom::Seldom;
 pub use turn::{await_turn, await_turn_after};
 
 /// Tells the time.

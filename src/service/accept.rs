@@ -9,7 +9,10 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Sleep, sleep};
 use tonic::transport::server::Connected;
+
+use crate::env::Seldom;
 
 /// How long to let a machine out of descriptors recover before asking it again.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -25,6 +28,9 @@ pub(super) struct Gate {
     listener: UnixListener,
     own_uid: u32,
     connections: Arc<Semaphore>,
+    /// How long a connection may stand without a word.
+    silence_max: Duration,
+    refusals: Seldom,
 }
 
 impl Gate {
@@ -32,11 +38,14 @@ impl Gate {
     pub(super) fn new(
         listener: std::os::unix::net::UnixListener,
         connections_max: usize,
+        silence_max: Duration,
     ) -> io::Result<Self> {
         Ok(Self {
             listener: UnixListener::from_std(listener)?,
             own_uid: rustix::process::geteuid().as_raw(),
             connections: Arc::new(Semaphore::new(connections_max)),
+            silence_max,
+            refusals: Seldom::start(),
         })
     }
 
@@ -46,7 +55,11 @@ impl Gate {
             match self.listener.accept().await {
                 Ok((stream, _)) => match self.admit(stream) {
                     Ok(connection) => return connection,
-                    Err(why) => tracing::warn!("connection refused: {why}"),
+                    Err(why) => {
+                        if let Some(others) = self.refusals.turn() {
+                            tracing::warn!(others, "connection refused: {why}");
+                        }
+                    }
                 },
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept connections; trying again");
@@ -64,13 +77,17 @@ impl Gate {
         let permit = Arc::clone(&self.connections)
             .try_acquire_owned()
             .map_err(|_| "as many connections are open as may be".to_owned())?;
-        Ok(Connection { stream, _permit: permit })
+        let silence = Some(Box::pin(sleep(self.silence_max)));
+        Ok(Connection { stream, silence, _permit: permit })
     }
 }
 
-/// A connection, counted while it lives.
+/// A connection, counted while it lives. One that is read as bytes must say something soon: it takes the room
+/// of others.
 pub(super) struct Connection {
     pub stream: UnixStream,
+    /// Its end, until something was read.
+    silence: Option<Pin<Box<Sleep>>>,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -86,7 +103,15 @@ impl AsyncRead for Connection {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
+        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+        if read.is_ready() {
+            self.silence = None;
+        } else if let Some(silence) = &mut self.silence
+            && silence.as_mut().poll(context).is_ready()
+        {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        read
     }
 }
 
@@ -122,6 +147,10 @@ impl AsyncWrite for Connection {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
     use super::*;
 
     #[test]
@@ -137,13 +166,36 @@ mod tests {
         }
     }
 
+    fn gate(folder: &Path, connections_max: usize, silence_max: Duration) -> Gate {
+        let listener = std::os::unix::net::UnixListener::bind(folder.join("gate")).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        Gate::new(listener, connections_max, silence_max).unwrap()
+    }
+
+    #[tokio::test]
+    async fn whoever_says_nothing_ends_and_whoever_has_spoken_may_rest() {
+        let folder = tempfile::tempdir().unwrap();
+        let silence_max = Duration::from_millis(50);
+        let gate = gate(folder.path(), 2, silence_max);
+        let connect = || UnixStream::connect(folder.path().join("gate"));
+        let _silent_peer = connect().await.unwrap();
+        let mut silent = gate.accept().await;
+        let ended = silent.read_u8().await.unwrap_err();
+        assert_eq!(ended.kind(), io::ErrorKind::TimedOut);
+
+        let mut peer = connect().await.unwrap();
+        let mut spoken = gate.accept().await;
+        peer.write_u8(7).await.unwrap();
+        assert_eq!(spoken.read_u8().await.unwrap(), 7);
+        let rests = tokio::time::timeout(4 * silence_max, spoken.read_u8()).await;
+        assert!(rests.is_err(), "it was ended though it had spoken");
+    }
+
     #[tokio::test]
     async fn a_connection_beyond_the_limit_is_closed_and_room_returns() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("gate");
-        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
-        listener.set_nonblocking(true).unwrap();
-        let gate = Gate::new(listener, 1).unwrap();
+        let gate = gate(folder.path(), 1, Duration::from_mins(1));
 
         let _first_peer = UnixStream::connect(&path).await.unwrap();
         let first = gate.accept().await;

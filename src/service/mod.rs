@@ -127,8 +127,10 @@ impl<B: Backend> Server<B> {
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> io::Result<()> {
         let Self { calls, grpc, descriptors, files: _files } = self;
         let connections_max = calls.config.limits.connections_max;
-        let grpc = Gate::new(grpc, connections_max)?;
-        let descriptors = Gate::new(descriptors, connections_max)?;
+        // Whoever connects says who it is at once, or attaches in that time.
+        let silence_max = calls.config.times.attach_timeout;
+        let grpc = Gate::new(grpc, connections_max, silence_max)?;
+        let descriptors = Gate::new(descriptors, connections_max, silence_max)?;
         let stop = watch::Sender::new(false);
 
         env::spawn_task(serve_descriptors(Arc::clone(&calls), descriptors, stop.clone()));

@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::stats::median;
+use crate::cli::Failure;
 use crate::cli::output::{self, Table};
 use crate::domain::block::Key;
 use crate::domain::namespace::KvShape;
@@ -67,13 +68,12 @@ struct Row {
 }
 
 /// Runs the benchmark and prints its result to stdout.
-pub fn run(args: &IndexArgs) {
+///
+/// # Errors
+/// Stdout takes no more.
+pub fn run(args: &IndexArgs) -> Result<(), Failure> {
     let rows = measure(args);
-    if args.json {
-        output::print_json(&rows);
-    } else {
-        output::print(&text(args, &rows));
-    }
+    Ok(output::show(args.json, &rows, || text(args, &rows))?)
 }
 
 fn text(args: &IndexArgs, rows: &[Row]) -> String {

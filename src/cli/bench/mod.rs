@@ -45,10 +45,7 @@ impl BenchArgs {
 pub fn run(args: &BenchArgs) -> Result<(), Failure> {
     match &args.what {
         What::Tiers(args) => tiers::run(args),
-        What::Index(args) => {
-            index::run(args);
-            Ok(())
-        }
+        What::Index(args) => index::run(args),
         What::Rpc(args) => rpc::run(args),
     }
 }

@@ -63,13 +63,13 @@ struct Row {
 pub fn run(args: &RpcArgs) -> Result<(), Failure> {
     let rows = crate::cli::replay::live::unless_interrupted(async { Ok(measure(args).await) })
         .map_err(Failure::failed)??;
-    if args.json {
-        output::print_json(&rows);
-        return Ok(());
-    }
+    Ok(output::show(args.json, &rows, || text(&rows))?)
+}
+
+fn text(rows: &[Row]) -> String {
     let heading = ["call", "keys", "calls", "p50 us", "p99 us", "bare p50 us", "bare p99 us"];
     let mut table = Table::new(1, heading);
-    for row in &rows {
+    for row in rows {
         let us = |value: f64| format!("{value:.0}");
         table.row([
             row.call.into(),
@@ -81,10 +81,7 @@ pub fn run(args: &RpcArgs) -> Result<(), Failure> {
             us(row.limit_p99_us),
         ]);
     }
-    output::print(&format!(
-        "{table}\nbare: as many bytes over a UNIX socket, and 64 back, between two threads.\n"
-    ));
-    Ok(())
+    format!("{table}\nbare: as many bytes over a UNIX socket, and 64 back, between two threads.\n")
 }
 
 async fn measure(args: &RpcArgs) -> Result<Vec<Row>, Failure> {

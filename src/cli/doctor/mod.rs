@@ -79,11 +79,8 @@ pub fn run(args: &DoctorArgs) -> Result<Outcome, Failure> {
     let sources = args.daemon.sources()?;
     let checks = checks(&sources);
     let worst = checks.iter().map(|check| check.verdict).max().unwrap_or(Verdict::Ok);
-    if args.json {
-        output::print_json(&serde_json::json!({ "verdict": worst, "checks": checks }));
-    } else {
-        output::print(&text(&checks, worst));
-    }
+    let value = serde_json::json!({ "verdict": worst, "checks": checks });
+    output::show(args.json, &value, || text(&checks, worst))?;
     Ok(if worst == Verdict::Fail { Outcome::Bad } else { Outcome::Good })
 }
 

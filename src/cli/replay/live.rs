@@ -17,6 +17,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::cli::Outcome;
 use crate::cli::daemon::DaemonError;
+use crate::cli::output::Unprinted;
 use crate::client::ClientError;
 use crate::sim::replay::Hints;
 use crate::workload::trace::{Trace, TraceError};
@@ -45,6 +46,8 @@ pub enum LiveError {
     Machine { what: &'static str, source: std::io::Error },
     #[error("interrupted: the daemon was ended and its folder removed")]
     Interrupted,
+    #[error(transparent)]
+    Unprinted(#[from] Unprinted),
 }
 
 /// Replays the trace that the arguments name.

@@ -11,6 +11,7 @@ pub mod timing;
 pub mod writes;
 
 use super::Outcome;
+use super::output::{self, Unprinted};
 use crate::workload::trace::TraceError;
 
 pub use args::ReplayArgs;
@@ -24,6 +25,8 @@ pub enum ReplayError {
     Usage(String),
     #[error(transparent)]
     Live(#[from] live::LiveError),
+    #[error(transparent)]
+    Unprinted(#[from] Unprinted),
 }
 
 /// Runs the command and prints its result to stdout. A replay that found corrupt blocks is bad.
@@ -32,6 +35,6 @@ pub enum ReplayError {
 /// What is wrong with the trace or the arguments, or with the daemon of a live replay.
 pub fn run(args: &ReplayArgs) -> Result<Outcome, ReplayError> {
     let report = if args.live { live::live(args)? } else { simulate::simulate(args)? };
-    report.print(args.json);
+    output::show(args.json, &report, || report.table())?;
     Ok(report.live.map_or(Outcome::Good, |live| live::judge(&live)))
 }

@@ -162,24 +162,6 @@ impl ReplayReport {
         }
     }
 
-    /// Prints the object or the table to stdout.
-    pub fn print(&self, json: bool) {
-        if json {
-            println!("{}", self.json());
-        } else {
-            print!("{}", self.table());
-        }
-    }
-
-    /// One line.
-    ///
-    /// # Panics
-    /// Never: the report has neither maps with odd keys nor anything else JSON can't hold.
-    #[must_use]
-    pub fn json(&self) -> String {
-        serde_json::to_string(self).expect("a report is plain data")
-    }
-
     /// For people.
     #[must_use]
     pub fn table(&self) -> String {

@@ -11,11 +11,11 @@ use std::io;
 use std::time::Duration;
 
 use tokio::runtime::{self, Runtime};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::Failure;
+use super::signals::Signals;
 use crate::config::{Config, Flags, Level, ThisMachine};
 use crate::env;
 use crate::events;
@@ -46,8 +46,11 @@ const PUBLISH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How long copies under way may take to land when the daemon stops.
 const STOP_PATIENCE: Duration = Duration::from_secs(4);
+/// How long what remains may take to be let go after that. A GPU's driver waits for copies, and those for the
+/// streams of engines, which may stand still.
+const END_PATIENCE: Duration = Duration::from_secs(10);
 
-/// Runs the daemon until SIGTERM or SIGINT.
+/// Runs the daemon until SIGTERM, SIGINT or SIGHUP.
 ///
 /// # Errors
 /// A setting can't stand, a part can't start, or the socket is lost.
@@ -68,10 +71,22 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
     let served = serve(args, &config, &runtime, &node);
     tracing::info!("stopping: copies under way may land");
     node.shell.stop(STOP_PATIENCE);
+    end_at_last(i32::from(served.is_err()))
+        .map_err(|error| failed("can't start a thread", &error))?;
     // What still waits for an object store is cut off: the store writes whole objects or none.
     runtime.shutdown_background();
     tracing::info!("stopped");
     served
+}
+
+/// Ends the process if it does not end by itself. What is durable is on disk by now.
+fn end_at_last(code: i32) -> io::Result<()> {
+    let end = move || {
+        std::thread::sleep(END_PATIENCE);
+        tracing::warn!("something is not let go of in {END_PATIENCE:?}: it is left where it is");
+        std::process::exit(code);
+    };
+    env::spawn_thread("terrace-end", end).map(drop)
 }
 
 fn start_log(config: &Config) {
@@ -194,25 +209,6 @@ impl Publisher {
         loop {
             ticks.tick().await;
             self.publish().await;
-        }
-    }
-}
-
-struct Signals {
-    term: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn catch() -> io::Result<Self> {
-        let term = signal(SignalKind::terminate())?;
-        Ok(Self { term, interrupt: signal(SignalKind::interrupt())? })
-    }
-
-    async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.term.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
         }
     }
 }

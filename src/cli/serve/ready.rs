@@ -57,11 +57,8 @@ impl<'a> Ready<'a> {
     }
 
     pub(super) fn print(&self, json: bool) {
-        if json {
-            output::print_json(self);
-        } else {
-            output::print(&format!("{self}\n"));
-        }
+        // The daemon serves whether or not anybody reads this; the log has it too.
+        let _ = output::show(json, self, || format!("{self}\n"));
     }
 }
 

@@ -37,12 +37,8 @@ pub struct TiersArgs {
     )]
     pub blocks: Vec<u64>,
     /// Pages that a block is cut into on the device, as engines lay them out; `block` is one piece
-    #[arg(
-        long = "fragment",
-        value_name = "SIZE",
-        value_delimiter = ',',
-        default_value = "block,16KiB"
-    )]
+    /// [default: block, and 16KiB where that divides the block]
+    #[arg(long = "fragment", value_name = "SIZE", value_delimiter = ',')]
     pub fragments: Vec<Fragment>,
     /// About how long to measure, all in all
     #[arg(long, value_name = "SECONDS", default_value_t = 60,
@@ -52,7 +48,7 @@ pub struct TiersArgs {
     #[arg(long, value_name = "BLOCKS", default_value_t = 16,
         value_parser = clap::value_parser!(u16).range(1..=256))]
     pub depth: u16,
-    /// Bytes that go round, on each side: more than the caches hold
+    /// Bytes that go round, on each side, in whole 64MiB up to 64GiB: more than the caches hold
     #[arg(long = "set", value_name = "SIZE", default_value = "256MiB", value_parser = set)]
     pub set_bytes: u64,
     /// A folder on the disk to measure [default: the one for temporary files, $TMPDIR]
@@ -102,10 +98,10 @@ impl TiersArgs {
     pub fn cells(&self) -> Result<Vec<Cell>, Failure> {
         let mut cells = Vec::new();
         for &block_bytes in &self.blocks {
-            self.check_block(block_bytes)?;
+            let paged = self.fragments_of(block_bytes)?;
             for path in Path::ALL.into_iter().filter(|path| self.takes(*path)) {
                 let fragments: &[Fragment] =
-                    if path.is_paged() { &self.fragments } else { &[Fragment::Block] };
+                    if path.is_paged() { &paged } else { &[Fragment::Block] };
                 for fragment_bytes in fragments.iter().filter_map(|f| f.within(block_bytes)) {
                     let cell = Cell { path, block_bytes, fragment_bytes };
                     if !cells.contains(&cell) {
@@ -127,27 +123,36 @@ impl TiersArgs {
         self.paths.is_empty() || self.paths.iter().any(|choice| choice.includes(path))
     }
 
-    fn check_block(&self, block_bytes: u64) -> Result<(), Failure> {
-        let uneven = self.fragments.iter().find_map(|fragment| match fragment {
-            Fragment::Pages(bytes)
-                if !block_bytes.is_multiple_of(*bytes) && *bytes < block_bytes =>
-            {
-                Some(bytes)
-            }
-            _ => None,
-        });
-        if let Some(bytes) = uneven {
-            return Err(Failure::Usage(format!(
+    /// How blocks of this length lie on the device.
+    fn fragments_of(&self, block_bytes: u64) -> Result<Vec<Fragment>, Failure> {
+        if self.fragments.is_empty() {
+            let usual = [Fragment::Block, Fragment::Pages(16 << 10)];
+            return Ok(usual.into_iter().filter(|usual| usual.divides(block_bytes)).collect());
+        }
+        match self.fragments.iter().find(|fragment| !fragment.divides(block_bytes)) {
+            Some(Fragment::Pages(bytes)) if self.is_paged() => Err(Failure::Usage(format!(
                 "a block of {} can't be cut into fragments of {}: give sizes that divide it",
                 Bytes(block_bytes),
                 Bytes(*bytes)
-            )));
+            ))),
+            _ => Ok(self.fragments.clone()),
         }
-        Ok(())
+    }
+
+    fn is_paged(&self) -> bool {
+        Path::ALL.into_iter().any(|path| path.is_paged() && self.takes(path))
     }
 }
 
 impl Fragment {
+    /// Whether a block of this length is whole fragments, or shorter than one.
+    fn divides(self, block_bytes: u64) -> bool {
+        match self {
+            Self::Block => true,
+            Self::Pages(bytes) => bytes > block_bytes || block_bytes.is_multiple_of(bytes),
+        }
+    }
+
     /// The fragment's length in a block of this length, if it fits one.
     fn within(self, block_bytes: u64) -> Option<u64> {
         match self {
@@ -167,7 +172,8 @@ impl FromStr for Fragment {
         let bytes = size(text).map_err(|said| format!("{said}, or `block` for one piece"))?;
         let fits = (FRAGMENT_BYTES_MIN..=PAYLOAD_BYTES_MAX).contains(&bytes);
         fits.then_some(Self::Pages(bytes)).ok_or_else(|| {
-            format!("a fragment of {} can't be had: give 512B or more", Bytes(bytes))
+            let most = parse::size_text(PAYLOAD_BYTES_MAX);
+            format!("a fragment of {} can't be had: give 512B to {most}", Bytes(bytes))
         })
     }
 }
@@ -256,6 +262,9 @@ mod tests {
         check("", "72 rows");
         check("--path hbm-both --block 1MiB --fragment 16KiB --device cuda:3", "1 rows");
         check("--path nvme --block 1MiB", "2 rows");
+        // What doesn't divide it counts only where it was asked for, and where there are pages.
+        check("--path hbm-dram --block 20KiB", "1 rows");
+        check("--path nvme --block 20KiB --fragment 16KiB", "2 rows");
         check("--path hbm-dram,dram-hbm --block 1MiB --fragment block,8KiB,64KiB", "6 rows");
         check("--path object-dram --path nvme", "18 rows");
         // A block no longer than its fragments is in one piece already.
@@ -274,6 +283,7 @@ mod tests {
         );
         check("--path hbm --block 64KiB --fragment 1MiB", "every --fragment is longer than every");
         check("--fragment 100B", "a fragment of 100 B can't be had");
+        check("--fragment 100GiB", "give 512B to 65532KiB");
         check("--fragment pages", "not a size: give a whole number and a unit");
         check("--set 100MiB", "a set of 100 MiB can't be had: give a multiple of 64MiB");
         check("--seconds 0", "0 is not in 1..=86400");

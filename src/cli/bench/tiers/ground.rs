@@ -7,11 +7,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::sync_channel;
 
 use tokio::runtime::Runtime;
-use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::Failure;
 use crate::cli::daemon::{DaemonError, OwnFolder as Folder};
+use crate::cli::output::print_error;
 use crate::cli::serve::{self, numa::Placement};
+use crate::cli::signals::Signals;
 use crate::config::{Machine, ThisMachine};
 use crate::domain::tier::Tier;
 use crate::domain::units::{Bytes, CHUNK_BYTES};
@@ -130,11 +131,18 @@ impl Ground {
         signed.map(Some).map_err(Failure::failed)
     }
 
+    /// Why objects could not be taken away, and where they are left.
+    pub fn left(&self, why: Failure) -> Failure {
+        let (Some(bucket), Failure::Failed(why)) = (&self.bucket, &why) else { return why };
+        let there = Target::S3(bucket.clone());
+        Failure::Failed(format!("{why}; objects are left below {there}: take them away"))
+    }
+
     /// # Errors
     /// Somebody wants the run to end.
     pub fn go_on(&self) -> Result<(), Failure> {
         if self.interrupted.load(Ordering::Relaxed) {
-            return Err(Failure::Failed("interrupted: the folder was removed".into()));
+            return Err(Failure::Failed("interrupted: what was made was removed".into()));
         }
         Ok(())
     }
@@ -177,15 +185,16 @@ pub(super) fn cores() -> usize {
 fn listen(runtime: &Runtime) -> Result<Arc<AtomicBool>, Failure> {
     let raised = Arc::new(AtomicBool::new(false));
     let _inside = runtime.enter();
-    for kind in [SignalKind::interrupt(), SignalKind::terminate()] {
-        let raise = Arc::clone(&raised);
-        let mut signals = signal(kind)
-            .map_err(|error| Failure::Failed(format!("can't listen for signals: {error}")))?;
-        env::spawn_task_on(runtime.handle(), async move {
-            signals.recv().await;
-            raise.store(true, Ordering::Relaxed);
-        });
-    }
+    let mut signals = Signals::catch()
+        .map_err(|error| Failure::Failed(format!("can't listen for signals: {error}")))?;
+    let raise = Arc::clone(&raised);
+    env::spawn_task_on(runtime.handle(), async move {
+        signals.next().await;
+        raise.store(true, Ordering::Relaxed);
+        signals.next().await;
+        print_error("interrupted again: what was made stays where it is", false);
+        std::process::exit(130);
+    });
     Ok(raised)
 }
 

@@ -51,22 +51,21 @@ pub fn run(args: &TiersArgs) -> Result<(), Failure> {
     let mut rows = measure_all(args, &cells, &ground, &progress)?;
     progress.finish_and_clear();
     report::sort(&mut rows);
+    // Either, whatever becomes of the other.
+    let shown = output::show(args.json, &rows, || report::text(&rows, &ground, args));
     if let Some(path) = &args.svg {
         let drawn = fs::write(path, svg::chart(&rows));
         drawn.map_err(|error| Failure::Failed(format!("{}: {error}", path.display())))?;
     }
-    if args.json {
-        output::print_json(&rows);
-    } else {
-        output::print(&report::text(&rows, &ground, args));
-    }
-    Ok(())
+    Ok(shown?)
 }
 
-/// Finds out before the minutes of measuring, not after them.
+/// Finds out before the minutes of measuring, not after them. Leaves no file where there was none.
 fn can_write(path: &std::path::Path) -> Result<(), Failure> {
+    let was_there = path.symlink_metadata().is_ok();
     let opened = File::options().create(true).append(true).open(path);
-    opened.map(drop).map_err(|error| {
+    let removed = || if was_there { Ok(()) } else { fs::remove_file(path) };
+    opened.and_then(|_| removed()).map_err(|error| {
         let said = format!("--svg {}: {error}; name a file that can be written", path.display());
         Failure::Usage(said)
     })
@@ -91,23 +90,22 @@ fn measure_all(
     for of_size in cells.chunk_by(|a, b| a.block_bytes == b.block_bytes) {
         progress.set_message(format!("filling blocks of {}", Bytes(of_size[0].block_bytes)));
         let set = BlockSet::make(of_size[0].block_bytes, args.set_bytes, &ground.arena);
-        let measured = of_size.iter().try_for_each(|cell| {
+        let measured: Result<(), Failure> = of_size.iter().try_for_each(|cell| {
             progress.set_message(format!("{} at {}", cell.path, Bytes(cell.block_bytes)));
             let mut limit = Limit::of(*cell, ground, &set, &mut plain)?;
             let figures = measure_one(*cell, ground, &set, &mut limit, time);
             // Objects in a bucket go whatever happened.
-            let cleared = limit.clear();
+            limit.clear().map_err(|why| ground.left(why))?;
             rows.push(Row::new(*cell, figures?));
             progress.inc(1);
-            cleared
+            Ok(())
         });
         if of_size.iter().any(|cell| cell.path.far_tier() == Tier::Object) {
             let written = Cell { path: Path::DramObject, ..of_size[0] };
             let cleared = Carried::new(ground, &set, written)?.rewind(0..set.len());
-            measured.and(cleared)?;
-        } else {
-            measured?;
+            cleared.map_err(|why| ground.left(why))?;
         }
+        measured?;
     }
     Ok(rows)
 }

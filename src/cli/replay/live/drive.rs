@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use indicatif::ProgressBar;
 use tokio::runtime;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::sleep;
 
 use crate::cli::daemon::{Daemon, DaemonSpec};
 use crate::cli::replay::report::{LiveReport, ReportCounts, TierTraffic};
+use crate::cli::signals::Signals;
 use crate::client::{Client, DaemonStatus};
 use crate::domain::namespace::Namespace;
 use crate::domain::retention::PolicyName;
@@ -102,15 +102,9 @@ pub(crate) fn unless_interrupted<T>(
 }
 
 async fn interrupted() -> Result<(), LiveError> {
-    let listen = |kind| {
-        signal(kind).map_err(|source| LiveError::Machine { what: "listen for signals", source })
-    };
-    let (mut by_key, mut by_kill) =
-        (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
-    tokio::select! {
-        _ = by_key.recv() => {}
-        _ = by_kill.recv() => {}
-    }
+    let signals = Signals::catch();
+    let failed = |source| LiveError::Machine { what: "listen for signals", source };
+    signals.map_err(failed)?.next().await;
     Ok(())
 }
 

@@ -17,7 +17,7 @@ use crate::tiers::object::{Signed, SignedObject};
 use super::crew::{Crew, Deed};
 
 /// A server that answers no longer hangs.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(10);
 /// The longest head of an answer.
 const HEAD_BYTES_MAX: usize = 64 << 10;
 
@@ -77,7 +77,11 @@ impl BareHttp {
 impl Mover for HttpLoop<'_> {
     fn go(&mut self, blocks: Range<usize>) -> Result<Duration, Failure> {
         self.bare.crew.run(blocks, &self.deed).map_err(|error| {
-            Failure::Failed(format!("the bare HTTP client beside the object store: {error}"))
+            // What a socket's patience ends with.
+            let is_late = error.kind() == io::ErrorKind::WouldBlock;
+            let why =
+                if is_late { format!("no answer in {PATIENCE:?}") } else { error.to_string() };
+            Failure::Failed(format!("the bare HTTP client beside the object store: {why}"))
         })
     }
 }

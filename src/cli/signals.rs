@@ -1,0 +1,68 @@
+//! The signals that ask a command to end: it puts away what it made, and goes.
+
+use std::fs;
+use std::future::pending;
+use std::io;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// What asks for the end: SIGTERM, SIGINT, and SIGHUP, which comes when the terminal goes.
+pub struct Signals {
+    term: Signal,
+    interrupt: Signal,
+    /// None where whoever started this had it ignored, as `nohup` does.
+    hangup: Option<Signal>,
+}
+
+impl Signals {
+    /// From now on they end nothing by themselves. Must be called on a runtime.
+    ///
+    /// # Errors
+    /// The machine's.
+    pub fn catch() -> io::Result<Self> {
+        let is_ignored =
+            fs::read_to_string("/proc/self/status").is_ok_and(|status| ignores_hangup(&status));
+        let hangup = (!is_ignored).then(|| signal(SignalKind::hangup())).transpose()?;
+        let term = signal(SignalKind::terminate())?;
+        Ok(Self { term, interrupt: signal(SignalKind::interrupt())?, hangup })
+    }
+
+    /// Waits for the next one; its name.
+    pub async fn next(&mut self) -> &'static str {
+        let hangup = async {
+            match &mut self.hangup {
+                Some(hangup) => hangup.recv().await,
+                None => pending().await,
+            }
+        };
+        tokio::select! {
+            _ = self.term.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+            _ = hangup => "SIGHUP",
+        }
+    }
+}
+
+/// By what the kernel says of a process: signals that it ignores are a mask, the first signal its lowest bit.
+///
+/// Source: proc(5), `/proc/PID/status`, `SigIgn`; signal(7), SIGHUP is 1.
+fn ignores_hangup(status: &str) -> bool {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .is_some_and(|mask| mask & 1 == 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hangup_that_is_ignored_is_seen() {
+        let status = |mask: &str| {
+            format!("Name:\tterrace\nSigBlk:\t0000000000000001\nSigIgn:\t{mask}\nSigCgt:\t0\n")
+        };
+        assert!(ignores_hangup(&status("0000000000001001")));
+        assert!(!ignores_hangup(&status("0000000000001000")));
+        assert!(!ignores_hangup("Name:\tterrace\n"));
+    }
+}
