@@ -5,7 +5,6 @@ What a message of the protocol cannot hold is refused where the message is built
 
 from __future__ import annotations
 
-import math
 import os
 import reprlib
 from collections.abc import Iterable
