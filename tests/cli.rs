@@ -7,8 +7,10 @@ mod s3;
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use s3::{BUCKET, CREDENTIALS, S3Server};
 use terrace::env;
 
@@ -141,6 +143,30 @@ fn cli_bench_tiers_measures_every_path_and_leaves_nothing() {
         fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert_eq!(left, ["a.svg"]);
     assert!(fs::read_to_string(folder.path().join("a.svg")).unwrap().starts_with("<svg"));
+}
+
+/// A terminal that goes sends its signal twice: its shell does, and the kernel.
+#[test]
+fn cli_bench_tiers_whose_terminal_goes_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    // Whatever those who run the tests have ignored.
+    let mut command = Command::new("env");
+    command.args(["--default-signal=HUP", env!("CARGO_BIN_EXE_terrace")]);
+    let line = "bench tiers --path nvme --block 1MiB --set 64MiB --seconds 60 --dir";
+    command.args(line.split(' ')).arg(folder.path()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut bench = command.spawn().unwrap();
+    let entries = || fs::read_dir(folder.path()).unwrap().count();
+    let waiting = env::Stopwatch::start();
+    while entries() == 0 {
+        assert!(waiting.elapsed() < Duration::from_mins(1), "it makes nothing");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    for _ in 0..2 {
+        kill_process(Pid::from_child(&bench), Signal::HUP).unwrap();
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert_eq!(bench.wait().unwrap().code(), Some(1), "it says that it did not finish");
+    assert_eq!(entries(), 0, "its folder is left");
 }
 
 /// A bucket beside a bare HTTP client, and nothing left in it.

@@ -5,6 +5,7 @@ What a message of the protocol cannot hold is refused where the message is built
 
 from __future__ import annotations
 
+import operator
 import os
 import reprlib
 from collections.abc import Iterable
@@ -35,9 +36,13 @@ def each_of(name: str, values: Any, kind: type[_T], takes: str) -> list[_T]:
 
 def count(name: str, value: Any) -> int:
     """How many, at least one."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+    try:
+        number = 0 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = 0
+    if number < 1:
         raise Invalid(f"{name} is {reprlib.repr(value)}: give a whole number, 1 or more")
-    return value
+    return number
 
 
 def seconds(name: str, value: Any) -> float:

@@ -103,13 +103,19 @@ class Client:
         return handle
 
     def unregister_pool(self, pool: PoolHandle) -> None:
-        """Takes a pool back; returns once the daemon has let go of it: its memory may be freed."""
+        """Takes a pool back; returns once the daemon has let go of it: its memory may be freed.
+
+        Raises `SessionLost` where the daemon lives and dropped the session before it said so: then
+        a copy that had begun may still touch the pool.
+        """
         arguments.one_of("pool", pool, PoolHandle, "what register_pool answered")
         self._connection.forget(pool)
         try:
             self._run(calls.unregister(self._connection.session(), pool))
+        except errors.SessionLost:
+            raise
         except errors.DaemonGone:
-            # Its registration went with the session.
+            # It went with the daemon.
             return
 
     def lookup(

@@ -6,6 +6,7 @@ and what is written to it leaves mixed bytes. Nothing here keeps the caller from
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import math
 import mmap
@@ -19,6 +20,9 @@ import numpy.typing as npt
 from . import arguments
 from .errors import Invalid
 from .namespace import Namespace
+
+# How the machine says that a memory is too long.
+_NO_ROOM = (errno.ENOMEM, errno.EFBIG, errno.EINVAL)
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,8 @@ class HostPool:
             fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
             return cls(namespace, layout, fd)
         except (OSError, OverflowError) as error:
+            if isinstance(error, OSError) and error.errno not in _NO_ROOM:
+                raise
             raise Invalid(f"slots is {slots}: no memory for {end} bytes: {error}") from error
         finally:
             os.close(fd)

@@ -3,8 +3,11 @@
 use std::fs;
 use std::future::pending;
 use std::io;
+use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::env::Stopwatch;
 
 /// What asks for the end: SIGTERM, SIGINT, and SIGHUP, which comes when the terminal goes.
 pub struct Signals {
@@ -41,7 +44,22 @@ impl Signals {
             _ = hangup => "SIGHUP",
         }
     }
+
+    /// Waits, after the first one, for somebody who does not want to wait any more; its name.
+    pub async fn again(&mut self) -> &'static str {
+        let first = Stopwatch::start();
+        loop {
+            let name = self.next().await;
+            if name != "SIGHUP" && first.elapsed() >= ASKED_AGAIN {
+                return name;
+            }
+        }
+    }
 }
+
+/// Who asks again after less means the first time: a terminal that goes, and who ends a group of processes,
+/// send twice.
+const ASKED_AGAIN: Duration = Duration::from_secs(1);
 
 /// By what the kernel says of a process: signals that it ignores are a mask, the first signal its lowest bit.
 ///

@@ -147,9 +147,10 @@ impl Manager {
         )
     }
 
-    /// The pools that the client has registered.
-    pub(super) fn pools_of(&self, client: ClientId) -> &[PoolId] {
-        self.clients.get(&client).map_or(&[], |entry| &entry.pools)
+    /// The client's pools, those that it has given back among them while copies touch them.
+    pub(super) fn pools_of(&self, client: ClientId) -> impl Iterator<Item = PoolId> {
+        let own = self.pools.iter().filter(move |(_, entry)| entry.client == client);
+        own.map(|(pool, _)| *pool)
     }
 
     /// No new copies touch the pool; it is given back when those under way have ended.

@@ -111,13 +111,13 @@ class WorkerSide:
         with self._state:
             self._closed = True
             self._state.notify_all()
+        self._thread.join(timeout=self._settings.call_timeout_s)
         try:
             # The engine may free its KV cache after this.
             self._client.unregister_pool(self._handle)
         except errors.TerraceError as error:
             _log.warning("the daemon did not say that it has let go of the KV cache: %s", error)
         self._client.close()
-        self._thread.join(timeout=self._settings.call_timeout_s)
 
     def _look(self) -> None:
         now = time.monotonic()

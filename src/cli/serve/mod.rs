@@ -69,10 +69,9 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
     }
     let node = Node::start(&config, runtime.handle()).map_err(Failure::failed)?;
     let served = serve(args, &config, &runtime, &node);
-    tracing::info!("stopping: copies under way may land");
+    tracing::info!("stopping: copies under way may end");
     node.shell.stop(STOP_PATIENCE);
-    end_at_last(i32::from(served.is_err()))
-        .map_err(|error| failed("can't start a thread", &error))?;
+    end_at_last(i32::from(served.is_err()));
     // What still waits for an object store is cut off: the store writes whole objects or none.
     runtime.shutdown_background();
     tracing::info!("stopped");
@@ -80,13 +79,17 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
 }
 
 /// Ends the process if it does not end by itself. What is durable is on disk by now.
-fn end_at_last(code: i32) -> io::Result<()> {
+fn end_at_last(code: i32) {
     let end = move || {
         std::thread::sleep(END_PATIENCE);
         tracing::warn!("something is not let go of in {END_PATIENCE:?}: it is left where it is");
-        std::process::exit(code);
+        // SAFETY: ends the process, which is what is wanted: nothing of it is run or waited for, above all
+        // no driver's own handlers.
+        unsafe { libc::_exit(code) };
     };
-    env::spawn_thread("terrace-end", end).map(drop)
+    if let Err(error) = env::spawn_thread("terrace-end", end) {
+        tracing::warn!(%error, "nobody watches over the end");
+    }
 }
 
 fn start_log(config: &Config) {
@@ -147,7 +150,7 @@ fn serve(args: &ServeArgs, config: &Config, runtime: &Runtime, node: &Node) -> R
         tracing::info!(signal = name, "asked to stop");
         // From the next signal on the daemon ends at once: its memory and locks go with it.
         env::spawn_task(async move {
-            let name = signals.next().await;
+            let name = signals.again().await;
             tracing::warn!(signal = name, "asked again: what is under way is left where it is");
             std::process::exit(130);
         });

@@ -287,7 +287,7 @@ impl Actor {
 
     fn client_gone(&mut self, client: ClientId) {
         for pool in self.manager.pools_of(client) {
-            if let Some(pool) = self.pools.get(pool) {
+            if let Some(pool) = self.pools.get(&pool) {
                 pool.leave();
             }
         }

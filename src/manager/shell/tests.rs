@@ -17,7 +17,8 @@ use crate::manager::api::{
 };
 use crate::tiers::dram::ArenaConfig;
 use crate::tiers::hbm::{
-    BlockCopy, ClaimedPool, CopiesDone, CopiesEnd, Exported, LentMemory, PagedLayout, Stream,
+    BlockCopy, ClaimedPool, CopiesDone, CopiesEnd, CopyEnd, Exported, LentMemory, PagedLayout,
+    Stream,
 };
 
 /// A device with engines, which end what they were given when the test says so.
@@ -116,7 +117,8 @@ impl Rig {
             durable: false,
         });
         stored.await.unwrap();
-        // The manager's thread hands copies on in the step that it answers in.
+        // The manager's thread has handed the copy on before it takes the next command.
+        self.call(Command::Status).await.unwrap();
         assert_eq!(self.engines.given.lock().unwrap().len(), 1);
     }
 }
@@ -155,17 +157,24 @@ async fn nobody_hears_that_a_pool_is_given_back_while_a_copy_touches_it() {
 
 #[tokio::test]
 async fn the_pools_of_a_client_that_went_are_left() {
-    let rig = Rig::start().await;
-    rig.store().await;
-    rig.handle.client_gone(rig.client);
-    rig.call(Command::Status).await.unwrap_or(Reply::Ok);
-    let given = rig.engines.given.lock().unwrap();
-    let left = given.iter().flat_map(|(copies, _)| copies).all(|copy| match &copy.from {
-        crate::tiers::hbm::CopyEnd::Pool { pool, .. } => pool.has_left(),
-        _ => false,
-    });
-    assert!(left, "its copies land as if its engine lived");
-    drop(given);
-    rig.engines.end_all();
-    rig.shell.stop(Duration::ZERO);
+    for is_given_back in [false, true] {
+        let rig = Rig::start().await;
+        rig.store().await;
+        if is_given_back {
+            let asked = rig.call(Command::UnregisterPool { pool: rig.pool });
+            // It was asked for, and is not waited for.
+            assert!(tokio::time::timeout(Duration::from_millis(1), asked).await.is_err());
+        }
+        rig.handle.client_gone(rig.client);
+        rig.call(Command::Status).await.unwrap();
+        let given = rig.engines.given.lock().unwrap();
+        let from = given.iter().flat_map(|(copies, _)| copies).map(|copy| &copy.from);
+        let left: Vec<_> = from
+            .map(|from| matches!(from, CopyEnd::Pool { pool, .. } if pool.has_left()))
+            .collect();
+        assert_eq!(left, [true], "its copy lands as if its engine lived");
+        drop(given);
+        rig.engines.end_all();
+        rig.shell.stop(Duration::ZERO);
+    }
 }

@@ -91,11 +91,13 @@ impl Performer {
     }
 
     /// Tells that a pool was given back, once it is.
-    pub fn tell_when_gone(&self, pool: Gone, answer: oneshot::Sender<Reply>) {
+    pub fn tell_when_gone(&self, pool: Gone, mut answer: oneshot::Sender<Reply>) {
         env::spawn_task_on(&self.runtime, async move {
-            pool.wait().await;
-            // Whoever asked may have given up waiting.
-            let _ = answer.send(Reply::Ok);
+            tokio::select! {
+                // Whoever asked has given up waiting.
+                () = answer.closed() => {}
+                () = pool.wait() => drop(answer.send(Reply::Ok)),
+            }
         });
     }
 

@@ -1,20 +1,25 @@
 //! Who lends a pool, and whether it lives: what its GPU had still to compute ends with it.
 
-use std::fs;
+use std::{fs, io};
 
 /// A process, by its number here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lender(pub u32);
 
 impl Lender {
-    /// Whether the process lives and can be seen from here. One that ends lets go of its memory before
+    /// Whether the process lives, and can be seen from here as far as that can be told. One that ends lets go of its memory before
     /// it closes anything: its sockets, and its GPU.
     ///
     /// Source: Linux, `do_exit` of `kernel/exit.c`; proc(5), `/proc/PID/statm`, which begins with the
     /// pages that are mapped.
     pub(super) fn lives(self) -> bool {
-        let pages = fs::read_to_string(format!("/proc/{}/statm", self.0));
-        pages.is_ok_and(|pages| !pages.starts_with("0 "))
+        match fs::read_to_string(format!("/proc/{}/statm", self.0)) {
+            Ok(pages) => !pages.starts_with("0 "),
+            // Anything else, no descriptor that is left say, tells nothing of that process.
+            Err(error) => {
+                error.kind() != io::ErrorKind::NotFound && error.raw_os_error() != Some(libc::ESRCH)
+            }
+        }
     }
 }
 

@@ -60,7 +60,7 @@ pub struct EnginePool {
     gone: watch::Sender<()>,
 }
 
-/// Tells when a pool has gone: nothing touches it any more, and its memory is unmapped and closed.
+/// Tells when a pool has gone: no copy touches it any more, and what its device opened is closed.
 pub struct Gone(watch::Receiver<()>);
 
 impl Gone {

@@ -70,10 +70,11 @@ impl Ground {
         let parent = args.dir.clone().unwrap_or_else(std::env::temp_dir);
         let files = uses(Tier::Object) && !matches!(args.object, Some(Target::S3(_)));
         check_room(&parent, args.set_bytes, uses(Tier::Nvme), files)?;
-        let folder = folder_in(&parent, "--dir")?;
         let runtime = serve::start_runtime()
             .map_err(|error| Failure::Failed(format!("can't start the runtime: {error}")))?;
+        // Before anything is made that has to go again.
         let interrupted = listen(&runtime)?;
+        let folder = folder_in(&parent, "--dir")?;
         let arena =
             ArenaConfig { tier_bytes: args.set_bytes, staging_bytes: 0, pretouch_threads: cores() };
         let arena = Arc::new(Arena::on_node(arena, node).map_err(|error| no_memory(&error))?);
@@ -131,11 +132,20 @@ impl Ground {
         signed.map(Some).map_err(Failure::failed)
     }
 
-    /// Why objects could not be taken away, and where they are left.
-    pub fn left(&self, why: Failure) -> Failure {
-        let (Some(bucket), Failure::Failed(why)) = (&self.bucket, &why) else { return why };
+    /// How measuring ended; where objects of a bucket could not be taken away, with where they are left.
+    ///
+    /// # Errors
+    /// Either failed.
+    pub fn with_left<T>(
+        &self,
+        measured: Result<T, Failure>,
+        cleared: Result<(), Failure>,
+    ) -> Result<T, Failure> {
+        let Err(uncleared) = cleared else { return measured };
+        let why = measured.err().unwrap_or(uncleared);
+        let (Some(bucket), Failure::Failed(why)) = (&self.bucket, &why) else { return Err(why) };
         let there = Target::S3(bucket.clone());
-        Failure::Failed(format!("{why}; objects are left below {there}: take them away"))
+        Err(Failure::Failed(format!("{why}; objects are left below {there}: take them away")))
     }
 
     /// # Errors
@@ -191,7 +201,7 @@ fn listen(runtime: &Runtime) -> Result<Arc<AtomicBool>, Failure> {
     env::spawn_task_on(runtime.handle(), async move {
         signals.next().await;
         raise.store(true, Ordering::Relaxed);
-        signals.next().await;
+        signals.again().await;
         print_error("interrupted again: what was made stays where it is", false);
         std::process::exit(130);
     });

@@ -95,17 +95,18 @@ fn measure_all(
             let mut limit = Limit::of(*cell, ground, &set, &mut plain)?;
             let figures = measure_one(*cell, ground, &set, &mut limit, time);
             // Objects in a bucket go whatever happened.
-            limit.clear().map_err(|why| ground.left(why))?;
-            rows.push(Row::new(*cell, figures?));
+            rows.push(Row::new(*cell, ground.with_left(figures, limit.clear())?));
             progress.inc(1);
             Ok(())
         });
         if of_size.iter().any(|cell| cell.path.far_tier() == Tier::Object) {
             let written = Cell { path: Path::DramObject, ..of_size[0] };
-            let cleared = Carried::new(ground, &set, written)?.rewind(0..set.len());
-            cleared.map_err(|why| ground.left(why))?;
+            let cleared = Carried::new(ground, &set, written)
+                .and_then(|mut written| written.rewind(0..set.len()));
+            ground.with_left(measured, cleared)?;
+        } else {
+            measured?;
         }
-        measured?;
     }
     Ok(rows)
 }
