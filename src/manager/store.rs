@@ -102,11 +102,17 @@ impl Manager {
             tip,
         };
         let block = self.directory.insert(new);
-        self.watch(block);
         self.directory.get_mut(block).scratch = self.is_subagent(session);
+        self.take_in(block, tier, part);
+        Some((block, Placed::Taken))
+    }
+
+    /// The first copy of a block, of which this is the first shard.
+    fn take_in(&mut self, block: BlockIndex, tier: Tier, part: Part) {
+        self.watch(block);
         self.begin_fill(block, tier, self.tick);
-        let shards = self.namespace(namespace).shard_count();
-        if shards > 1 {
+        let namespace = NamespaceId(self.directory.get(block).namespace);
+        if self.namespace(namespace).shard_count() > 1 {
             let started = 1 << part.shard;
             let deadline = self.now + self.config.store_timeout;
             let (landed, waiting, failed) = (0, Vec::new(), false);
@@ -114,7 +120,21 @@ impl Manager {
             self.partials.insert(block, partial);
         }
         self.want(tier, block, Job::Store(part));
-        Some((block, Placed::Taken))
+    }
+
+    /// Nothing is left of the block, for a copy of it or of an ancestor was bad, but those who hold it: it
+    /// comes anew.
+    fn take_in_anew(&mut self, block: BlockIndex, part: Part) -> Option<Placed> {
+        let known = self.directory.get(block);
+        let is_gone = known.is_absent() && known.is_quiet() && !self.partials.contains_key(&block);
+        if !is_gone || known.forgotten || known.record.is_due(self.now) {
+            return None;
+        }
+        let (namespace, record) = (NamespaceId(known.namespace), known.record);
+        let tier = self.first_tier(namespace, &record)?;
+        self.directory.revive(block);
+        self.take_in(block, tier, part);
+        Some(Placed::Again)
     }
 
     /// The block is in the directory: perhaps all of it, perhaps only other ranks' shards.
@@ -125,8 +145,11 @@ impl Manager {
         part: Part,
     ) -> Option<Placed> {
         let known = self.directory.get(block);
-        if known.doomed || known.parent() != parent {
+        if known.parent() != parent {
             return None;
+        }
+        if known.doomed {
+            return self.take_in_anew(block, part);
         }
         if let Some(tier) = known.fastest() {
             self.directory.get_mut(block).copy_mut(tier).tick = self.tick;
@@ -284,6 +307,7 @@ type Asked<'a> = (Option<SessionIndex>, &'a Directives, Option<TipId>);
 enum Placed {
     Present,
     Taken,
-    /// Present in a cold tier, and taken into memory as well.
+    /// Known, with a record that others asked for: present in a cold tier and taken into memory as well, or
+    /// gone from all and taken in anew.
     Again,
 }

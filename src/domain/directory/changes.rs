@@ -87,6 +87,16 @@ impl Directory {
         self.note(index, before);
     }
 
+    /// A doomed block without copies is to be had again.
+    ///
+    /// # Panics
+    /// It has some, or is to be forgotten.
+    pub fn revive(&mut self, index: BlockIndex) {
+        let block = self.get_mut(index);
+        assert!(block.is_absent() && !block.forgotten, "reviving a block that is not gone");
+        block.doomed = false;
+    }
+
     fn rows_len(&self) -> u32 {
         u32::try_from(self.rows.len()).expect("fewer than 2^32 blocks")
     }

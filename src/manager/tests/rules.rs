@@ -158,6 +158,24 @@ fn a_lost_copy_is_dropped_and_the_chain_behind_it() {
 }
 
 #[test]
+fn a_chain_that_was_lost_comes_anew_while_its_request_holds_it() {
+    let mut bench = Bench::new([0, 3, 4, 0]);
+    bench.store(None, &[1, 2, 3]);
+    bench.store(None, &[11, 12, 13]);
+    bench.lease(&[1, 2, 3]);
+    bench.start_load(&[1, 2, 3]);
+    let bad = key(2);
+    bench.run_with(|copy| {
+        let lost = matches!(copy.from, End::Nvme(_)) && copy.meta.key == bad;
+        lost.then_some(FailureKind::SourceLost)
+    });
+    assert_eq!(bench.completions.pop().expect("a load completes").failed, [1]);
+    // What failed is computed, and what hangs on it is stored with it.
+    assert!(bench.store(Some(1), &[2, 3]).failed.is_empty());
+    assert_eq!(bench.found(&[1, 2, 3]), "dram:3");
+}
+
+#[test]
 fn a_tier_that_fails_below_never_blocks_the_one_above() {
     let mut bench = Bench::new([0, 2, 4, 0]);
     bench.store(None, &[1, 2]);
