@@ -105,7 +105,7 @@ fn settings_of_a_bucket_without_one_are_told() {
         load(&file).notes.iter().map(ToString::to_string).collect::<Vec<_>>()
     };
     let said = notes("");
-    assert!(said.len() == 1 && said[0].contains("object.endpoint counts for nothing"), "{said:?}");
+    assert!(said.len() == 1 && said[0].contains("nothing comes of object.endpoint"), "{said:?}");
     assert_eq!(notes("url = \"s3://bucket\""), Vec::<String>::new());
 }
 

@@ -353,7 +353,7 @@ fn idle(reader: &Reader<'_>, target: &Target) -> Option<Note> {
     if matches!(target, Target::S3(_)) || given.is_empty() {
         return None;
     }
-    let found = format!("objects go to {target}, where {} counts for nothing", given.join(", "));
+    let found = format!("nothing comes of {}: objects go to {target}", given.join(", "));
     Some(Note { found, remedy: "set object.url to a bucket, or take that out".into() })
 }
 

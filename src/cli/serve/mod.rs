@@ -148,7 +148,7 @@ fn serve(args: &ServeArgs, config: &Config, runtime: &Runtime, node: &Node) -> R
     let ended = runtime.block_on(server.run(async move {
         let name = signals.next().await;
         tracing::info!(signal = name, "asked to stop");
-        // From the next signal on the daemon ends at once: its memory and locks go with it.
+        // Asked once more, the daemon ends at once: its memory and locks go with it.
         env::spawn_task(async move {
             let name = signals.again().await;
             tracing::warn!(signal = name, "asked again: what is under way is left where it is");
