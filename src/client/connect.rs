@@ -31,7 +31,7 @@ pub async fn daemon_status(
 ) -> Result<DaemonStatus, ClientError> {
     let socket = socket.as_ref();
     let asking = async { remote(socket, patience).await?.status().await };
-    bounded("asking for the status", patience, asking).await
+    bounded("asking for the status", (socket, patience), asking).await
 }
 
 /// Asks a daemon for so many of its sessions, those heard of last, without becoming its client.
@@ -45,7 +45,7 @@ pub async fn daemon_sessions(
 ) -> Result<DaemonSessions, ClientError> {
     let socket = socket.as_ref();
     let asking = async { remote(socket, patience).await?.sessions(sessions_max).await };
-    bounded("asking for the sessions", patience, asking).await
+    bounded("asking for the sessions", (socket, patience), asking).await
 }
 
 /// Asks a daemon what it knows of a block, without becoming its client.
@@ -59,7 +59,7 @@ pub async fn daemon_block(
 ) -> Result<DaemonBlock, ClientError> {
     let socket = socket.as_ref();
     let asking = async { remote(socket, patience).await?.inspect(key).await };
-    bounded("asking for a block", patience, asking).await
+    bounded("asking for a block", (socket, patience), asking).await
 }
 
 pub(super) async fn remote(socket: &Path, patience: Duration) -> Result<Remote, ClientError> {
@@ -68,11 +68,14 @@ pub(super) async fn remote(socket: &Path, patience: Duration) -> Result<Remote, 
 
 pub(super) async fn bounded<T>(
     what: &str,
-    patience: Duration,
+    (socket, patience): (&Path, Duration),
     asking: impl Future<Output = Result<T, ClientError>>,
 ) -> Result<T, ClientError> {
     let asked = timeout(patience, asking).await;
-    asked.unwrap_or_else(|_| Err(ClientError::timed_out(what, patience)))
+    asked.unwrap_or_else(|_| {
+        let what = format!("{what} of the daemon at {}", socket.display());
+        Err(ClientError::timed_out(&what, patience))
+    })
 }
 
 pub(super) async fn session(socket: &Path, config: ClientConfig) -> Result<Session, ClientError> {

@@ -56,7 +56,7 @@ impl ClientError {
 
     pub(super) fn timed_out(what: &str, patience: Duration) -> Self {
         Self::TimedOut(format!(
-            "{what} took longer than {} ms: the daemon is overloaded or stuck",
+            "{what} took longer than {} ms: the daemon is stopped, overloaded or stuck",
             patience.as_millis()
         ))
     }

@@ -107,7 +107,7 @@ pub async fn daemon_events(
 ) -> Result<Events, ClientError> {
     let socket = socket.as_ref();
     let asking = async { remote(socket, patience).await?.events(wanted).await };
-    bounded("opening the events", patience, asking).await.map(Events)
+    bounded("opening the events", (socket, patience), asking).await.map(Events)
 }
 
 /// Asks a daemon how much of a chain of `namespace` it has, without becoming its client.
@@ -124,5 +124,5 @@ pub async fn daemon_overlap(
     let asking = async {
         remote(socket, patience).await?.overlap(Some((namespace, hash_bytes)), hashes).await
     };
-    bounded("asking for an overlap", patience, asking).await
+    bounded("asking for an overlap", (socket, patience), asking).await
 }
