@@ -121,18 +121,15 @@ pub fn spawn_task_on(
     runtime.spawn(task);
 }
 
-/// Runs `work` on the runtime's threads for blocking work and waits for it. False: it panicked, or
-/// the runtime stopped.
+/// Runs `work` on the runtime's threads for blocking work and waits for what it gives. None: it panicked, or
+/// the runtime stopped. Whoever does not wait any more does not end it.
 #[must_use]
-pub async fn spawn_blocking_on(
+pub async fn spawn_blocking_on<T: Send + 'static>(
     runtime: &tokio::runtime::Handle,
-    work: impl FnOnce() + Send + 'static,
-) -> bool {
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Option<T> {
     let ended = runtime.spawn_blocking(work).await;
-    if let Err(error) = &ended {
-        tracing::error!(%error, "blocking work did not end");
-    }
-    ended.is_ok()
+    ended.inspect_err(|error| tracing::error!(%error, "blocking work did not end")).ok()
 }
 
 /// A generator that gives the same numbers for the same seed on every machine.

@@ -134,12 +134,10 @@ impl Handle {
 
     /// By a thread that may wait: a driver takes its time, above all for the first pool on a GPU.
     async fn admit(&self, memory: LentMemory, claim: ClaimedPool) -> Result<EnginePool, Refusal> {
-        let (device, (tell, admitted)) = (Arc::clone(&self.device), oneshot::channel());
-        let admit = move || drop(tell.send(device.admit(memory, claim)));
-        if !env::spawn_blocking_on(&runtime::Handle::current(), admit).await {
-            return Err(stopping());
-        }
-        admitted.await.map_err(|_| stopping())?.map_err(Refusal::Invalid)
+        let device = Arc::clone(&self.device);
+        let admit = move || device.admit(memory, claim);
+        let admitted = env::spawn_blocking_on(&runtime::Handle::current(), admit).await;
+        admitted.ok_or_else(stopping)?.map_err(Refusal::Invalid)
     }
 
     /// The journal of residency, where one is kept.

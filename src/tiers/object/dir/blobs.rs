@@ -8,7 +8,7 @@ use std::{fs, io};
 
 use bytes::Bytes;
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::Semaphore;
 
 use super::super::blobs::{Answer, Blobs, Listed, Piece};
 use super::super::guard::Way as Errand;
@@ -39,14 +39,9 @@ impl DirBlobs {
         Box::pin(async move {
             // Never closed.
             let _turn = self.turns.acquire().await;
-            let (tell, told) = oneshot::channel();
-            // Whoever asked may have gone.
-            let work = move || {
-                let result = folder.guarded(errand, || work(&folder, &arena));
-                drop(tell.send(result));
-            };
-            let _ = env::spawn_blocking_on(&self.runtime, work).await;
-            told.await.unwrap_or(Err(StoreError::Busy))
+            let work = move || folder.guarded(errand, || work(&folder, &arena));
+            let ended = env::spawn_blocking_on(&self.runtime, work).await;
+            ended.unwrap_or(Err(StoreError::Busy))
         })
     }
 }

@@ -10,7 +10,6 @@ use std::time::Duration;
 use std::{fs, io};
 
 use tokio::runtime::Handle;
-use tokio::sync::oneshot;
 
 use super::super::guard::Way;
 use super::Folder;
@@ -56,10 +55,7 @@ async fn away(
     on: &Handle,
     ask: impl FnOnce() -> Result<(), StoreError> + Send + 'static,
 ) -> Result<(), StoreError> {
-    let (tell, told) = oneshot::channel();
-    // Whoever asked may have gone.
-    let _ = env::spawn_blocking_on(on, move || drop(tell.send(ask()))).await;
-    told.await.unwrap_or(Err(StoreError::Busy))
+    env::spawn_blocking_on(on, ask).await.unwrap_or(Err(StoreError::Busy))
 }
 
 impl Folder {

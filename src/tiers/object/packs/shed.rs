@@ -8,7 +8,7 @@ use std::sync::Weak;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
 use super::Packs;
@@ -151,11 +151,10 @@ impl Packs {
             Err(StoreError::Missing(_)) => return Ok(None),
             bytes => bytes?,
         };
-        let (live, (tell, told)) = (duty.live.clone(), oneshot::channel());
-        // Whoever asked may have gone.
-        let check = move || drop(tell.send(whole_frames(bytes, live)));
-        let _ = env::spawn_blocking_on(&self.runtime, check).await;
-        told.await.map(Some).map_err(|_| StoreError::Busy)
+        let live = duty.live.clone();
+        let checked =
+            env::spawn_blocking_on(&self.runtime, move || whole_frames(bytes, live)).await;
+        checked.map(Some).ok_or(StoreError::Busy)
     }
 
     async fn write_moved(&self, moved: Vec<Moved>) -> Result<Name, StoreError> {
