@@ -9,6 +9,10 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::env::Stopwatch;
 
+/// Who asks again after less means the first time: a terminal that goes, and who ends a group of processes,
+/// send twice.
+const ASKED_AGAIN: Duration = Duration::from_secs(1);
+
 /// What asks for the end: SIGTERM, SIGINT, and SIGHUP, which comes when the terminal goes.
 pub struct Signals {
     term: Signal,
@@ -56,10 +60,6 @@ impl Signals {
         }
     }
 }
-
-/// Who asks again after less means the first time: a terminal that goes, and who ends a group of processes,
-/// send twice.
-const ASKED_AGAIN: Duration = Duration::from_secs(1);
 
 /// By what the kernel says of a process: signals that it ignores are a mask, the first signal its lowest bit.
 ///

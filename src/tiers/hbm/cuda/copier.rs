@@ -164,7 +164,7 @@ impl Copier {
         let fragment_bytes = first.bytes() / (first.runs().count() as u64).max(1);
         let mut ranked = table.ranked(self.kind, fragment_bytes);
         if pieces.iter().all(|piece| piece.runs().nth(1).is_none()) {
-            // The first of two steps would be all that there is to do.
+            // One of the two steps would be all that there is to do.
             ranked.sort_by_key(|strategy| *strategy == Strategy::Staged);
         }
         let possible = |strategy: &Strategy| self.can(*strategy, pieces, flight);
