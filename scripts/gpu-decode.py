@@ -4,9 +4,8 @@
     scripts/gpu-decode.py SOCKET [SECONDS]
 
 Steps like a decoder's (a CUDA graph of matrix products that reads 1.4 GB of weights for a batch of
-16) run alone, and then while blocks go between this process's pool and the daemon's DRAM as fast as they
-go. The daemon has no HBM tier, so that they come from DRAM. Prints how long a step takes and how fast
-the copies are.
+16) run alone, and then while blocks go between this process's pool and the daemon's HBM tier, or its DRAM
+where it has none, as fast as they go. Prints how long a step takes and how fast the copies are.
 """
 
 from __future__ import annotations
@@ -68,7 +67,7 @@ def steps(graph: torch.cuda.CUDAGraph, seconds: float) -> list[float]:
 
 
 class Copies:
-    """Blocks that go between this engine's pool and the daemon's DRAM, as fast as they go, on a
+    """Blocks that go between this engine's pool and the daemon's first tier, as fast as they go, on a
     thread of their own until they are ended."""
 
     def __init__(self, client: Client, namespace: Namespace, way: str) -> None:

@@ -37,10 +37,15 @@ def main(socket: str, die: bool) -> None:
         stream = torch.cuda.current_stream().cuda_stream
         if not die:
             check_left(client, handle, tensors)
+        # With other bytes first: a kernel is loaded when it is first used, which waits for the GPU.
+        write(tensors, 0 if die else None)
+        torch.cuda.synchronize()
         wanted = write(tensors, LEFT_BYTE if die else None)
         # Not waited for here: the daemon's copies wait on the GPU.
         pool.record(stream)
         stored = client.store(hashes, handle, range(BLOCKS))
+        if torch.cuda.current_stream().query():
+            sys.exit("the GPU was done before the daemon was asked: no copy had to wait")
         if die:
             os._exit(9)
         stored.op.result()
@@ -105,7 +110,7 @@ def write(tensors: list[torch.Tensor], byte: int | None) -> list[torch.Tensor]:
     """Fills the first slots, with random bytes unless one is named, after much other work on the
     stream, so that a copy that does not wait for it finds the old bytes."""
     busy = torch.randn(4096, 4096, device="cuda")
-    for _ in range(50):
+    for _ in range(200):
         busy = busy @ busy / 64
     filled = []
     for tensor in tensors:

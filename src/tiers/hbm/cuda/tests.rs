@@ -285,7 +285,7 @@ fn copies_that_touch_each_other_run_in_order() {
 #[test]
 fn what_is_measured_covers_every_stream_and_length() {
     let (arena, driver) = (arena(), fake());
-    let trial = Trial { blocks: 1, block_bytes: 1 << 20, rounds: 1 };
+    let trial = Trial { blocks: 1, block_bytes: 1 << 20, batches: 6, rounds: 1 };
     let device = device_on(&driver, &arena, &Tuning::Measure(trial));
     let rows = device.calibration().rows();
     assert_eq!(rows.len(), Stream::ALL.len() * Calibration::FRAGMENTS_BYTES.len());
@@ -308,7 +308,7 @@ fn without_multiprocessors_no_kernel_runs() {
     let driver = fake();
     let opened = Arc::clone(&driver) as Arc<dyn Driver>;
     let config = CudaConfig { multiprocessors_max: 0, ..CONFIG };
-    let trial = Trial { blocks: 1, block_bytes: 1 << 20, rounds: 1 };
+    let trial = Trial { blocks: 1, block_bytes: 1 << 20, batches: 6, rounds: 1 };
     for tuning in [Tuning::Measure(trial), always(Strategy::Kernel), always(Strategy::Staged)] {
         let arena = arena();
         let device = CudaDevice::with_driver(&opened, Arc::clone(&arena), config, &tuning, none());

@@ -3,7 +3,9 @@
 //!
 //! Uses memory of its own; nothing else runs on the device's streams yet.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::super::device::Stream;
 use super::super::geometry::PageMap;
@@ -16,17 +18,23 @@ use crate::domain::namespace::KvShape;
 use crate::env::Stopwatch;
 use crate::tiers::frame;
 
+/// A round ends about then, once each flight was used and one of them again.
+const ROUND_TIME: Duration = Duration::from_millis(4);
+
 /// How much is copied to measure.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Trial {
     pub(super) blocks: u32,
     pub(super) block_bytes: u64,
+    /// The blocks are copied so many times in a row, or less often where a way is slow.
+    pub(super) batches: usize,
     /// The fastest of so many counts, after one that does not.
     pub(super) rounds: u32,
 }
 
 impl Trial {
-    pub(super) const AT_START: Self = Self { blocks: 4, block_bytes: 2 << 20, rounds: 3 };
+    pub(super) const AT_START: Self =
+        Self { blocks: 4, block_bytes: 2 << 20, batches: 16, rounds: 3 };
 
     fn bytes(self) -> u64 {
         u64::from(self.blocks) * self.block_bytes
@@ -118,42 +126,21 @@ impl Bench {
         kernels: bool,
     ) -> Result<Vec<(Strategy, f64)>, DriverError> {
         let pieces = self.pieces(copier.kind, page_bytes, copier.kind == Stream::Down);
-        let bytes = self.trial.bytes() * (flights.len() as u64 - 1);
         let mut speeds = Vec::new();
         for strategy in Strategy::ALL {
             let by_kernel = matches!(strategy, Strategy::Kernel | Strategy::Staged);
             if (by_kernel && !kernels) || !copier.can(strategy, &pieces, &flights[0]) {
                 continue;
             }
-            // What all take longer than the first: else a way in two steps, whose first one is alone on
-            // its way for a while, would seem slower than it is.
-            let seconds = |flights| self.seconds(driver, copier, flights, strategy, &pieces);
-            let (all, first) = (seconds(flights)?, seconds(&flights[..1])?);
-            #[expect(clippy::cast_precision_loss, reason = "there are a few flights")]
-            let longer = (all - first).max(all / flights.len() as f64);
+            let mut least = f64::INFINITY;
+            for round in 0..=self.trial.rounds {
+                let took = run(driver, copier, flights, strategy, &pieces, self.trial.batches)?;
+                least = if round == 0 { least } else { least.min(took.as_secs_f64()) };
+            }
             #[expect(clippy::cast_precision_loss, reason = "a trial is far below 2^52 bytes")]
-            speeds.push((strategy, bytes as f64 / longer.max(1e-9)));
+            speeds.push((strategy, self.trial.bytes() as f64 / least.max(1e-9)));
         }
         Ok(speeds)
-    }
-
-    /// The least that these flights took.
-    fn seconds(
-        &self,
-        driver: &dyn Driver,
-        copier: &Copier,
-        flights: &[Flight],
-        strategy: Strategy,
-        pieces: &[Piece<'_>],
-    ) -> Result<f64, DriverError> {
-        let mut least = f64::INFINITY;
-        for round in 0..=self.trial.rounds {
-            let watch = Stopwatch::start();
-            run(driver, copier, flights, strategy, pieces)?;
-            let seconds = watch.elapsed().as_secs_f64();
-            least = if round == 0 { least } else { least.min(seconds) };
-        }
-        Ok(least)
     }
 
     /// Whether what the kernel scatters sums up on the GPU to what the CPU finds, and comes back
@@ -173,13 +160,13 @@ impl Bench {
         self.host.write(0, &pattern);
         let there = self.pieces(Stream::Up, page_bytes, false);
         let back = self.pieces(Stream::Up, page_bytes, true);
-        run(driver, copier, flights, Strategy::Kernel, &there)?;
+        run(driver, copier, flights, Strategy::Kernel, &there, 1)?;
         // SAFETY: the sources are the bench's, and `sums` has a number a page and one a block.
         unsafe { copier.sum(&back, self.sums.at, &flights[0]) }?;
         copier.close(Strategy::Kernel, &flights[0])?;
         flights[0].wait(Strategy::Kernel, driver)?;
         self.host.write(0, &vec![0_u64; words]);
-        run(driver, copier, flights, Strategy::Kernel, &back)?;
+        run(driver, copier, flights, Strategy::Kernel, &back, 1)?;
         let pages = self.trial.bytes() / page_bytes;
         let sums = self.sums.read(pages * 8, self.trial.blocks as usize);
         let block_words = words / self.trial.blocks as usize;
@@ -192,21 +179,47 @@ impl Bench {
 /// Any odd number with bits all over.
 const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// Copies the pieces once with each flight, all of them queued before the first is waited for: as
-/// batches follow each other.
+/// Copies the pieces up to so many times, with each flight in turn once that is free, as batches follow
+/// each other. Says how long each took after the first: a way in two steps, whose first one is alone on
+/// its way for a while, would else seem slower than it is, and one whose order takes long the faster the
+/// fewer there are.
 fn run(
     driver: &dyn Driver,
     copier: &Copier,
     flights: &[Flight],
     strategy: Strategy,
     pieces: &[Piece<'_>],
-) -> Result<(), DriverError> {
-    let queued = flights.iter().try_for_each(|flight| {
+    batches: usize,
+) -> Result<Duration, DriverError> {
+    let (watch, mut since_first, mut later) = (Stopwatch::start(), None, 0);
+    let mut under_way = VecDeque::with_capacity(flights.len());
+    let mut land = |flight: &Flight| {
+        let landed = flight.wait(strategy, driver);
+        match since_first {
+            None => since_first = Some(Stopwatch::start()),
+            Some(_) => later += 1,
+        }
+        landed
+    };
+    let mut went = Ok(());
+    for (nth, flight) in flights.iter().cycle().take(batches).enumerate() {
+        if went.is_err() || (nth > flights.len() && watch.elapsed() > ROUND_TIME) {
+            break;
+        }
+        if under_way.len() == flights.len() {
+            went = under_way.pop_front().map_or(Ok(()), &mut land);
+        }
         // SAFETY: the pieces lie in the bench's memories, which outlive the wait, and are apart; what
         // flights write at the same place is the same.
         let queued = unsafe { copier.enqueue(strategy, pieces, flight) };
-        copier.close(strategy, flight).and(queued)
-    });
-    let landed = flights.iter().map(|flight| flight.wait(strategy, driver));
-    landed.fold(Ok(()), Result::and).and(queued)
+        let closed = copier.close(strategy, flight);
+        went = went.and(closed).and(queued);
+        under_way.push_back(flight);
+    }
+    // What was queued before an error is waited for as well.
+    for flight in under_way {
+        went = land(flight).and(went);
+    }
+    let took = since_first.map_or(Duration::ZERO, Stopwatch::elapsed);
+    went.map(|()| took / later.max(1))
 }
