@@ -6,6 +6,7 @@
 mod s3;
 
 use std::fs;
+use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
@@ -186,6 +187,38 @@ fn cli_bench_tiers_measures_a_bucket_and_leaves_nothing() {
     }
     assert_eq!(objects_in(&root.path().join(BUCKET)), 0, "something was left in the bucket");
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+/// What was made in a bucket that answers no more can't be taken away: who asks twice does not wait for it.
+#[test]
+fn cli_bench_tiers_that_is_interrupted_again_waits_for_no_bucket() {
+    let folder = tempfile::tempdir().unwrap();
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_terrace"));
+    command.args("bench tiers --path object --set 64MiB --block 8MiB --dir".split(' '));
+    let bucket = format!("s3://bucket?endpoint=http://{}", silent.local_addr().unwrap());
+    command.arg(folder.path()).args(["--object", &bucket]);
+    command.envs(CREDENTIALS).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut bench = command.spawn().unwrap();
+    let waiting = env::Stopwatch::start();
+    silent.set_nonblocking(true).unwrap();
+    let _asked = loop {
+        assert!(waiting.elapsed() < Duration::from_mins(1), "it does not ask the bucket");
+        match silent.accept() {
+            Ok(connection) => break connection,
+            Err(_) => std::thread::sleep(Duration::from_millis(5)),
+        }
+    };
+    let asked = env::Stopwatch::start();
+    while bench.try_wait().unwrap().is_none() {
+        assert!(asked.elapsed() < Duration::from_secs(5), "it waits for the bucket");
+        kill_process(Pid::from_child(&bench), Signal::INT).unwrap();
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    let output = bench.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(130), "{said}");
+    assert!(said.contains("interrupted again"), "{said}");
 }
 
 /// Objects anywhere below the folder: those that hold blocks have a header page at least.
