@@ -11,6 +11,7 @@ use crate::domain::namespace::Namespace;
 use crate::domain::retention::{Directives, RetentionRecord};
 use crate::domain::session::{SessionName, Stop};
 use crate::domain::tier::Tier;
+use crate::movement::{Class, Link};
 use crate::tiers::health::Refuses;
 use crate::tiers::store::{Erasure, FoundFrame, FrameMeta, Place};
 
@@ -307,19 +308,27 @@ pub enum Effect {
     },
 }
 
-/// A batch of copies over one link, at most [`Transfer::ITEMS_MAX`] items. All start in the same
+/// A batch of copies over one link, at most [`Transfer::items_max`]. All start in the same
 /// kind of place, and all end in the same.
 #[derive(Clone, Debug)]
 pub struct Transfer {
     pub id: TransferId,
     pub namespace: NamespaceId,
-    pub link: crate::movement::Link,
-    pub class: crate::movement::Class,
+    pub link: Link,
+    pub class: Class,
     pub items: Vec<TransferItem>,
 }
 
 impl Transfer {
-    pub const ITEMS_MAX: usize = 64;
+    /// Within a GPU's memory a block is copied in less time than it takes to order it, so more go together;
+    /// one launch describes 256 (`BLOCKS_MAX` of `kernels/copy.cu`). docs/gpu.md has what it gains.
+    #[must_use]
+    pub const fn items_max(link: Link) -> usize {
+        match link {
+            Link::DeviceLocal => 128,
+            _ => 64,
+        }
+    }
 }
 
 /// One block, or one shard of it, to copy.

@@ -61,7 +61,7 @@ impl Manager {
         let bytes = self.copied_bytes(namespace, job);
         let fits = |batch: &Batch| {
             batch.route == route
-                && batch.items.len() < Transfer::ITEMS_MAX
+                && batch.items.len() < Transfer::items_max(link)
                 && batch.bytes + bytes <= batch.bytes_max
         };
         let flight = FlightItem { block, to, job };

@@ -121,7 +121,7 @@ impl Machine {
 
     /// A transfer starts: from now on its targets hold garbage.
     pub(super) fn begin(&mut self, transfer: &Transfer) -> Checked {
-        if transfer.items.is_empty() || transfer.items.len() > Transfer::ITEMS_MAX {
+        if transfer.items.is_empty() || transfer.items.len() > Transfer::items_max(transfer.link) {
             return Err(format!("{:?} has {} items", transfer.id, transfer.items.len()));
         }
         for item in &transfer.items {

@@ -186,7 +186,7 @@ impl Manager {
         *bytes += self.block_bytes(block);
         *copies += 1;
         let cut_bytes = self.links.cut_bytes(self.now, link, Class::Prefetch);
-        let is_full = *bytes >= cut_bytes || *copies >= Transfer::ITEMS_MAX;
+        let is_full = *bytes >= cut_bytes || *copies >= Transfer::items_max(link);
         if is_full { Moved::Enough } else { Moved::Next }
     }
 

@@ -15,6 +15,7 @@ use super::ends::Gathering;
 use super::perform::Outcomes;
 use crate::domain::namespace::NamespaceDigest;
 use crate::manager::api::{FailureKind, Transfer};
+use crate::movement::Link;
 use crate::tiers::dram::Arena;
 use crate::tiers::frame::{self, HeaderDraft};
 use crate::tiers::store::{FrameMeta, FrameSpan};
@@ -25,7 +26,7 @@ use crate::tiers::workers::Pool;
 /// the inference engine's processors for nothing.
 const SEALERS_MAX: usize = 16;
 /// Jobs that may wait: more than all transfers that links work on at once have blocks.
-const QUEUED_MAX: usize = 64 * Transfer::ITEMS_MAX;
+const QUEUED_MAX: usize = 64 * Transfer::items_max(Link::DeviceDown);
 /// What a thread seals in one go: whole frames, of this much together where they are small.
 const JOB_BYTES: u64 = 1 << 20;
 

@@ -51,7 +51,8 @@ impl<'a> Carried<'a> {
         let is_paged = cell.path.is_paged();
         let depth = if is_paged { usize::MAX } else { ground.depth };
         let at_once = transfers_max(cell.path.link()).min(depth);
-        let items_max = if is_paged { Transfer::ITEMS_MAX } else { depth / at_once };
+        let items_max =
+            if is_paged { Transfer::items_max(cell.path.link()) } else { depth / at_once };
         let limits =
             LinkLimits { in_flight_max: at_once, queued_max: 4096, shares_processors: false };
         Ok(Self {

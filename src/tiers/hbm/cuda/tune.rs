@@ -19,7 +19,7 @@ use crate::env::Stopwatch;
 use crate::tiers::frame;
 
 /// A round ends about then, once each flight was used and one of them again.
-const ROUND_TIME: Duration = Duration::from_millis(4);
+const ROUND_TIME: Duration = Duration::from_millis(6);
 
 /// How much is copied to measure.
 #[derive(Clone, Copy, Debug)]
@@ -34,7 +34,7 @@ pub(super) struct Trial {
 
 impl Trial {
     pub(super) const AT_START: Self =
-        Self { blocks: 4, block_bytes: 2 << 20, batches: 16, rounds: 3 };
+        Self { blocks: 4, block_bytes: 2 << 20, batches: 32, rounds: 3 };
 
     fn bytes(self) -> u64 {
         u64::from(self.blocks) * self.block_bytes
@@ -180,9 +180,8 @@ impl Bench {
 const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// Copies the pieces up to so many times, with each flight in turn once that is free, as batches follow
-/// each other. Says how long each took after the first: a way in two steps, whose first one is alone on
-/// its way for a while, would else seem slower than it is, and one whose order takes long the faster the
-/// fewer there are.
+/// each other; says how long each took. In so many, a way's first batch, of whose steps nothing is
+/// overlapped, is no matter, and the driver can't have queued all of them ahead.
 fn run(
     driver: &dyn Driver,
     copier: &Copier,
@@ -191,15 +190,11 @@ fn run(
     pieces: &[Piece<'_>],
     batches: usize,
 ) -> Result<Duration, DriverError> {
-    let (watch, mut since_first, mut later) = (Stopwatch::start(), None, 0);
+    let (watch, mut landed) = (Stopwatch::start(), 0);
     let mut under_way = VecDeque::with_capacity(flights.len());
     let mut land = |flight: &Flight| {
-        let landed = flight.wait(strategy, driver);
-        match since_first {
-            None => since_first = Some(Stopwatch::start()),
-            Some(_) => later += 1,
-        }
-        landed
+        landed += 1;
+        flight.wait(strategy, driver)
     };
     let mut went = Ok(());
     for (nth, flight) in flights.iter().cycle().take(batches).enumerate() {
@@ -220,6 +215,5 @@ fn run(
     for flight in under_way {
         went = land(flight).and(went);
     }
-    let took = since_first.map_or(Duration::ZERO, Stopwatch::elapsed);
-    went.map(|()| took / later.max(1))
+    went.map(|()| watch.elapsed() / landed.max(1))
 }
