@@ -80,7 +80,7 @@ def cuda_memory(pool: CudaPool) -> Any:
         device_uuid=pool.device_uuid,
         memories=pool.memories,
         layers=[built("CudaLayer", **vars(layer)) for layer in pool.layers],
-        ready_event=pool.ready_event,
+        ready_events=pool.ready_events,
     )
 
 

@@ -20,6 +20,8 @@ from .pool import PageLayout
 _HANDLE_BYTES = 64
 _EVENT_INTERPROCESS_WITHOUT_TIMES = 0x4 | 0x2
 _LAZY_PEER_ACCESS = 0x1
+# Recorded in turns: copies are held up by a stream that is more calls behind than this, less one.
+_READY_EVENTS = 4
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class CudaLayer:
 
 
 class CudaPool:
-    """Tensors of a KV cache, one a layer, and an event for the stream that fills them."""
+    """Tensors of a KV cache, one a layer, and events for the stream that fills them."""
 
     def __init__(
         self, namespace: Namespace, layout: PageLayout, tensors: Sequence[Any], device: int = 0
@@ -47,8 +49,11 @@ class CudaPool:
         self._driver = _Driver()
         self.device_uuid = self._driver.uuid(device)
         self.memories, self.layers = _allocations(self._driver, self._tensors)
-        self._event = self._driver.event()
-        self.ready_event = self._driver.event_handle(self._event)
+        self._events = [self._driver.event() for _ in range(_READY_EVENTS)]
+        self.ready_events = [self._driver.event_handle(event) for event in self._events]
+        # How often was recorded, and where last.
+        self._records = 0
+        self._stream: int | None = None
 
     def __len__(self) -> int:
         """Slots."""
@@ -56,8 +61,12 @@ class CudaPool:
 
     def record(self, stream: int) -> None:
         """Marks what was queued on `stream` (`torch.cuda.current_stream().cuda_stream`) so far:
-        copies of later stores and loads wait for it on the GPU."""
-        self._driver.record(self._event, stream)
+        copies of later stores and loads wait for it; this process does not. What is queued on
+        another stream than the time before runs after what was marked there."""
+        if self._stream not in (None, stream):
+            self._driver.hold(stream, self._events[(self._records - 1) % _READY_EVENTS])
+        self._driver.record(self._events[self._records % _READY_EVENTS], stream)
+        self._records, self._stream = self._records + 1, stream
 
 
 class OpenedHbm:
@@ -166,6 +175,10 @@ class _Driver:
 
     def record(self, event: ctypes.c_void_p, stream: int) -> None:
         self._call("cuEventRecord", event, ctypes.c_void_p(stream))
+
+    def hold(self, stream: int, event: ctypes.c_void_p) -> None:
+        """What is queued on the stream from now on runs after what the event recorded last."""
+        self._call("cuStreamWaitEvent", ctypes.c_void_p(stream), event, ctypes.c_uint(0))
 
     def _call(self, name: str, *arguments: Any) -> None:
         code = getattr(self._library, name)(*arguments)

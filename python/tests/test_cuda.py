@@ -26,6 +26,10 @@ class Driver:
 
     def __init__(self) -> None:
         self.recorded: list[int] = []
+        # Event and stream; stream and event are what waited.
+        self.marks: list[tuple[int, int]] = []
+        self.held: list[tuple[int, int]] = []
+        self.events = 0
 
     def uuid(self, device: int) -> bytes:
         return bytes([device] * 16)
@@ -37,13 +41,17 @@ class Driver:
         return start.to_bytes(64, "little")
 
     def event(self) -> int:
-        return 5
+        self.events += 1
+        return self.events
 
     def event_handle(self, event: int) -> bytes:
         return bytes([event] * 64)
 
     def record(self, event: int, stream: int) -> None:
-        self.recorded.append(stream)
+        self.marks.append((event, stream))
+
+    def hold(self, stream: int, event: int) -> None:
+        self.held.append((stream, event))
 
     def open(self, handle: bytes) -> int:
         return int.from_bytes(handle[:8], "little")
@@ -63,9 +71,16 @@ class CudaPools(unittest.TestCase):
         self.assertEqual(starts, [0x300000, 0x100000])
         layers = [(layer.memory, layer.base_bytes) for layer in sent.layers]
         self.assertEqual(layers, [(0, 0x40), (1, 0), (0, 0x80000)])
-        self.assertEqual(sent.ready_event, bytes([5] * 64))
-        pool.record(77)
-        self.assertEqual(pool._driver.recorded, [77])
+        self.assertEqual(list(sent.ready_events), [bytes([event] * 64) for event in (1, 2, 3, 4)])
+
+    def test_events_are_recorded_in_turns_and_streams_follow_each_other(self) -> None:
+        with mock.patch.object(cuda, "_Driver", Driver):
+            pool = cuda.CudaPool(NAMESPACE, LAYOUT, [Tensor(0x100000)] * 3)
+        for stream in (77, 77, 88, 88, 77):
+            pool.record(stream)
+        self.assertEqual(pool._driver.marks, [(1, 77), (2, 77), (3, 88), (4, 88), (1, 77)])
+        # The other stream runs after what was marked last: the second event, and then the fourth.
+        self.assertEqual(pool._driver.held, [(88, 2), (77, 4)])
 
     def test_the_daemons_memory_is_read_in_place(self) -> None:
         export = CudaExport(bytes([2] * 16), (0x700000).to_bytes(64, "little"))

@@ -209,7 +209,10 @@ async fn gpu_memory_that_is_not_described_right() {
             pb::CudaMemory { memories: vec![bytes(64), bytes(100)], ..good.clone() },
             "cuda.memories has 100 bytes: an IPC handle has 64, raw",
         ),
-        (pb::CudaMemory { ready_event: bytes(1), ..good.clone() }, "cuda.ready_event has 1 bytes"),
+        (
+            pb::CudaMemory { ready_events: vec![bytes(1)], ..good.clone() },
+            "cuda.ready_events has 1 bytes",
+        ),
         // Described right; this daemon has no GPU, and no descriptor is asked for.
         (good, "this backend has no GPU"),
     ];

@@ -198,7 +198,7 @@ class TerraceConnector(KVConnectorBase_V1):
         return self._lent
 
     def _record(self) -> None:
-        """The daemon's copies wait, on the GPU, for what was queued so far."""
+        """The daemon's copies wait for what was queued so far; this process does not."""
         if self._lent is not None:
             self._lent.record(torch.cuda.current_stream().cuda_stream)
 

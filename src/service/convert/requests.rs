@@ -106,13 +106,13 @@ pub(super) fn cuda_claim(
         ))
     })?;
     let memories = cuda.memories.iter().map(|bytes| handle("cuda.memories", bytes));
-    let event = Some(&cuda.ready_event).filter(|bytes| !bytes.is_empty());
+    let events = cuda.ready_events.iter().map(|bytes| handle("cuda.ready_events", bytes));
     let layer = |layer: &pb::CudaLayer| CudaLayer { memory: layer.memory, base: layer.base_bytes };
     Ok(Some(CudaClaim {
         device_uuid,
         memories: memories.collect::<Result<_, _>>()?,
         layers: cuda.layers.iter().map(layer).collect(),
-        ready_event: event.map(|bytes| handle("cuda.ready_event", bytes)).transpose()?,
+        ready_events: events.collect::<Result<_, _>>()?,
         lender: session.lender(),
     }))
 }

@@ -14,6 +14,9 @@ pub type IpcHandle = [u8; 64];
 /// Allocations of one pool; engines make one a layer, or one for all.
 const MEMORIES_MAX: usize = 4096;
 
+/// Ready events of one pool.
+const EVENTS_MAX: usize = 64;
+
 /// What copies by vectors of 16 bytes need of every address.
 const ALIGNMENT: u64 = 16;
 
@@ -33,9 +36,9 @@ pub struct CudaClaim {
     /// One a layer; the layout's `base` and `layer_stride` are not used then. Empty: all layers lie
     /// in the first allocation as the layout says.
     pub layers: Vec<CudaLayer>,
-    /// An event that the engine records on its stream before it sends a store or load: copies wait
-    /// for it on the device.
-    pub ready_event: Option<IpcHandle>,
+    /// Events of which the engine records one on its stream before it sends a store or load, each in its
+    /// turn: copies wait for them.
+    pub ready_events: Vec<IpcHandle>,
     /// Whose memory it is, as far as the socket says.
     pub lender: Option<Lender>,
 }
@@ -59,6 +62,13 @@ impl CudaClaim {
             return Err(format!(
                 "pool.cuda.memories[{at}] was sent before: send each allocation once, and let layers \
                  name it"
+            ));
+        }
+        let events = self.ready_events.len();
+        if events > EVENTS_MAX {
+            return Err(format!(
+                "pool.cuda.ready_events has {events} handles: send {EVENTS_MAX} at most; a few are \
+                 enough, recorded in turns"
             ));
         }
         let (sent, wanted) = (self.layers.len(), layout.shape.layers as usize);
@@ -169,7 +179,7 @@ mod tests {
             device_uuid: [7; 16],
             memories: (0..memories).map(|at| [u8::try_from(at).unwrap(); 64]).collect(),
             layers: layers.to_vec(),
-            ready_event: None,
+            ready_events: Vec::new(),
             lender: None,
         }
     }

@@ -257,7 +257,7 @@ fn a_pool_on_a_gpu_is_refused_with_the_remedy() {
         device_uuid: [1; 16],
         memories: vec![[2; 64]],
         layers: Vec::new(),
-        ready_event: None,
+        ready_events: Vec::new(),
         lender: None,
     };
     let claim = ClaimedPool { shard: 0, layout: PagedLayout::page_major(SHAPE, 2) };

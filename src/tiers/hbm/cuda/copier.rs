@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::super::device::Stream;
 use super::super::runs::Run;
 use super::calibration::{Calibration, Strategy};
-use super::driver::{Address, Driver, DriverError, EventId, Grid, StreamId};
+use super::driver::{Address, Driver, DriverError, Grid, StreamId};
 use super::kernels::{Extent, Kernel, KernelCopy};
 use super::memory::{DeviceMemory, Event, MappedMemory, OwnStream};
 use super::piece::{Piece, Staged, coalesced};
@@ -121,17 +121,6 @@ impl Copier {
         };
         let streams = [OwnStream::new(driver)?, OwnStream::new(driver)?];
         Ok(Self { driver: Arc::clone(driver), streams, kind, groups_max })
-    }
-
-    /// What the flight queues this way from now on waits on the GPU for the event.
-    pub(super) fn hold(
-        &self,
-        way: Strategy,
-        flight: &Flight,
-        event: EventId,
-    ) -> Result<(), DriverError> {
-        let mut streams = flight.queues(way).iter().map(|queue| self.stream(*queue));
-        streams.try_for_each(|stream| self.driver.hold(stream, event))
     }
 
     /// What was queued this way up to now is what the flight is waited for. Where an event can't be

@@ -10,7 +10,7 @@ use super::super::device::{BlockCopy, CopyEnd};
 use super::super::ends::{self, Side, shards_of, unfit};
 use super::super::geometry::BlockGeometry;
 use super::calibration::Calibration;
-use super::driver::{Driver, DriverError, EventId};
+use super::driver::{Driver, DriverError};
 use super::memory::{DeviceMemory, Registered};
 use super::piece::{Piece, Sheet};
 use super::pool::OpenPool;
@@ -34,13 +34,9 @@ pub(super) struct Core {
 /// A copy with its addresses.
 pub(super) struct Located<'a> {
     pub(super) piece: Piece<'a>,
-    /// What it waits for on the GPU.
-    pub(super) ready: [Option<EventId>; 2],
     /// Whether an end lies on another GPU: the copy engines reach it, kernels may not.
     pub(super) far: bool,
 }
-
-type Found<'a> = (Sheet<'a>, Option<EventId>);
 
 impl Core {
     pub(super) fn new(
@@ -106,11 +102,11 @@ impl Core {
         chunks: &mut Beginning<'_>,
     ) -> Result<Located<'a>, StoreError> {
         let shards = shards_of(copy)?;
-        let (from, after) = self.find(&copy.from, copy.geometry, Side::From, chunks)?;
-        let (to, and_after) = self.find(&copy.to, copy.geometry, Side::To, chunks)?;
+        let from = self.find(&copy.from, copy.geometry, Side::From, chunks)?;
+        let to = self.find(&copy.to, copy.geometry, Side::To, chunks)?;
         let piece = Piece { shape: copy.geometry.shape(), shards, from, to };
         let far = self.is_far(&copy.from) || self.is_far(&copy.to);
-        Ok(Located { piece, ready: [after, and_after], far })
+        Ok(Located { piece, far })
     }
 
     fn is_far(&self, end: &CopyEnd) -> bool {
@@ -125,26 +121,26 @@ impl Core {
         geometry: BlockGeometry,
         side: Side,
         chunks: &mut Beginning<'_>,
-    ) -> Result<Found<'a>, StoreError> {
+    ) -> Result<Sheet<'a>, StoreError> {
         match end {
             CopyEnd::Frame(span) => {
                 ends::check_frame(&self.arena, *span, geometry)?;
                 let map = geometry.in_frame(*span);
                 let at = &self.registered.at;
-                Ok((Sheet { base: *at, map, table: 0, seams: slice::from_ref(at) }, None))
+                Ok(Sheet { base: *at, map, table: 0, seams: slice::from_ref(at) })
             }
             CopyEnd::Pool { pool, slot } => {
                 ends::check_slot(pool, *slot, geometry)?;
                 let open = pool.opened_as::<OpenPool>();
                 let open = open.ok_or_else(|| unfit(format!("{pool:?} is not this device's")))?;
-                Ok((open.sheet(&pool.claim().layout, *slot), open.ready()))
+                Ok(open.sheet(&pool.claim().layout, *slot))
             }
             CopyEnd::Tier(place) => {
                 side.begin(chunks, *place, geometry)?;
                 let tier = self.tier.as_ref().expect("a memory of no bytes has no places");
                 let map = geometry.in_tier(*place);
                 let seams = slice::from_ref(&tier.at);
-                Ok((Sheet { base: tier.at, map, table: 0, seams }, None))
+                Ok(Sheet { base: tier.at, map, table: 0, seams })
             }
         }
     }

@@ -151,7 +151,11 @@ pub(super) trait Driver: Send + Sync + 'static {
     /// Waits here until what was recorded last is done.
     fn wait(&self, event: EventId) -> Result<(), DriverError>;
 
-    /// What is queued on `stream` from now on waits on the GPU for what `event` recorded last.
+    /// Whether what was recorded last is done; waits for nothing.
+    fn is_done(&self, event: EventId) -> Result<bool, DriverError>;
+
+    /// What is queued on `stream` from now on waits on the GPU for what `event` recorded last: an event
+    /// of this process, for one of another may never be done.
     fn hold(&self, stream: StreamId, event: EventId) -> Result<(), DriverError>;
 
     /// # Safety

@@ -6,8 +6,7 @@
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::super::cuda_claim::IpcHandle;
 use super::super::runs::Run;
@@ -24,8 +23,6 @@ pub(super) struct FakeDriver {
 #[derive(Default)]
 struct World {
     state: Mutex<State>,
-    /// Told when an engine's event is done.
-    changed: Condvar,
 }
 
 #[derive(Default)]
@@ -67,7 +64,7 @@ struct Event {
     recorded: Option<(StreamId, u64)>,
     done: u64,
     records: u64,
-    /// An engine's event, which only the test ends.
+    /// An engine's event, which only the test ends and begins again: whether it is done.
     engine: Option<bool>,
 }
 
@@ -131,12 +128,12 @@ impl FakeDriver {
         handle
     }
 
-    /// The engines' streams have come so far.
-    pub(super) fn end_engine_events(&self) {
-        for event in self.state().events.iter_mut().filter(|event| event.engine.is_some()) {
-            event.engine = Some(true);
-        }
-        self.world.changed.notify_all();
+    /// The engine's stream has come so far, or the engine has recorded the event again.
+    pub(super) fn set_event(&self, handle: &IpcHandle, done: bool) {
+        let mut state = self.state();
+        let found = state.lent.iter().find(|(lent, _)| lent == handle).map(|(_, lent)| *lent);
+        let Some(Lent::Event(event)) = found else { panic!("no event was lent by that handle") };
+        state.events[event].engine = Some(done);
     }
 
     /// Refuses the next `times` calls of that name.
@@ -217,7 +214,6 @@ impl FakeDriver {
                 Op::Hold(held, number) => {
                     drop(state);
                     self.run_until(held, number);
-                    self.wait_for_engine(held);
                 }
                 Op::Record(recorded, number) => {
                     let done = &mut state.events[recorded.0].done;
@@ -227,14 +223,6 @@ impl FakeDriver {
                 Op::Launch { kernel, grid, args } => state.launch(kernel, grid, args),
             }
         }
-    }
-
-    fn wait_for_engine(&self, event: EventId) {
-        let state = self.state();
-        let busy = |state: &mut State| state.events[event.0].engine == Some(false);
-        let waited = self.world.changed.wait_timeout_while(state, Duration::from_secs(20), busy);
-        let timed_out = waited.unwrap_or_else(PoisonError::into_inner).1.timed_out();
-        assert!(!timed_out, "the test never ended its engine's event");
     }
 }
 
@@ -387,8 +375,16 @@ impl Driver for FakeDriver {
         Ok(())
     }
 
+    fn is_done(&self, event: EventId) -> Result<bool, DriverError> {
+        let state = self.begin("is_done")?;
+        Ok(state.events[event.0].engine.expect("only engines' events are asked"))
+    }
+
     fn hold(&self, stream: StreamId, event: EventId) -> Result<(), DriverError> {
-        let number = self.state().events[event.0].records;
+        let state = self.state();
+        let number = state.events[event.0].records;
+        assert!(state.events[event.0].engine.is_none(), "an engine may never come so far");
+        drop(state);
         self.queue("hold", stream, Op::Hold(event, number))
     }
 

@@ -7,18 +7,19 @@ use std::io;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
 
 use super::super::batch::Batch;
 use super::super::chunks::Uses;
-use super::super::device::{CopiesEnd, CopyEnd, FailedCopy, Stream};
+use super::super::device::{BlockCopy, CopiesEnd, CopyEnd, FailedCopy, Stream};
 use super::super::pool::EnginePool;
 use super::calibration::Strategy;
 use super::copier::{Copier, Flight};
 use super::core::{Core, Located};
-use super::driver::{DriverError, EventId};
+use super::driver::DriverError;
 use super::piece::Piece;
 use super::pool::OpenPool;
+use super::waiting::{Ready, WaitingRoom};
 use crate::env::spawn_thread;
 use crate::tiers::store::StoreError;
 
@@ -97,7 +98,7 @@ impl Drop for Lane {
     }
 }
 
-/// Queues batches on the GPU, in order.
+/// Queues batches on the GPU, in order, but for those that wait for their engines.
 struct Issuer {
     core: Arc<Core>,
     copier: Copier,
@@ -105,21 +106,32 @@ struct Issuer {
 
 impl Issuer {
     fn run(&self, batches: &Receiver<Batch>, free: &Receiver<Flight>, to: &Sender<Landing>) {
-        for batch in batches {
+        let mut waiting = WaitingRoom::default();
+        // What waits still when the device is given up is told so.
+        while let Some(ready) = next(batches, &mut waiting) {
             // Fails when the thread that ends batches has panicked.
             let Ok(flight) = free.recv() else { return };
-            if to.send(self.issue(batch, flight)).is_err() {
+            if to.send(self.issue(ready, flight)).is_err() {
                 return;
             }
         }
     }
 
-    fn issue(&self, batch: Batch, flight: Flight) -> Landing {
+    fn issue(&self, Ready { batch, given_up }: Ready, flight: Flight) -> Landing {
         let mut landing = Landing::new(&self.core, flight);
         let mut located: Vec<Located<'_>> = Vec::with_capacity(batch.copies().len());
         let ((), uses) = self.core.chunks.begin(|chunks| {
             for (copy, ends) in batch.copies().iter().enumerate() {
-                match self.core.lost().map_or_else(|| self.core.locate(ends, chunks), Err) {
+                let given_up = given_up.iter().find(|(pool, _)| is_of(ends, pool));
+                let why = given_up.map(|(_, why)| match why {
+                    Some(error) => self.core.failed(error),
+                    None => StoreError::Busy,
+                });
+                let found = match why.or_else(|| self.core.lost()) {
+                    None => self.core.locate(ends, chunks),
+                    Some(error) => Err(error),
+                };
+                match found {
                     Ok(found) => {
                         located.push(found);
                         landing.copies.push(copy);
@@ -135,7 +147,7 @@ impl Issuer {
             let pieces: Vec<_> = located.iter().map(|found| found.piece.clone()).collect();
             let (table, flight) = (&self.core.table, landing.flight());
             let way = self.copier.choose(table, &pieces, independent, flight);
-            let queued = self.enqueue(&located, &pieces, way, flight);
+            let queued = self.enqueue(&pieces, way, flight);
             (landing.way, landing.error) = (Some(way), queued.err());
         }
         drop(located);
@@ -145,18 +157,10 @@ impl Issuer {
 
     fn enqueue(
         &self,
-        located: &[Located<'_>],
         pieces: &[Piece<'_>],
         way: Strategy,
         flight: &Flight,
     ) -> Result<(), DriverError> {
-        let mut waited: Vec<EventId> = Vec::new();
-        for event in located.iter().flat_map(|found| found.ready).flatten() {
-            if !waited.contains(&event) {
-                self.copier.hold(way, flight, event)?;
-                waited.push(event);
-            }
-        }
         // SAFETY: `locate` found every page in memory that the core or the copies' pools keep; the
         // batch keeps the pools and its submitter the bytes until the landing is over, and an
         // engine that writes to its pool meanwhile gets torn bytes, no more. `choose` gave what
@@ -165,6 +169,32 @@ impl Issuer {
         // What was queued before an error is waited for as well.
         self.copier.close(way, flight).and(queued)
     }
+}
+
+/// The next batch that waits for nothing; none where there will be no more.
+fn next(batches: &Receiver<Batch>, waiting: &mut WaitingRoom) -> Option<Ready> {
+    loop {
+        if let Some(ready) = waiting.next() {
+            return Some(ready);
+        }
+        let batch = match waiting.pause() {
+            None => batches.recv().ok()?,
+            Some(pause) => match batches.recv_timeout(pause) {
+                Ok(batch) => batch,
+                Err(RecvTimeoutError::Timeout) => continue,
+                Err(RecvTimeoutError::Disconnected) => return None,
+            },
+        };
+        if let Some(ready) = waiting.enter(batch) {
+            return Some(ready);
+        }
+    }
+}
+
+fn is_of(copy: &BlockCopy, pool: &Arc<EnginePool>) -> bool {
+    [&copy.from, &copy.to]
+        .into_iter()
+        .any(|end| matches!(end, CopyEnd::Pool { pool: of, .. } if Arc::ptr_eq(of, pool)))
 }
 
 /// A batch on the GPU.

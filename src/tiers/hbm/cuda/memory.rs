@@ -164,6 +164,11 @@ impl Event {
     ) -> Result<Self, DriverError> {
         Ok(Self { id: driver.open_event(handle)?, driver: Arc::clone(driver) })
     }
+
+    /// Whether what was recorded last is done.
+    pub(super) fn is_done(&self) -> Result<bool, DriverError> {
+        self.driver.is_done(self.id)
+    }
 }
 
 impl Drop for Event {

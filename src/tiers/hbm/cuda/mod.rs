@@ -24,6 +24,7 @@ mod sys;
 #[cfg(test)]
 mod tests;
 mod tune;
+mod waiting;
 
 pub use calibration::{Calibration, Measured, Strategy};
 pub use device::{CudaConfig, CudaDevice};

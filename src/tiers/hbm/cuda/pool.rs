@@ -10,7 +10,7 @@ use super::super::layout::PagedLayout;
 use super::super::lender::Lender;
 use super::super::pool::{ClaimedPool, EnginePool};
 use super::super::runs::Run;
-use super::driver::{Driver, DriverError, EventId};
+use super::driver::{Driver, DriverError};
 use super::gpus::Uuid;
 use super::memory::{DeviceMemory, Event, MappedMemory, OpenedMemory, OwnStream, Registered};
 use super::piece::Sheet;
@@ -25,7 +25,7 @@ pub(super) struct OpenPool {
     layers: Vec<u64>,
     /// The layers' addresses where the kernels find them.
     table: Option<Table>,
-    ready: Option<Event>,
+    ready: Vec<Event>,
     /// Whose memory it is, where it counts no longer than that process lives.
     lender: Option<Lender>,
     _memory: Memory,
@@ -61,16 +61,28 @@ impl OpenPool {
         self.gpu
     }
 
-    /// Whether its engine has ended. Copies that waited for its stream went on then, though what they wait
-    /// for was never computed; and nobody says what its memory holds.
+    /// Whether its engine has ended: nobody says what its memory holds, and its events may be done by that
+    /// alone.
     pub(super) fn is_orphaned(&self, pool: &EnginePool) -> bool {
         let ended = || self.lender.is_some_and(|lender| !lender.lives());
         self.gpu.is_some() && (pool.has_left() || ended())
     }
 
-    /// What copies wait for on the GPU.
-    pub(super) fn ready(&self) -> Option<EventId> {
-        self.ready.as_ref().map(|event| event.id)
+    /// The set of its events that copies wait for, a bit each.
+    pub(super) fn events(&self) -> u64 {
+        u64::MAX.checked_shr(u64::BITS - count(&self.ready)).unwrap_or(0)
+    }
+
+    /// Those of a set of its events that are not done. One that was seen done at some time need not be asked
+    /// again by who waits: what was recorded then, or what was recorded later on the same stream, is done.
+    pub(super) fn not_done(&self, events: u64) -> Result<u64, DriverError> {
+        let mut left = events;
+        for (at, event) in self.ready.iter().enumerate() {
+            if left & 1 << at != 0 && event.is_done()? {
+                left &= !(1 << at);
+            }
+        }
+        Ok(left)
     }
 }
 
@@ -96,7 +108,7 @@ pub(super) fn admit_shared(
         starts: vec![registered.at],
         layers: Vec::new(),
         table: None,
-        ready: None,
+        ready: Vec::new(),
         lender: None,
         _memory: Memory::Registered { _memory: registered },
     };
@@ -128,11 +140,11 @@ fn open(
         cuda.memories.iter().enumerate().map(opened).collect::<Result<_, _>>()?;
     let lengths: Vec<u64> = memories.iter().map(|memory| memory.bytes).collect();
     cuda.check_within(layout, &lengths)?;
-    let ready = cuda.ready_event.as_ref().map(|handle| Event::opened(driver, handle));
-    let ready = ready.transpose().map_err(|error| {
+    let ready = cuda.ready_events.iter().map(|handle| Event::opened(driver, handle));
+    let ready = ready.collect::<Result<_, _>>().map_err(|error| {
         format!(
-            "pool.cuda.ready_event can't be opened: {error}: make it with \
-             CU_EVENT_INTERPROCESS | CU_EVENT_DISABLE_TIMING on the pool's GPU, and keep it"
+            "pool.cuda.ready_events can't be opened: {error}: make them with \
+             CU_EVENT_INTERPROCESS | CU_EVENT_DISABLE_TIMING on the pool's GPU, and keep them"
         )
     })?;
     let start = |memory: u32| memories[memory as usize].at;
@@ -152,6 +164,10 @@ fn open(
         lender: cuda.lender.filter(|lender| lender.lives()),
         _memory: Memory::Opened { _memories: memories },
     })
+}
+
+fn count(events: &[Event]) -> u32 {
+    u32::try_from(events.len()).expect("a claim has few events")
 }
 
 /// The table in the GPU's memory; nothing when it is empty.

@@ -82,7 +82,7 @@ fn claim(driver: &FakeDriver, memory: &SharedMemory, layout: &PagedLayout) -> Cu
             .map(|layer| driver.lend(base + u64::from(layer) * layer_bytes, layer_bytes))
             .collect(),
         layers: layers.map(|memory| CudaLayer { memory, base: 0 }).collect(),
-        ready_event: None,
+        ready_events: Vec::new(),
         lender: None,
     }
 }

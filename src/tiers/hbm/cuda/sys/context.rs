@@ -209,9 +209,18 @@ impl Driver for Cuda {
         check("cuEventSynchronize", unsafe { sys::cuEventSynchronize(event_of(event)) })
     }
 
+    fn is_done(&self, event: EventId) -> Result<bool, DriverError> {
+        self.enter()?;
+        // SAFETY: the event lives; the driver takes events of other processes here, and waits for none.
+        match unsafe { sys::cuEventQuery(event_of(event)) } {
+            CUresult::CUDA_ERROR_NOT_READY => Ok(false),
+            said => check("cuEventQuery", said).map(|()| true),
+        }
+    }
+
     fn hold(&self, stream: StreamId, event: EventId) -> Result<(), DriverError> {
         self.enter()?;
-        // SAFETY: both handles live; the driver takes events of other processes here.
+        // SAFETY: both handles live.
         let held = unsafe { sys::cuStreamWaitEvent(stream_of(stream), event_of(event), 0) };
         check("cuStreamWaitEvent", held)
     }

@@ -89,7 +89,7 @@ fn pools_that_can_not_be_are_refused_with_the_cause() {
     };
     let elsewhere = CudaClaim { device_uuid: [1; 16], ..good.clone() };
     let gone = CudaClaim { memories: vec![[0; 64], good.memories[0]], ..good.clone() };
-    let event_gone = CudaClaim { ready_event: Some([0; 64]), ..good.clone() };
+    let event_gone = CudaClaim { ready_events: vec![[0; 64]], ..good.clone() };
     let more = PagedLayout { plane_stride: 16_384, ..layout };
     let cases = [
         ("another GPU", admit(elsewhere, layout), "GPU-01010101-0101-0101-0101-010101010101"),
