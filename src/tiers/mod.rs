@@ -18,5 +18,6 @@ pub mod open;
 pub(crate) mod sample;
 pub mod shm;
 pub mod store;
+pub mod sync;
 pub mod ticket;
 pub mod workers;

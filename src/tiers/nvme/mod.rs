@@ -24,7 +24,6 @@ mod store;
 mod striped;
 mod superblock;
 mod survey;
-mod sync;
 mod table;
 mod uring;
 

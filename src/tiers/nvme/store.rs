@@ -13,7 +13,6 @@ use super::ring::{self, Parts};
 use super::slots::{Access, SlotFile};
 use super::superblock::Superblock;
 use super::survey::{self, Survey};
-use super::sync::Syncer;
 use super::table::{ChunkTable, Clerk};
 use super::uring;
 use super::{Engine, EngineChoice, NvmeConfig, NvmeFacts, blocking, recovery, stamp};
@@ -24,6 +23,7 @@ use crate::tiers::dram::Arena;
 use crate::tiers::frame::FrameHeader;
 use crate::tiers::open::OpenError;
 use crate::tiers::store::{Done, FoundFrame, FrameSpan, Place, StoreError, StoreOp, TierStore};
+use crate::tiers::sync::Syncer;
 use crate::tiers::ticket::Gate;
 use crate::tiers::workers::Workers;
 
@@ -97,7 +97,9 @@ impl NvmeStore {
         let (queue, waiting) = Queue::new(config.ops_max, None);
         let mut stampers = Line { queue, workers: Workers::default() };
         stamp::start(&mut stampers.workers, &slots, &waiting).map_err(no_thread)?;
-        let syncer = Syncer::start(&slots, config.ops_max).map_err(no_thread)?;
+        let flushed = Arc::clone(&slots);
+        let syncer = Syncer::start("nvme-sync", move || flushed.flush(), config.ops_max);
+        let syncer = syncer.map_err(no_thread)?;
         let store = Self {
             gate: Gate::new(config.ops_max),
             dir: home.dir,

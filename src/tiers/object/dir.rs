@@ -4,6 +4,7 @@
 //! follows links, and never trusts what it finds under a block's name.
 
 mod blobs;
+mod unsynced;
 mod watch;
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -16,6 +17,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::runtime::Handle;
 
+use self::unsynced::Unsynced;
 use super::blobs::Blobs;
 use super::guard::{self, Guard};
 use super::question::Question;
@@ -29,6 +31,7 @@ use crate::tiers::frame::{self, FrameHeader, HEADER_BYTES};
 use crate::tiers::health::Health;
 use crate::tiers::open::OpenError;
 use crate::tiers::store::{Done, FrameSpan, Peeked, StoreError, StoreOp, TierStore};
+use crate::tiers::sync::Syncer;
 use crate::tiers::ticket::{Gate, Ticket};
 use crate::tiers::workers::Pool;
 
@@ -44,6 +47,7 @@ pub struct DirStore {
     folder: Arc<Folder>,
     arena: Arc<Arena>,
     pool: Pool,
+    syncer: Syncer,
     /// Headers are asked for while somebody waits: not behind whole frames.
     questions: Pool<Question>,
 }
@@ -65,6 +69,7 @@ impl DirStore {
             fsync,
             guard: Guard::new(),
             was_read_only: AtomicBool::new(false),
+            unsynced: Unsynced::default(),
         });
         folder.prepare()?;
         let (at_work, at_hand) = (Arc::clone(&folder), Arc::clone(arena));
@@ -81,9 +86,13 @@ impl DirStore {
                 one.answer(found);
             })
             .map_err(no_thread)?;
+        let flushed = Arc::clone(&folder);
+        let flush = move || flushed.unsynced.flush(&flushed.root);
+        let syncer = Syncer::start("object-sync", flush, options.ops_max);
+        let syncer = syncer.map_err(no_thread)?;
         watch::keep_watch(&folder, runtime);
         let (gate, arena) = (Gate::new(options.ops_max), Arc::clone(arena));
-        Ok(Self { gate, folder, arena, pool, questions })
+        Ok(Self { gate, folder, arena, pool, syncer, questions })
     }
 
     /// Whether an object of this name is there; says nothing of its bytes. Blocks.
@@ -111,6 +120,10 @@ impl TierStore for DirStore {
         }
     }
 
+    fn sync(&self, done: Done) {
+        self.syncer.ask(done);
+    }
+
     fn peek(&self, key: Key, told: Peeked) {
         self.questions.push(Question::new(key, told));
     }
@@ -130,6 +143,7 @@ struct Folder {
     guard: Arc<Guard>,
     /// Since it was, nothing has been written.
     was_read_only: AtomicBool,
+    unsynced: Unsynced,
 }
 
 impl Folder {
@@ -241,9 +255,13 @@ impl Folder {
         let mut file = fresh_file(fresh)?;
         pieces.iter().try_for_each(|piece| file.write_all(piece))?;
         let folder = path.parent().unwrap_or(&self.root);
+        let is_new = fsync && !folder.is_dir();
         match DirBuilder::new().recursive(true).mode(0o700).create(folder) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
             _ => {}
+        }
+        if is_new && let Some(above) = folder.parent() {
+            File::open(above)?.sync_data()?;
         }
         if fsync {
             file.sync_data()?;
@@ -251,6 +269,8 @@ impl Folder {
         fs::rename(fresh, path)?;
         if fsync {
             File::open(folder)?.sync_data()?;
+        } else {
+            self.unsynced.note(path);
         }
         Ok(())
     }
@@ -289,6 +309,7 @@ impl Folder {
             frame::restamp(&mut *page, key, record).map_err(|error| no_frame(&path, error))?;
         let written = file.write_all_at(&page[changed.clone()], changed.start as u64);
         let synced = written.and_then(|()| if self.fsync { file.sync_data() } else { Ok(()) });
+        self.unsynced.note(&path);
         synced.map_err(self.failed(Way::ReadWrite.verb(), &path))
     }
 

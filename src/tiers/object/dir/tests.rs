@@ -52,6 +52,24 @@ fn keeps_the_contract() {
 }
 
 #[test]
+fn what_was_written_is_flushed_and_a_folder_that_is_gone_says_so() {
+    let (dir, arena, store) = opened();
+    let flushed = |store: &DirStore| {
+        let (tell, told) = std::sync::mpsc::sync_channel(1);
+        store.sync(Box::new(move |result| tell.send(result).unwrap()));
+        told.recv().unwrap()
+    };
+    sample::write(&store, &arena, BLOCK, ANYWHERE).unwrap();
+    flushed(&store).unwrap();
+    sample::write(&store, &arena, Sample { number: 2, ..BLOCK }, ANYWHERE).unwrap();
+    flushed(&store).unwrap();
+    let (gone, _, store) = opened();
+    drop(gone);
+    assert!(matches!(flushed(&store), Err(StoreError::Io { .. })));
+    drop(dir);
+}
+
+#[test]
 fn objects_outlive_the_store_and_are_shared_between_stores() {
     let (dir, arena, store) = opened();
     let other = open(dir.path(), &arena);

@@ -204,6 +204,10 @@ impl TierStore for PackedStore {
         }
     }
 
+    fn sync(&self, done: Done) {
+        self.packs.inner.sync(done);
+    }
+
     fn peek(&self, key: Key, told: Peeked) {
         let (packs, question) = (Arc::clone(&self.packs), Question::new(key, told));
         env::spawn_task_on(&self.packs.runtime, async move {

@@ -53,6 +53,22 @@ fn parts(frame: FrameSpan, part_bytes: u32) -> impl Iterator<Item = Part> {
     })
 }
 
+/// What an object begins with.
+pub(super) struct Look {
+    page: Vec<u8>,
+    /// The object's length, where the server says it.
+    pub(super) bytes: Option<u64>,
+    /// Tells this state of it from any other.
+    pub(super) tag: Option<String>,
+}
+
+impl Look {
+    pub(super) fn header(&self, key: Key) -> Result<FrameHeader, StoreError> {
+        let header = FrameHeader::decode(&self.page).map_err(something_else)?;
+        header.verify_key(key).map(|()| header)
+    }
+}
+
 impl Requests {
     /// What the object's header says.
     pub(super) async fn peek(&self, key: Key) -> Result<FrameHeader, StoreError> {
@@ -61,9 +77,16 @@ impl Requests {
     }
 
     pub(super) async fn peek_once(&self, key: Key, name: &str) -> Result<FrameHeader, StoreError> {
+        self.look_once(name).await?.header(key)
+    }
+
+    pub(super) async fn look_once(&self, name: &str) -> Result<Look, StoreError> {
         let range = format!("bytes=0-{}", HEADER_BYTES - 1);
         let get = self.clients().others.get_object().bucket(&self.bucket).key(name).range(range);
-        let answer = get.send().await.map_err(|error| failed("look at", name, &error))?;
+        let mut answer = get.send().await.map_err(|error| failed("look at", name, &error))?;
+        let all = answer.content_length.and_then(|bytes| u64::try_from(bytes).ok());
+        let bytes = if is_partial(&answer) { total_bytes(&answer) } else { all };
+        let tag = answer.e_tag.take();
         let mut incoming = self.incoming(Way::Read, name, answer.body);
         let mut page = Vec::with_capacity(HEADER_BYTES);
         // A server that knows no ranges sends all of it: the rest is not waited for.
@@ -72,8 +95,7 @@ impl Requests {
         {
             page.extend_from_slice(&piece[..piece.len().min(HEADER_BYTES - page.len())]);
         }
-        let header = FrameHeader::decode(&page).map_err(something_else)?;
-        header.verify_key(key).map(|()| header)
+        Ok(Look { page, bytes, tag })
     }
 
     /// Fetches the object into the frame's span; gives the part that it fills.

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use aws_sdk_s3::primitives::ByteStream;
 
 use super::super::lent::LentFrame;
-use super::attempts::{ERASE, RESTAMP, WRITE};
+use super::attempts::{ERASE, LOOK, RESTAMP, WRITE};
 use super::body::Pieces;
 use super::errors::{failed, is_conflict, is_there_already, is_unanswered, knows_no_condition};
 use super::{Requests, Way, something_else};
@@ -48,14 +48,45 @@ impl Requests {
         };
         let (lent, returned) = LentFrame::new(&self.arena, frame);
         let body = bytes::Bytes::from_owner(lent).into();
-        let result = self.put(&self.name(key), body, self.tag(&record)).await;
+        let result = self.write_where_none_is(key, body, &record).await;
         // A connection may hold the frame beyond its request's end.
         returned.wait().await;
-        match result? {
-            Put::Written => Ok(()),
-            // What was there may be of another node, which was asked for something else; or of an
-            // attempt before, whose answer was lost.
-            Put::ThereAlready => self.keep_record(key, &record).await,
+        result
+    }
+
+    /// Writes the frame unless it is there; then its record is made this one. What is there may be of another
+    /// node, which was asked for something else, or of an attempt before, whose answer was lost.
+    async fn write_where_none_is(
+        &self,
+        key: Key,
+        body: Pieces,
+        record: &RetentionRecord,
+    ) -> Result<(), StoreError> {
+        let (name, tag) = (self.name(key), self.tag(record));
+        if let Put::Written = self.put(&name, body.clone(), tag.clone()).await? {
+            return Ok(());
+        }
+        let (there, state) = match self.attempts(LOOK, || self.look_once(&name)).await {
+            Ok(look) if look.bytes.is_none_or(|bytes| bytes == body.len_bytes()) => {
+                (look.header(key), look.tag)
+            }
+            Ok(look) => (Err(StoreError::Corrupt("another length".into())), look.tag),
+            Err(error) => (Err(error), None),
+        };
+        match there {
+            Ok(there) if there.meta.record == *record => Ok(()),
+            Ok(_) => Box::pin(self.restamp(key, record)).await,
+            // Left there, it would keep the block from ever being written.
+            Err(StoreError::Corrupt(why)) => {
+                tracing::warn!(
+                    name,
+                    "written anew, for what is there is not the block's frame: {why}"
+                );
+                let new = || NewObject { name: &name, body: body.clone(), tag: tag.clone() };
+                let once = || self.put_over(new(), state.clone());
+                self.attempts(WRITE, once).await.map(drop)
+            }
+            Err(error) => Err(error),
         }
     }
 
@@ -74,7 +105,7 @@ impl Requests {
             }
         }
         // Without a condition a second attempt could land after what comes next: there is none.
-        self.attempt(WRITE, || self.put_over(new(body.clone()))).await
+        self.attempt(WRITE, || self.put_over(new(body.clone()), None)).await
     }
 
     /// Writes the object if there is none; nothing if the store knows no conditions.
@@ -105,13 +136,17 @@ impl Requests {
         }
     }
 
-    async fn put_over(&self, new: NewObject<'_>) -> Result<Put, StoreError> {
+    /// Writes the object, whatever is there; if a state is named, only while it is in that one.
+    async fn put_over(&self, new: NewObject<'_>, state: Option<String>) -> Result<Put, StoreError> {
         let NewObject { name, body, tag } = new;
-        let put =
-            self.clients().bodies.put_object().bucket(&self.bucket).key(name).set_tagging(tag);
-        let put = put.body(body.into_stream()).customize().disable_payload_signing();
-        let sent = put.send().await.map_err(|error| failed("write", name, &error));
-        sent.map(|_| Put::Written)
+        let put = self.clients().bodies.put_object().bucket(&self.bucket).key(name);
+        let put = put.set_tagging(tag).set_if_match(state).body(body.into_stream());
+        match put.customize().disable_payload_signing().send().await {
+            Ok(_) => Ok(Put::Written),
+            // Another node wrote it, or erased it, since it was looked at.
+            Err(error) if is_there_already(&error) || is_conflict(&error) => Err(StoreError::Busy),
+            Err(error) => Err(failed("write", name, &error)),
+        }
     }
 
     /// Whether an object of so many bytes is there, as far as the bucket says so.
@@ -119,17 +154,6 @@ impl Requests {
         let head = self.clients().others.head_object().bucket(&self.bucket).key(name).send().await;
         let found = head.ok().and_then(|head| head.content_length());
         found.is_some_and(|found| u64::try_from(found) == Ok(bytes))
-    }
-
-    /// Makes the record of an object that was there before the one that was to be written.
-    async fn keep_record(&self, key: Key, record: &RetentionRecord) -> Result<(), StoreError> {
-        match self.peek(key).await {
-            Ok(there) if there.meta.record == *record => Ok(()),
-            Ok(_) => Box::pin(self.restamp(key, record)).await,
-            // What is no frame is found out by whoever reads it.
-            Err(StoreError::Corrupt(_)) => Ok(()),
-            Err(error) => Err(error),
-        }
     }
 
     /// Fetches the object, changes its record and puts it back, if nobody else did meanwhile:

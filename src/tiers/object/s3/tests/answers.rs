@@ -48,7 +48,9 @@ fn a_write_whose_answer_is_lost_counts_when_the_object_is_there_with_its_record(
                 return format!("HTTP/1.1 200 OK\r\ncontent-length: {bytes_there}\r\n\r\n").into();
             }
             if head.contains("range: bytes=0-4095") {
-                return answer("206 Partial Content", &there[..HEADER_BYTES.min(there.len())]);
+                let range =
+                    format!("206 Partial Content\r\ncontent-range: bytes 0-4095/{bytes_there}");
+                return answer(&range, &there[..HEADER_BYTES.min(there.len())]);
             }
             if head.starts_with("get ") {
                 return answer("200 OK", &there);

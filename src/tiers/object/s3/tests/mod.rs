@@ -291,6 +291,26 @@ fn what_is_no_object_is_corrupt_to_a_look_at_its_header_and_stays_as_it_is() {
     }
 }
 
+/// Else it would keep the block from ever being written, and a store of it would end well all the same.
+#[test]
+fn what_is_not_the_blocks_frame_is_written_anew() {
+    let (server, arena) = (Server::start(), sample::arena());
+    let store = server.store("p", &arena);
+    sample::write(&store, &arena, BLOCK, ANYWHERE).unwrap();
+    let (path, frame) = (server.file("p", BLOCK.key()), BLOCK.bytes());
+    let (other, mut torn) = (Sample { number: 2, ..BLOCK }.bytes(), frame.clone());
+    torn[40] ^= 1;
+    for bad in [&[][..], b"a note", &vec![0; 24_576], &vec![7; 100_000], &other, &torn, &frame[1..]]
+    {
+        fs::write(&path, bad).unwrap();
+        sample::write(&store, &arena, BLOCK, ANYWHERE).unwrap();
+        sample::read(&store, &arena, BLOCK, ANYWHERE).unwrap();
+    }
+    fs::write(&path, &frame[..frame.len() - 1]).unwrap();
+    sample::write(&store, &arena, BLOCK, ANYWHERE).unwrap();
+    sample::read(&store, &arena, BLOCK, ANYWHERE).unwrap();
+}
+
 #[test]
 fn an_object_of_another_node_gets_the_record_of_who_stores_it_last() {
     let (server, arena) = (Server::start(), sample::arena());

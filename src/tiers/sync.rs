@@ -5,11 +5,9 @@
 //! flushed for each frame is a slow one.
 
 use std::io;
-use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError};
 
-use super::slots::SlotFile;
 use crate::tiers::store::{Done, StoreError};
 use crate::tiers::ticket;
 use crate::tiers::workers::Workers;
@@ -22,13 +20,18 @@ pub struct Syncer {
 }
 
 impl Syncer {
+    /// A thread of that name, which calls `flush` for all who have asked by then.
+    ///
     /// # Errors
     /// The machine refused the thread.
-    pub fn start(slots: &Arc<dyn SlotFile>, asking_max: usize) -> io::Result<Self> {
+    pub fn start(
+        name: &str,
+        flush: impl Fn() -> io::Result<()> + Send + 'static,
+        asking_max: usize,
+    ) -> io::Result<Self> {
         let (asking, asked) = crossbeam_channel::bounded(asking_max);
         let mut thread = Workers::default();
-        let slots = Arc::clone(slots);
-        thread.start_one("nvme-sync", move || serve(&*slots, &asked))?;
+        thread.start_one(name, move || serve(flush, &asked))?;
         Ok(Self { asking, _thread: thread })
     }
 
@@ -44,11 +47,11 @@ impl Syncer {
     }
 }
 
-fn serve(slots: &dyn SlotFile, asked: &Receiver<Done>) {
+fn serve(flush: impl Fn() -> io::Result<()>, asked: &Receiver<Done>) {
     while let Ok(first) = asked.recv() {
         // Whoever asked before the flush begins is served by it.
         let waiting: Vec<Done> = std::iter::once(first).chain(asked.try_iter()).collect();
-        let flushed = slots.flush();
+        let flushed = flush();
         for done in waiting {
             let end = match &flushed {
                 Ok(()) => Ok(()),
