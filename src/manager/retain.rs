@@ -34,6 +34,17 @@ enum Granted {
     Whole,
     /// All but the shield, which was over a budget.
     Clipped,
+    /// All but what another owner of the block wants otherwise.
+    Joined,
+}
+
+/// Whether the record asks for no more than what the wish names of priority, kind and promise: what makes
+/// the block stay. Of its other fields the one that keeps more is good for both owners.
+fn heeds(record: &RetentionRecord, wish: &Wish, now: Time) -> bool {
+    let in_time = |after| record.delete_after != Time::ZERO && record.delete_after <= now + after;
+    wish.priority.is_none_or(|(priority, _)| record.priority <= priority)
+        && wish.kind.is_none_or(|kind| record.kind == kind)
+        && wish.delete_after.is_none_or(in_time)
 }
 
 impl Manager {
@@ -87,7 +98,7 @@ impl Manager {
             for wishes in self.covered(tip, directives).chunk_by(|a, b| a.0 == b.0) {
                 let (block, mut is_whole, mut class) = (wishes[0].0, true, None);
                 for (_, wish) in wishes {
-                    let granted = self.ask(block, wish, asker) == Granted::Whole;
+                    let granted = self.ask(block, wish, asker) != Granted::Clipped;
                     is_whole &= granted;
                     let shield = wish.shield.filter(|_| granted);
                     class = shield.map(|shield| usize::from(shield.ttl > SHORT_TTL)).or(class);
@@ -141,6 +152,9 @@ impl Manager {
             after.shield_until = before.shield_until;
             after.refresh_on_hit_ms = before.refresh_on_hit_ms;
             granted = Granted::Clipped;
+        }
+        if granted == Granted::Whole && !heeds(&after, wish, self.now) {
+            granted = Granted::Joined;
         }
         self.directory.get_mut(at).owner = if sole { asker } else { Owner::Many };
         self.set_record(at, after);
@@ -262,7 +276,7 @@ impl Manager {
         };
         let mut clipped = 0;
         for (block, asker) in &found {
-            clipped += u32::from(self.ask(*block, &wish, *asker) == Granted::Clipped);
+            clipped += u32::from(self.ask(*block, &wish, *asker) != Granted::Whole);
         }
         let blocks = count(found.len());
         if time_clipped || clipped > 0 {

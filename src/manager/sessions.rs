@@ -156,6 +156,9 @@ impl Manager {
         if parent_name == name {
             return Outcome::Rejected(format!("session {name} can't be its own parent"));
         }
+        if let Some(why) = self.misplaced(namespace, name, parent_name) {
+            return Outcome::Rejected(why);
+        }
         // A parent nobody spoke of yet is started: hints may overtake requests.
         self.session(namespace, parent_name);
         let child = self.session(namespace, name);
@@ -166,25 +169,41 @@ impl Manager {
                  sessions.max"
             ));
         };
-        let depth = self.sessions.get(parent).depth + 1;
-        let depth_max = self.config.sessions.depth_max;
         if self.sessions.get(child).parent == Some(parent) {
             return Outcome::Accepted { blocks: 0 };
         }
-        if self.sessions.get(child).parent.is_some() {
-            return Outcome::Rejected(format!("session {name} has another parent already"));
-        }
-        if depth > depth_max || self.sessions.get(child).children > 0 {
-            return Outcome::Rejected(format!(
-                "session {name} can't go below {parent_name}: name parents before children, at \
-                 most {depth_max} generations"
-            ));
-        }
+        let depth = self.sessions.get(parent).depth + 1;
         self.sessions.get_mut(parent).children += 1;
         let row = self.sessions.get_mut(child);
         (row.parent, row.is_subagent, row.depth) = (Some(parent), true, depth);
         self.lift_for_child(child, parent);
         Outcome::Accepted { blocks: 0 }
+    }
+
+    /// Why the session can't go below that one, if so. Starts nothing.
+    fn misplaced(
+        &self,
+        namespace: NamespaceId,
+        name: &SessionName,
+        parent_name: &SessionName,
+    ) -> Option<String> {
+        let row = |name| self.sessions.find(namespace, name);
+        let (child, parent) = (row(name).map(|at| self.sessions.get(at)), row(parent_name));
+        let depth_max = self.config.sessions.depth_max;
+        match child.and_then(|child| child.parent) {
+            Some(above) if parent == Some(above) => None,
+            Some(_) => Some(format!("session {name} has another parent already")),
+            None => {
+                let is_deep = parent.is_some_and(|at| self.sessions.get(at).depth >= depth_max);
+                let is_parent = child.is_some_and(|child| child.children > 0);
+                (is_deep || is_parent).then(|| {
+                    format!(
+                        "session {name} can't go below {parent_name}: name parents before children, \
+                         at most {depth_max} generations below the first"
+                    )
+                })
+            }
+        }
     }
 
     pub(super) fn session_happened(&mut self, index: SessionIndex, event: SessionEvent) {

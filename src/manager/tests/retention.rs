@@ -132,6 +132,21 @@ fn of_a_shared_block_only_all_owners_together_are_forgotten_early() {
 }
 
 #[test]
+fn what_another_owner_wants_otherwise_is_told_as_clipped() {
+    let mut bench = Bench::new([0, 20, 0, 0]);
+    bench.turn(Some("a"), &[], &[1, 2]);
+    let mut retain = |wish| {
+        let target = Target::Keys(keys(&[1, 2]));
+        bench.hint(Action::Retain { target, wish })
+    };
+    for wish in [delete_after(MIN), priority(10)] {
+        assert_eq!(retain(wish), Outcome::Clipped { blocks: 0, clipped: 2 });
+    }
+    assert_eq!(retain(priority(80)), Outcome::Accepted { blocks: 2 });
+    assert_eq!(retain(shield(MIN)), Outcome::Accepted { blocks: 2 });
+}
+
+#[test]
 fn scratch_is_never_written_down() {
     let mut bench = Bench::new([0, 4, 50, 50]);
     bench.turn(None, &[], &[1, 2]);

@@ -103,6 +103,8 @@ fn trees_have_one_root_and_bounds() {
     }
     bench.start("d8", Some("d7"));
     rejected(bench.start("d9", Some("d8")), "at most 8 generations");
+    let reset = Action::SessionReset { session: name("d9") };
+    assert!(matches!(bench.hint(reset), Outcome::Missing(_)), "what was rejected started it");
     let unknown = [
         Action::SessionReset { session: name("nobody") },
         Action::ToolStart { session: name("nobody"), expected: None },
