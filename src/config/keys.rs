@@ -328,7 +328,7 @@ pub const KEYS: &[Key] = &[
         count(0, 100),
         "75",
         "The same for all namespaces of one tenant (one `tenant_salt`) together; at least \
-         `retention.namespace_shield_percent`.",
+         `retention.namespace_shield_percent`, whose default is no more than this.",
     ),
     key(
         "sessions.idle_timeout",

@@ -15,6 +15,8 @@ use super::nearest::nearest;
 
 /// The variable that names the file.
 pub const FILE_ENV: &str = "TERRACE_CONFIG";
+/// Names the binary to `scripts/test-python` and `scripts/test-vllm`: no setting of the daemon's.
+const BINARY_ENV: &str = "TERRACE_BIN";
 
 /// No file of settings is longer; a device has no end.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -136,7 +138,7 @@ impl Values {
 }
 
 fn read_variable(name: &str, text: &str, values: &mut Values) -> Result<(), ConfigError> {
-    if !name.starts_with("TERRACE_") || name == FILE_ENV || text.is_empty() {
+    if !name.starts_with("TERRACE_") || [FILE_ENV, BINARY_ENV].contains(&name) || text.is_empty() {
         return Ok(());
     }
     let origin = Origin::Env(name.to_owned());

@@ -135,7 +135,7 @@ impl FrameHeader {
         let found = checksum(payload);
         if found != self.payload_checksum {
             return Err(StoreError::Corrupt(format!(
-                "the payload's checksum is {found:#018x}, its header says {:#018x}",
+                "block {key}: the payload's checksum is {found:#018x}, its header says {:#018x}",
                 self.payload_checksum
             )));
         }
