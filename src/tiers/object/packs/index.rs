@@ -178,6 +178,9 @@ impl Index {
         self.seen.remove(name);
         for (at, frame) in (0..).zip(&frames) {
             self.spots.remove(&(frame.header.meta.key, *name, at));
+        }
+        // All its spots are out by now: one block may have two frames in one pack.
+        for frame in &frames {
             if self.changes.contains_key(&frame.id) && !self.lies_somewhere(frame) {
                 self.parted.push_back((now, frame.id));
             }

@@ -88,6 +88,17 @@ fn changes_are_forgotten_long_after_their_frames() {
     assert_eq!((index.changes.len(), index.parted.len()), (0, 0));
 }
 
+/// Nodes that did not know of each other's frame wrote one each, and whoever cleared their packs put both
+/// into one.
+#[test]
+fn a_pack_with_two_frames_of_one_block_is_forgotten() {
+    let mut index = Index::new([1; 16], 100);
+    index.add(name(2, 0), vec![frame(1, 10), frame(1, 11)], NOW);
+    index.change(change(1, 10, 1, ERASED), false, NOW);
+    index.forget(&name(2, 0), NOW);
+    assert_eq!((priority(&index, 1), index.spots.len(), index.parted.len()), (None, 0, 1));
+}
+
 /// What is asked for and not stored yet may never be.
 #[test]
 fn an_object_of_changes_is_needed_until_what_outdoes_it_is_stored() {
