@@ -226,10 +226,12 @@ impl Actor {
     }
 
     fn entry(&mut self, id: NamespaceId) -> Arc<NamespaceEntry> {
-        if let Some(entry) = self.namespaces.get(&id) {
+        let now = self.manager.namespace(id);
+        // The number of a namespace that nobody uses may have been given to another.
+        if let Some(entry) = self.namespaces.get(&id).filter(|entry| entry.digest == now.digest) {
             return Arc::clone(entry);
         }
-        let entry = Arc::new(self.manager.namespace(id).clone());
+        let entry = Arc::new(now.clone());
         // Until a client says Hello in it, more may become known.
         if entry.namespace.is_some() {
             self.namespaces.insert(id, Arc::clone(&entry));

@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 
 use super::*;
 use crate::domain::namespace::{Namespace, example};
-use crate::domain::retention::Directives;
+use crate::domain::retention::{Directive, Directives, TokenRange, Wish};
 use crate::domain::units::CHUNK_BYTES;
 use crate::env::SystemClock;
 use crate::manager::TierConfig;
@@ -73,9 +73,13 @@ struct Rig {
 
 impl Rig {
     async fn start() -> Self {
+        Self::start_with(|_| {}).await
+    }
+
+    async fn start_with(adjust: impl FnOnce(&mut ShellParts)) -> Self {
         let (arena, engines) = (arena(), Arc::new(Engines::default()));
         let dram = TierConfig { capacity_bytes: CHUNK_BYTES, slots_max: u64::MAX, recovers: false };
-        let shell = Shell::start(ShellParts {
+        let mut parts = ShellParts {
             config: ManagerConfig::with_tiers([None, Some(dram), None, None]),
             clock: Arc::new(SystemClock::start()),
             runtime: runtime::Handle::current(),
@@ -86,16 +90,18 @@ impl Rig {
             object: None,
             node_id: [0; 16],
             journal_changes_max: 0,
-        });
-        let shell = shell.unwrap();
+        };
+        adjust(&mut parts);
+        let shell = Shell::start(parts).unwrap();
         let handle = shell.handle();
-        let (client, completions) = handle.join();
-        let namespace = example();
-        let (memory, claim) = lent(&namespace);
-        let hello = Command::Hello { namespace, prefill_tokens_per_s: None };
-        handle.call(client, hello).await.unwrap();
-        let pool = handle.register_pool(client, memory, claim).await.unwrap();
+        let (client, completions, pool) = joined(&handle, example()).await;
         Self { shell, engines, handle, client, completions, pool }
+    }
+
+    /// The client goes, and one of another namespace comes.
+    async fn change_client(&mut self, namespace: Namespace) {
+        self.handle.client_gone(self.client);
+        (self.client, self.completions, self.pool) = joined(&self.handle, namespace).await;
     }
 
     async fn call(&self, command: Command) -> Result<Reply, Refusal> {
@@ -104,11 +110,19 @@ impl Rig {
 
     /// Has a block stored, whose copy has not ended when this returns.
     async fn store(&self) {
+        self.store_for(None).await;
+    }
+
+    /// The same, to be forgotten after so long.
+    async fn store_for(&self, delete_after: Option<Duration>) {
         let key = example().digest().key(b"one");
+        let wish = Wish { delete_after, ..Wish::default() };
+        let directive = Directive { tokens: TokenRange { start: 0, end: None }, wish };
+        let directives = delete_after.map(|_| directive).into_iter().collect();
         let stored = self.call(Command::Store {
             request: RequestId(1),
             session: None,
-            directives: Directives::admit(Vec::new()).unwrap(),
+            directives: Directives::admit(directives).unwrap(),
             parent: None,
             keys: vec![key],
             labels: Labels::default(),
@@ -121,6 +135,19 @@ impl Rig {
         self.call(Command::Status).await.unwrap();
         assert_eq!(self.engines.given.lock().unwrap().len(), 1);
     }
+}
+
+/// A client in the namespace, and a pool of its.
+async fn joined(
+    handle: &Handle,
+    namespace: Namespace,
+) -> (ClientId, mpsc::Receiver<Completion>, PoolId) {
+    let (client, completions) = handle.join();
+    let (memory, claim) = lent(&namespace);
+    let hello = Command::Hello { namespace, prefill_tokens_per_s: None };
+    handle.call(client, hello).await.unwrap();
+    let pool = handle.register_pool(client, memory, claim).await.unwrap();
+    (client, completions, pool)
 }
 
 fn lent(namespace: &Namespace) -> (LentMemory, ClaimedPool) {
@@ -177,4 +204,32 @@ async fn the_pools_of_a_client_that_went_are_left() {
         rig.engines.end_all();
         rig.shell.stop(Duration::ZERO);
     }
+}
+
+#[tokio::test]
+async fn residency_is_told_under_the_name_of_who_has_the_number_now() {
+    let mut rig = Rig::start_with(|parts| {
+        (parts.config.namespaces_max, parts.journal_changes_max) = (1, 100);
+    })
+    .await;
+    let journal = rig.handle.journal().unwrap();
+    rig.store_for(Some(Duration::from_millis(100))).await;
+    rig.engines.end_all();
+    // It comes, and goes: nobody uses the first namespace any more.
+    while journal.next_sequence() < 2 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let other = Namespace { model: "other".into(), ..example() };
+    rig.change_client(other.clone()).await;
+    rig.store().await;
+    rig.engines.end_all();
+    while journal.next_sequence() < 3 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let told = [0, 1, 2].map(|sequence| match journal.at(sequence) {
+        Some(Entry::Batch(batch)) => batch.namespace.digest,
+        entry => panic!("{entry:?}"),
+    });
+    assert_eq!(told, [example().digest(), example().digest(), other.digest()]);
+    rig.shell.stop(Duration::ZERO);
 }
