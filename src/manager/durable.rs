@@ -133,6 +133,8 @@ impl Manager {
                 self.give_up_durable(at);
             }
             CopyState::Resident if self.is_stamped(at, tier) => self.start_sync(at, tier),
+            // The end of the write comes back here.
+            CopyState::Resident if row.stamp.is_current() => {}
             CopyState::Resident => self.hurry_rewrite(at),
             // One copy on its way down at a time: the end of that one comes back here.
             CopyState::Absent if row.drains() => {}
@@ -170,9 +172,16 @@ impl Manager {
 
     /// The block's copy in the tier is written, and the tier keeps it.
     pub(super) fn durable_landed(&mut self, at: BlockIndex, tier: Tier) {
-        if self.durables.entries.get(&at).is_some_and(|entry| entry.tier == tier) {
+        if self.durables.entries.get(&at).is_none_or(|entry| entry.tier != tier) {
+            return;
+        }
+        if self.is_stamped(at, tier) {
             self.set_stage(at, Stage::Down);
             self.settle_durable(at);
+        } else {
+            // Another store asked for a record that came too late for this header.
+            self.set_stage(at, Stage::Waiting);
+            self.pursue_durable(at);
         }
     }
 
@@ -202,10 +211,11 @@ impl Manager {
         if !self.durables.entries.get(&at).is_some_and(waits) {
             return;
         }
-        if !written {
+        if written {
+            // The record may have changed again since the write began.
+            self.pursue_durable(at);
+        } else {
             self.give_up_durable(at);
-        } else if self.directory.get(at).copy(tier).state == CopyState::Resident {
-            self.start_sync(at, tier);
         }
     }
 

@@ -210,6 +210,72 @@ fn a_changed_record_is_written_before_the_block_counts_as_durable() {
     assert_eq!(end.not_durable, NONE);
 }
 
+/// Nobody has heard of an end; the header is written with this priority, and then all ends come.
+fn ends_after_restamp(bench: &mut Bench, priority: u8, ends: usize) {
+    bench.run();
+    assert_eq!(bench.completions.len(), 0, "the header says what was asked for before");
+    bench.pass(Duration::from_millis(100));
+    assert_eq!(bench.completions.len(), 0, "nor is it written yet");
+    let (tier, at, record) = bench.restamps.pop_front().expect("the record is written at once");
+    assert_eq!((tier, at, record.priority), (Tier::Nvme, key(1), priority));
+    bench.event(Event::Restamped { tier, key: at, end: RestampEnd::Written });
+    bench.run();
+    assert_eq!(bench.completions.len(), ends);
+    assert!(bench.completions.iter().all(|end| (&end.failed, &end.not_durable) == (&NONE, &NONE)));
+    assert!(bench.restamps.is_empty() && are_durable(bench, Tier::Nvme, &[1]));
+}
+
+fn priority(priority: u8) -> Directives {
+    wish(Wish { priority: Some((priority, None)), ..Default::default() })
+}
+
+/// Ends transfers until the next one is to be kept by its tier.
+fn run_until_durable(bench: &mut Bench) {
+    while bench.transfers.front().is_some_and(|next| !next.items[0].durable) {
+        let transfer = bench.transfers.pop_front().expect("there is a next one").id;
+        bench.event(Event::TransferDone { transfer, failed: Vec::new() });
+    }
+    assert_eq!(bench.transfers.len(), 1);
+}
+
+#[test]
+fn a_record_that_changes_while_the_frame_is_written_is_written_after_it() {
+    for shards in [1, 2] {
+        let mut bench = Bench::with_config([0, 8, 8, 0], shards, |_| {});
+        start(&mut bench, None, &[1], Directives::default());
+        if shards == 2 {
+            bench.run();
+            bench.pool = bench.register(1);
+            start(&mut bench, None, &[1], Directives::default());
+        }
+        run_until_durable(&mut bench);
+        start(&mut bench, None, &[1], priority(90));
+        ends_after_restamp(&mut bench, 90, 1 + shards as usize);
+    }
+}
+
+#[test]
+fn a_record_that_changes_while_the_tier_is_asked_to_keep_the_frame_is_written_after_that() {
+    let mut bench = Bench::new([0, 8, 8, 0]);
+    persist(&mut bench, None, &[1], |_| None);
+    start(&mut bench, None, &[1], Directives::default());
+    run_until_durable(&mut bench);
+    start(&mut bench, None, &[1], priority(90));
+    ends_after_restamp(&mut bench, 90, 2);
+}
+
+#[test]
+fn a_record_that_changes_while_the_one_before_is_written_is_written_as_well() {
+    let mut bench = Bench::new([0, 8, 8, 0]);
+    persist(&mut bench, None, &[1], |_| None);
+    start(&mut bench, None, &[1], priority(90));
+    bench.pass(Duration::from_millis(100));
+    let (tier, at, _) = bench.restamps.pop_front().expect("the record is written at once");
+    start(&mut bench, None, &[1], priority(95));
+    bench.event(Event::Restamped { tier, key: at, end: RestampEnd::Written });
+    ends_after_restamp(&mut bench, 95, 2);
+}
+
 #[test]
 fn a_record_that_cannot_be_written_is_told() {
     let mut bench = Bench::new([0, 8, 8, 0]);
