@@ -74,7 +74,7 @@ fn after_power_is_lost_what_had_landed_is_found_again() {
 
 #[test]
 fn what_a_tier_holds_that_is_out_is_not_promised_and_is_found_again() {
-    let total = run_seeds(Level::Outages, 25);
+    let total = run_seeds(Level::Outages, 30);
     assert!(total.outages > 60 && total.crashes > 20, "{total:?}");
     assert!(total.loaded_blocks > 5_000 && total.found_frames > 1_000, "{total:?}");
 }

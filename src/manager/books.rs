@@ -110,8 +110,10 @@ impl Manager {
         let (page, key) = (copy.page, block.key);
         let dropped = event == CopyEvent::Dropped;
         // A slot that is given on is written over; one that a doomed block leaves might lie there
-        // until a restart finds it.
-        let wiped = tier == Tier::Nvme && dropped && block.doomed;
+        // until a restart finds it. One whose write failed holds a whole frame perhaps: the new one,
+        // or that of whoever had the slot before.
+        let is_left = if dropped { block.doomed } else { page.is_some() };
+        let wiped = tier == Tier::Nvme && is_left;
         // What another node wrote is its own; but promises are kept, and what is bad serves nobody
         // and would keep a whole one out.
         let why = match () {

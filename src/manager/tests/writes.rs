@@ -204,3 +204,28 @@ fn a_durable_store_is_asked_about_by_nobody_and_paid_for() {
     assert_eq!(frames(&bench), "durable 3; ");
     assert_eq!(bench.manager.status().nvme_writes.budget_left_bytes, Some(0));
 }
+
+/// A write that failed may have left a whole frame, and one that never began leaves the one before: a
+/// restart would find it, whatever was promised of its block meanwhile.
+#[test]
+fn a_slot_whose_write_failed_is_made_unreadable_before_it_is_free() {
+    for kind in [FailureKind::TargetFailed, FailureKind::NotDone] {
+        let mut bench = Bench::new([0, 1, 1, 0]);
+        bench.store(None, &[1]);
+        // The first block sinks, for the sake of the second.
+        bench.start_store(None, &[2]);
+        let transfer = bench.transfers.pop_front().expect("it is on its way down");
+        assert!(matches!(transfer.items[0].to, End::Nvme(_)), "{transfer:?}");
+        let failed = vec![ItemFailure { item: 0, kind }];
+        bench.event(Event::TransferDone { transfer: transfer.id, failed });
+        let erased: Vec<_> = bench.erases.iter().map(|(tier, place, _)| (*tier, *place)).collect();
+        let End::Nvme(place) = transfer.items[0].to else { unreachable!("it was looked at") };
+        assert_eq!(erased, [(Tier::Nvme, Some(place))]);
+        bench.run();
+        bench.start_store(None, &[3]);
+        let next = bench.transfers.front().expect("the second one sinks");
+        assert_eq!(next.items[0].to, End::Nvme(place), "its slot is free");
+        bench.run();
+        assert_eq!((bench.found(&[2]), bench.found(&[3])), ("nvme:1".into(), "dram:1".into()));
+    }
+}
