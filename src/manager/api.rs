@@ -67,8 +67,9 @@ pub enum Event {
     /// A transfer ended. `failed` names the items that did, by index, in rising order; the others
     /// landed.
     TransferDone { transfer: TransferId, failed: Vec<ItemFailure> },
-    /// An erase ended, well or not; the place may be used again.
-    Erased { tier: Tier, place: Option<Place>, key: Key },
+    /// An erase ended; the place may be used again. `done`: nothing is left of what was there, or it
+    /// was to stay after all.
+    Erased { tier: Tier, place: Option<Place>, key: Key, done: bool },
     /// The write of a record that [`Effect::Restamp`] asked for ended.
     Restamped { tier: Tier, key: Key, end: RestampEnd },
     /// A frame found by the scan after a restart; or, at any time, one of the shared store, its

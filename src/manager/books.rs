@@ -135,8 +135,7 @@ impl Manager {
             }
         }
         if erased {
-            self.erasing.insert(key);
-            self.out.push(Effect::Erase { tier, place: None, key, why });
+            self.erase_object(key, why);
         }
         if let Some(parent) = self.directory.get(index).parent() {
             self.reconsider(parent, tier);
@@ -158,9 +157,9 @@ impl Manager {
     }
 
     /// An erased object may be written again, and so may the slot of an erased frame.
-    pub(super) fn erased(&mut self, tier: Tier, place: Option<Place>, key: Key) {
+    pub(super) fn erased(&mut self, tier: Tier, (key, place): (Key, Option<Place>), done: bool) {
         let Some(place) = place else {
-            self.erasing.remove(&key);
+            self.object_erased(key, done);
             return;
         };
         if let Some(page) = SlotPage::at(place.offset)

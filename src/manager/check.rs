@@ -36,6 +36,7 @@ impl Manager {
         self.check_lifts()?;
         self.check_lent()?;
         self.check_durables()?;
+        self.check_owed()?;
         self.check_ops()
     }
 

@@ -251,5 +251,6 @@ impl Manager {
         self.expire_sessions();
         self.expire_partials();
         self.rewrite_records();
+        self.erase_owed();
     }
 }

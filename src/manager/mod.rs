@@ -62,6 +62,8 @@ mod residency;
 
 mod outages;
 
+mod owed;
+
 mod status;
 
 mod check;
@@ -82,6 +84,7 @@ use crate::domain::slots::SlotPage;
 use crate::domain::tier::Tier;
 use crate::domain::units::Time;
 use crate::movement::Links;
+use crate::tiers::store::Erasure;
 
 use api::{
     ClientId, Command, Effect, Event, LeaseId, NamespaceId, OpId, PoolId, Refusal, Reply, ReplyTag,
@@ -93,6 +96,7 @@ use heed::Learned;
 use lent::Lent;
 use lifts::Lifts;
 use outages::Outages;
+use owed::Owed;
 use recovery::Recovery;
 use requests::Requests;
 use retain::Deadlines;
@@ -125,8 +129,9 @@ pub struct Manager {
     /// Deliveries that wait for a copy to land.
     joined: BTreeMap<(BlockIndex, Tier), Vec<Part>>,
     partials: BTreeMap<BlockIndex, Partial>,
-    /// Objects whose deletion is under way: not to be written meanwhile.
-    erasing: BTreeSet<Key>,
+    /// Objects whose deletion is under way, or is owed: not to be written meanwhile.
+    erasing: BTreeMap<Key, Erasure>,
+    owed: Owed,
     /// Slots whose frames are being made unreadable: nobody's until that is done.
     erasing_slots: BTreeSet<(Tier, SlotPage)>,
     rewrites: Rewrites,
@@ -177,7 +182,8 @@ impl Manager {
             lent: Lent::default(),
             joined: BTreeMap::new(),
             partials: BTreeMap::new(),
-            erasing: BTreeSet::new(),
+            erasing: BTreeMap::new(),
+            owed: Owed::default(),
             erasing_slots: BTreeSet::new(),
             rewrites: Rewrites::default(),
             durables: Durables::default(),
@@ -206,7 +212,7 @@ impl Manager {
             Event::Command { tag, client, command } => self.command(tag, client, command),
             Event::ClientGone { client } => self.client_gone(client),
             Event::TransferDone { transfer, failed } => self.transfer_done(transfer, &failed),
-            Event::Erased { tier, place, key } => self.erased(tier, place, key),
+            Event::Erased { tier, place, key, done } => self.erased(tier, (key, place), done),
             Event::Restamped { tier, key, end } => self.restamped(tier, key, end),
             Event::Found { tier, frame } => self.found(tier, *frame),
             Event::Presumed { client, key, parent, position } => {

@@ -60,6 +60,9 @@ impl Manager {
             for (block, above) in std::mem::take(&mut self.outages.kept) {
                 self.reconsider(block, above);
             }
+            if tier == Tier::Object {
+                self.hurry_owed();
+            }
         }
         self.lifts.stirred = true;
     }

@@ -16,7 +16,7 @@ use crate::domain::units::Time;
 use crate::tiers::store::{Erasure, FoundFrame, Place};
 
 use super::Manager;
-use super::api::{Effect, NamespaceId};
+use super::api::NamespaceId;
 
 /// What a scan has found and could not yet place.
 #[derive(Default)]
@@ -51,6 +51,10 @@ impl Manager {
                 self.forget_found(tier, &frame);
                 continue;
             }
+            if !scanned && self.erasing.contains_key(&meta.key) {
+                // It is still there, and is to go.
+                continue;
+            }
             if let Some(parent) = meta.parent
                 && self.directory.find(parent).is_none()
             {
@@ -72,9 +76,8 @@ impl Manager {
         if tier == Tier::Object {
             self.counters.forgotten_blocks += 1;
             self.recovery.due_object = Some(key);
-            if self.erasing.insert(key) {
-                let why = Erasure::Promised;
-                self.out.push(Effect::Erase { tier, place: None, key, why });
+            if !self.erasing.contains_key(&key) {
+                self.erase_object(key, Erasure::Promised);
             }
             return;
         }

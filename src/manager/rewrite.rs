@@ -58,7 +58,7 @@ pub(super) struct Rewrites {
     missed: bool,
     next_row: usize,
     /// The daemon stops: nothing waits for further changes.
-    hurried: bool,
+    pub(super) hurried: bool,
 }
 
 impl Manager {

@@ -31,7 +31,8 @@ impl Manager {
         debug_assert_eq!(self.directory.get(block).copy(tier).state, CopyState::Filling);
         let class = self.class_of(block, tier);
         let want = Want { block, job };
-        let erasing = tier == Tier::Object && self.erasing.contains(&self.directory.get(block).key);
+        let erasing =
+            tier == Tier::Object && self.erasing.contains_key(&self.directory.get(block).key);
         let waiting_max = self.config.waiting_blocks_max;
         let line = &mut self.space(tier).classes[class].waiting;
         if erasing || line.len() >= waiting_max {

@@ -16,7 +16,8 @@ use crate::manager::api::{Event, FailureKind, Reply, RestampEnd};
 use crate::tiers::hbm::{EnginePool, Gone};
 use crate::tiers::store::{Erasure, Place, StoreError, StoreOp};
 
-/// An erase that fails is tried again at once: what it leaves, a restart would find.
+/// An erase that fails is tried again at once: what it leaves, a restart would find. What was promised
+/// the manager asks for again later.
 const ERASE_TRIES: usize = 3;
 
 impl Performer {
@@ -33,13 +34,17 @@ impl Performer {
             let at = place.unwrap_or(NO_PLACE);
             let is_left = why == Erasure::ForRoom && this.is_others(tier, key).await;
             let tries = if is_left { 0 } else { ERASE_TRIES };
+            let mut done = is_left;
             for _ in 0..tries {
                 let erase = StoreOp::Erase { key, place: at, why };
-                let Err(error) = this.on_store(tier, erase).await else { break };
+                let Err(error) = this.on_store(tier, erase).await else {
+                    done = true;
+                    break;
+                };
                 this.complaints.note(&format!("{tier}: could not erase {key}: {error}"));
             }
             // A manager that has stopped needs no answer.
-            let _ = this.events.send(Event::Erased { tier, place, key });
+            let _ = this.events.send(Event::Erased { tier, place, key, done });
         });
     }
 

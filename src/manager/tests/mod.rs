@@ -191,7 +191,7 @@ impl Bench {
             self.erases.drain(..).partition(|(_, place, _)| place.is_none());
         self.erases = objects.into();
         for (tier, place, key) in slots {
-            self.event(Event::Erased { tier, place, key });
+            self.event(Event::Erased { tier, place, key, done: true });
         }
     }
 

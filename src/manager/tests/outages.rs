@@ -2,6 +2,7 @@
 
 use super::durable::persist;
 use super::*;
+use crate::domain::retention::{TokenRange, Wish};
 use crate::tiers::health::Refuses;
 
 /// Chain 1 is on `NVMe`, chain 11 in memory.
@@ -143,4 +144,59 @@ fn a_flip_looks_at_what_was_kept_for_the_tier_and_at_nothing_else() {
     assert_eq!(looks(10), looks(500));
     let [out, back, ..] = looks(10);
     assert!(out == 0 && back > 0, "{out} rows as it went, {back} as it came back");
+}
+
+/// A block in the object tier alone, to be forgotten after a second, whose time has come.
+fn with_a_promise_due() -> Bench {
+    let mut bench = Bench::with_config([0, 1, 0, 4], 1, |config| config.rewrites.queued_max = 1);
+    let wish = Wish { delete_after: Some(Duration::from_secs(1)), ..Wish::default() };
+    let claim = Directive { tokens: TokenRange::ALL, wish };
+    bench.turn(None, &[claim], &[1]);
+    bench.store(None, &[2]);
+    assert_eq!(bench.found(&[1]), "object:1");
+    bench.pass(Duration::from_secs(1));
+    bench
+}
+
+/// Ends the erase that is under way.
+fn end_erase(bench: &mut Bench, done: bool) {
+    let (tier, place, erased) = bench.erases.pop_front().expect("it is to go");
+    assert_eq!((tier, place, erased, bench.erases.len()), (Tier::Object, None, key(1), 0));
+    bench.event(Event::Erased { tier, place, key: erased, done });
+}
+
+#[test]
+fn what_was_promised_to_go_while_the_store_is_out_goes_when_it_is_back() {
+    let mut bench = with_a_promise_due();
+    let tell = |bench: &mut Bench, refuses| {
+        bench.event(Event::Outage { tier: Tier::Object, refuses });
+    };
+    tell(&mut bench, Refuses::ALL);
+    end_erase(&mut bench, false);
+    bench.pass(Duration::from_hours(1));
+    assert!(bench.erases.is_empty(), "nothing is asked of a store that is out");
+    tell(&mut bench, Refuses::NOTHING);
+    bench.pass(Duration::from_millis(100));
+    end_erase(&mut bench, true);
+    bench.pass(Duration::from_hours(1));
+    assert!(bench.erases.is_empty(), "it is gone");
+}
+
+#[test]
+fn what_was_promised_to_go_and_failed_is_tried_again_after_a_while_and_not_found_meanwhile() {
+    let mut bench = with_a_promise_due();
+    for _ in 0..3 {
+        end_erase(&mut bench, false);
+        bench.pass(Duration::from_secs(29));
+        assert!(bench.erases.is_empty(), "not at once");
+        // Stored anew it has no promise: what is to be erased is not written over.
+        bench.store(None, &[1]);
+        bench.store(None, &[2]);
+        assert_eq!(bench.found(&[1]), "", "nor is it served from where it still lies");
+        bench.pass(Duration::from_secs(1));
+    }
+    end_erase(&mut bench, true);
+    bench.store(None, &[1]);
+    bench.store(None, &[2]);
+    assert_eq!(bench.found(&[1]), "object:1", "it may be written again");
 }

@@ -94,7 +94,7 @@ impl<S: Subject> World<S> {
             Due::Erased { tier, place, key, done } => {
                 let done = done && !self.core.refuses_writes_to(tier);
                 self.core.machine.end_erase(tier, place, key, done);
-                self.core.tell(Event::Erased { tier, place, key })
+                self.core.tell(Event::Erased { tier, place, key, done })
             }
             Due::Restamped { tier, place, key, record, end } => {
                 self.core.restamped((tier, place), key, record, end)

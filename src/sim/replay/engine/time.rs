@@ -98,7 +98,7 @@ impl Engine {
                     }
                 }
                 Effect::Erase { tier, place, key, .. } => {
-                    self.done.push_back(Event::Erased { tier, place, key });
+                    self.done.push_back(Event::Erased { tier, place, key, done: true });
                 }
                 Effect::Restamp { tier, key, .. } => {
                     self.done.push_back(Event::Restamped { tier, key, end: RestampEnd::Written });
