@@ -124,9 +124,9 @@ impl Breaker {
         self.state.is_out().then_some(self.wait)
     }
 
-    /// Whether it is out and the next operation goes through.
+    /// Whether it is out and the next operation goes through, or has and is under way.
     pub fn is_on_trial(&self) -> bool {
-        self.state == Trial
+        matches!(self.state, Trial | Trying)
     }
 
     /// Since when and why it is out, if it is.

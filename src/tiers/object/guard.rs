@@ -58,8 +58,8 @@ pub(super) struct Guard {
     breakers: [Mutex<Breaker>; 2],
     /// When anything last came from the store, in microseconds.
     answered_at: [AtomicU64; 2],
-    /// Counts how often either has opened. Its end tells the prober that the store is gone.
-    openings: watch::Sender<u64>,
+    /// Counts how often either has opened or closed. Its end tells the prober that the store is gone.
+    turns: watch::Sender<u64>,
 }
 
 impl Guard {
@@ -68,7 +68,7 @@ impl Guard {
             clock: SystemClock::start(),
             breakers: Way::ALL.map(|_| Mutex::new(Breaker::new())),
             answered_at: Way::ALL.map(|_| AtomicU64::new(0)),
-            openings: watch::Sender::new(0),
+            turns: watch::Sender::new(0),
         })
     }
 
@@ -81,6 +81,26 @@ impl Guard {
     pub fn admit(&self, way: Way) -> Result<(), StoreError> {
         let admitted = self.with(way, Breaker::admits);
         if admitted { Ok(()) } else { Err(self.refusal(way)) }
+    }
+
+    /// The same, but where one tries whether the store is back, others wait for what comes of that.
+    pub async fn admit_in_turn(&self, way: Way) -> Result<(), StoreError> {
+        let mut turns = self.turns.subscribe();
+        loop {
+            let (admitted, tried) =
+                self.with(way, |breaker| (breaker.admits(), breaker.is_on_trial()));
+            match (admitted, tried) {
+                (true, _) => return Ok(()),
+                (false, false) => return Err(self.refusal(way)),
+                // The sending end is `self`.
+                (false, true) => drop(turns.changed().await),
+            }
+        }
+    }
+
+    /// Whether somebody tries just now whether the store is back.
+    pub fn is_on_trial(&self, way: Way) -> bool {
+        self.with(way, |breaker| breaker.is_on_trial())
     }
 
     fn refusal(&self, way: Way) -> StoreError {
@@ -125,7 +145,7 @@ impl Guard {
         let now = self.clock.now();
         if self.with(way, |breaker| breaker.failed(now, heard, || why.to_owned())) {
             tracing::warn!("the object store is out for {}: {why}", way.refused());
-            self.openings.send_modify(|count| *count += 1);
+            self.turns.send_modify(|count| *count += 1);
             self.publish();
         }
     }
@@ -192,6 +212,7 @@ impl Guard {
         });
         if was_out {
             tracing::info!("the object store is back for {}", way.refused());
+            self.turns.send_modify(|count| *count += 1);
             self.publish();
         }
     }
@@ -202,10 +223,10 @@ impl Guard {
 
     /// Ends when the store is out, with what to answer.
     pub async fn out(&self, way: Way) -> StoreError {
-        let mut openings = self.openings.subscribe();
+        let mut turns = self.turns.subscribe();
         while self.with(way, |breaker| breaker.wait()).is_none() {
             // The sending end is `self`.
-            let _ = openings.changed().await;
+            let _ = turns.changed().await;
         }
         self.refusal(way)
     }
@@ -264,9 +285,9 @@ impl Guard {
         P: Fn() -> Option<F> + Send + Sync + 'static,
         F: Future<Output = Result<(), StoreError>> + Send,
     {
-        let (guard, mut openings) = (Arc::downgrade(self), self.openings.subscribe());
+        let (guard, mut turns) = (Arc::downgrade(self), self.turns.subscribe());
         env::spawn_task_on(runtime, async move {
-            while openings.changed().await.is_ok() {
+            while turns.changed().await.is_ok() {
                 while let Some(wait) = guard.upgrade().and_then(|guard| guard.wait()) {
                     tokio::time::sleep(jittered(wait)).await;
                     let Some(asked) = probe() else { return };
@@ -363,8 +384,8 @@ mod tests {
         assert_eq!(guard.health(), Health::Well);
     }
 
-    #[test]
-    fn a_write_is_let_through_once_the_store_answers_again() {
+    #[tokio::test]
+    async fn a_write_is_let_through_once_the_store_answers_again_and_others_wait_for_it() {
         let guard = Guard::new();
         let refuses = || guard.health().refuses();
         guard.heard::<()>(Way::Write, &Err(StoreError::TierLost("denied".into())));
@@ -372,9 +393,20 @@ mod tests {
         guard.probed(&Ok(()));
         assert!(guard.health().is_out(), "nobody has written yet");
         assert_eq!(refuses(), Refuses::NOTHING, "or nobody ever would");
-        guard.admit(Way::Write).expect("one goes first");
-        assert_eq!(refuses(), Refuses::WRITES, "and the others wait for it");
-        guard.heard(Way::Write, &Ok(()));
+        for denied in [true, false] {
+            guard.admit(Way::Write).expect("one goes first");
+            assert_eq!(refuses(), Refuses::NOTHING, "and the others wait for it");
+            let mut other = std::pin::pin!(guard.admit_in_turn(Way::Write));
+            tokio::time::timeout(PATIENCE, &mut other).await.unwrap_err();
+            if denied {
+                guard.heard::<()>(Way::Write, &Err(StoreError::TierLost("denied".into())));
+                assert!(matches!(other.await, Err(StoreError::TierLost(_))));
+                guard.probed(&Ok(()));
+            } else {
+                guard.heard(Way::Write, &Ok(()));
+                other.await.unwrap();
+            }
+        }
         assert_eq!(guard.health(), Health::Well);
     }
 }

@@ -147,11 +147,19 @@ impl TierStore for S3Store {
 
     fn submit(&self, op: StoreOp, done: Done) {
         let Some(ticket) = self.gate.admit(op, done) else { return };
-        if let Err(out) = self.requests.guard.admit(Way::of(&op)) {
-            return ticket.finish(Err(out));
-        }
+        let way = Way::of(&op);
+        let admitted = match self.requests.guard.admit(way) {
+            Err(out) if !self.requests.guard.is_on_trial(way) => return ticket.finish(Err(out)),
+            admitted => admitted.is_ok(),
+        };
         let (requests, runtime) = (Arc::clone(&self.requests), self.runtime.clone());
-        env::spawn_task_on(&self.runtime, async move { requests.serve(ticket, &runtime).await });
+        env::spawn_task_on(&self.runtime, async move {
+            let guard = &requests.guard;
+            match if admitted { Ok(()) } else { guard.admit_in_turn(way).await } {
+                Ok(()) => requests.serve(ticket, &runtime).await,
+                Err(out) => ticket.finish(Err(out)),
+            }
+        });
     }
 
     fn peek(&self, key: Key, told: Peeked) {

@@ -20,7 +20,7 @@ impl Blobs for S3Blobs {
     fn put<'a>(&'a self, name: &'a str, body: Vec<Bytes>) -> Answer<'a, ()> {
         Box::pin(async move {
             let name = self.0.full_name(name);
-            self.0.guard.admit(Way::Write)?;
+            self.0.guard.admit_in_turn(Way::Write).await?;
             // One that is there already is this one, whose answer was lost: no two have one name.
             self.0.put(&name, body.into(), None).await.map(drop)
         })
@@ -73,7 +73,7 @@ impl S3Blobs {
     where
         F: Future<Output = Result<T, StoreError>>,
     {
-        self.0.guard.admit(errand.way)?;
+        self.0.guard.admit_in_turn(errand.way).await?;
         self.0.attempts(errand, once).await
     }
 }

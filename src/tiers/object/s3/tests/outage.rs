@@ -110,6 +110,29 @@ fn a_bucket_that_may_only_be_read_serves_reads() {
 }
 
 #[test]
+fn writes_wait_for_the_one_that_tries_whether_the_store_takes_them() {
+    let (server, arena) = (Server::start(), sample::arena());
+    let store = hasty_store(&server, server.port(), &arena);
+    server.becomes(Mood::RefusesWrites(S3ErrorCode::InvalidAccessKeyId));
+    sample::write(&store, &arena, LONG, ANYWHERE).unwrap_err();
+    server.becomes(Mood::Well);
+    until_well_but_for_a_trial(&store);
+    assert!(store.health().is_out(), "nobody has written yet");
+    let start = |lane| {
+        let block = Sample { number: 10 + lane, ..BLOCK };
+        let (done, told) = sample::heard();
+        let frame = block.fill(&arena, lane);
+        store.submit(StoreOp::Write { key: block.key(), place: ANYWHERE, frame }, done);
+        told
+    };
+    let told: Vec<_> = (0..8).map(start).collect();
+    for told in told {
+        told.recv().unwrap().unwrap();
+    }
+    assert_eq!(store.health(), Health::Well);
+}
+
+#[test]
 fn a_storm_that_lets_some_through_costs_attempts_and_concurrency_and_no_operation() {
     let (server, arena) = (Server::start(), sample::arena());
     let store = server.store("p", &arena);
