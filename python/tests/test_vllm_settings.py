@@ -22,7 +22,7 @@ class SettingsTest(unittest.TestCase):
             ({"socket": 3}, "socket is 3: it must be text"),
             ({"lookup_timeout_s": 0}, "lookup_timeout_s is 0"),
             ({"load_timeout_s": "fast"}, "load_timeout_s is 'fast': it must be seconds"),
-            ({"ask_shared_ms": 10_001}, "0 to 10000"),
+            ({"ask_shared_ms": 8_001}, "0 to 8000"),
             ({"prefill_tokens_per_s": 0}, "leave it out"),
             ({"store_percent": 51}, "1 to 50"),
             ({"call_timeout_s": True}, "call_timeout_s is True"),

@@ -58,8 +58,8 @@ class Settings:
             value = getattr(self, name)
             if not _is_number(value) or not 0 < value <= 3600:
                 raise _wrong(name, value, "seconds, more than 0 and at most 3600")
-        if not _is_whole(self.ask_shared_ms) or not 0 <= self.ask_shared_ms <= 10_000:
-            raise _wrong("ask_shared_ms", self.ask_shared_ms, "0 to 10000")
+        if not _is_whole(self.ask_shared_ms) or not 0 <= self.ask_shared_ms <= 8_000:
+            raise _wrong("ask_shared_ms", self.ask_shared_ms, "0 to 8000")
         rate = self.prefill_tokens_per_s
         if rate is not None and not (_is_whole(rate) and rate > 0):
             raise _wrong("prefill_tokens_per_s", rate, "at least 1; leave it out if not known")

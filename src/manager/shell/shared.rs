@@ -29,8 +29,8 @@ const LOOKUPS_MAX: usize = 32;
 /// when they are read.
 const FOLLOW_UPS_MAX: usize = 4;
 
-/// The longest that any lookup may ask.
-const ASK_MAX: Duration = Duration::from_secs(10);
+/// The longest that any lookup may ask: a call is answered within ten seconds (`service/limits.rs`).
+const ASK_MAX: Duration = Duration::from_secs(8);
 
 /// Headers asked for at once when nobody waits for them.
 const FOLLOW_UP_WINDOW: usize = 16;
