@@ -41,7 +41,7 @@ def main(socket: str, die: bool) -> None:
         write(tensors, 0 if die else None)
         torch.cuda.synchronize()
         wanted = write(tensors, LEFT_BYTE if die else None)
-        # Not waited for here: the daemon's copies wait on the GPU.
+        # Not waited for here: the daemon's copies wait for it.
         pool.record(stream)
         stored = client.store(hashes, handle, range(BLOCKS))
         if torch.cuda.current_stream().query():

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 
 _PACKAGE = "terrace.v1"
 _SERVICE = f"{_PACKAGE}.Terrace"

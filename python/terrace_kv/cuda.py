@@ -8,6 +8,7 @@ memory must come from cudaMalloc: for PyTorch, no `expandable_segments` in PYTOR
 from __future__ import annotations
 
 import ctypes
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -54,6 +55,7 @@ class CudaPool:
         # How often was recorded, and where last.
         self._records = 0
         self._stream: int | None = None
+        self._recording = threading.Lock()
 
     def __len__(self) -> int:
         """Slots."""
@@ -63,10 +65,11 @@ class CudaPool:
         """Marks what was queued on `stream` (`torch.cuda.current_stream().cuda_stream`) so far:
         copies of later stores and loads wait for it; this process does not. What is queued on
         another stream than the time before runs after what was marked there."""
-        if self._stream not in (None, stream):
-            self._driver.hold(stream, self._events[(self._records - 1) % _READY_EVENTS])
-        self._driver.record(self._events[self._records % _READY_EVENTS], stream)
-        self._records, self._stream = self._records + 1, stream
+        with self._recording:
+            if self._stream not in (None, stream):
+                self._driver.hold(stream, self._events[(self._records - 1) % _READY_EVENTS])
+            self._driver.record(self._events[self._records % _READY_EVENTS], stream)
+            self._records, self._stream = self._records + 1, stream
 
 
 class OpenedHbm:

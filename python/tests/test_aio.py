@@ -125,7 +125,7 @@ class AsyncTest(unittest.IsolatedAsyncioTestCase):
             self.daemon.socket, client_id="short", namespace=self.space
         ) as client:
             self.assertEqual((await client.status()).clients, 2)
-            self.assertEqual(client.welcome.protocol_version, 1)
+            self.assertEqual(client.welcome.protocol_version, 2)
         self.assertFalse(client.connected)
 
 

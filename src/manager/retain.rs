@@ -35,7 +35,7 @@ enum Granted {
     /// All but the shield, which was over a budget.
     Clipped,
     /// All but what another owner of the block wants otherwise.
-    Joined,
+    Outdone,
 }
 
 /// Whether the record asks for no more than what the wish names of priority, kind and promise: what makes
@@ -154,7 +154,7 @@ impl Manager {
             granted = Granted::Clipped;
         }
         if granted == Granted::Whole && !heeds(&after, wish, self.now) {
-            granted = Granted::Joined;
+            granted = Granted::Outdone;
         }
         self.directory.get_mut(at).owner = if sole { asker } else { Owner::Many };
         self.set_record(at, after);

@@ -1,8 +1,9 @@
-//! Has the device keep what it was given: its write cache is flushed, once for all who wait.
+//! Has a store keep what it was given: what caches it on the way to the disk is flushed, once for all who
+//! wait.
 //!
-//! Writes past the page cache are over when the device has them, which a crash of the daemon or the
-//! machine's kernel does not undo; a loss of power may. Never flushes unasked: a cache that has to be
-//! flushed for each frame is a slow one.
+//! For slots, which are written past the page cache, that is the device's own cache: a crash of the daemon
+//! or of the machine's kernel undoes nothing, a loss of power may. For a folder it is the page cache too.
+//! Never flushes unasked: a cache that has to be flushed for each frame is a slow one.
 
 use std::io;
 
@@ -65,5 +66,5 @@ fn serve(flush: impl Fn() -> io::Result<()>, asked: &Receiver<Done>) {
 fn failed(error: &io::Error) -> StoreError {
     let source =
         error.raw_os_error().map_or_else(|| error.kind().into(), io::Error::from_raw_os_error);
-    StoreError::Io { what: "can't flush the device's cache".into(), source }
+    StoreError::Io { what: "can't flush what was written".into(), source }
 }

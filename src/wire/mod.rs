@@ -17,7 +17,7 @@ pub mod pb {
 }
 
 /// The protocol version that this build speaks.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;
 
 /// Bytes of a session's token.
 pub const TOKEN_BYTES: usize = 16;

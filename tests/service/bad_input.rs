@@ -6,7 +6,7 @@ use terrace::client::{
     ClientConfig, ClientError, HostPool, PoolHandle, PoolId, PoolOrder, RequestId,
 };
 use terrace::domain::namespace::Namespace;
-use terrace::wire::pb;
+use terrace::wire::{PROTOCOL_VERSION, pb};
 use tonic::Code;
 
 use super::{HASH_BYTES, SHAPE, World, hashes, namespace};
@@ -140,11 +140,15 @@ async fn raw_calls_in_the_wrong_order() {
     let mut raw = world.raw().await;
     let hello = super::descriptors::hello_message("raw");
 
-    let version = pb::HelloRequest { protocol_version: 2, ..hello.clone() };
+    let version = pb::HelloRequest { protocol_version: PROTOCOL_VERSION + 1, ..hello.clone() };
     let error = raw.hello(version).await.unwrap_err();
     assert_eq!(error.code(), Code::FailedPrecondition);
     assert!(error.message().contains("version 2, this daemon version 1"), "{}", error.message());
-    let unsaid = pb::HelloRequest { protocol_version: 2, namespace: None, ..hello.clone() };
+    let unsaid = pb::HelloRequest {
+        protocol_version: PROTOCOL_VERSION + 1,
+        namespace: None,
+        ..hello.clone()
+    };
     assert_eq!(raw.hello(unsaid).await.unwrap_err().code(), Code::FailedPrecondition);
     let nameless = pb::HelloRequest { namespace: None, ..hello.clone() };
     assert_eq!(raw.hello(nameless).await.unwrap_err().code(), Code::InvalidArgument);

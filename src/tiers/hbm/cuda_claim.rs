@@ -15,7 +15,7 @@ pub type IpcHandle = [u8; 64];
 const MEMORIES_MAX: usize = 4096;
 
 /// Ready events of one pool.
-const EVENTS_MAX: usize = 64;
+pub(super) const EVENTS_MAX: usize = 64;
 
 /// What copies by vectors of 16 bytes need of every address.
 const ALIGNMENT: u64 = 16;

@@ -234,7 +234,11 @@ impl Folder {
         header.verify_key(key)?;
         let path = self.object(key);
         match there_already(&path, key, bytes.len()) {
-            Some(there) if there.meta.record == header.meta.record => return Ok(()),
+            Some(there) if there.meta.record == header.meta.record => {
+                // Another daemon may have written it.
+                self.unsynced.note(&path);
+                return Ok(());
+            }
             Some(_) => return self.restamp(key, &header.meta.record),
             None => {}
         }
@@ -298,7 +302,10 @@ impl Folder {
         let path = self.object(key);
         let (_, page) = self.open_header(Way::Read, &path)?;
         let header = FrameHeader::decode(&*page).map_err(|error| no_frame(&path, error))?;
-        header.verify_key(key).map(|()| header)
+        header.verify_key(key)?;
+        // It may come to be told as durable, whoever wrote it.
+        self.unsynced.note(&path);
+        Ok(header)
     }
 
     /// Writes the record's sector in place: the header keeps the other one, and so the block.

@@ -12,6 +12,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounde
 use super::super::batch::Batch;
 use super::super::chunks::Uses;
 use super::super::device::{BlockCopy, CopiesEnd, CopyEnd, FailedCopy, Stream};
+use super::super::ends::unfit;
 use super::super::pool::EnginePool;
 use super::calibration::Strategy;
 use super::copier::{Copier, Flight};
@@ -124,7 +125,8 @@ impl Issuer {
             for (copy, ends) in batch.copies().iter().enumerate() {
                 let given_up = given_up.iter().find(|(pool, _)| is_of(ends, pool));
                 let why = given_up.map(|(_, why)| match why {
-                    Some(error) => self.core.failed(error),
+                    // Whether the GPU is lost to this process, its own calls say.
+                    Some(error) => unfit(error.to_string()),
                     None => StoreError::Busy,
                 });
                 let found = match why.or_else(|| self.core.lost()) {

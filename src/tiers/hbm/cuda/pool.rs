@@ -4,7 +4,7 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use super::super::cuda_claim::{CudaClaim, IpcHandle};
+use super::super::cuda_claim::{CudaClaim, EVENTS_MAX, IpcHandle};
 use super::super::geometry::PageMap;
 use super::super::layout::PagedLayout;
 use super::super::lender::Lender;
@@ -44,6 +44,25 @@ enum Memory {
     Opened { _memories: Vec<OpenedMemory> },
 }
 
+/// Some of a pool's ready events. Whoever waits for all of them may leave out each that was seen done since:
+/// what had been recorded on it by then, or something later on the same stream, is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct EventSet(u64);
+
+const _: () = assert!(EVENTS_MAX <= u64::BITS as usize, "a bit each");
+
+impl EventSet {
+    pub(super) const NONE: Self = Self(0);
+
+    fn with(self, event: usize) -> Self {
+        Self(self.0 | 1 << event)
+    }
+
+    pub(super) const fn and(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+}
+
 impl OpenPool {
     /// The pages of one slot.
     pub(super) fn sheet(&self, layout: &PagedLayout, slot: u32) -> Sheet<'_> {
@@ -68,18 +87,18 @@ impl OpenPool {
         self.gpu.is_some() && (pool.has_left() || ended())
     }
 
-    /// The set of its events that copies wait for, a bit each.
-    pub(super) fn events(&self) -> u64 {
-        u64::MAX.checked_shr(u64::BITS - count(&self.ready)).unwrap_or(0)
+    /// All of its events, which copies wait for.
+    pub(super) fn events(&self) -> EventSet {
+        let events = 0..self.ready.len();
+        events.fold(EventSet::NONE, EventSet::with)
     }
 
-    /// Those of a set of its events that are not done. One that was seen done at some time need not be asked
-    /// again by who waits: what was recorded then, or what was recorded later on the same stream, is done.
-    pub(super) fn not_done(&self, events: u64) -> Result<u64, DriverError> {
-        let mut left = events;
+    /// Those of its events that are not done.
+    pub(super) fn not_done(&self) -> Result<EventSet, DriverError> {
+        let mut left = EventSet::NONE;
         for (at, event) in self.ready.iter().enumerate() {
-            if left & 1 << at != 0 && event.is_done()? {
-                left &= !(1 << at);
+            if !event.is_done()? {
+                left = left.with(at);
             }
         }
         Ok(left)
@@ -164,10 +183,6 @@ fn open(
         lender: cuda.lender.filter(|lender| lender.lives()),
         _memory: Memory::Opened { _memories: memories },
     })
-}
-
-fn count(events: &[Event]) -> u32 {
-    u32::try_from(events.len()).expect("a claim has few events")
 }
 
 /// The table in the GPU's memory; nothing when it is empty.

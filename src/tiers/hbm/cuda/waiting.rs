@@ -2,7 +2,7 @@
 //!
 //! They wait here and not on the GPU. A stream of this process that waits for an event of another never
 //! goes on when that process ends first (seen on an H100, driver 580.159), nor does anything behind it on
-//! the stream, nor any call that waits for the GPU.
+//! the stream, nor any call that waits for the GPU. Never waits itself, and never touches the GPU.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -12,15 +12,15 @@ use super::super::batch::Batch;
 use super::super::device::CopyEnd;
 use super::super::pool::EnginePool;
 use super::driver::DriverError;
-use super::pool::OpenPool;
+use super::pool::{EventSet, OpenPool};
 use crate::env::Stopwatch;
 use crate::tiers::store::StoreError;
 
 /// More than transfers that links work on at once are cut into.
 const BATCHES_MAX: usize = 1024;
-/// How long events are left alone: a part of the time that was waited for them already, so that an engine
-/// which stands still costs nothing.
-const PAUSE_PART: u32 = 16;
+/// How long events are left alone: a sixteenth of the time that the latest batch has waited, so that engines
+/// which stand still cost nothing.
+const WAITED_TO_PAUSE: u32 = 16;
 const PAUSE_MIN: Duration = Duration::from_micros(50);
 const PAUSE_MAX: Duration = Duration::from_millis(2);
 
@@ -53,17 +53,26 @@ struct Behind {
 }
 
 enum Wait {
-    /// For these of the pool's events.
-    For(u64),
+    For(EventSet),
     Over,
     GivenUp(Option<DriverError>),
+}
+
+/// What one look found of each pool's events.
+#[derive(Default)]
+struct Look(Vec<(Arc<EnginePool>, Found)>);
+
+enum Found {
+    NotDone(EventSet),
+    Left,
+    Failed(DriverError),
 }
 
 impl WaitingRoom {
     /// Takes the batch in, or gives it back where it waits for nothing.
     pub(super) fn enter(&mut self, batch: Batch) -> Option<Ready> {
         let mut waiting = Waiting { behind: behind(&batch), batch, since: Stopwatch::start() };
-        if waiting.look(&mut Vec::new()) {
+        if waiting.is_over(&mut Look::default()) {
             return Some(waiting.over());
         }
         if self.waiting.len() == BATCHES_MAX {
@@ -85,15 +94,15 @@ impl WaitingRoom {
 
     /// How long to do something else before events are looked at; nothing where none waits.
     pub(super) fn pause(&self) -> Option<Duration> {
-        let first = self.waiting.front()?;
-        Some((first.since.elapsed() / PAUSE_PART).clamp(PAUSE_MIN, PAUSE_MAX))
+        let latest = self.waiting.back()?;
+        Some((latest.since.elapsed() / WAITED_TO_PAUSE).clamp(PAUSE_MIN, PAUSE_MAX))
     }
 
     fn look(&mut self) {
         self.looked = Some(Stopwatch::start());
-        let mut late = Vec::new();
+        let mut look = Look::default();
         for mut waiting in std::mem::take(&mut self.waiting) {
-            if waiting.look(&mut late) {
+            if waiting.is_over(&mut look) {
                 self.over.push_back(waiting.over());
             } else {
                 self.waiting.push_back(waiting);
@@ -103,19 +112,13 @@ impl WaitingRoom {
 }
 
 impl Waiting {
-    /// Whether the wait is over. `late` are engines that a batch before this one was found to wait for: this
-    /// one came later, so it waits as well.
-    fn look(&mut self, late: &mut Vec<Arc<EnginePool>>) -> bool {
+    /// Whether the wait is over by what is found now. Each look counts for all that wait, and for all whom
+    /// they wait for: an event that was not done by the next one may have been meanwhile.
+    fn is_over(&mut self, look: &mut Look) -> bool {
         for behind in &mut self.behind {
-            if late.iter().any(|pool| Arc::ptr_eq(pool, &behind.pool)) {
-                return false;
-            }
-            if !behind.look() {
-                late.push(Arc::clone(&behind.pool));
-                return false;
-            }
+            behind.learn(look);
         }
-        true
+        self.behind.iter().all(|behind| !matches!(behind.wait, Wait::For(_)))
     }
 
     fn over(self) -> Ready {
@@ -128,21 +131,37 @@ impl Waiting {
 }
 
 impl Behind {
-    /// Whether it is not waited for any more.
-    fn look(&mut self) -> bool {
-        let Wait::For(events) = self.wait else { return true };
-        let open = self.pool.opened_as::<OpenPool>();
-        self.wait = if self.pool.has_left() {
-            Wait::GivenUp(None)
-        } else {
-            match open.map_or(Ok(0), |open| open.not_done(events)) {
-                Ok(0) => Wait::Over,
-                Ok(events) => Wait::For(events),
-                Err(why) => Wait::GivenUp(Some(why)),
-            }
+    fn learn(&mut self, look: &mut Look) {
+        let Wait::For(events) = self.wait else { return };
+        self.wait = match look.at(&self.pool) {
+            Found::NotDone(not_done) => match events.and(*not_done) {
+                EventSet::NONE => Wait::Over,
+                left => Wait::For(left),
+            },
+            Found::Left => Wait::GivenUp(None),
+            Found::Failed(why) => Wait::GivenUp(Some(why.clone())),
         };
-        !matches!(self.wait, Wait::For(_))
     }
+}
+
+impl Look {
+    /// Asks each event once.
+    fn at(&mut self, pool: &Arc<EnginePool>) -> &Found {
+        let known = self.0.iter().position(|(known, _)| Arc::ptr_eq(known, pool));
+        let at = known.unwrap_or_else(|| {
+            self.0.push((Arc::clone(pool), found(pool)));
+            self.0.len() - 1
+        });
+        &self.0[at].1
+    }
+}
+
+fn found(pool: &EnginePool) -> Found {
+    if pool.has_left() {
+        return Found::Left;
+    }
+    let not_done = pool.opened_as::<OpenPool>().map_or(Ok(EventSet::NONE), OpenPool::not_done);
+    not_done.map_or_else(Found::Failed, Found::NotDone)
 }
 
 /// The engines that a batch may have to wait for, each once.
@@ -151,8 +170,8 @@ fn behind(batch: &Batch) -> Vec<Behind> {
     let ends = batch.copies().iter().flat_map(|copy| [&copy.from, &copy.to]);
     for end in ends {
         let CopyEnd::Pool { pool, .. } = end else { continue };
-        let events = pool.opened_as::<OpenPool>().map_or(0, OpenPool::events);
-        if events != 0 && !found.iter().any(|known| Arc::ptr_eq(&known.pool, pool)) {
+        let events = pool.opened_as::<OpenPool>().map_or(EventSet::NONE, OpenPool::events);
+        if events != EventSet::NONE && !found.iter().any(|known| Arc::ptr_eq(&known.pool, pool)) {
             found.push(Behind { pool: Arc::clone(pool), wait: Wait::For(events) });
         }
     }

@@ -1,10 +1,14 @@
-//! What was written to the folder and may be in the machine's memory alone.
+//! What was written to the folder, or found in it, and may be in the machine's memory alone.
+//!
+//! Follows no links, and never opens what is no plain file.
 
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::{Way, open_object};
 
 /// Of more, none is named: where nobody stores durably they only grow.
 const NAMED_MAX: usize = 4096;
@@ -61,15 +65,22 @@ impl Unsynced {
 fn flush(paths: &BTreeSet<PathBuf>, root: &Path) -> io::Result<()> {
     let mut folders = BTreeSet::new();
     for path in paths {
-        match File::open(path) {
-            // Taken away since.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            file => file?.sync_data()?,
+        match open_object(path, Way::Read) {
+            Ok(file) if file.metadata()?.is_file() => file.sync_data()?,
+            // Not what was written any more, or taken away since.
+            Ok(_) => continue,
+            Err(error) if is_gone(&error) => continue,
+            Err(error) => return Err(error),
         }
         let above = path.ancestors().skip(1);
         folders.extend(above.take_while(|folder| folder.starts_with(root)));
     }
     folders.into_iter().try_for_each(|folder| File::open(folder)?.sync_data())
+}
+
+/// Nothing is there, or a link.
+fn is_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ELOOP)
 }
 
 #[cfg(test)]
@@ -97,6 +108,7 @@ mod tests {
         }
         assert_eq!(named(), Some(2));
         fs::remove_file(&paths[1]).unwrap();
+        std::os::unix::fs::symlink("/nowhere", &paths[1]).unwrap();
         unsynced.flush(root).unwrap();
         assert_eq!(named(), Some(0));
         for number in 0..=NAMED_MAX {

@@ -154,6 +154,11 @@ pub fn is_there_already<E: Coded>(error: &Failure<E>) -> bool {
     status(error) == Some(412)
 }
 
+/// There is no such object: an answer to `If-Match` too.
+pub fn is_missing<E: Coded>(error: &Failure<E>) -> bool {
+    status(error) == Some(404) && error.code() != Some("NoSuchBucket")
+}
+
 /// Two conditional writes of one object met.
 pub fn is_conflict<E: Coded>(error: &Failure<E>) -> bool {
     status(error) == Some(409)

@@ -1,7 +1,8 @@
 //! What changes objects: writing frames, their records, and erasing them.
 //!
 //! Every write has a condition, so that one that is late, or was sent twice, changes nothing: a
-//! frame is written only where there is none, a record only into the object that was read.
+//! frame is written only where there is none, or over what was seen to be something else, a record only
+//! into the object that was read.
 
 use std::sync::atomic::Ordering;
 
@@ -10,7 +11,9 @@ use aws_sdk_s3::primitives::ByteStream;
 use super::super::lent::LentFrame;
 use super::attempts::{ERASE, LOOK, RESTAMP, WRITE};
 use super::body::Pieces;
-use super::errors::{failed, is_conflict, is_there_already, is_unanswered, knows_no_condition};
+use super::errors::{
+    failed, is_conflict, is_missing, is_there_already, is_unanswered, knows_no_condition,
+};
 use super::{Requests, Way, something_else};
 use crate::domain::block::Key;
 use crate::domain::retention::RetentionRecord;
@@ -22,12 +25,23 @@ use crate::tiers::store::{FrameSpan, StoreError};
 const FRAME_BYTES_MAX: usize = 64 << 20;
 const _: () = assert!(FRAME_BYTES_MAX as u64 == CHUNK_BYTES);
 
+/// How often a write begins anew, where other nodes write and erase the same object.
+const ROUNDS_MAX: usize = 3;
+
 /// An object to write.
 struct NewObject<'a> {
     name: &'a str,
     body: Pieces,
     /// For the bucket's lifecycle rules.
     tag: Option<String>,
+}
+
+/// What lies where a frame was to be written.
+enum There {
+    /// The block's frame, with this record.
+    Frame(RetentionRecord),
+    /// `state` tells it from what may be there later, where the server says one.
+    SomethingElse { state: Option<String>, why: String },
 }
 
 /// How a conditional write ended.
@@ -55,7 +69,8 @@ impl Requests {
     }
 
     /// Writes the frame unless it is there; then its record is made this one. What is there may be of another
-    /// node, which was asked for something else, or of an attempt before, whose answer was lost.
+    /// node, which was asked for something else, or of an attempt before, whose answer was lost. What is not
+    /// the block's frame would keep it from ever being written: it gives way.
     async fn write_where_none_is(
         &self,
         key: Key,
@@ -63,30 +78,61 @@ impl Requests {
         record: &RetentionRecord,
     ) -> Result<(), StoreError> {
         let (name, tag) = (self.name(key), self.tag(record));
-        if let Put::Written = self.put(&name, body.clone(), tag.clone()).await? {
-            return Ok(());
+        let new = || NewObject { name: &name, body: body.clone(), tag: tag.clone() };
+        for _ in 0..ROUNDS_MAX {
+            if let Put::Written = self.put(&name, body.clone(), tag.clone()).await? {
+                return Ok(());
+            }
+            let look = || self.what_is_there(key, &name, body.len_bytes());
+            let state = match self.attempts(LOOK, look).await {
+                Ok(There::Frame(there)) if there == *record => return Ok(()),
+                Ok(There::Frame(_)) => return Box::pin(self.restamp(key, record)).await,
+                Ok(There::SomethingElse { state, why }) => {
+                    tracing::warn!(
+                        name,
+                        why,
+                        "what is there is not the block's frame: it is written anew"
+                    );
+                    state
+                }
+                // It went meanwhile.
+                Err(StoreError::Missing(_)) => continue,
+                Err(error) => return Err(error),
+            };
+            // Once: the state that it names is over by then, or was never there.
+            match self.attempt(WRITE, || self.put_over(new(), state.clone())).await {
+                Err(StoreError::Busy) => {}
+                ended => return ended.map(drop),
+            }
         }
-        let (there, state) = match self.attempts(LOOK, || self.look_once(&name)).await {
-            Ok(look) if look.bytes.is_none_or(|bytes| bytes == body.len_bytes()) => {
-                (look.header(key), look.tag)
-            }
-            Ok(look) => (Err(StoreError::Corrupt("another length".into())), look.tag),
-            Err(error) => (Err(error), None),
-        };
-        match there {
-            Ok(there) if there.meta.record == *record => Ok(()),
-            Ok(_) => Box::pin(self.restamp(key, record)).await,
-            // Left there, it would keep the block from ever being written.
+        Err(StoreError::Busy)
+    }
+
+    /// Whether the object is the block's frame, of so many bytes, by its header and its length.
+    async fn what_is_there(
+        &self,
+        key: Key,
+        name: &str,
+        frame_bytes: u64,
+    ) -> Result<There, StoreError> {
+        let look = match self.look_once(name).await {
+            Ok(look) => look,
+            // Too short to be looked at.
             Err(StoreError::Corrupt(why)) => {
-                tracing::warn!(
-                    name,
-                    "written anew, for what is there is not the block's frame: {why}"
-                );
-                let new = || NewObject { name: &name, body: body.clone(), tag: tag.clone() };
-                let once = || self.put_over(new(), state.clone());
-                self.attempts(WRITE, once).await.map(drop)
+                let head =
+                    self.clients().others.head_object().bucket(&self.bucket).key(name).send();
+                let head = head.await.map_err(|error| failed("look at", name, &error))?;
+                return Ok(There::SomethingElse { state: head.e_tag, why });
             }
-            Err(error) => Err(error),
+            Err(error) => return Err(error),
+        };
+        if let Some(bytes) = look.bytes.filter(|bytes| *bytes != frame_bytes) {
+            let why = format!("it has {bytes} bytes, the frame {frame_bytes}");
+            return Ok(There::SomethingElse { state: look.tag, why });
+        }
+        match look.header(key) {
+            Ok(header) => Ok(There::Frame(header.meta.record)),
+            Err(error) => Ok(There::SomethingElse { state: look.tag, why: error.to_string() }),
         }
     }
 
@@ -140,11 +186,13 @@ impl Requests {
     async fn put_over(&self, new: NewObject<'_>, state: Option<String>) -> Result<Put, StoreError> {
         let NewObject { name, body, tag } = new;
         let put = self.clients().bodies.put_object().bucket(&self.bucket).key(name);
+        let had_state = state.is_some();
         let put = put.set_tagging(tag).set_if_match(state).body(body.into_stream());
         match put.customize().disable_payload_signing().send().await {
             Ok(_) => Ok(Put::Written),
             // Another node wrote it, or erased it, since it was looked at.
             Err(error) if is_there_already(&error) || is_conflict(&error) => Err(StoreError::Busy),
+            Err(error) if had_state && is_missing(&error) => Err(StoreError::Busy),
             Err(error) => Err(failed("write", name, &error)),
         }
     }

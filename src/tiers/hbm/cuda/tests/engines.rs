@@ -2,12 +2,15 @@
 
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{Receiver, TryRecvError, sync_channel};
+use std::time::Duration;
 
 use super::super::super::CopiesEnd;
 use super::super::super::cuda_claim::IpcHandle;
 use super::super::super::lender::Lender;
 use super::*;
 
+/// Far more than a look at events takes.
+const PATIENCE: Duration = Duration::from_secs(20);
 const FRAME: FrameSpan = FrameSpan { offset: 0, bytes: 20_480 };
 
 /// A device, and an engine whose stream has not come so far.
@@ -106,6 +109,20 @@ fn an_engine_that_goes_on_calling_is_not_waited_for_for_ever() {
     assert!(matches!(told.try_recv(), Err(TryRecvError::Empty)), "the second is not done");
     late.driver.set_event(&late.events[1], true);
     assert!(told.recv().unwrap().0.is_empty());
+}
+
+/// A look counts for every batch that waits, not for the first alone: those of one call go together.
+#[test]
+fn all_batches_of_a_call_go_when_its_stream_has_come_so_far() {
+    let late = late(Strategy::Batch, None);
+    let told: Vec<_> = (0..4).map(|_| late.store()).collect();
+    late.driver.set_event(&late.events[0], true);
+    late.looked_at();
+    late.driver.set_event(&late.events[0], false);
+    late.driver.set_event(&late.events[1], true);
+    for told in told {
+        assert!(told.recv_timeout(PATIENCE).unwrap().0.is_empty());
+    }
 }
 
 #[test]

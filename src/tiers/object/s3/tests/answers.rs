@@ -73,6 +73,31 @@ fn a_write_whose_answer_is_lost_counts_when_the_object_is_there_with_its_record(
     check(vec![7; 7], 0, |result| matches!(result, Err(StoreError::Io { .. })));
 }
 
+/// Another node erases what was there in between: the write begins anew, and the store is not held for lost.
+#[test]
+fn what_went_before_it_was_written_over_is_written_as_new() {
+    let writes = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&writes);
+    let server = Canned::start(move |head: &str| -> Vec<u8> {
+        if head.starts_with("get ") {
+            return answer("200 OK", &[7; 5000]);
+        }
+        if head.contains("if-match: \"e\"") {
+            return Canned::error(404, "NoSuchKey").into();
+        }
+        assert!(head.contains("if-none-match: *"), "{head}");
+        match counted.fetch_add(1, Ordering::Relaxed) {
+            0 => Canned::error(412, "PreconditionFailed").into(),
+            _ => Canned::ok().into(),
+        }
+    });
+    let (runtime, arena) = (runtime(), sample::arena());
+    let store = server.store(&arena, &runtime);
+    sample::write(&store, &arena, BLOCK, ANYWHERE).unwrap();
+    assert_eq!(writes.load(Ordering::Relaxed), 2);
+    assert!(!store.health().is_out(), "{}", store.health());
+}
+
 #[test]
 fn a_record_goes_only_into_the_object_that_was_read_and_is_tried_again() {
     let puts = Arc::new(AtomicUsize::new(0));
