@@ -53,6 +53,9 @@ impl Way {
     }
 }
 
+/// The longest that one who tries is waited for: more than an operation takes.
+const TRIAL_MAX: Duration = Duration::from_secs(60);
+
 pub(super) struct Guard {
     clock: SystemClock,
     breakers: [Mutex<Breaker>; 2],
@@ -92,8 +95,10 @@ impl Guard {
             match (admitted, tried) {
                 (true, _) => return Ok(()),
                 (false, false) => return Err(self.refusal(way)),
-                // The sending end is `self`.
-                (false, true) => drop(turns.changed().await),
+                (false, true) => {
+                    let turned = tokio::time::timeout(TRIAL_MAX, turns.changed()).await;
+                    turned.map_err(|_| self.refusal(way))?.unwrap_or_default();
+                }
             }
         }
     }
