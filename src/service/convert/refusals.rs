@@ -64,7 +64,7 @@ mod tests {
                 CallError::VersionMismatch { client: 7 },
                 Code::FailedPrecondition,
                 Some("version_mismatch"),
-                "version 7, this daemon version 1",
+                "version 7, this daemon version 2",
             ),
             (CallError::NotAttached, Code::FailedPrecondition, Some("not_attached"), "ATTACH"),
             (CallError::UnknownToken, Code::Unauthenticated, Some("unknown_token"), "Hello again"),

@@ -54,7 +54,7 @@ impl Way {
 }
 
 /// The longest that one who tries is waited for: more than an operation takes.
-const TRIAL_MAX: Duration = Duration::from_secs(60);
+const TRIAL_MAX: Duration = Duration::from_mins(1);
 
 pub(super) struct Guard {
     clock: SystemClock,
