@@ -7,8 +7,8 @@ use std::{fs, io};
 pub struct Lender(pub u32);
 
 impl Lender {
-    /// Whether the process lives, and can be seen from here as far as that can be told. One that ends lets go of its memory before
-    /// it closes anything: its sockets, and its GPU.
+    /// Whether the process lives, and can be seen from here as far as that can be told. One that ends lets go
+    /// of its memory before it closes anything: its sockets, and its GPU.
     ///
     /// Source: Linux, `do_exit` of `kernel/exit.c`; proc(5), `/proc/PID/statm`, which begins with the
     /// pages that are mapped.

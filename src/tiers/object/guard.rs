@@ -103,9 +103,9 @@ impl Guard {
         }
     }
 
-    /// Whether somebody tries just now whether the store is back.
-    pub fn is_on_trial(&self, way: Way) -> bool {
-        self.with(way, |breaker| breaker.is_on_trial())
+    /// Why nobody is let through before the store answers again, if so.
+    pub fn shut(&self, way: Way) -> Option<StoreError> {
+        self.with(way, |breaker| breaker.wait()).map(|_| self.refusal(way))
     }
 
     fn refusal(&self, way: Way) -> StoreError {
@@ -229,11 +229,13 @@ impl Guard {
     /// Ends when the store is out, with what to answer.
     pub async fn out(&self, way: Way) -> StoreError {
         let mut turns = self.turns.subscribe();
-        while self.with(way, |breaker| breaker.wait()).is_none() {
+        loop {
+            if let Some(out) = self.shut(way) {
+                return out;
+            }
             // The sending end is `self`.
             let _ = turns.changed().await;
         }
-        self.refusal(way)
     }
 
     /// Whether the store does what it is asked: the worse of reads and writes.

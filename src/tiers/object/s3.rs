@@ -148,14 +148,12 @@ impl TierStore for S3Store {
     fn submit(&self, op: StoreOp, done: Done) {
         let Some(ticket) = self.gate.admit(op, done) else { return };
         let way = Way::of(&op);
-        let admitted = match self.requests.guard.admit(way) {
-            Err(out) if !self.requests.guard.is_on_trial(way) => return ticket.finish(Err(out)),
-            admitted => admitted.is_ok(),
-        };
+        if let Some(out) = self.requests.guard.shut(way) {
+            return ticket.finish(Err(out));
+        }
         let (requests, runtime) = (Arc::clone(&self.requests), self.runtime.clone());
         env::spawn_task_on(&self.runtime, async move {
-            let guard = &requests.guard;
-            match if admitted { Ok(()) } else { guard.admit_in_turn(way).await } {
+            match requests.guard.admit_in_turn(way).await {
                 Ok(()) => requests.serve(ticket, &runtime).await,
                 Err(out) => ticket.finish(Err(out)),
             }
