@@ -59,7 +59,9 @@ impl Rig {
         };
         rig.ask(Command::Hello { namespace: namespace(), prefill_tokens_per_s: None });
         let slots = u32::try_from(CHAIN_BLOCKS).unwrap();
-        let Reply::Pool { pool } = rig.ask(Command::RegisterPool { shard: 0, slots }) else {
+        let Reply::Pool { pool } =
+            rig.ask(Command::RegisterPool { shard: 0, slots, has_events: false })
+        else {
             unreachable!("a pool can be had");
         };
         rig.pool = pool;

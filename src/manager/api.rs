@@ -64,6 +64,9 @@ pub enum Event {
     /// A client went, by its own word or its death. Its leases end now; its pools are given back
     /// by [`Effect::PoolFreed`] once no copy touches them any more.
     ClientGone { client: ClientId },
+    /// The engine's stream has come as far as the call that began the operation; not `came`: it never will,
+    /// or nobody can tell. Answers [`Effect::AwaitEngine`].
+    EngineCame { op: OpId, came: bool },
     /// A transfer ended. `failed` names the items that did, by index, in rising order; the others
     /// landed.
     TransferDone { transfer: TransferId, failed: Vec<ItemFailure> },
@@ -127,10 +130,12 @@ pub enum Command {
         /// How fast the engine computes KV, as far as it knows; corrected by its reports.
         prefill_tokens_per_s: Option<u32>,
     },
-    /// A pool of `slots` slots holding this client's rank `shard`.
+    /// A pool of `slots` slots holding this client's rank `shard`. `has_events`: calls may come before the
+    /// engine's stream has come so far.
     RegisterPool {
         shard: u32,
         slots: u32,
+        has_events: bool,
     },
     UnregisterPool {
         pool: PoolId,
@@ -278,6 +283,12 @@ pub enum Effect {
     Complete {
         client: ClientId,
         completion: Completion,
+    },
+    /// Answer with [`Event::EngineCame`] once the stream of the pool's engine has come as far as it is
+    /// called now. Nothing of the operation is started before.
+    AwaitEngine {
+        op: OpId,
+        pool: PoolId,
     },
     /// Perform these copies and answer with [`Event::TransferDone`].
     Start(Transfer),

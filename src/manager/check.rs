@@ -37,6 +37,7 @@ impl Manager {
         self.check_lent()?;
         self.check_durables()?;
         self.check_owed()?;
+        self.check_links()?;
         self.check_ops()
     }
 
@@ -158,6 +159,16 @@ impl Manager {
             *leases.entry(lease.block).or_default() += 1;
         }
         leases
+    }
+
+    /// A transfer moves, waits for its link, or is put aside.
+    fn check_links(&self) -> Result<(), String> {
+        let (moving, queued) = self.links.counts();
+        let aside = self.aside();
+        let flights = self.flights.len();
+        (moving + queued + aside == flights).then_some(()).ok_or_else(|| {
+            format!("of {flights} transfers {moving} move, {queued} wait, {aside} are put aside")
+        })
     }
 
     /// Every operation waits for exactly the parts that are queued, joined or under way for it.

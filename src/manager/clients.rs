@@ -105,7 +105,12 @@ impl Manager {
         self.clients.get(&client).ok_or_else(|| Refusal::Precondition("say Hello first".into()))
     }
 
-    pub(super) fn register_pool(&mut self, client: ClientId, shard: u32, slots: u32) -> Answer {
+    pub(super) fn register_pool(
+        &mut self,
+        client: ClientId,
+        shard: u32,
+        (slots, has_events): (u32, bool),
+    ) -> Answer {
         let entry = self.client(client)?;
         let shard_count = self.namespace(entry.namespace).shard_count();
         if shard >= shard_count {
@@ -118,7 +123,8 @@ impl Manager {
         }
         self.counters.pools += 1;
         let pool = PoolId(self.counters.pools);
-        self.pools.insert(pool, Pool { client, shard, slots, flights: 0, retired: false });
+        let entry = Pool { client, shard, slots, has_events, flights: 0, retired: false };
+        self.pools.insert(pool, entry);
         self.clients.get_mut(&client).expect("looked up above").pools.push(pool);
         Ok(Reply::Pool { pool })
     }

@@ -24,6 +24,7 @@ impl Manager {
         self.check_slots(client, keys.len(), (pool, slots))?;
         self.load_called(client, request);
         let op = self.begin_op(client, request, OpKind::Load, keys.len(), Some(timeout))?;
+        self.await_engine(op, pool);
         let shard = self.pools[&pool].shard;
         let claim = self.requests.tip(client, request);
         let mut previous = None;

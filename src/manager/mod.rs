@@ -50,6 +50,8 @@ mod room;
 
 mod transfers;
 
+mod behind;
+
 mod landing;
 
 mod books;
@@ -211,6 +213,7 @@ impl Manager {
         match event {
             Event::Command { tag, client, command } => self.command(tag, client, command),
             Event::ClientGone { client } => self.client_gone(client),
+            Event::EngineCame { op, came } => self.engine_came(op, came),
             Event::TransferDone { transfer, failed } => self.transfer_done(transfer, &failed),
             Event::Erased { tier, place, key, done } => self.erased(tier, (key, place), done),
             Event::Restamped { tier, key, end } => self.restamped(tier, key, end),
@@ -245,7 +248,9 @@ impl Manager {
             Command::Hello { namespace, prefill_tokens_per_s } => {
                 self.hello(client, namespace, prefill_tokens_per_s)
             }
-            Command::RegisterPool { shard, slots } => self.register_pool(client, shard, slots),
+            Command::RegisterPool { shard, slots, has_events } => {
+                self.register_pool(client, shard, (slots, has_events))
+            }
             Command::UnregisterPool { pool } => self.unregister_pool(client, pool),
             Command::Lookup { request, session, keys, ask_shared: _, queued } => {
                 self.lookup((client, request), session.as_ref(), &keys, queued)

@@ -64,6 +64,7 @@ impl Manager {
             pending: blocks,
             failed: Vec::new(),
             deadline,
+            aside: None,
             durable: false,
             hardening: 0,
             not_durable: Vec::new(),
@@ -145,6 +146,10 @@ impl Manager {
             let items = &flights[id].items;
             items.iter().all(|item| item.job.part().is_some_and(&unwanted))
         };
+        let asides = self.ops.values_mut().filter_map(|op| op.aside.as_mut());
+        let aside =
+            asides.flat_map(|aside| aside.extract_if(.., |transfer| all_unwanted(&transfer.id)));
+        self.bounced.extend(aside.map(|transfer| transfer.id));
         let cancelled = self.links.cancel(|transfer| all_unwanted(&transfer.id));
         self.bounced.extend(cancelled.into_iter().map(|transfer| transfer.id));
     }

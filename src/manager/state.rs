@@ -10,7 +10,7 @@ use crate::domain::units::{PAGE_BYTES, Time, page_align};
 use crate::movement::{Class, Link, Load};
 
 use super::api::{
-    ClientId, EndKind, LeaseId, NamespaceId, OpId, OpKind, PoolId, RequestId, TierStatus,
+    ClientId, EndKind, LeaseId, NamespaceId, OpId, OpKind, PoolId, RequestId, TierStatus, Transfer,
     TransferItem,
 };
 use super::config::{PolicyName, TierConfig};
@@ -161,7 +161,7 @@ impl Job {
     }
 }
 
-/// A transfer under way or waiting in a link's queue.
+/// A transfer under way, in a link's queue, or put aside.
 pub(super) struct Flight {
     pub load: Load,
     pub items: Vec<FlightItem>,
@@ -179,6 +179,8 @@ pub(super) struct FlightItem {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Route {
     pub namespace: NamespaceId,
+    /// The operation whose engine they wait for, if they do.
+    pub behind: Option<OpId>,
     pub link: Link,
     pub class: Class,
     pub ends: [EndKind; 2],
@@ -220,6 +222,7 @@ pub(super) struct Pool {
     pub client: ClientId,
     pub shard: u32,
     pub slots: u32,
+    pub has_events: bool,
     /// Copies queued or under way that touch it.
     pub flights: usize,
     pub retired: bool,
@@ -240,6 +243,8 @@ pub(super) struct Op {
     pub pending: u32,
     pub failed: Vec<u32>,
     pub deadline: Time,
+    /// Transfers that wait until its engine has come as far as its call; none once it has.
+    pub aside: Option<Vec<Transfer>>,
     /// Its client asked to be told when its blocks are durable.
     pub durable: bool,
     /// Blocks that are here and not durable yet: of those pending.

@@ -24,6 +24,7 @@ impl Manager {
         self.check_slots(client, keys.len(), (pool, slots))?;
         let op = self.begin_op(client, request, OpKind::Store, keys.len(), None)?;
         self.ops.get_mut(&op).expect("just begun").durable = durable;
+        self.await_engine(op, pool);
         let namespace = self.clients[&client].namespace;
         let shard = self.pools[&pool].shard;
         let session = self.session_of((client, request), namespace, session);

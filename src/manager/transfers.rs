@@ -57,7 +57,9 @@ impl Manager {
             Job::Demote { .. } => Class::Background,
         };
         let link = link_of(from_end.kind(), to_end.kind());
-        let route = Route { namespace, link, class, ends: [from_end.kind(), to_end.kind()] };
+        let behind = job.part().map(|part| part.op).filter(|op| self.is_behind(*op));
+        let ends = [from_end.kind(), to_end.kind()];
+        let route = Route { namespace, behind, link, class, ends };
         let bytes = self.copied_bytes(namespace, job);
         let fits = |batch: &Batch| {
             batch.route == route
@@ -154,16 +156,41 @@ impl Manager {
         for batch in std::mem::take(&mut self.batches) {
             self.counters.transfers += 1;
             let id = TransferId(self.counters.transfers);
-            let Batch { route: Route { namespace, link, class, .. }, items, flight, bytes, .. } =
-                batch;
+            let Batch { route, items, flight, bytes, .. } = batch;
+            let Route { namespace, behind, link, class, .. } = route;
             let load = Load { link, class, bytes };
             self.flights.insert(id, Flight { load, items: flight });
             let transfer = Transfer { id, namespace, link, class, items };
-            match self.links.offer(self.now, load, transfer) {
-                Offer::Start(transfer) => self.out.push(Effect::Start(transfer)),
-                Offer::Queued => {}
-                Offer::Full(transfer) => self.bounced.push(transfer.id),
+            match behind {
+                Some(op) => self.put_aside(op, transfer),
+                None => self.offer(transfer),
             }
+        }
+    }
+
+    /// Starts the transfer, or has it wait for its turn.
+    pub(super) fn offer(&mut self, transfer: Transfer) {
+        let load = self.flights[&transfer.id].load;
+        match self.links.offer(self.now, load, transfer) {
+            Offer::Start(transfer) => self.begin(transfer),
+            Offer::Queued => {}
+            Offer::Full(transfer) => self.bounced.push(transfer.id),
+        }
+    }
+
+    /// Hands on a transfer that has its place on the link, without the deliveries of blocks forgotten
+    /// while it waited.
+    fn begin(&mut self, mut transfer: Transfer) {
+        let late = self.withdraw_forgotten(&mut transfer);
+        if transfer.items.is_empty() {
+            let flight = self.flights.remove(&transfer.id).expect("what starts is in flight");
+            self.links.ended(self.now, flight.load, true);
+        } else {
+            self.refresh_records(&mut transfer);
+            self.out.push(Effect::Start(transfer));
+        }
+        for item in late {
+            self.item_ended(item, Some(FailureKind::NotDone));
         }
     }
 
@@ -190,20 +217,10 @@ impl Manager {
         }
     }
 
-    /// Starts what waited for the link, without the deliveries of blocks forgotten meanwhile.
+    /// Starts what waited for the link.
     fn start_next(&mut self, link: Link) {
-        while let Some(mut next) = self.links.next(self.now, link) {
-            let late = self.withdraw_forgotten(&mut next);
-            if next.items.is_empty() {
-                let flight = self.flights.remove(&next.id).expect("what starts is in flight");
-                self.links.ended(self.now, flight.load, true);
-            } else {
-                self.refresh_records(&mut next);
-                self.out.push(Effect::Start(next));
-            }
-            for item in late {
-                self.item_ended(item, Some(FailureKind::NotDone));
-            }
+        while let Some(next) = self.links.next(self.now, link) {
+            self.begin(next);
         }
     }
 

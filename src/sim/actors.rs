@@ -114,7 +114,8 @@ impl Actor {
 impl Joined {
     fn add_pool<S: Subject>(&mut self, core: &mut Core<S>, shard: u32) -> Checked {
         let slots = core.scenario.chain_max;
-        match core.ask(self.id, Command::RegisterPool { shard, slots })? {
+        let has_events = core.faults.has_events();
+        match core.ask(self.id, Command::RegisterPool { shard, slots, has_events })? {
             Reply::Pool { pool } => {
                 core.machine.add_pool(pool, shard, slots);
                 self.pools.push(pool);
@@ -356,7 +357,7 @@ impl Joined {
         let (keys, slots) = (vec![key], vec![out_of_range]);
         let nonsense = match core.faults.any() % 8 {
             0 => Command::Hello { namespace, prefill_tokens_per_s: None },
-            1 => Command::RegisterPool { shard: 99, slots: 1 },
+            1 => Command::RegisterPool { shard: 99, slots: 1, has_events: false },
             2 => Command::UnregisterPool { pool: PoolId(u64::MAX) },
             3 => Command::Store {
                 request,

@@ -32,6 +32,8 @@ pub struct FaultRates {
     pub crash: u32,
     /// Ticks at which a cold tier goes out, if none is.
     pub outage: u32,
+    /// Pools whose engines call before their streams have come so far.
+    pub behind: u32,
 }
 
 /// After so long the watchdog answers for a transfer that nobody heard of.
@@ -137,6 +139,21 @@ impl Faults {
 
     pub(super) fn crashes(&mut self) -> bool {
         self.draw.per_mille(self.rates.crash)
+    }
+
+    pub(super) fn has_events(&mut self) -> bool {
+        self.draw.per_mille(self.rates.behind)
+    }
+
+    /// When an engine has come as far as its call, and whether anybody can tell.
+    pub(super) fn engine_comes(&mut self) -> (Duration, bool) {
+        let micros = if self.draw.per_mille(self.rates.slow) {
+            1_000_000 + self.draw.below(4_000_000)
+        } else {
+            self.draw.below(60_000)
+        };
+        let came = !self.draw.per_mille(self.rates.item_fails);
+        (Duration::from_micros(micros.into()), came)
     }
 
     /// A tier that goes out now, what it refuses, and for how long.

@@ -60,6 +60,7 @@ impl Level {
             client_errs: 0,
             crash: 0,
             outage: 0,
+            behind: 200,
         };
         let faulty = FaultRates {
             item_fails: 30,
@@ -71,6 +72,7 @@ impl Level {
             client_errs: 20,
             crash: 0,
             outage: 5,
+            behind: 300,
         };
         match self {
             Self::Roomy => none,

@@ -157,7 +157,8 @@ impl Books {
         let shape = KvShape { layers: 1, planes: 1, page_bytes };
         let namespace = content::namespace("bench", shape);
         books.ask(Command::Hello { namespace, prefill_tokens_per_s: None });
-        let Reply::Pool { pool } = books.ask(Command::RegisterPool { shard: 0, slots: args.chain })
+        let Reply::Pool { pool } =
+            books.ask(Command::RegisterPool { shard: 0, slots: args.chain, has_events: false })
         else {
             unreachable!("a first pool can be had");
         };

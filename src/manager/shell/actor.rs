@@ -180,7 +180,8 @@ impl Actor {
             Message::RegisterPool { client, pool, reply } => {
                 let claim = pool.claim();
                 let (shard, slots) = (claim.shard, claim.layout.slots);
-                let command = Command::RegisterPool { shard, slots };
+                let has_events = pool.has_events();
+                let command = Command::RegisterPool { shard, slots, has_events };
                 self.command(client, command, Asker { reply, about: About::Registers(pool) });
             }
             Message::ClientGone { client } => {
@@ -300,6 +301,7 @@ impl Actor {
         match effect {
             Effect::Reply { reply, .. } => self.reply(reply),
             Effect::Complete { client, completion } => self.complete(client, completion),
+            Effect::AwaitEngine { op, pool } => self.performer.await_engine(op, &self.pools[&pool]),
             Effect::Start(transfer) => {
                 self.under_way += 1;
                 let namespace = self.manager.namespace(transfer.namespace).clone();

@@ -23,7 +23,7 @@ use crate::domain::tier::Tier;
 use crate::env;
 use crate::manager::NamespaceEntry;
 use crate::manager::api::{
-    End, Event, FailureKind, ItemFailure, PoolId, Transfer, TransferId, TransferItem,
+    End, Event, FailureKind, ItemFailure, OpId, PoolId, Transfer, TransferId, TransferItem,
 };
 use crate::movement::Link;
 use crate::tiers::dram::Arena;
@@ -158,9 +158,20 @@ impl Performer {
         self.teller(work.id).tell(outcomes);
     }
 
+    /// Has the manager told once the pool's engine has come as far as the operation's call.
+    pub fn await_engine(&self, op: OpId, pool: &Arc<EnginePool>) {
+        let mailbox = self.mailbox();
+        let came = move |came| mailbox.tell(Event::EngineCame { op, came });
+        self.device.await_engine(pool, Box::new(came));
+    }
+
     /// What tells the manager how a transfer ended.
     fn teller(&self, transfer: TransferId) -> Teller {
-        Teller { transfer, events: self.events.clone(), runtime: self.runtime.clone() }
+        Teller { transfer, mailbox: self.mailbox() }
+    }
+
+    fn mailbox(&self) -> Mailbox {
+        Mailbox { events: self.events.clone(), runtime: self.runtime.clone() }
     }
 
     /// Has the store keep what landed, where that is asked for: once for all of a transfer.
@@ -328,24 +339,34 @@ impl Performer {
     }
 }
 
-/// Tells the manager how a transfer ended. Keeps nothing of the performer: whoever stops the manager is to
-/// find the devices and stores free.
+/// Tells the manager how a transfer ended.
 struct Teller {
     transfer: TransferId,
-    events: Sender<Event>,
-    runtime: runtime::Handle,
+    mailbox: Mailbox,
 }
 
 impl Teller {
-    /// Never waits: whoever tells it may be the manager's own thread.
     fn tell(self, outcomes: Outcomes) {
         let failed = (0..)
             .zip(outcomes)
             .filter_map(|(item, end)| end.err().map(|kind| ItemFailure { item, kind }))
             .collect();
-        let told = self.events.try_send(Event::TransferDone { transfer: self.transfer, failed });
+        self.mailbox.tell(Event::TransferDone { transfer: self.transfer, failed });
+    }
+}
+
+/// Where the manager hears of one thing. Keeps nothing of the performer: whoever stops the manager is to
+/// find the devices and stores free.
+struct Mailbox {
+    events: Sender<Event>,
+    runtime: runtime::Handle,
+}
+
+impl Mailbox {
+    /// Never waits: whoever tells it may be the manager's own thread.
+    fn tell(self, event: Event) {
         // A manager that has stopped needs no answer.
-        if let Err(TrySendError::Full(event)) = told {
+        if let Err(TrySendError::Full(event)) = self.events.try_send(event) {
             env::spawn_task_on(&self.runtime, async move { drop(self.events.send(event)) });
         }
     }

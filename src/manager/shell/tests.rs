@@ -2,6 +2,7 @@
 
 use std::os::fd::AsFd;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use tokio::sync::mpsc;
@@ -17,14 +18,17 @@ use crate::manager::api::{
 };
 use crate::tiers::dram::ArenaConfig;
 use crate::tiers::hbm::{
-    BlockCopy, ClaimedPool, CopiesDone, CopiesEnd, CopyEnd, Exported, LentMemory, PagedLayout,
-    Stream,
+    BlockCopy, ClaimedPool, CopiesDone, CopiesEnd, CopyEnd, EngineCame, EnginePool, Exported,
+    LentMemory, PagedLayout, Stream,
 };
 
 /// A device with engines, which end what they were given when the test says so.
 #[derive(Default)]
 pub(super) struct Engines {
     pub(super) given: Mutex<Vec<(Vec<BlockCopy>, CopiesDone)>>,
+    /// Whether pools are admitted as of engines that have events, and what those are asked for.
+    late: AtomicBool,
+    awaited: Mutex<Vec<EngineCame>>,
 }
 
 impl Device for Engines {
@@ -34,6 +38,16 @@ impl Device for Engines {
 
     fn submit(&self, _: Stream, copies: Vec<BlockCopy>, done: CopiesDone) {
         self.given.lock().unwrap().push((copies, done));
+    }
+
+    fn admit(&self, memory: LentMemory, claim: ClaimedPool) -> Result<EnginePool, String> {
+        let LentMemory::Shared(fd) = memory else { return Err("it knows no GPU".into()) };
+        let pool = EnginePool::admit(fd, claim)?;
+        Ok(if self.late.load(Ordering::Relaxed) { pool.with_events() } else { pool })
+    }
+
+    fn await_engine(&self, _: &Arc<EnginePool>, came: EngineCame) {
+        self.awaited.lock().unwrap().push(came);
     }
 
     fn export(&self) -> Result<Option<Exported>, String> {
@@ -115,6 +129,11 @@ impl Rig {
 
     /// The same, to be forgotten after so long.
     async fn store_for(&self, delete_after: Option<Duration>) {
+        self.start_store(delete_after).await;
+        assert_eq!(self.engines.given.lock().unwrap().len(), 1);
+    }
+
+    async fn start_store(&self, delete_after: Option<Duration>) {
         let key = example().digest().key(b"one");
         let wish = Wish { delete_after, ..Wish::default() };
         let directive = Directive { tokens: TokenRange { start: 0, end: None }, wish };
@@ -133,7 +152,6 @@ impl Rig {
         stored.await.unwrap();
         // The manager's thread has handed the copy on before it takes the next command.
         self.call(Command::Status).await.unwrap();
-        assert_eq!(self.engines.given.lock().unwrap().len(), 1);
     }
 }
 
@@ -204,6 +222,23 @@ async fn the_pools_of_a_client_that_went_are_left() {
         rig.engines.end_all();
         rig.shell.stop(Duration::ZERO);
     }
+}
+
+#[tokio::test]
+async fn the_device_is_asked_whether_an_engine_has_come_so_far_before_it_copies() {
+    let mut rig = Rig::start().await;
+    rig.engines.late.store(true, Ordering::Relaxed);
+    rig.change_client(example()).await;
+    rig.start_store(None).await;
+    assert_eq!(rig.engines.given.lock().unwrap().len(), 0);
+    let came = rig.engines.awaited.lock().unwrap().pop().unwrap();
+    came(true);
+    while rig.engines.given.lock().unwrap().is_empty() {
+        rig.call(Command::Status).await.unwrap();
+    }
+    rig.engines.end_all();
+    assert_eq!(rig.completions.recv().await.unwrap().failed, Vec::<u32>::new());
+    rig.shell.stop(Duration::ZERO);
 }
 
 #[tokio::test]

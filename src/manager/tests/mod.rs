@@ -23,6 +23,8 @@ mod outages;
 
 mod writes;
 
+mod behind;
+
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -48,6 +50,7 @@ struct Bench {
     transfers: VecDeque<Transfer>,
     completions: Vec<Completion>,
     freed: Vec<PoolId>,
+    awaited: VecDeque<OpId>,
     changes: Vec<Change>,
     erases: VecDeque<(Tier, Option<Place>, Key)>,
     restamps: VecDeque<(Tier, Key, RetentionRecord)>,
@@ -112,6 +115,7 @@ impl Bench {
             transfers: VecDeque::new(),
             completions: Vec::new(),
             freed: Vec::new(),
+            awaited: VecDeque::new(),
             changes: Vec::new(),
             erases: VecDeque::new(),
             restamps: VecDeque::new(),
@@ -132,7 +136,15 @@ impl Bench {
     }
 
     fn register(&mut self, shard: u32) -> PoolId {
-        match self.ask(Command::RegisterPool { shard, slots: 1000 }) {
+        self.register_pool(Command::RegisterPool { shard, slots: 1000, has_events: false })
+    }
+
+    fn register_with_events(&mut self) -> PoolId {
+        self.register_pool(Command::RegisterPool { shard: 0, slots: 1000, has_events: true })
+    }
+
+    fn register_pool(&mut self, command: Command) -> PoolId {
+        match self.ask(command) {
             Reply::Pool { pool } => pool,
             other => panic!("{other:?}"),
         }
@@ -150,6 +162,7 @@ impl Bench {
         for effect in effects.drain(..) {
             match effect {
                 Effect::Reply { reply: answer, .. } => reply = Some(answer),
+                Effect::AwaitEngine { op, .. } => self.awaited.push_back(op),
                 Effect::Start(transfer) => self.transfers.push_back(transfer),
                 Effect::Complete { completion, .. } => self.completions.push(completion),
                 Effect::PoolFreed { pool, .. } => self.freed.push(pool),

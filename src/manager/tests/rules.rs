@@ -245,7 +245,7 @@ fn bad_commands_are_refused_with_the_remedy() {
     says(store(vec![1000], pool), "out of range: pool 1 has 1000 slots");
     says(store(vec![], pool), "send one slot for each block");
     says(store(vec![0], PoolId(99)), "not registered");
-    says(Command::RegisterPool { shard: 1, slots: 1 }, "shards count from 0");
+    says(Command::RegisterPool { shard: 1, slots: 1, has_events: false }, "shards count from 0");
     says(
         Command::Hello { namespace: namespace(1), prefill_tokens_per_s: None },
         "said Hello already",

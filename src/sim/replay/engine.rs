@@ -115,7 +115,7 @@ impl Engine {
             engine.timed.as_ref().map(|timed| timed.timing.prefill_tokens_per_s.get());
         engine.ask(Command::Hello { namespace, prefill_tokens_per_s });
         let Reply::Pool { pool } =
-            engine.ask(Command::RegisterPool { shard: 0, slots: POOL_SLOTS })
+            engine.ask(Command::RegisterPool { shard: 0, slots: POOL_SLOTS, has_events: false })
         else {
             unreachable!("a client that said Hello may register a pool");
         };

@@ -9,8 +9,8 @@ use crate::domain::tier::Tier;
 use crate::domain::units::Time;
 use crate::manager::ManagerConfig;
 use crate::manager::api::{
-    ClientId, Command, Completion, Effect, End, Event, FailureKind, ItemFailure, Reply, ReplyTag,
-    RestampEnd, Status, Transfer, TransferId,
+    ClientId, Command, Completion, Effect, End, Event, FailureKind, ItemFailure, OpId, Reply,
+    ReplyTag, RestampEnd, Status, Transfer, TransferId,
 };
 use crate::sim::checker::Checker;
 use crate::sim::digest::Digest;
@@ -31,6 +31,11 @@ pub(in crate::sim) enum Due {
     Wake(usize),
     /// A transfer's copies happen; the manager hears of it unless that is lost.
     Land(TransferId),
+    /// An engine has come as far as a call, or nobody can tell.
+    EngineCame {
+        op: OpId,
+        came: bool,
+    },
     /// The watchdog gives a transfer up.
     GiveUp(TransferId),
     Erased {
@@ -189,6 +194,11 @@ impl<S: Subject> Core<S> {
                 if self.checker.hear(client, &completion, self.now, &self.machine)? {
                     self.told.push((client, completion));
                 }
+                Ok(())
+            }
+            Effect::AwaitEngine { op, .. } => {
+                let (after, came) = self.faults.engine_comes();
+                self.timeline.add(self.now + after, Due::EngineCame { op, came });
                 Ok(())
             }
             Effect::Start(transfer) => self.start(transfer),

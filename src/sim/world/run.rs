@@ -90,6 +90,7 @@ impl<S: Subject> World<S> {
         match due {
             Due::Wake(actor) => self.wake(actor),
             Due::Land(transfer) => self.core.land(transfer),
+            Due::EngineCame { op, came } => self.core.tell(Event::EngineCame { op, came }),
             Due::GiveUp(transfer) => self.core.give_up(transfer),
             Due::Erased { tier, place, key, done } => {
                 let done = done && !self.core.refuses_writes_to(tier);

@@ -76,6 +76,9 @@ pub struct CopiesEnd {
 /// Told once, from any thread, how a batch ended. Must not block.
 pub type CopiesDone = Box<dyn FnOnce(CopiesEnd) + Send>;
 
+/// Told once, from any thread, whether an engine's stream has come so far. Must not block.
+pub type EngineCame = Box<dyn FnOnce(bool) + Send>;
+
 /// A device's own memory as other processes open it.
 #[derive(Debug)]
 pub enum Exported {
@@ -101,6 +104,13 @@ pub trait Device: Send + Sync + 'static {
 
     /// Copies `copies` on `stream`; `done` hears how they ended.
     fn submit(&self, stream: Stream, copies: Vec<BlockCopy>, done: CopiesDone);
+
+    /// Tells once the stream of the pool's engine has come as far as it is called now; false: it never
+    /// will, or nobody can tell. Nothing is told of a pool that is dropped, but false.
+    fn await_engine(&self, pool: &Arc<EnginePool>, came: EngineCame) {
+        debug_assert!(!pool.has_events(), "a device that opens events looks at them");
+        came(true);
+    }
 
     /// Checks the claim against the memory that an engine lends, and opens it to copies.
     ///

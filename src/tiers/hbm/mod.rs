@@ -24,7 +24,9 @@ mod tests;
 
 pub use choice::DeviceChoice;
 pub use cuda_claim::{CudaClaim, CudaLayer, IpcHandle};
-pub use device::{BlockCopy, CopiesDone, CopiesEnd, CopyEnd, Device, Exported, FailedCopy, Stream};
+pub use device::{
+    BlockCopy, CopiesDone, CopiesEnd, CopyEnd, Device, EngineCame, Exported, FailedCopy, Stream,
+};
 pub use geometry::{BlockGeometry, InTier};
 pub use host::{HostDevice, HostDeviceConfig};
 pub use layout::PagedLayout;

@@ -53,6 +53,7 @@ pub struct EnginePool {
     claim: ClaimedPool,
     /// What a device keeps of the pool. Before the memory, so that it is let go first.
     opened: Option<Box<dyn Any + Send + Sync>>,
+    has_events: bool,
     memory: Option<Arc<SharedMemory>>,
     /// Whether its engine's connection has ended.
     left: AtomicBool,
@@ -85,7 +86,7 @@ impl EnginePool {
 
     fn new(claim: ClaimedPool, memory: Option<Arc<SharedMemory>>) -> Self {
         let (left, gone) = (AtomicBool::new(false), watch::Sender::new(()));
-        Self { claim, opened: None, memory, left, gone }
+        Self { claim, opened: None, has_events: false, memory, left, gone }
     }
 
     /// Its engine's connection has ended: where its memory counts no longer than the engine lives, what
@@ -97,6 +98,18 @@ impl EnginePool {
     #[must_use]
     pub fn has_left(&self) -> bool {
         self.left.load(Ordering::Acquire)
+    }
+
+    /// The pool of an engine that calls before its stream has come so far, and says by events when it has.
+    #[must_use]
+    pub fn with_events(self) -> Self {
+        Self { has_events: true, ..self }
+    }
+
+    /// Whether its engine calls before its stream has come so far, and says by events when it has.
+    #[must_use]
+    pub const fn has_events(&self) -> bool {
+        self.has_events
     }
 
     /// What to wait with until the pool has gone.

@@ -61,7 +61,7 @@ impl Engine {
         Self { memory, pool: Arc::new(pool) }
     }
 
-    pub(super) fn pool(&self) -> &EnginePool {
+    pub(super) fn pool(&self) -> &Arc<EnginePool> {
         &self.pool
     }
 

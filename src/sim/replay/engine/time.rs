@@ -104,6 +104,9 @@ impl Engine {
                     self.done.push_back(Event::Restamped { tier, key, end: RestampEnd::Written });
                 }
                 Effect::Complete { completion, .. } => self.completed(&completion),
+                Effect::AwaitEngine { op, .. } => {
+                    self.done.push_back(Event::EngineCame { op, came: true });
+                }
                 Effect::PoolFreed { .. } | Effect::Residency { .. } => {}
             }
         }

@@ -11,7 +11,7 @@ use super::super::ends::{self, Side, shards_of, unfit};
 use super::super::geometry::BlockGeometry;
 use super::calibration::Calibration;
 use super::driver::{Driver, DriverError};
-use super::memory::{DeviceMemory, Registered};
+use super::memory::{DeviceMemory, Event, Registered};
 use super::piece::{Piece, Sheet};
 use super::pool::OpenPool;
 use crate::tiers::dram::Arena;
@@ -155,6 +155,12 @@ impl Core {
              Xid messages; the other tiers go on"
         );
         StoreError::TierLost(self.lost.get_or_init(|| why).clone())
+    }
+
+    /// Whether the GPU is lost to this process: it does nothing that is asked of it.
+    pub(super) fn finds_itself_lost(&self) -> bool {
+        let asked = Event::new(&self.driver);
+        matches!(asked.map_err(|error| self.failed(&error)), Err(StoreError::TierLost(_)))
     }
 
     /// Why no copy can be begun any more, if so.

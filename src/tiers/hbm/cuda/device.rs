@@ -4,15 +4,16 @@
 
 use std::sync::Arc;
 
-use super::super::device::{BlockCopy, CopiesDone, Device, Exported, Stream};
+use super::super::device::{BlockCopy, CopiesDone, Device, EngineCame, Exported, Stream};
 use super::super::pool::{ClaimedPool, EnginePool, LentMemory};
 use super::calibration::Calibration;
 use super::core::Core;
 use super::driver::{Driver, DriverError, GpuFacts};
 use super::gpus::{Finder, Gpu, Gpus};
 use super::plain::PlainCopies;
-use super::pool;
+use super::pool::{self, OpenPool};
 use super::tune::{self, Trial};
+use super::watch::{Call, Watch};
 use crate::domain::units::{Bytes, CHUNK_BYTES};
 use crate::tiers::dram::Arena;
 
@@ -42,6 +43,7 @@ pub(super) enum Tuning {
 /// A GPU, and others that engines' pools lie on.
 pub struct CudaDevice {
     gpus: Gpus,
+    watch: Watch,
 }
 
 impl CudaDevice {
@@ -74,7 +76,8 @@ impl CudaDevice {
         };
         let core = Core::new(driver, arena, tier_bytes, table)?;
         let home = Gpu::start(core, parts)?;
-        Ok(Self { gpus: Gpus::new(home, find, groups_max) })
+        let watch = Watch::start().map_err(|error| format!("can't start a thread: {error}"))?;
+        Ok(Self { gpus: Gpus::new(home, find, groups_max), watch })
     }
 
     #[must_use]
@@ -147,6 +150,16 @@ impl Device for CudaDevice {
                 cuda.check(&claim.layout)?;
                 pool::admit_cuda(&self.gpus.driver_of(cuda.device_uuid)?, &cuda, claim)
             }
+        }
+    }
+
+    fn await_engine(&self, pool: &Arc<EnginePool>, came: EngineCame) {
+        match pool.opened_as::<OpenPool>().and_then(OpenPool::gpu) {
+            Some(gpu) if pool.has_events() => {
+                let (pool, core) = (Arc::clone(pool), self.gpus.core_of(gpu));
+                self.watch.call(Call { pool, core, came });
+            }
+            _ => came(true),
         }
     }
 

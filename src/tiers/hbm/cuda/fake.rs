@@ -31,7 +31,8 @@ struct State {
     streams: Vec<VecDeque<Op>>,
     events: Vec<Event>,
     /// Refuse the call of this name with this code, so many times.
-    refuse: Option<(&'static str, u32, u32)>,
+    /// Calls by name: by which code, and how many more.
+    refuse: BTreeMap<&'static str, (u32, u32)>,
     /// What other processes lent.
     lent: Vec<(IpcHandle, Lent)>,
     /// Calls by name.
@@ -138,7 +139,7 @@ impl FakeDriver {
 
     /// Refuses the next `times` calls of that name.
     pub(super) fn refuse(&self, call: &'static str, code: u32, times: u32) {
-        self.state().refuse = Some((call, code, times));
+        self.state().refuse.insert(call, (code, times));
     }
 
     /// How often a call was made.
@@ -164,8 +165,8 @@ impl FakeDriver {
     fn begin(&self, call: &'static str) -> Result<MutexGuard<'_, State>, DriverError> {
         let mut state = self.state();
         *state.calls.entry(call).or_default() += 1;
-        match &mut state.refuse {
-            Some((refused, code, times)) if *refused == call && *times > 0 => {
+        match state.refuse.get_mut(call) {
+            Some((code, times)) if *times > 0 => {
                 *times -= 1;
                 Err(DriverError {
                     call,

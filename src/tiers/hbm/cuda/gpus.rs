@@ -97,6 +97,12 @@ impl Gpus {
         Ok(driver)
     }
 
+    /// What the copies of pools on that GPU share.
+    pub(super) fn core_of(&self, uuid: Uuid) -> Arc<Core> {
+        let other = self.other(uuid).map(|gpu| Arc::clone(&gpu.core));
+        other.unwrap_or_else(|| Arc::clone(&self.home.core))
+    }
+
     fn other(&self, uuid: Uuid) -> Option<Arc<Gpu>> {
         self.others.lock().unwrap_or_else(PoisonError::into_inner).get(&uuid).cloned()
     }

@@ -7,12 +7,11 @@ use std::io;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
 use super::super::batch::Batch;
 use super::super::chunks::Uses;
-use super::super::device::{BlockCopy, CopiesEnd, CopyEnd, FailedCopy, Stream};
-use super::super::ends::unfit;
+use super::super::device::{CopiesEnd, CopyEnd, FailedCopy, Stream};
 use super::super::pool::EnginePool;
 use super::calibration::Strategy;
 use super::copier::{Copier, Flight};
@@ -20,7 +19,6 @@ use super::core::{Core, Located};
 use super::driver::DriverError;
 use super::piece::Piece;
 use super::pool::OpenPool;
-use super::waiting::{Ready, WaitingRoom};
 use crate::env::spawn_thread;
 use crate::tiers::store::StoreError;
 
@@ -99,7 +97,7 @@ impl Drop for Lane {
     }
 }
 
-/// Queues batches on the GPU, in order, but for those that wait for their engines.
+/// Queues batches on the GPU, in order.
 struct Issuer {
     core: Arc<Core>,
     copier: Copier,
@@ -107,29 +105,21 @@ struct Issuer {
 
 impl Issuer {
     fn run(&self, batches: &Receiver<Batch>, free: &Receiver<Flight>, to: &Sender<Landing>) {
-        let mut waiting = WaitingRoom::default();
-        // What waits still when the device is given up is told so.
-        while let Some(ready) = next(batches, &mut waiting) {
+        for batch in batches {
             // Fails when the thread that ends batches has panicked.
             let Ok(flight) = free.recv() else { return };
-            if to.send(self.issue(ready, flight)).is_err() {
+            if to.send(self.issue(batch, flight)).is_err() {
                 return;
             }
         }
     }
 
-    fn issue(&self, Ready { batch, given_up }: Ready, flight: Flight) -> Landing {
+    fn issue(&self, batch: Batch, flight: Flight) -> Landing {
         let mut landing = Landing::new(&self.core, flight);
         let mut located: Vec<Located<'_>> = Vec::with_capacity(batch.copies().len());
         let ((), uses) = self.core.chunks.begin(|chunks| {
             for (copy, ends) in batch.copies().iter().enumerate() {
-                let given_up = given_up.iter().find(|(pool, _)| is_of(ends, pool));
-                let why = given_up.map(|(_, why)| match why {
-                    // Whether the GPU is lost to this process, its own calls say.
-                    Some(error) => unfit(error.to_string()),
-                    None => StoreError::Busy,
-                });
-                let found = match why.or_else(|| self.core.lost()) {
+                let found = match self.core.lost() {
                     None => self.core.locate(ends, chunks),
                     Some(error) => Err(error),
                 };
@@ -171,32 +161,6 @@ impl Issuer {
         // What was queued before an error is waited for as well.
         self.copier.close(way, flight).and(queued)
     }
-}
-
-/// The next batch that waits for nothing; none where there will be no more.
-fn next(batches: &Receiver<Batch>, waiting: &mut WaitingRoom) -> Option<Ready> {
-    loop {
-        if let Some(ready) = waiting.next() {
-            return Some(ready);
-        }
-        let batch = match waiting.pause() {
-            None => batches.recv().ok()?,
-            Some(pause) => match batches.recv_timeout(pause) {
-                Ok(batch) => batch,
-                Err(RecvTimeoutError::Timeout) => continue,
-                Err(RecvTimeoutError::Disconnected) => return None,
-            },
-        };
-        if let Some(ready) = waiting.enter(batch) {
-            return Some(ready);
-        }
-    }
-}
-
-fn is_of(copy: &BlockCopy, pool: &Arc<EnginePool>) -> bool {
-    [&copy.from, &copy.to]
-        .into_iter()
-        .any(|end| matches!(end, CopyEnd::Pool { pool: of, .. } if Arc::ptr_eq(of, pool)))
 }
 
 /// A batch on the GPU.

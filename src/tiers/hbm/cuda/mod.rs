@@ -24,7 +24,7 @@ mod sys;
 #[cfg(test)]
 mod tests;
 mod tune;
-mod waiting;
+mod watch;
 
 pub use calibration::{Calibration, Measured, Strategy};
 pub use device::{CudaConfig, CudaDevice};

@@ -58,6 +58,14 @@ impl EventSet {
         Self(self.0 | 1 << event)
     }
 
+    const fn has(self, event: usize) -> bool {
+        self.0 & 1 << event != 0
+    }
+
+    pub(super) const fn or(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
     pub(super) const fn and(self, other: Self) -> Self {
         Self(self.0 & other.0)
     }
@@ -87,17 +95,17 @@ impl OpenPool {
         self.gpu.is_some() && (pool.has_left() || ended())
     }
 
-    /// All of its events, which copies wait for.
+    /// All of its events, which calls wait for.
     pub(super) fn events(&self) -> EventSet {
         let events = 0..self.ready.len();
         events.fold(EventSet::NONE, EventSet::with)
     }
 
-    /// Those of its events that are not done.
-    pub(super) fn not_done(&self) -> Result<EventSet, DriverError> {
+    /// Those of these events that are not done.
+    pub(super) fn not_done(&self, asked: EventSet) -> Result<EventSet, DriverError> {
         let mut left = EventSet::NONE;
         for (at, event) in self.ready.iter().enumerate() {
-            if !event.is_done()? {
+            if asked.has(at) && !event.is_done()? {
                 left = left.with(at);
             }
         }
@@ -144,7 +152,9 @@ pub(super) fn admit_cuda(
     claim: ClaimedPool,
 ) -> Result<EnginePool, String> {
     let open = open(driver, cuda, &claim.layout)?;
-    Ok(EnginePool::opened(claim, Box::new(open)))
+    let has_events = !open.ready.is_empty();
+    let pool = EnginePool::opened(claim, Box::new(open));
+    Ok(if has_events { pool.with_events() } else { pool })
 }
 
 fn open(

@@ -44,20 +44,12 @@ fn engine_with(
     Engine::new(memory, pool)
 }
 
-/// What is told of a batch, and how many of its memories the driver had open then.
-type Told = Receiver<(Vec<FailedCopy>, usize)>;
-
 impl Late {
-    /// Has a slot copied into a frame, and waits until the engine's events were looked at; gives who tells of
-    /// the end.
-    fn store(&self) -> Told {
+    /// Asks when the engine has come so far, and waits until its events were looked at.
+    fn call(&self) -> Receiver<bool> {
         let (tell, told) = sync_channel(1);
-        let driver = Arc::clone(&self.driver);
-        let done = Box::new(move |end: CopiesEnd| {
-            tell.send((end.failed, driver.memories(Kind::Opened))).unwrap();
-        });
-        let copies = vec![copy(geometry(SHAPE, 1), self.engine.slot(0), CopyEnd::Frame(FRAME))];
-        self.device.submit(Stream::Down, copies, done);
+        let came = Box::new(move |came| tell.send(came).unwrap());
+        self.device.await_engine(self.engine.pool(), came);
         self.looked_at();
         told
     }
@@ -76,24 +68,30 @@ impl Late {
             self.driver.set_event(event, true);
         }
     }
+
+    /// Has a slot copied into a frame.
+    fn store(&self) -> Vec<FailedCopy> {
+        let stored = vec![copy(geometry(SHAPE, 1), self.engine.slot(0), CopyEnd::Frame(FRAME))];
+        submit(&self.device, Stream::Down, stored)
+    }
 }
 
-fn check_not_stored(told: &Told) {
-    let (failed, _) = told.recv().unwrap();
-    assert!(matches!(failed[..], [FailedCopy { copy: 0, error: StoreError::Busy }]), "{failed:?}");
+fn is_waiting(told: &Receiver<bool>) -> bool {
+    matches!(told.try_recv(), Err(TryRecvError::Empty))
 }
 
 #[test]
-fn copies_wait_for_the_engines_stream() {
+fn a_call_waits_for_the_engines_stream() {
     let late = late(Strategy::Batch, None);
-    let told = late.store();
-    assert!(matches!(told.try_recv(), Err(TryRecvError::Empty)));
+    let told = late.call();
+    assert!(is_waiting(&told));
     late.engine.fill(8);
     late.catch_up();
-    assert!(told.recv().unwrap().0.is_empty());
+    assert_eq!(told.recv_timeout(PATIENCE), Ok(true));
+    assert!(late.store().is_empty());
     // SAFETY: the copy is over.
     let payload = unsafe { late.arena.bytes(FRAME) };
-    assert!(payload[4096..] == late.engine.read(0), "it was copied before the engine was done");
+    assert!(payload[4096..] == late.engine.read(0));
 }
 
 /// Each event counts once it was seen done, though it is recorded again: an engine that is always some calls
@@ -101,83 +99,101 @@ fn copies_wait_for_the_engines_stream() {
 #[test]
 fn an_engine_that_goes_on_calling_is_not_waited_for_for_ever() {
     let late = late(Strategy::Batch, None);
-    let told = late.store();
+    let told = late.call();
     late.driver.set_event(&late.events[0], true);
     late.looked_at();
     late.driver.set_event(&late.events[0], false);
     late.looked_at();
-    assert!(matches!(told.try_recv(), Err(TryRecvError::Empty)), "the second is not done");
+    assert!(is_waiting(&told), "the second is not done");
     late.driver.set_event(&late.events[1], true);
-    assert!(told.recv().unwrap().0.is_empty());
+    assert_eq!(told.recv_timeout(PATIENCE), Ok(true));
 }
 
-/// A look counts for every batch that waits, not for the first alone: those of one call go together.
+/// A look counts for every call that waits, not for the first alone.
 #[test]
-fn all_batches_of_a_call_go_when_its_stream_has_come_so_far() {
+fn all_calls_go_on_when_the_stream_has_come_so_far() {
     let late = late(Strategy::Batch, None);
-    let told: Vec<_> = (0..4).map(|_| late.store()).collect();
+    let told: Vec<_> = (0..4).map(|_| late.call()).collect();
     late.driver.set_event(&late.events[0], true);
     late.looked_at();
     late.driver.set_event(&late.events[0], false);
     late.driver.set_event(&late.events[1], true);
-    for told in told {
-        assert!(told.recv_timeout(PATIENCE).unwrap().0.is_empty());
-    }
+    assert!(told.iter().all(|told| told.recv_timeout(PATIENCE) == Ok(true)));
 }
 
 #[test]
 fn an_engine_that_stands_still_holds_up_nobody_else() {
     let late = late(Strategy::Kernel, None);
-    let told: Vec<_> = (0..8).map(|_| late.store()).collect();
+    let told: Vec<_> = (0..8).map(|_| late.call()).collect();
     let done = late.driver.lend_event();
     late.driver.set_event(&done, true);
     for events in [&[][..], &[done]] {
         let other = engine_with(&late.driver, &late.device, events, None);
-        let frame = CopyEnd::Frame(FrameSpan { offset: 20_480, ..FRAME });
-        let stored = vec![copy(geometry(SHAPE, 1), other.slot(0), frame)];
-        assert!(submit(&late.device, Stream::Down, stored).is_empty());
+        let (tell, came) = sync_channel(1);
+        late.device.await_engine(other.pool(), Box::new(move |came| tell.send(came).unwrap()));
+        assert_eq!(came.recv_timeout(PATIENCE), Ok(true));
     }
-    assert!(told.iter().all(|told| matches!(told.try_recv(), Err(TryRecvError::Empty))));
+    assert!(told.iter().all(is_waiting));
     // Nor the end of the device.
     drop(late.device);
-    for told in told {
-        let (failed, _) = told.recv().unwrap();
-        assert!(matches!(failed[..], [FailedCopy { error: StoreError::TierLost(_), .. }]));
-    }
+    assert!(told.iter().all(|told| told.recv() == Ok(false)));
 }
 
 #[test]
-fn events_that_can_not_be_asked_fail_what_waits_for_them() {
+fn nobody_can_tell_where_events_can_not_be_asked() {
     let late = late(Strategy::Batch, None);
-    let told = late.store();
+    let told = late.call();
     late.driver.refuse("is_done", 400, 1);
-    let (failed, _) = told.recv().unwrap();
-    let said = failed[0].error.to_string();
-    assert!(failed.len() == 1 && said.contains("CUDA_ERROR_400"), "{said}");
+    assert_eq!(told.recv_timeout(PATIENCE), Ok(false));
+    assert_eq!(late.store().len(), 0, "the GPU is well");
+}
+
+#[test]
+fn a_gpu_that_is_lost_says_so_in_the_copies() {
+    let late = late(Strategy::Batch, None);
+    let told = late.call();
+    late.driver.refuse("create_event", 700, 1);
+    late.driver.refuse("is_done", 700, 1);
+    assert_eq!(told.recv_timeout(PATIENCE), Ok(true));
+    let said = late.store()[0].error.to_string();
+    assert!(said.contains("the GPU is lost to this daemon"), "{said}");
+}
+
+#[test]
+fn calls_that_wait_do_not_keep_a_pool_open() {
+    let late = late(Strategy::Batch, None);
+    let told = late.call();
+    let Late { driver, device, engine, .. } = late;
+    let _memory = engine.into_memory();
+    assert_eq!(told.recv_timeout(PATIENCE), Ok(false));
+    assert_eq!(driver.memories(Kind::Opened), 0);
+    drop(device);
+}
+
+#[test]
+fn an_engine_that_left_is_not_waited_for() {
+    let late = late(Strategy::Batch, None);
+    let told = late.call();
+    late.engine.pool().leave();
+    assert_eq!(told.recv_timeout(PATIENCE), Ok(false));
 }
 
 #[test]
 fn a_pool_stays_open_until_its_copies_are_over() {
     let late = late(Strategy::Kernel, None);
-    let told = late.store();
-    let Late { driver, device, engine, events, .. } = late;
+    let (tell, told) = sync_channel(1);
+    let driver = Arc::clone(&late.driver);
+    let done = Box::new(move |end: CopiesEnd| {
+        tell.send((end.failed.len(), driver.memories(Kind::Opened))).unwrap();
+    });
+    let stored = vec![copy(geometry(SHAPE, 1), late.engine.slot(0), CopyEnd::Frame(FRAME))];
+    // The driver knows what is open at each byte that it copies.
+    late.device.submit(Stream::Down, stored, done);
+    let Late { device, engine, .. } = late;
     let _memory = engine.into_memory();
-    assert_eq!(driver.memories(Kind::Opened), 2, "closed under a copy");
-    for event in &events {
-        driver.set_event(event, true);
-    }
-    let (failed, still_open) = told.recv().unwrap();
-    assert_eq!((failed.len(), still_open), (0, 0));
+    let (failed, _) = told.recv().unwrap();
+    assert_eq!(failed, 0);
     drop(device);
-}
-
-/// Its events are never done: what it had still to compute ended with it.
-#[test]
-fn an_engine_that_left_is_not_waited_for() {
-    let late = late(Strategy::Batch, None);
-    let told = late.store();
-    late.engine.pool().leave();
-    check_not_stored(&told);
 }
 
 /// However that comes, its events are done, before its connection is seen to have ended.
@@ -185,11 +201,13 @@ fn an_engine_that_left_is_not_waited_for() {
 fn what_a_process_that_ended_had_still_to_compute_is_not_stored() {
     let mut process = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
     let late = late(Strategy::Batch, Some(Lender(process.id())));
-    let told = late.store();
+    let told = late.call();
     process.kill().unwrap();
     process.wait().unwrap();
     late.catch_up();
-    check_not_stored(&told);
+    assert_eq!(told.recv_timeout(PATIENCE), Ok(true));
+    let failed = late.store();
+    assert!(matches!(failed[..], [FailedCopy { copy: 0, error: StoreError::Busy }]), "{failed:?}");
 }
 
 #[test]
@@ -197,8 +215,7 @@ fn a_process_that_lives_or_can_not_be_seen_stores() {
     // No process has that number.
     for lender in [std::process::id(), u32::MAX].map(Lender) {
         let late = late(Strategy::Batch, Some(lender));
-        let told = late.store();
         late.catch_up();
-        assert!(told.recv().unwrap().0.is_empty());
+        assert!(late.store().is_empty());
     }
 }
