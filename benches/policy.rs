@@ -57,7 +57,7 @@ impl Rig {
             effects: Vec::new(),
             done: Vec::new(),
         };
-        rig.ask(Command::Hello { namespace: namespace(), prefill_tokens_per_s: None });
+        rig.ask(Command::hello(namespace()));
         let slots = u32::try_from(CHAIN_BLOCKS).unwrap();
         let Reply::Pool { pool } =
             rig.ask(Command::RegisterPool { shard: 0, slots, has_events: false })

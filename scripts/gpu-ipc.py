@@ -61,7 +61,7 @@ class Engine:
         return stored.op
 
     def check(self, hashes: list[bytes], wanted: list[torch.Tensor]) -> None:
-        """Loads the blocks and compares them. When the daemon is asked, the stream is still to write
+        """Loads the blocks and compares them. When the daemon is asked, the stream has yet to write
         other bytes to the same slots."""
         target = slice(BLOCKS, BLOCKS + len(hashes))
         keep_busy(LONG)

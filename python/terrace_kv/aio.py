@@ -43,6 +43,7 @@ class AsyncClient:
         client_name: str = "terrace-kv/0.1.0",
         call_timeout_s: float = CALL_TIMEOUT_S,
         prefill_tokens_per_s: int | None = None,
+        engine: str = "",
         may_be_away: bool = False,
     ) -> AsyncClient:
         """As `Client(...)`."""
@@ -54,6 +55,7 @@ class AsyncClient:
             client_name=client_name,
             call_timeout_s=call_timeout_s,
             prefill_tokens_per_s=prefill_tokens_per_s,
+            engine=engine,
             may_be_away=may_be_away,
         )
         return cls(blocking)

@@ -39,13 +39,16 @@ class Client:
         client_name: str = "terrace-kv/0.1.0",
         call_timeout_s: float = CALL_TIMEOUT_S,
         prefill_tokens_per_s: int | None = None,
+        engine: str = "",
         may_be_away: bool = False,
     ) -> None:
         """Connects to the daemon at `socket`.
 
         `client_id` is unique among living clients and stable over restarts ("engine-0/rank-1").
         `prefill_tokens_per_s` is how fast the engine computes KV, where it knows that: plans
-        compare it with loading. With `may_be_away` a daemon that is not there, is busy or does not
+        compare it with loading. `engine` is for an engine of several clients, its scheduler and its
+        ranks say: those of one namespace that name the same engine mean the same request by the same
+        number. With `may_be_away` a daemon that is not there, is busy or does not
         answer is no error: the client waits for it.
 
         Raises `DaemonGone`, `VersionMismatch`, `NameTaken`, or `Invalid` for a namespace that does
@@ -54,7 +57,9 @@ class Client:
         path = arguments.socket(socket)
         self.namespace = arguments.one_of("namespace", namespace, Namespace, "a Namespace")
         call_timeout_s = arguments.seconds("call_timeout_s", call_timeout_s)
-        identity = Identity(client_id, client_name, namespace, call_timeout_s, prefill_tokens_per_s)
+        identity = Identity(
+            client_id, client_name, namespace, call_timeout_s, prefill_tokens_per_s, engine
+        )
         self._connection = Connection(path, identity, may_be_away=may_be_away)
         # Also when nobody closes it, and when the process ends.
         self._finalizer = weakref.finalize(self, self._connection.close)

@@ -41,7 +41,11 @@ def joined(hashes: bytes | Iterable[bytes], width: int) -> bytes:
 
 
 def hello(
-    client_id: str, client_name: str, namespace: Namespace, prefill_tokens_per_s: int | None
+    client_id: str,
+    client_name: str,
+    namespace: Namespace,
+    engine: str,
+    prefill_tokens_per_s: int | None,
 ) -> Any:
     own = {one.name: getattr(namespace, one.name) for one in fields(namespace)}
     return built(
@@ -50,6 +54,7 @@ def hello(
         client_id=client_id,
         client_name=client_name,
         namespace=built("Namespace", **own),
+        engine=engine,
         prefill_tokens_per_s=prefill_tokens_per_s,
     )
 

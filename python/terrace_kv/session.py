@@ -49,6 +49,8 @@ class Identity:
     call_timeout_s: float
     # How fast the engine computes KV, where it knows that.
     prefill_tokens_per_s: int | None = None
+    # The engine that it is a part of, where that has several clients.
+    engine: str = ""
 
 
 class PoolHandle:
@@ -141,6 +143,7 @@ class Session:
                 identity.client_id,
                 identity.client_name,
                 identity.namespace,
+                identity.engine,
                 identity.prefill_tokens_per_s,
             )
             answer = self.channel.call("Hello", hello, identity.call_timeout_s)

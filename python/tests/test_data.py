@@ -19,6 +19,7 @@ from terrace_kv import (
     daemon_status,
 )
 from terrace_kv.hashing import ExtraKeys
+from terrace_kv.hints import Directive, Wish
 
 
 class DataTest(DaemonCase):
@@ -104,6 +105,24 @@ class DataTest(DaemonCase):
         self.assertEqual((used.created_5m_tokens, used.uncached_tokens), (0, 3 * 16))
         with self.assertRaises(NotFound):
             engine.client.release(found)
+
+    def test_clients_of_one_engine_speak_of_the_same_requests(self):
+        space, hashes = namespace(), chain(4, seed=14)
+        names = [f"{self.id()}/{part}" for part in ("scheduler", "rank-0")]
+        socket, engine = self.daemon.socket, self.id()
+        scheduler, rank = (
+            Client(socket, client_id=name, namespace=space, engine=engine) for name in names
+        )
+        self.addCleanup(scheduler.close)
+        self.addCleanup(rank.close)
+        pool = HostPool.create(space, 4)
+        self.addCleanup(pool.close)
+        handle = rank.register_pool(pool)
+        scheduler.lookup(hashes, request=5)
+        wishes = [Directive(Wish(ttl_ms=300_000))]
+        rank.store(hashes, handle, range(4), request=5, directives=wishes).op.result()
+        used = scheduler.end_request(5)
+        self.assertEqual((used.created_5m_tokens, used.uncached_tokens), (4 * 16, 0))
 
     def test_completions_of_many_operations_find_their_way(self):
         engine = self.engine()

@@ -36,9 +36,9 @@ class Engine:
         self.pool = HostPool.create(self.space, SLOTS)
         name = f"engine-{next(self.numbers)}"
         self.worker = WorkerSide(
-            open_client(self.settings, self.space, f"{name}/rank-0"), self.pool, 0, self.settings
+            open_client(self.settings, self.space, name, "rank-0"), self.pool, 0, self.settings
         )
-        self.client = open_client(self.settings, self.space, f"{name}/scheduler")
+        self.client = open_client(self.settings, self.space, name, "scheduler")
         self.asker = Asker(self.client, self.settings)
         self.side = SchedulerSide(
             self.asker, self.settings, block_tokens=BLOCK_TOKENS, blocks=SLOTS, ranks=1

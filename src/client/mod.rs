@@ -61,6 +61,9 @@ pub struct ClientConfig {
     /// For people reading logs: the engine and its version.
     pub client_name: String,
     pub namespace: Namespace,
+    /// The engine that this client is a part of, where it has several: they speak of the same requests.
+    /// Empty: it is all of it.
+    pub engine: String,
     /// How many tokens' KV the engine computes in a second, where that is known. Not zero; see
     /// [`EndedRequest::prefill`] for what it measures later.
     pub prefill_tokens_per_s: Option<u32>,
@@ -78,10 +81,17 @@ impl ClientConfig {
             client_id: client_id.into(),
             client_name: concat!("terrace-rust/", env!("CARGO_PKG_VERSION")).into(),
             namespace,
+            engine: String::new(),
             prefill_tokens_per_s: None,
             call_timeout: Duration::from_secs(10),
             wait_timeout: Duration::from_mins(2),
         }
+    }
+
+    /// The same as a part of this engine.
+    #[must_use]
+    pub fn part_of(self, engine: impl Into<String>) -> Self {
+        Self { engine: engine.into(), ..self }
     }
 
     /// The same of an engine that computes so many tokens' KV in a second.

@@ -127,6 +127,8 @@ pub enum Command {
     /// Binds the client to a namespace; first command of every client.
     Hello {
         namespace: Namespace,
+        /// Clients of a namespace that name the same engine speak of the same requests.
+        engine: Option<String>,
         /// How fast the engine computes KV, as far as it knows; corrected by its reports.
         prefill_tokens_per_s: Option<u32>,
     },
@@ -223,6 +225,14 @@ pub enum Command {
         op: OpId,
     },
     Status,
+}
+
+impl Command {
+    /// Hello of an engine that is one client, and of whose speed nothing is known.
+    #[must_use]
+    pub const fn hello(namespace: Namespace) -> Self {
+        Self::Hello { namespace, engine: None, prefill_tokens_per_s: None }
+    }
 }
 
 /// What those who route requests know a store's blocks by; said or not, the blocks are the same.

@@ -7,6 +7,7 @@ use crate::domain::tier::Tier;
 
 use super::api::{ClientId, Effect, LeaseId, NamespaceId, PoolId, Refusal, Reply, RequestId};
 use super::plan::{CallCost, PrefillRate};
+use super::requests::EngineId;
 use super::sessions::Fate;
 use super::state::{Client, Lease, NamespaceEntry, Pool};
 use super::{Answer, Manager};
@@ -19,6 +20,7 @@ impl Manager {
         &mut self,
         client: ClientId,
         namespace: Namespace,
+        engine: Option<String>,
         prefill_tokens_per_s: Option<u32>,
     ) -> Answer {
         namespace.check().map_err(Refusal::Invalid)?;
@@ -46,6 +48,8 @@ impl Manager {
         let id = self.namespace_id(namespace)?;
         let entry = Client {
             namespace: id,
+            engine: self.engine_of(client, id, engine.as_deref()),
+            engine_name: engine,
             pools: Vec::new(),
             leases: BTreeSet::new(),
             ops: 0,
@@ -54,6 +58,15 @@ impl Manager {
         };
         self.clients.insert(client, entry);
         Ok(Reply::Hello { namespace: id, frame_bytes })
+    }
+
+    /// The engine whose requests the client speaks of: that of another client of the namespace, where both
+    /// name the same.
+    fn engine_of(&self, client: ClientId, namespace: NamespaceId, name: Option<&str>) -> EngineId {
+        let is_of = |other: &&Client| {
+            name.is_some() && other.namespace == namespace && other.engine_name.as_deref() == name
+        };
+        self.clients.values().find(is_of).map_or(EngineId(client.0), |other| other.engine)
     }
 
     fn namespace_id(&mut self, namespace: Namespace) -> Result<NamespaceId, Refusal> {
@@ -177,7 +190,9 @@ impl Manager {
 
     pub(super) fn client_gone(&mut self, client: ClientId) {
         let Some(entry) = self.clients.remove(&client) else { return };
-        self.requests.close_all(client);
+        if self.clients.values().all(|other| other.engine != entry.engine) {
+            self.requests.close_all(entry.engine);
+        }
         self.end_lifts_of(client);
         self.give_back_all(client);
         for (_, lease) in entry.leases {

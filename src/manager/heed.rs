@@ -59,34 +59,49 @@ impl Manager {
         let found = runs.iter().map(|run| run.blocks as usize).sum();
         let subagent = self.is_subagent(session);
         let seen = Seen { chain: keys, found, session, subagent };
-        let Some(Linked { tip, stem }) = self.link(request, &seen) else { return };
+        if self.heed_chain(request, &seen) {
+            self.stand_guard(keys, runs);
+        }
+    }
+
+    /// A request's chain was seen. False: nothing is learned of it.
+    fn heed_chain(&mut self, request: (ClientId, RequestId), seen: &Seen<'_>) -> bool {
+        let Some(Linked { tip, stem }) = self.link(request, seen) else { return false };
         // A chain's blocks are all looked at again when they come up to go, but the deepest may be
         // on a list already, under a tip that is worth less.
-        if let Some(at) = found.checked_sub(1).and_then(|last| self.directory.find(keys[last])) {
+        let deepest = seen.found.checked_sub(1).map(|last| seen.chain[last]);
+        if let Some(at) = deepest.and_then(|key| self.directory.find(key)) {
             self.claim_for(at, Some(tip));
         }
         if let Some((len, stem)) = stem
-            && let Some(at) = self.directory.find(keys[len - 1])
+            && let Some(at) = self.directory.find(seen.chain[len - 1])
         {
             self.claim_for(at, Some(stem));
         }
-        self.stand_guard(keys, runs);
         self.pass_on_moves();
+        true
     }
 
     /// Links a request that was not seen before; one that asks again only grows.
     fn link(&mut self, request: (ClientId, RequestId), seen: &Seen<'_>) -> Option<Linked> {
+        let name = self.request_name(request);
         let knowledge = self.learned.0.as_mut()?;
         if seen.chain.is_empty() {
             return None;
         }
-        if let Some(tip) = self.requests.tip(request.0, request.1) {
+        if let Some(tip) = self.requests.tip(name) {
             knowledge.reuse.again(tip, seen);
             return Some(Linked { tip, stem: None });
         }
         let linked = knowledge.reuse.request(self.now, seen);
-        self.requests.set_tip(request, linked.tip);
+        self.requests.set_tip(name, linked.tip);
         Some(linked)
+    }
+
+    /// Whether LRU decides in any tier.
+    #[cfg(test)]
+    pub(super) fn lru_decides(&self) -> bool {
+        self.learned.0.as_ref().is_some_and(|knowledge| knowledge.lru_decides != [false; 2])
     }
 
     /// A request's chain now reaches down to `tip`; its blocks are here or on their way in.
@@ -99,18 +114,21 @@ impl Manager {
         if !self.learned.is_on() {
             return;
         }
-        if self.requests.tip(request.0, request.1).is_none() {
+        let name = self.request_name(request);
+        if self.requests.tip(name).is_none() {
             // It never looked anything up, so this is the first that is seen of its chain.
             let mut chain: Vec<BlockIndex> = self.directory.chain_up(Some(tip)).collect();
             chain.reverse();
             let keys: Vec<Key> = chain.iter().map(|at| self.directory.get(*at).key).collect();
-            self.heed_lookup(request, session, &keys, &[]);
-            let claim = self.requests.tip(request.0, request.1);
+            let subagent = self.is_subagent(session);
+            let seen = Seen { chain: &keys, found: 0, session, subagent };
+            self.heed_chain(request, &seen);
+            let claim = self.requests.tip(name);
             for at in chain {
                 self.claim_for(at, claim);
             }
         }
-        self.claim_for(tip, self.requests.tip(request.0, request.1));
+        self.claim_for(tip, self.requests.tip(name));
     }
 
     /// The model answered the request whose chain ends in `tip`.

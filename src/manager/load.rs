@@ -26,7 +26,7 @@ impl Manager {
         let op = self.begin_op(client, request, OpKind::Load, keys.len(), Some(timeout))?;
         self.await_engine(op, pool);
         let shard = self.pools[&pool].shard;
-        let claim = self.requests.tip(client, request);
+        let claim = self.requests.tip(self.request_name((client, request)));
         let mut previous = None;
         for (index, (key, slot)) in (0_u32..).zip(keys.iter().zip(slots)) {
             let part = Part { op, index, pool, shard, slot: *slot };

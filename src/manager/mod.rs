@@ -245,8 +245,8 @@ impl Manager {
 
     fn command(&mut self, tag: ReplyTag, client: ClientId, command: Command) {
         let answer = match command {
-            Command::Hello { namespace, prefill_tokens_per_s } => {
-                self.hello(client, namespace, prefill_tokens_per_s)
+            Command::Hello { namespace, engine, prefill_tokens_per_s } => {
+                self.hello(client, namespace, engine, prefill_tokens_per_s)
             }
             Command::RegisterPool { shard, slots, has_events } => {
                 self.register_pool(client, shard, (slots, has_events))

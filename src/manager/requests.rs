@@ -16,6 +16,12 @@ use super::{Answer, Manager};
 /// Open requests that are remembered; the oldest gives way.
 const REQUESTS_MAX: usize = 65_536;
 
+/// Who names requests: a client, or those that say at Hello that they are of one engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct EngineId(pub u64);
+
+pub(super) type RequestName = (EngineId, RequestId);
+
 /// A request under way.
 struct OpenRequest {
     /// Counts requests in the order they were opened.
@@ -33,14 +39,13 @@ struct OpenRequest {
 /// All requests under way, by name and by age.
 #[derive(Default)]
 pub(super) struct Requests {
-    open: BTreeMap<(ClientId, RequestId), OpenRequest>,
-    by_age: BTreeMap<u64, (ClientId, RequestId)>,
+    open: BTreeMap<RequestName, OpenRequest>,
+    by_age: BTreeMap<u64, RequestName>,
     opened: u64,
 }
 
 impl Requests {
-    fn open(&mut self, client: ClientId, request: RequestId) -> &mut OpenRequest {
-        let name = (client, request);
+    fn open(&mut self, name: RequestName) -> &mut OpenRequest {
         if !self.open.contains_key(&name) {
             if self.open.len() >= REQUESTS_MAX
                 && let Some((_, oldest)) = self.by_age.pop_first()
@@ -62,27 +67,27 @@ impl Requests {
         })
     }
 
-    fn close(&mut self, client: ClientId, request: RequestId) -> Option<OpenRequest> {
-        let closed = self.open.remove(&(client, request))?;
+    fn close(&mut self, name: RequestName) -> Option<OpenRequest> {
+        let closed = self.open.remove(&name)?;
         self.by_age.remove(&closed.number);
         Some(closed)
     }
 
     /// The tip of the request's chain.
-    pub(super) fn tip(&self, client: ClientId, request: RequestId) -> Option<TipId> {
-        self.open.get(&(client, request))?.tip
+    pub(super) fn tip(&self, name: RequestName) -> Option<TipId> {
+        self.open.get(&name)?.tip
     }
 
-    pub(super) fn set_tip(&mut self, (client, request): (ClientId, RequestId), tip: TipId) {
-        self.open(client, request).tip = Some(tip);
+    pub(super) fn set_tip(&mut self, name: RequestName, tip: TipId) {
+        self.open(name).tip = Some(tip);
     }
 
-    /// The client went, and its requests with it.
-    pub(super) fn close_all(&mut self, client: ClientId) {
-        let range = (client, RequestId(0))..=(client, RequestId(u64::MAX));
-        let names: Vec<_> = self.open.range(range).map(|((_, request), _)| *request).collect();
-        for request in names {
-            self.close(client, request);
+    /// The engine went, and its requests with it.
+    pub(super) fn close_all(&mut self, engine: EngineId) {
+        let range = (engine, RequestId(0))..=(engine, RequestId(u64::MAX));
+        let names: Vec<_> = self.open.range(range).map(|(name, _)| *name).collect();
+        for name in names {
+            self.close(name);
         }
     }
 
@@ -95,15 +100,27 @@ impl Requests {
 }
 
 impl Manager {
+    /// What the client's engine calls the request.
+    pub(super) fn request_name(&self, (client, request): (ClientId, RequestId)) -> RequestName {
+        let engine = self.clients.get(&client).map_or(EngineId(client.0), |entry| entry.engine);
+        (engine, request)
+    }
+
+    /// Requests under way.
+    #[cfg(test)]
+    pub(super) fn open_requests(&self) -> usize {
+        self.requests.open.len()
+    }
+
     /// The session that the request belongs to: the one it names now, or named before.
     pub(super) fn session_of(
         &mut self,
-        (client, request): (ClientId, RequestId),
+        request: (ClientId, RequestId),
         namespace: NamespaceId,
         named: Option<&SessionName>,
     ) -> Option<SessionIndex> {
         let named = named.map(|name| self.session(namespace, name));
-        let open = self.requests.open(client, request);
+        let open = self.requests.open(self.request_name(request));
         open.session = named.or(open.session);
         open.session
     }
@@ -111,11 +128,11 @@ impl Manager {
     /// A lookup under the request was answered with `runs`.
     pub(super) fn request_read(
         &mut self,
-        (client, request): (ClientId, RequestId),
+        request: (ClientId, RequestId),
         asked: usize,
         runs: &[Run],
     ) {
-        let open = self.requests.open(client, request);
+        let open = self.requests.open(self.request_name(request));
         open.asked_blocks = open.asked_blocks.max(asked as u64);
         // Engines ask again while they wait: the last answer counts.
         open.read_blocks = [0; Tier::COUNT];
@@ -131,12 +148,12 @@ impl Manager {
     /// up to five minutes, and under a longer one.
     pub(super) fn request_created(
         &mut self,
-        (client, request): (ClientId, RequestId),
+        request: (ClientId, RequestId),
         tip: BlockIndex,
         [short, long]: [u64; 2],
     ) {
         let asked = u64::from(self.directory.get(tip).position) + 1;
-        let open = self.requests.open(client, request);
+        let open = self.requests.open(self.request_name(request));
         open.asked_blocks = open.asked_blocks.max(asked);
         open.created_5m_blocks += short;
         open.created_1h_blocks += long;
@@ -154,7 +171,7 @@ impl Manager {
         }
         self.end_leases(client, request);
         self.give_back((client, request));
-        let Some(closed) = self.requests.close(client, request) else {
+        let Some(closed) = self.requests.close(self.request_name((client, request))) else {
             return Ok(Reply::EndRequest { usage: Usage::default() });
         };
         self.heed_answer(closed.tip, stop, output_tokens);

@@ -16,6 +16,7 @@ use super::api::{
 use super::config::{PolicyName, TierConfig};
 use super::plan::{CallCost, PrefillRate};
 use super::ranks::Ranks;
+use super::requests::EngineId;
 
 /// A namespace by its digest; blocks found after a restart bring only that and their size.
 #[derive(Clone, Debug)]
@@ -211,6 +212,9 @@ pub(super) struct Partial {
 
 pub(super) struct Client {
     pub namespace: NamespaceId,
+    /// Whose requests it speaks of, and how it named that engine, if it did.
+    pub engine: EngineId,
+    pub engine_name: Option<String>,
     pub pools: Vec<PoolId>,
     pub leases: BTreeSet<(RequestId, LeaseId)>,
     pub ops: usize,

@@ -28,7 +28,7 @@ impl Manager {
         let namespace = self.clients[&client].namespace;
         let shard = self.pools[&pool].shard;
         let session = self.session_of((client, request), namespace, session);
-        let claim = self.requests.tip(client, request);
+        let claim = self.requests.tip(self.request_name((client, request)));
         let (mut new, mut here) = (Vec::new(), Vec::new());
         let mut previous = parent.map(|key| self.directory.find(key));
         let mut tip = previous.flatten();

@@ -47,6 +47,8 @@ pub struct Hello {
     pub client_id: String,
     pub client_name: String,
     pub namespace: Namespace,
+    /// The engine that it is a part of; empty where it is all of it.
+    pub engine: String,
     /// How fast the engine computes KV, as far as it knows.
     pub prefill_tokens_per_s: Option<u32>,
 }
@@ -107,6 +109,7 @@ impl<B: Backend> Calls<B> {
         let mut joining = Joining { calls: self, client, name: &hello.client_id, joined: false };
         let command = Command::Hello {
             namespace: hello.namespace.clone(),
+            engine: (!hello.engine.is_empty()).then(|| hello.engine.clone()),
             prefill_tokens_per_s: hello.prefill_tokens_per_s,
         };
         let frame_bytes = match self.ask(client, command).await? {
@@ -288,9 +291,12 @@ fn check_hello(hello: &Hello) -> Result<(), CallError> {
     if hello.protocol_version != PROTOCOL_VERSION {
         return Err(CallError::VersionMismatch { client: hello.protocol_version });
     }
-    for (field, text, min) in
-        [("client_id", &hello.client_id, 1), ("client_name", &hello.client_name, 0)]
-    {
+    let texts = [
+        ("client_id", &hello.client_id, 1),
+        ("client_name", &hello.client_name, 0),
+        ("engine", &hello.engine, 0),
+    ];
+    for (field, text, min) in texts {
         if !(min..=CLIENT_ID_BYTES_MAX).contains(&text.len()) {
             return Err(CallError::invalid(format!(
                 "{field} is {} bytes long: it must be {min} to {CLIENT_ID_BYTES_MAX} bytes",

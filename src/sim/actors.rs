@@ -93,7 +93,7 @@ impl Actor {
             payload_bytes: namespace.payload_bytes(),
             shard_count: namespace.shard_count,
         };
-        let number = match core.ask(id, Command::Hello { namespace, prefill_tokens_per_s: None })? {
+        let number = match core.ask(id, Command::hello(namespace))? {
             Reply::Hello { namespace, frame_bytes }
                 if frame_bytes > facts.payload_bytes && namespace < NamespaceId(1000) =>
             {
@@ -356,7 +356,7 @@ impl Joined {
         let namespace = core.scenario.namespaces[self.namespace].clone();
         let (keys, slots) = (vec![key], vec![out_of_range]);
         let nonsense = match core.faults.any() % 8 {
-            0 => Command::Hello { namespace, prefill_tokens_per_s: None },
+            0 => Command::hello(namespace),
             1 => Command::RegisterPool { shard: 99, slots: 1, has_events: false },
             2 => Command::UnregisterPool { pool: PoolId(u64::MAX) },
             3 => Command::Store {

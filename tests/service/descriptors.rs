@@ -31,6 +31,7 @@ pub fn hello_message(client_id: &str) -> pb::HelloRequest {
             hash_bytes: namespace.hash_bytes,
             ..pb::Namespace::default()
         }),
+        engine: String::new(),
         prefill_tokens_per_s: None,
     }
 }

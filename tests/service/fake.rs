@@ -44,6 +44,7 @@ pub struct State {
     pub gone: Vec<ClientId>,
     /// What clients said of their speed, at Hello and at the ends of requests.
     pub prefill_rates: Vec<Option<u32>>,
+    pub engines: Vec<Option<String>>,
     pub prefills: Vec<Option<Prefill>>,
     /// Whether lookups were of requests that wait, and what they are advised.
     pub queued: Vec<bool>,
@@ -134,9 +135,10 @@ impl State {
 
     fn answer(&mut self, client: ClientId, command: Command) -> Reply {
         match command {
-            Command::Hello { namespace, prefill_tokens_per_s } => {
+            Command::Hello { namespace, engine, prefill_tokens_per_s } => {
                 self.helloed.push(client);
                 self.prefill_rates.push(prefill_tokens_per_s);
+                self.engines.push(engine);
                 Reply::Hello { namespace: NamespaceId(0), frame_bytes: namespace.frame_bytes() }
             }
             Command::Lookup { keys, session, queued, .. } => {

@@ -224,6 +224,17 @@ async fn a_lookup_says_that_it_waits_and_is_advised() {
 }
 
 #[tokio::test]
+async fn parts_of_an_engine_say_of_which() {
+    let world = World::start();
+    let part = |name: &str, engine: &str| ClientConfig::new(name, namespace()).part_of(engine);
+    Client::connect(&world.socket, part("a/scheduler", "a")).await.unwrap();
+    let _whole = world.client("b").await;
+    let error = world.refused(part("c", &"long".repeat(65))).await;
+    assert!(error.to_string().contains("engine is 260 bytes long"), "{error}");
+    assert_eq!(world.fake.state().engines, [Some("a".into()), None]);
+}
+
+#[tokio::test]
 async fn engines_say_how_fast_they_are() {
     let world = World::start();
     let engine = |name: &str| ClientConfig::new(name, namespace());

@@ -91,8 +91,7 @@ impl Node {
         let memory = HostPool::create(PoolOrder::LayerMajor.layout(namespace().shape, SLOTS));
         let memory = memory.unwrap();
         let pool = runtime.block_on(async {
-            let hello = Command::Hello { namespace: namespace(), prefill_tokens_per_s: None };
-            handle.call(client, hello).await.unwrap();
+            handle.call(client, Command::hello(namespace())).await.unwrap();
             let fd = memory.memory().as_fd().try_clone_to_owned().unwrap();
             let claim = ClaimedPool { shard: 0, layout: *memory.layout() };
             handle.register_pool(client, LentMemory::Shared(fd), claim).await.unwrap()

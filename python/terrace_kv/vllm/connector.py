@@ -165,7 +165,7 @@ class TerraceConnector(KVConnectorBase_V1):
         config, settings = self._vllm_config, self._settings
         space = support.namespace_of(config, self._kv_cache_config, geometry, settings)
         rank = get_tensor_model_parallel_rank()
-        client = open_client(settings, space, f"{self._engine}/{os.getpid()}/rank-{rank}")
+        client = open_client(settings, space, self._engine, f"rank-{rank}")
         pool = self._pool(space, geometry, kv_caches)
         self._worker = WorkerSide(client, pool, rank, settings, self._record)
         self._namespace = space
@@ -258,7 +258,7 @@ class TerraceConnector(KVConnectorBase_V1):
         handshake = next(iter(metadata.values()))
         assert isinstance(handshake, TerraceHandshake)
         space, settings = handshake.namespace, self._settings
-        client = open_client(settings, space, f"{self._engine}/{os.getpid()}/scheduler")
+        client = open_client(settings, space, self._engine, "scheduler")
         self._asker = Asker(client, settings)
         self._scheduler = SchedulerSide(
             self._asker,

@@ -8,6 +8,7 @@ the engine runs.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections import deque
@@ -234,14 +235,16 @@ class WorkerSide:
         self._state.notify_all()
 
 
-def open_client(settings: Settings, space: Namespace, client_id: str) -> Client:
-    """A client that waits for its daemon; refuses only what a person must mend.
+def open_client(settings: Settings, space: Namespace, engine: str, part: str) -> Client:
+    """A client for one part of the engine, which waits for its daemon; refuses only what a person
+    must mend.
 
     Raises `VersionMismatch`, or `Invalid` for a namespace that the daemon does not take.
     """
     client = Client(
         settings.socket,
-        client_id=client_id,
+        client_id=f"{engine}/{os.getpid()}/{part}",
+        engine=engine,
         client_name="vllm",
         namespace=space,
         call_timeout_s=settings.call_timeout_s,

@@ -156,7 +156,7 @@ impl Books {
         let page_bytes = u32::try_from(PAGE_BYTES).expect("a page is short");
         let shape = KvShape { layers: 1, planes: 1, page_bytes };
         let namespace = content::namespace("bench", shape);
-        books.ask(Command::Hello { namespace, prefill_tokens_per_s: None });
+        books.ask(Command::hello(namespace));
         let Reply::Pool { pool } =
             books.ask(Command::RegisterPool { shard: 0, slots: args.chain, has_events: false })
         else {

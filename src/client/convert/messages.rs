@@ -35,6 +35,7 @@ pub(super) fn hello(config: &ClientConfig) -> pb::HelloRequest {
             hash_bytes: namespace.hash_bytes,
             tenant_salt: Bytes::copy_from_slice(&namespace.tenant_salt),
         }),
+        engine: config.engine.clone(),
         prefill_tokens_per_s: config.prefill_tokens_per_s,
     }
 }

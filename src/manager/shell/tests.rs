@@ -162,7 +162,7 @@ async fn joined(
 ) -> (ClientId, mpsc::Receiver<Completion>, PoolId) {
     let (client, completions) = handle.join();
     let (memory, claim) = lent(&namespace);
-    let hello = Command::Hello { namespace, prefill_tokens_per_s: None };
+    let hello = Command::hello(namespace);
     handle.call(client, hello).await.unwrap();
     let pool = handle.register_pool(client, memory, claim).await.unwrap();
     (client, completions, pool)

@@ -1,6 +1,7 @@
 //! Engines whose streams have not come as far as their calls: nobody waits behind one.
 
 use super::*;
+use crate::domain::retention::{TokenRange, Wish};
 use crate::movement::Link;
 
 /// Two engines on links that move one transfer at a time, blocks 1 and 2 stored. The first one says by
@@ -117,11 +118,8 @@ fn what_was_forgotten_meanwhile_is_not_delivered() {
     bench.start_load(&[1, 2]);
     let first = bench.pool;
     speak_for(&mut bench, 1, second);
-    let wish = crate::domain::retention::Wish {
-        delete_after: Some(Duration::from_millis(1)),
-        ..crate::domain::retention::Wish::default()
-    };
-    let tokens = crate::domain::retention::TokenRange { start: 0, end: None };
+    let wish = Wish { delete_after: Some(Duration::from_millis(1)), ..Wish::default() };
+    let tokens = TokenRange { start: 0, end: None };
     bench.turn(None, &[Directive { tokens, wish }], &[1, 2, 3]);
     bench.now = bench.now + Duration::from_millis(5);
     bench.event(Event::Tick);

@@ -25,6 +25,8 @@ mod writes;
 
 mod behind;
 
+mod engines;
+
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -129,8 +131,7 @@ impl Bench {
 
     fn join(&mut self, client: ClientId, shards: u32) {
         self.client = client;
-        let hello =
-            self.ask(Command::Hello { namespace: namespace(shards), prefill_tokens_per_s: None });
+        let hello = self.ask(Command::hello(namespace(shards)));
         assert!(matches!(hello, Reply::Hello { .. }), "{hello:?}");
         self.pool = self.register(0);
     }

@@ -19,7 +19,8 @@ fn plan(bench: &mut Bench, blocks: &[u64]) -> Plan {
 fn join_with_rate(bench: &mut Bench, tokens_per_s: u32) {
     bench.client = ClientId(7);
     let prefill_tokens_per_s = Some(tokens_per_s);
-    let hello = bench.ask(Command::Hello { namespace: namespace(1), prefill_tokens_per_s });
+    let hello =
+        bench.ask(Command::Hello { namespace: namespace(1), engine: None, prefill_tokens_per_s });
     assert!(matches!(hello, Reply::Hello { .. }), "{hello:?}");
     bench.pool = bench.register(0);
 }
@@ -79,7 +80,8 @@ fn a_rate_of_zero_is_refused() {
     let mut bench = Bench::new([0, 8, 0, 0]);
     bench.client = ClientId(7);
     let prefill_tokens_per_s = Some(0);
-    let said = bench.ask(Command::Hello { namespace: namespace(1), prefill_tokens_per_s });
+    let said =
+        bench.ask(Command::Hello { namespace: namespace(1), engine: None, prefill_tokens_per_s });
     let Reply::Refused(Refusal::Invalid(why)) = said else { panic!("{said:?}") };
     assert!(why.contains("prefill_tokens_per_s is 0"), "{why}");
 }

@@ -244,7 +244,7 @@ fn a_tenant_has_a_budget_over_all_its_namespaces() {
     let other = |bench: &mut Bench, client: u64, model: &str, salt: u8, block: u64| {
         bench.client = ClientId(client);
         let namespace = Namespace { model: model.into(), tenant_salt: vec![salt], ..namespace(1) };
-        bench.ask(Command::Hello { namespace, prefill_tokens_per_s: None });
+        bench.ask(Command::hello(namespace));
         bench.pool = bench.register(0);
         let blocks: Vec<u64> = (block..block + 4).collect();
         bench.turn(None, &[all(shield(MIN))], &blocks).clipped

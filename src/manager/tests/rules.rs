@@ -246,10 +246,7 @@ fn bad_commands_are_refused_with_the_remedy() {
     says(store(vec![], pool), "send one slot for each block");
     says(store(vec![0], PoolId(99)), "not registered");
     says(Command::RegisterPool { shard: 1, slots: 1, has_events: false }, "shards count from 0");
-    says(
-        Command::Hello { namespace: namespace(1), prefill_tokens_per_s: None },
-        "said Hello already",
-    );
+    says(Command::hello(namespace(1)), "said Hello already");
     bench.client = ClientId(5);
     let reply = bench.ask(Command::Lookup {
         request,
@@ -275,7 +272,7 @@ fn another_namespace_with_other_blocks_gets_room_too() {
     bench.client = ClientId(2);
     let mut larger = namespace(1);
     larger.shape.page_bytes = 8192;
-    bench.ask(Command::Hello { namespace: larger, prefill_tokens_per_s: None });
+    bench.ask(Command::hello(larger));
     bench.pool = bench.register(0);
     assert!(bench.store(None, &[1_000_001, 1_000_002]).failed.is_empty());
 }
@@ -308,7 +305,7 @@ fn a_namespace_that_nobody_uses_gives_its_number_back() {
     let hello = |bench: &mut Bench, client: u64, salt: u8| {
         bench.client = ClientId(client);
         let namespace = Namespace { tenant_salt: vec![salt], ..namespace(1) };
-        bench.ask(Command::Hello { namespace, prefill_tokens_per_s: None })
+        bench.ask(Command::hello(namespace))
     };
     let refused = |reply: &Reply| matches!(reply, Reply::Refused(Refusal::Precondition(_)));
     assert!(!refused(&hello(&mut bench, 2, 2)));

@@ -32,6 +32,7 @@ pub(super) fn hello(message: pb::HelloRequest) -> Result<Hello, CallError> {
         client_id: message.client_id,
         client_name: message.client_name,
         namespace,
+        engine: message.engine,
         prefill_tokens_per_s: message.prefill_tokens_per_s,
     })
 }

@@ -113,7 +113,7 @@ impl Engine {
         };
         let prefill_tokens_per_s =
             engine.timed.as_ref().map(|timed| timed.timing.prefill_tokens_per_s.get());
-        engine.ask(Command::Hello { namespace, prefill_tokens_per_s });
+        engine.ask(Command::Hello { namespace, engine: None, prefill_tokens_per_s });
         let Reply::Pool { pool } =
             engine.ask(Command::RegisterPool { shard: 0, slots: POOL_SLOTS, has_events: false })
         else {
