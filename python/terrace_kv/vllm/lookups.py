@@ -19,6 +19,7 @@ from ..answers import Lookup, Run, Tier
 from ..client import Client
 from .hints import RequestHints
 from .settings import Settings
+from .telling import Call, Saying, Teller
 
 _log = logging.getLogger("terrace_kv.vllm")
 
@@ -114,6 +115,7 @@ class Asker:
         self._lock = threading.Lock()
         self._waiting = 0
         self._noted: set[str] = set()
+        self._teller = Teller(self._try)
 
     def ask(self, hashes: bytes, request: int, said: RequestHints, *, queued: bool) -> Question:
         """Sends what the request says, and asks what is stored of it."""
@@ -123,6 +125,7 @@ class Asker:
 
         def run() -> None:
             question.answered(self._lookup(hashes, request, said, queued=queued))
+            self._teller.look()
 
         if not (self.available() and self._submit(run)):
             question.answered(NOTHING)
@@ -132,14 +135,23 @@ class Asker:
         """Gives back the hold on what was found: it is loaded, or will not be."""
         answer = found.answer
         if answer is not None and answer.lease_id is not None:
-            self.say(lambda client: client.release(answer))
+            self.say(Saying(lambda client: client.release(answer)))
 
-    def say(self, call: Callable[[Client], object]) -> None:
-        """Has a call made that nobody waits for; it is left out when the daemon is away."""
+    def say(self, saying: Saying) -> None:
+        """Has something told that nobody waits for; it is left out when the daemon is away."""
         if self.available():
-            self._submit(lambda: self._try(call))
+            self._teller.add(saying)
+
+    def look(self) -> None:
+        """Stores are over that sayings may have waited for."""
+        self._teller.look()
+
+    def unsaid(self) -> list[Saying]:
+        """What has still to be told."""
+        return self._teller.waiting()
 
     def close(self) -> None:
+        self._teller.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def available(self) -> bool:
@@ -189,7 +201,7 @@ class Asker:
         )
         return found_of(found[0]) if found else NOTHING
 
-    def _try(self, call: Callable[[Client], object]) -> None:
+    def _try(self, call: Call) -> None:
         if not self._breaker.lets_through():
             return
         try:

@@ -13,7 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from .. import hints
 from ..answers import Tier
+from .endings import Ending
 from .hints import RequestHints
 from .holds import Holds
 from .jobs import BLOCKS_A_CALL_MAX, Load, Report, Step, Store
@@ -35,6 +37,8 @@ class Tracked:
     said: RequestHints
     question: Question | None = None
     found: Found | None = None
+    # All its questions that may be unanswered, also those that were given up.
+    asked: list[Question] = field(default_factory=list)
     # Blocks from the root on that the daemon has, or was offered.
     offered_blocks: int = 0
     # Blocks that vLLM had itself when it last asked.
@@ -84,6 +88,8 @@ class SchedulerSide:
         if tracked is None:
             tracked = Tracked(request, next(self._numbers), said)
             self._requests[request.request_id] = tracked
+            if said.session is not None:
+                self._go_on(said.session)
         if tracked.question is None and request.block_hashes:
             self._ask(tracked, queued=len(self._requests) > 1)
 
@@ -160,11 +166,14 @@ class SchedulerSide:
                 tracked.loaded = {}
                 # What was lost below is offered again.
                 tracked.offered_blocks = 0
-        for number, kept in self.holds.update(report).items():
+        over = self.holds.update(report)
+        for number, kept in over.items():
             offer, blocks = self._offers.pop(number, (None, 0))
             self._stores_held -= blocks
             if offer is not None:
                 self.on_stored(offer, kept)
+        if over:
+            self._asker.look()
 
     def loaded(self, request_ids: Sequence[str]) -> None:
         """These requests' loads have ended, well or not."""
@@ -187,16 +196,27 @@ class SchedulerSide:
         if not tracked.is_loading and whole > tracked.offered_blocks:
             self._offer(tracked, whole, block_ids)
             self.counts.add("dropped_blocks", whole - tracked.offered_blocks)
-        number, after = tracked.number, tracked.said.after
-        output_tokens = request.num_tokens - request.num_prompt_tokens
-
-        def say(client: Any) -> None:
-            client.end_request(number, output_tokens=output_tokens)
-            if after:
-                client.hint(*after)
-
-        self._asker.say(say)
+        self._end(tracked, request.num_tokens - request.num_prompt_tokens)
         return tracked
+
+    def _end(self, tracked: Tracked, output_tokens: int) -> None:
+        """It is told after all stores of the request; the end of a session after all of those."""
+        session, after = tracked.said.session, tracked.said.after
+        ends = any(isinstance(one, hints.SessionEnd) for one in after)
+
+        def comes_before(other: Tracked) -> bool:
+            return other is tracked or (ends and other.said.session == session)
+
+        stores = [n for n, (offer, _) in self._offers.items() if comes_before(offer.tracked)]
+        self._asker.say(
+            Ending(tracked.number, output_tokens, after, tracked.asked, stores, self._offers)
+        )
+
+    def _go_on(self, session: str) -> None:
+        """A request of the session is new: an end of it that was not told yet is none."""
+        for saying in self._asker.unsaid():
+            if isinstance(saying, Ending):
+                saying.goes_on(session)
 
     def _ask(self, tracked: Tracked, *, queued: bool) -> None:
         hashes = b"".join(tracked.request.block_hashes)
@@ -205,6 +225,7 @@ class SchedulerSide:
         # It is said once. The asker's thread reads it later, so what it has is left as it is.
         said, tracked.said = tracked.said, replace(tracked.said, envelope=None, before=[])
         tracked.question = self._asker.ask(hashes, tracked.number, said, queued=queued)
+        tracked.asked = [one for one in tracked.asked if one.unanswered] + [tracked.question]
 
     def _found(self, tracked: Tracked) -> Found | None:
         if tracked.found is not None and fresh(tracked.found, time.time()):
