@@ -2,7 +2,8 @@
 
 import unittest
 
-from terrace_kv import Kind, hints
+from rig import DaemonCase, chain
+from terrace_kv import Invalid, Kind, hints
 from terrace_kv.vllm import hints as said
 
 MINUTES_5, HOUR = 300_000, 3_600_000
@@ -92,7 +93,13 @@ class HintsTest(unittest.TestCase):
             {"terrace": {"directives": [{"start": 5, "end": 5}]}},
             {"terrace": {"directives": [{"colour": 1}]}},
             {"terrace": {"directives": [{"kind": "poem"}]}},
+            {"terrace": {"directives": [{"priority": 150}]}},
+            {"terrace": {"directives": [{"end": 1 << 64, "priority": 50}]}},
+            {"terrace": {"directives": [7]}},
+            {"cache_control": {"ttl": "²s"}},
+            {"cache_control": {"end": 1 << 64}},
             {"terrace": {"session": "s" * 129}},
+            {"terrace": {"session": "\ud800"}},
             {"terrace": {"session": 7}},
         ):
             with self.subTest(params):
@@ -101,6 +108,61 @@ class HintsTest(unittest.TestCase):
         for params in ([], "text", 7, {"terrace": 3, "nvext": [], "agent_hints": None}):
             with self.subTest(params):
                 self.check(params)
+
+    def test_one_that_makes_no_sense_leaves_the_others(self):
+        given = [{"end": 32, "priority": 150}, {"start": 32, "ttl_ms": 5000, "kind": None}]
+        made = self.check({"terrace": {"directives": given}}, (32, None, {"ttl_ms": 5000}))
+        self.assertIn("priority is 150: give 0 to 100", made.notes[0])
+
+
+class WishesTest(DaemonCase):
+    """What is taken here is what the daemon takes: it refuses stores for anything else."""
+
+    def test_both_sides_agree(self):
+        engine, hashes = self.engine(), chain(1)
+        most = (1 << 64) - 1
+        for wish, makes_sense in (
+            ({}, True),
+            ({"priority": 0}, True),
+            ({"priority": 100, "priority_ms": 1}, True),
+            ({"priority": 101}, False),
+            ({"priority": -1}, False),
+            ({"priority": 1.5}, False),
+            ({"priority_ms": 1}, False),
+            ({"priority": 1, "priority_ms": 0}, False),
+            ({"ttl_ms": most}, True),
+            ({"ttl_ms": most + 1}, False),
+            ({"ttl_ms": 0}, False),
+            ({"ttl_ms": "long"}, False),
+            ({"ttl_ms": 1, "refresh_on_hit": False}, True),
+            ({"ttl_ms": 1, "refresh_on_hit": []}, False),
+            ({"refresh_on_hit": True}, False),
+            ({"delete_after_ms": most}, True),
+            ({"delete_after_ms": 0}, False),
+            ({"kind": 0}, True),
+            ({"kind": 7, "floor": 4, "scope": 3}, True),
+            ({"kind": 8}, False),
+            ({"kind": "poem"}, False),
+            ({"floor": 5}, False),
+            ({"scope": []}, False),
+        ):
+            with self.subTest(wish):
+                # As it is, and as it is read.
+                self.assertEqual(self.is_stored(engine, hashes, hints.Wish(**wish)), makes_sense)
+                self.assertEqual(self.is_read(engine, hashes, wish), makes_sense)
+
+    def is_read(self, engine, hashes, wish) -> bool:
+        made = lowered({"terrace": {"directives": [wish]}})
+        for one in made.directives:
+            self.assertTrue(self.is_stored(engine, hashes, one.wish))
+        return not made.notes
+
+    def is_stored(self, engine, hashes, wish: hints.Wish) -> bool:
+        try:
+            engine.store(hashes, directives=[hints.Directive(wish)])
+        except Invalid:
+            return False
+        return True
 
 
 if __name__ == "__main__":

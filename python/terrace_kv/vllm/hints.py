@@ -12,9 +12,10 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from .. import hints
-from ..answers import Kind, Scope, Tier
+from . import wishes
+from .wishes import PRIORITY_MAX, is_token, is_whole
 
-PRIORITY_DEFAULT, PRIORITY_MAX = 35, 100
+PRIORITY_DEFAULT = 35
 DIRECTIVES_MAX, BREAKPOINTS_MAX = 64, 4
 # What Dynamo clamps the TTL of its cache control to, in seconds.
 TTL_S_MIN, TTL_S_MAX = 300, 3600
@@ -110,10 +111,12 @@ class _Reader:
     def session(self, name: Any) -> str | None:
         if name is None or name == "":
             return None
-        if not isinstance(name, str) or len(name.encode()) > SESSION_BYTES_MAX:
+        encoded = name.encode(errors="replace") if isinstance(name, str) else b""
+        # A text with lone surrogates comes back changed: no message holds it.
+        if len(encoded) > SESSION_BYTES_MAX or encoded.decode() != name:
             self._notes.append(f"a session is a text of at most {SESSION_BYTES_MAX} bytes")
             return None
-        return name
+        return str(name)
 
     def shields(self, control: Any, prompt_tokens: int) -> Iterable[_Claim]:
         """`cache_control`: of the whole prompt, or a list of breakpoints with their `end`s."""
@@ -132,7 +135,7 @@ class _Reader:
             self._notes.append("cache_control: its type must be ephemeral")
             return None
         ttl_s, end = _seconds(mark.get("ttl", TTL_S_MIN)), mark.get("end", prompt_tokens)
-        if ttl_s is None or not _is_whole(end) or end < 1:
+        if ttl_s is None or not is_token(end) or end < 1:
             self._notes.append("cache_control: ttl is 5m, 1h or seconds, end a number of tokens")
             return None
         ttl_ms = min(max(ttl_s, TTL_S_MIN), TTL_S_MAX) * 1000
@@ -142,7 +145,7 @@ class _Reader:
         """Dynamo's priorities have no bounds and start at 0; ours have both."""
         if given is None:
             return []
-        if not _is_whole(given):
+        if not is_whole(given):
             self._notes.append("agent_hints.priority is no whole number")
             return []
         priority = min(max(given + PRIORITY_DEFAULT, 0), PRIORITY_MAX)
@@ -160,15 +163,12 @@ class _Reader:
         try:
             named = dict(given)
             start, end = named.pop("start", 0), named.pop("end", None)
-            for key, words in (("kind", Kind), ("floor", Tier), ("scope", Scope)):
-                if isinstance(named.get(key), str):
-                    named[key] = words[named[key].upper()]
-            wish = hints.Wish(**named)
-        except (TypeError, ValueError, KeyError) as error:
-            self._notes.append(f"terrace.directives: {error!r} is not understood (docs/hints.md)")
+            wish = wishes.read(named)
+        except (TypeError, ValueError) as error:
+            self._notes.append(f"terrace.directives: one is left out (docs/hints.md): {error}")
             return None
-        open_or_after = end is None or (_is_whole(end) and end > start)
-        if not _is_whole(start) or start < 0 or not open_or_after:
+        open_or_after = end is None or (is_token(end) and end > start)
+        if not is_token(start) or not open_or_after:
             self._notes.append("terrace.directives: a range is start to before end, in tokens")
             return None
         return _Claim(start, end, wish)
@@ -208,13 +208,10 @@ def _part(object_: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 def _seconds(ttl: Any) -> int | None:
     """Whole seconds, or a number with s, m or h."""
-    if _is_whole(ttl):
+    if is_whole(ttl):
         return int(ttl)
     units = {"s": 1, "m": 60, "h": 3600}
-    if isinstance(ttl, str) and ttl[-1:] in units and ttl[:-1].isdigit():
-        return int(ttl[:-1]) * units[ttl[-1]]
-    return None
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    if not isinstance(ttl, str) or ttl[-1:] not in units:
+        return None
+    number = ttl[:-1]
+    return int(number) * units[ttl[-1]] if number.isdecimal() and len(number) < 10 else None
