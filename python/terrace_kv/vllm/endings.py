@@ -6,7 +6,7 @@ had ended: with it what the session left behind would count as used.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from .. import hints
@@ -28,8 +28,10 @@ class Ending(Saying):
         questions: Iterable[Question],
         stores: Iterable[int],
         stores_under_way: Container[int],
+        unsaid: Callable[[], Sequence[hints.Action]] = tuple,
     ) -> None:
-        """It comes after `stores`, jobs by their numbers, and after the answers of `questions`."""
+        """It comes after `stores`, jobs by their numbers, and after the answers of `questions`;
+        `unsaid` is what these should have said of the request's blocks and did not."""
         super().__init__(self._say)
         self._request = request
         self._output_tokens = output_tokens
@@ -37,6 +39,7 @@ class Ending(Saying):
         self._questions = list(questions)
         self._stores = list(stores)
         self._under_way = stores_under_way
+        self._unsaid = unsaid
 
     def is_ready(self) -> bool:
         # What is over is not looked at again: this is asked at every end of a store.
@@ -53,5 +56,6 @@ class Ending(Saying):
 
     def _say(self, client: Client) -> None:
         client.end_request(self._request, output_tokens=self._output_tokens)
-        if self._after:
-            client.hint(*self._after)
+        said = [*self._unsaid(), *self._after]
+        if said:
+            client.hint(*said)

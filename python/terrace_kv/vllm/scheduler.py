@@ -15,6 +15,7 @@ from typing import Any
 
 from .. import hints
 from ..answers import Tier
+from .directives import beyond, retains
 from .endings import Ending
 from .hints import RequestHints
 from .holds import Holds
@@ -41,6 +42,8 @@ class Tracked:
     asked: list[Question] = field(default_factory=list)
     # Blocks from the root on that the daemon has, or was offered.
     offered_blocks: int = 0
+    # A store said its directives of the whole chain, as far as is known.
+    is_directed: bool = False
     # Blocks that vLLM had itself when it last asked.
     local_blocks: int = 0
     is_loading: bool = False
@@ -58,6 +61,8 @@ class Offer:
 
     tracked: Tracked
     first_block: int
+    # It says the request's directives of the whole chain.
+    directs: bool
 
 
 class SchedulerSide:
@@ -171,6 +176,9 @@ class SchedulerSide:
             offer, blocks = self._offers.pop(number, (None, 0))
             self._stores_held -= blocks
             if offer is not None:
+                if offer.directs and not kept:
+                    # Perhaps the daemon never saw it.
+                    offer.tracked.is_directed = False
                 self.on_stored(offer, kept)
         if over:
             self._asker.look()
@@ -208,9 +216,18 @@ class SchedulerSide:
             return other is tracked or (ends and other.said.session == session)
 
         stores = [n for n, (offer, _) in self._offers.items() if comes_before(offer.tracked)]
+
+        def unsaid() -> list[hints.Action]:
+            if tracked.is_directed or not tracked.offered_blocks:
+                return []
+            known = tracked.request.block_hashes[: tracked.offered_blocks]
+            return retains(tracked.said.directives, session, known, self.block_tokens)
+
         self._asker.say(
-            Ending(tracked.number, output_tokens, after, tracked.asked, stores, self._offers)
-        )
+            Ending(
+                tracked.number, output_tokens, after, tracked.asked, stores, self._offers, unsaid
+            )
+        )  # fmt: skip
 
     def _go_on(self, session: str) -> None:
         """A request of the session is new: an end of it that was not told yet is none."""
@@ -262,14 +279,17 @@ class SchedulerSide:
                 return
             number, slots = next(self._numbers), list(block_ids[first:last])
             parent = bytes(hashes[first - 1]) if first else None
+            said, directs = tracked.said, not tracked.is_directed
+            directives = beyond(said.directives, 0 if directs else first * self.block_tokens)
             self._step.stores.append(
                 Store(
                     number, tracked.number, b"".join(hashes[first:last]), slots, parent,
-                    tracked.said.session, tracked.said.directives,
+                    said.session, directives,
                 )
             )  # fmt: skip
+            tracked.is_directed = True
             self.holds.add(number, slots, take=True)
-            self._offers[number] = (Offer(tracked, first), len(slots))
+            self._offers[number] = (Offer(tracked, first, directs), len(slots))
             self._stores_held += len(slots)
             self.counts.add("offered_blocks", len(slots))
             tracked.offered_blocks = last

@@ -1,0 +1,111 @@
+"""Of which blocks a request's directives are said, and how often."""
+
+import unittest
+
+from test_vllm_sides import Engine
+
+from rig import BLOCK_TOKENS, DaemonCase, chain, until
+from terrace_kv import hints
+from terrace_kv.vllm.directives import beyond, retains
+from terrace_kv.vllm.hints import RequestHints
+
+HIGH = hints.Wish(priority=77)
+FORGET = hints.Wish(delete_after_ms=3_600_000)
+
+
+def directive(start: int, end: int | None, wish: hints.Wish = HIGH) -> hints.Directive:
+    return hints.Directive(wish, hints.TokenRange(start, end))
+
+
+class RangesTest(unittest.TestCase):
+    def test_what_lies_before_is_left_out(self):
+        given = [directive(0, 32), directive(32, 64, FORGET), directive(64, None)]
+        self.assertEqual(beyond(given, 0), given)
+        self.assertEqual(beyond(given, 40), [directive(40, 64, FORGET), directive(64, None)])
+        self.assertEqual(beyond(given, 64), [directive(64, None)])
+        self.assertEqual(beyond([hints.Directive(HIGH)], 16), [directive(16, None)])
+
+    def test_a_range_covers_every_block_that_holds_one_of_its_tokens(self):
+        def covered(start: int, end: int | None) -> list[int]:
+            made = retains([directive(start, end)], None, [bytes([n]) for n in range(4)], 16)
+            return [one[0] for action in made for one in action.target.hashes]
+
+        self.assertEqual(covered(0, None), [0, 1, 2, 3])
+        self.assertEqual(covered(15, 17), [0, 1])
+        self.assertEqual(covered(16, 32), [1])
+        self.assertEqual(covered(64, None), [])
+
+
+class DirectivesTest(DaemonCase):
+    def engine(self, **settings) -> Engine:
+        engine = Engine(self.daemon.socket, **settings)
+        self.addCleanup(engine.close)
+        return engine
+
+    def compute(self, engine: Engine, request, blocks: int) -> None:
+        """A step at whose end so many of the request's blocks are computed."""
+        tokens = blocks * BLOCK_TOKENS
+        engine.side.computed(request.request_id, tokens, lambda _: range(blocks))
+        engine.worker.begin(engine.side.take_step())
+        engine.settle()
+
+    def stored(self, engine: Engine, hashes) -> None:
+        request = engine.request(hashes)
+        engine.matched(request)
+        self.compute(engine, request, len(hashes))
+        engine.finish(request)
+
+    def priorities(self, engine: Engine, hashes) -> set[int]:
+        return {engine.client.inspect(one).record.priority for one in hashes}
+
+    def test_a_promise_to_forget_is_not_put_off_by_later_blocks(self):
+        engine, hashes = self.engine(), chain(6, seed=1)
+        request = engine.request(hashes, RequestHints(directives=(hints.Directive(FORGET),)))
+        engine.matched(request)
+        self.compute(engine, request, 4)
+        promise = engine.client.inspect(hashes[0]).record.delete_after_unix_us
+        self.compute(engine, request, 5)
+        self.compute(engine, request, 6)
+        due = [engine.client.inspect(one).record.delete_after_unix_us for one in hashes]
+        self.assertEqual(set(due[:4]), {promise})
+        self.assertLess(promise, due[4])
+        self.assertLess(due[4], due[5])
+
+    def test_the_first_store_speaks_of_blocks_that_were_found(self):
+        engine, hashes = self.engine(), chain(6, seed=2)
+        self.stored(engine, hashes[:4])
+        request = engine.request(hashes, RequestHints(directives=(directive(0, 80),)))
+        engine.matched(request)
+        self.compute(engine, request, 6)
+        self.assertEqual(self.priorities(engine, hashes[:5]), {77})
+        self.assertEqual(self.priorities(engine, hashes[5:]), {35})
+
+    def test_a_request_that_stores_nothing_says_its_directives_too(self):
+        engine = self.engine()
+        for session in (None, "cached"):
+            with self.subTest(session):
+                hashes = chain(4, seed=10 + bool(session))
+                self.stored(engine, hashes)
+                said = RequestHints(session=session, directives=(directive(0, 33),))
+                request = engine.request(hashes, said)
+                engine.matched(request)
+                engine.finish(request, range(4))
+                until(
+                    lambda hashes=hashes: self.priorities(engine, hashes[:3]) == {77},
+                    "its directives count",
+                )
+                self.assertEqual(self.priorities(engine, hashes[3:]), {35})
+
+    def test_directives_of_a_store_that_was_refused_are_said_at_the_end(self):
+        engine, hashes = self.engine(), chain(6, seed=3)
+        self.stored(engine, hashes[:4])
+        request = engine.request(hashes, RequestHints(directives=(directive(0, None),)))
+        engine.matched(request)
+        engine.worker._pause()
+        self.compute(engine, request, 6)
+        engine.finish(request, range(6))
+        until(lambda: self.priorities(engine, hashes[:4]) == {77}, "they count")
+
+
+if __name__ == "__main__":
+    unittest.main()
