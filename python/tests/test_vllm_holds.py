@@ -23,9 +23,9 @@ class LedgerTest(unittest.TestCase):
     def ledger(self, *jobs, epoch=7) -> Ledger:
         ledger = Ledger()
         for job in jobs:
-            ledger.add(job, overdue_at=10.0)
+            ledger.add(job, overdue_at=5.0)
         for job in jobs:
-            ledger.begun(job.number, epoch)
+            ledger.begun(job.number, epoch, overdue_at=10.0)
         return ledger
 
     def test_a_request_waits_for_all_its_loads(self):
@@ -48,14 +48,23 @@ class LedgerTest(unittest.TestCase):
 
     def test_a_load_without_an_end_is_given_up_and_its_slots_linger(self):
         ledger = self.ledger(load(1))
-        self.assertEqual(ledger.overdue(9.9), [])
-        self.assertEqual(ledger.overdue(10.0), [1])
+        self.assertFalse(ledger.overdue(9.9, begun=True))
+        self.assertEqual(ledger.overdue(10.0, begun=True), {1})
         ledger.lost(1)
         ledger.lost(1)
         self.assertEqual((ledger.take_finished(), ledger.take_failed_slots()), ({"r"}, {1, 2}))
         report = ledger.take_report()
         self.assertEqual((report.lingering, report.over), ({1}, {}))
-        self.assertEqual(ledger.overdue(11.0), [])
+        self.assertFalse(ledger.overdue(11.0, begun=True))
+
+    def test_the_time_of_a_job_begins_with_its_turn(self):
+        ledger = Ledger()
+        ledger.add(load(1), overdue_at=5.0)
+        ledger.add(load(2, slots=(3,)), overdue_at=5.0)
+        ledger.begun(1, 7, overdue_at=14.0)
+        self.assertEqual(ledger.overdue(6.0, begun=False), {2})
+        self.assertFalse(ledger.overdue(13.9, begun=True))
+        self.assertEqual(ledger.overdue(14.0, begun=True), {1})
 
     def check_proof(self, states, over: bool) -> None:
         ledger = self.ledger(store(1))

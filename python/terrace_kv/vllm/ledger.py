@@ -40,6 +40,7 @@ class _Entry:
     # The session that it was begun in; None: it was never begun.
     epoch: int | None
     overdue_at: float
+    begun: bool = False
     adrift: bool = False
     proven_at: float | None = None
 
@@ -56,14 +57,15 @@ class Ledger:
         self._failed_slots: set[int] = set()
 
     def add(self, job: Load | Store, overdue_at: float) -> None:
-        """A job that was handed over, and when its end is overdue."""
+        """A job that was handed over, and when its turn should have come."""
         self._entries[job.number] = _Entry(job, None, overdue_at)
         if isinstance(job, Load):
             self._awaited.setdefault(job.request_id, set()).add(job.number)
 
-    def begun(self, number: int, epoch: int | None) -> None:
-        """The daemon may touch its slots from now on."""
-        self._entries[number].epoch = epoch
+    def begun(self, number: int, epoch: int | None, overdue_at: float) -> None:
+        """The daemon may touch its slots from now on, and its end should be heard by then."""
+        entry = self._entries[number]
+        entry.begun, entry.epoch, entry.overdue_at = True, epoch, overdue_at
 
     def ended(self, number: int, failed: Sequence[int], kept_blocks: int = 0) -> None:
         """Nothing touches its slots any more. `failed`: indexes into a load's blocks."""
@@ -90,13 +92,13 @@ class Ledger:
             self._report.lingering.add(number)
             self._settle(entry.job, entry.job.slots)
 
-    def overdue(self, now: float) -> list[int]:
-        """Jobs whose end should have been heard."""
-        return [
+    def overdue(self, now: float, *, begun: bool) -> set[int]:
+        """Jobs whose end should have been heard; or whose turn should have come."""
+        return {
             number
             for number, entry in self._entries.items()
-            if not entry.adrift and now >= entry.overdue_at
-        ]
+            if entry.begun == begun and not entry.adrift and now >= entry.overdue_at
+        }
 
     def look(self, now: float, daemon: Daemon) -> None:
         """Lets go of jobs adrift whose session is proven to be over."""

@@ -25,7 +25,7 @@ class Settings:
     weights: str = ""
     # How long a request may wait for its lookup before it is served without.
     lookup_timeout_s: float = 0.5
-    # How long a load may take before its blocks are computed instead.
+    # How long a load may wait for its turn, and then take, before its blocks are computed instead.
     load_timeout_s: float = 10.0
     # How long one call may take; a daemon that takes longer is left alone for `pause_s`.
     call_timeout_s: float = 2.0

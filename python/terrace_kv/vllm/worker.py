@@ -11,7 +11,6 @@ import logging
 import os
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 
 from .. import errors
@@ -22,19 +21,17 @@ from ..completions import Operation
 from ..cuda import CudaPool
 from ..namespace import Namespace
 from ..pool import HostPool
-from .jobs import Load, Report, Step, Store
+from .jobs import Load, Report, Step
 from .ledger import Daemon, Ledger
+from .line import Job, Line
 from .settings import Settings
 from .stats import Counts
 
 _log = logging.getLogger("terrace_kv.vllm")
 
-# Jobs that wait to be begun; above it, loads fail and stores are left out.
-_WAITING_MAX = 1024
-# How much later than its bound a load's end may be heard, and how long a store may take.
+# How much later than its bound a load's end may be heard, and how long a store may wait for its
+# turn, and then take.
 _LOAD_SLACK_S, _STORE_S_MAX = 2.0, 60.0
-# Operations under way; the daemon's own bound a client is 256.
-_UNDER_WAY_MAX = 128
 
 
 class WorkerSide:
@@ -55,8 +52,7 @@ class WorkerSide:
         self._handle = client.register_pool(pool, shard)
         self._ledger = Ledger()
         self._counts = Counts()
-        self._waiting: deque[Load | Store] = deque()
-        self._under_way = 0
+        self._line = Line()
         self._left_alone_until = 0.0
         self._closed = False
         # Guards all of the above; no call to the daemon is made under it.
@@ -67,14 +63,13 @@ class WorkerSide:
     def begin(self, step: Step) -> None:
         """Takes a step's jobs."""
         now = time.monotonic()
-        load_s = self._settings.load_timeout_s + _LOAD_SLACK_S
+        jobs: list[Job] = [*step.loads, *step.stores]
         with self._state:
-            for load in step.loads:
-                self._ledger.add(load, now + load_s)
-            for store in step.stores:
-                self._ledger.add(store, now + _STORE_S_MAX)
+            for job in jobs:
+                is_load = isinstance(job, Load)
+                wait_s = self._settings.load_timeout_s if is_load else _STORE_S_MAX
+                self._ledger.add(job, now + wait_s)
             fenced = self._fenced()
-            jobs: list[Load | Store] = [*step.loads, *step.stores]
             for job in jobs:
                 (self._take if fenced else self._refused)(job)
             self._state.notify_all()
@@ -87,11 +82,9 @@ class WorkerSide:
             return False
         return True
 
-    def _take(self, job: Load | Store) -> None:
+    def _take(self, job: Job) -> None:
         available = self._client.connected and time.monotonic() >= self._left_alone_until
-        if available and len(self._waiting) < _WAITING_MAX:
-            self._waiting.append(job)
-        else:
+        if not (available and self._line.add(job)):
             self._refused(job)
 
     def take_finished(self) -> tuple[set[str], set[int]]:
@@ -122,12 +115,12 @@ class WorkerSide:
 
     def _look(self) -> None:
         now = time.monotonic()
-        overdue = self._ledger.overdue(now)
+        # Those whose turn did not come in time say nothing of the daemon.
+        for job in self._line.withdraw(self._ledger.overdue(now, begun=False)):
+            self._refused(job)
+        overdue = self._ledger.overdue(now, begun=True)
         if overdue:
             _log.warning("%d operations got no end in time: a new session is made", len(overdue))
-            for job in [one for one in self._waiting if one.number in overdue]:
-                self._waiting.remove(job)
-                self._refused(job)
             for number in overdue:
                 self._ledger.lost(number)
             self._pause()
@@ -144,9 +137,8 @@ class WorkerSide:
                 self._state.wait_for(self._may_begin)
                 if self._closed:
                     return
-                job = self._waiting.popleft()
-                self._ledger.begun(job.number, self._client.epoch)
-                self._under_way += 1
+                job = self._line.begin()
+                self._ledger.begun(job.number, self._client.epoch, self._overdue_at(job))
             try:
                 self._begin(job)
             except Exception:
@@ -155,9 +147,14 @@ class WorkerSide:
                 self._lost(job)
 
     def _may_begin(self) -> bool:
-        return self._closed or bool(self._waiting and self._under_way < _UNDER_WAY_MAX)
+        return self._closed or self._line.may_begin()
 
-    def _begin(self, job: Load | Store) -> None:
+    def _overdue_at(self, job: Job) -> float:
+        """When the end of a job that begins now should have been heard."""
+        load_s = self._settings.load_timeout_s + _LOAD_SLACK_S
+        return time.monotonic() + (load_s if isinstance(job, Load) else _STORE_S_MAX)
+
+    def _begin(self, job: Job) -> None:
         try:
             operation, kept = self._call(job)
         except errors.TimedOut as error:
@@ -172,12 +169,12 @@ class WorkerSide:
         except errors.TerraceError as error:
             _log.warning("the daemon refused: %s", error)
             with self._state:
-                self._under_way -= 1
+                self._line.over(job)
                 self._refused(job)
         else:
             operation.add_done_callback(lambda one: self._ended(job, one, kept))
 
-    def _call(self, job: Load | Store) -> tuple[Operation, int]:
+    def _call(self, job: Job) -> tuple[Operation, int]:
         """Begins a job; gives its operation, and how many of a store's blocks are kept."""
         if isinstance(job, Load):
             timeout_s = self._settings.load_timeout_s
@@ -203,7 +200,7 @@ class WorkerSide:
             self._counts.add("present_blocks", stored.present_blocks)
             self._counts.add("dropped_blocks", stored.dropped_blocks)
 
-    def _ended(self, job: Load | Store, operation: Operation, kept: int) -> None:
+    def _ended(self, job: Job, operation: Operation, kept: int) -> None:
         """On the thread that reads completions."""
         try:
             done: Completion = operation.result(0)
@@ -211,22 +208,22 @@ class WorkerSide:
             self._lost(job)
             return
         with self._state:
-            self._under_way -= 1
+            self._line.over(job)
             if isinstance(job, Load):
                 self._counts.add("failed_load_blocks", len(done.failed))
             self._ledger.ended(job.number, done.failed, min((kept, *done.failed)))
             self._state.notify_all()
 
-    def _lost(self, job: Load | Store) -> None:
+    def _lost(self, job: Job) -> None:
         with self._state:
-            self._under_way -= 1
+            self._line.over(job)
             self._counts.add("failed_calls")
             if isinstance(job, Load):
                 self._counts.add("failed_load_blocks", len(job.slots))
             self._ledger.lost(job.number)
             self._state.notify_all()
 
-    def _refused(self, job: Load | Store) -> None:
+    def _refused(self, job: Job) -> None:
         """Under the lock, of a job that was never begun."""
         self._counts.add("failed_calls")
         name = "failed_load_blocks" if isinstance(job, Load) else "dropped_blocks"
