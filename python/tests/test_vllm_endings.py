@@ -101,7 +101,7 @@ class EndingsTest(DaemonCase):
 class TellerTest(unittest.TestCase):
     def teller(self, **named) -> tuple[Teller, list[str]]:
         told: list[str] = []
-        teller = Teller(lambda call: told.append(call(None)), **named)
+        teller = Teller(lambda one: told.append(one.tell(None)) is None, lambda: True, **named)
         self.addCleanup(teller.close)
         return teller, told
 

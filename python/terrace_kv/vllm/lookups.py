@@ -28,6 +28,8 @@ _THREADS = 4
 _WAITING_MAX = 512
 # An answer whose lease has less time left than this is asked for anew.
 _LEASE_S_MIN = 2.0
+# How long a daemon that is busy is left alone at least.
+_BUSY_S_MIN = 0.05
 
 
 @dataclass(frozen=True)
@@ -100,8 +102,10 @@ class Breaker:
     def lets_through(self) -> bool:
         return self._clock() >= self._closed_until
 
-    def failed(self) -> None:
-        self._closed_until = self._clock() + self._pause_s
+    def failed(self, pause_s: float | None = None) -> None:
+        """It did not answer; or was busy, and named the pause itself."""
+        pause_s = self._pause_s if pause_s is None else max(pause_s, _BUSY_S_MIN)
+        self._closed_until = max(self._closed_until, self._clock() + pause_s)
 
 
 class Asker:
@@ -115,7 +119,7 @@ class Asker:
         self._lock = threading.Lock()
         self._waiting = 0
         self._noted: set[str] = set()
-        self._teller = Teller(self._try)
+        self._teller = Teller(self._tell, self.available)
 
     def ask(self, hashes: bytes, request: int, said: RequestHints, *, queued: bool) -> Question:
         """Sends what the request says, and asks what is stored of it."""
@@ -129,7 +133,15 @@ class Asker:
 
         if not (self.available() and self._submit(run)):
             question.answered(NOTHING)
+            self.announce(said)
         return question
+
+    def announce(self, said: RequestHints) -> None:
+        """Has told what a request says before its lookup, where none is asked."""
+        for note in said.notes:
+            self._note(note)
+        for saying in _before(said):
+            self.say(saying)
 
     def release(self, found: Found) -> None:
         """Gives back the hold on what was found: it is loaded, or will not be."""
@@ -138,9 +150,8 @@ class Asker:
             self.say(Saying(lambda client: client.release(answer)))
 
     def say(self, saying: Saying) -> None:
-        """Has something told that nobody waits for; it is left out when the daemon is away."""
-        if self.available():
-            self._teller.add(saying)
+        """Has something told that nobody waits for, now or when the daemon is back."""
+        self._teller.add(saying)
 
     def look(self) -> None:
         """Stores are over that sayings may have waited for."""
@@ -182,11 +193,9 @@ class Asker:
         settings = self._settings
         for note in said.notes:
             self._note(note)
-        envelope, before = said.envelope, said.before
-        if envelope is not None:
-            self._try(lambda client: client.hint_envelope(envelope))
-        if before:
-            self._try(lambda client: client.hint(*before))
+        for saying in _before(said):
+            if not self._tell(saying):
+                self.say(saying)
         found: list[Lookup] = []
         self._try(
             lambda client: found.append(
@@ -201,25 +210,48 @@ class Asker:
         )
         return found_of(found[0]) if found else NOTHING
 
-    def _try(self, call: Call) -> None:
-        if not self._breaker.lets_through():
-            return
+    def _tell(self, saying: Saying) -> bool:
+        """Says whether it need not be told again."""
+        why = self._try(saying.tell)
+        if isinstance(why, errors.TimedOut):
+            return not saying.repeatable
+        return not isinstance(why, (errors.Busy, errors.DaemonGone))
+
+    def _try(self, call: Call) -> errors.TerraceError | None:
+        """Makes a call; gives why it was not carried out, as far as is known."""
+        if not self.available():
+            return errors.DaemonGone("it is left alone")
         try:
             call(self._client)
         except (errors.TimedOut, errors.Busy) as error:
-            self._breaker.failed()
+            self._breaker.failed(error.retry_after_s if isinstance(error, errors.Busy) else None)
             self._note(f"the daemon is slow, serving on without it for a while: {error}")
+            return error
         except errors.TerraceError as error:
             self._note(f"serving on without the daemon: {error}")
+            return error
         except Exception:
             # A defect here must not take the engine down.
             _log.exception("asking the daemon failed")
+        return None
 
     def _note(self, text: str) -> None:
         """Says the same thing once."""
         if text not in self._noted and len(self._noted) < 256:
             self._noted.add(text)
             _log.warning("%s", text)
+
+
+def _before(said: RequestHints) -> list[Saying]:
+    """What is said before a request's lookup."""
+    envelope, before = said.envelope, said.before
+    sayings = []
+    if envelope is not None:
+        # What its actions do twice is not known here.
+        sayings.append(Saying(lambda client: client.hint_envelope(envelope), repeatable=False))
+    if before:
+        sayings.append(Saying(lambda client: client.hint(*before)))
+    return sayings
 
 
 def fresh(found: Found, now_unix_s: float) -> bool:

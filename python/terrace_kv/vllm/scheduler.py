@@ -15,7 +15,7 @@ from typing import Any
 
 from .. import hints
 from ..answers import Tier
-from .directives import beyond, retains
+from .directives import Directed, beyond, retains
 from .endings import Ending
 from .hints import RequestHints
 from .holds import Holds
@@ -42,8 +42,7 @@ class Tracked:
     asked: list[Question] = field(default_factory=list)
     # Blocks from the root on that the daemon has, or was offered.
     offered_blocks: int = 0
-    # A store said its directives of the whole chain, as far as is known.
-    is_directed: bool = False
+    directed: Directed = field(default_factory=Directed)
     # Blocks that vLLM had itself when it last asked.
     local_blocks: int = 0
     is_loading: bool = False
@@ -95,8 +94,13 @@ class SchedulerSide:
             self._requests[request.request_id] = tracked
             if said.session is not None:
                 self._go_on(said.session)
-        if tracked.question is None and request.block_hashes:
+        if tracked.question is not None:
+            return
+        if request.block_hashes:
             self._ask(tracked, queued=len(self._requests) > 1)
+        else:
+            # Shorter than a block.
+            self._asker.announce(_taken(tracked))
 
     def matched(self, request: Any, computed_tokens: int) -> int | None:
         """Tokens that can be loaded beyond those that vLLM has; None: ask later."""
@@ -178,7 +182,7 @@ class SchedulerSide:
             if offer is not None:
                 if offer.directs and not kept:
                     # Perhaps the daemon never saw it.
-                    offer.tracked.is_directed = False
+                    offer.tracked.directed.by_store = False
                 self.on_stored(offer, kept)
         if over:
             self._asker.look()
@@ -216,18 +220,22 @@ class SchedulerSide:
             return other is tracked or (ends and other.said.session == session)
 
         stores = [n for n, (offer, _) in self._offers.items() if comes_before(offer.tracked)]
-
-        def unsaid() -> list[hints.Action]:
-            if tracked.is_directed or not tracked.offered_blocks:
-                return []
-            known = tracked.request.block_hashes[: tracked.offered_blocks]
-            return retains(tracked.said.directives, session, known, self.block_tokens)
-
+        # Holds nothing of the request, which may be long gone when it is told.
+        directed, directives = tracked.directed, self._directives(tracked, sure=not stores)
         self._asker.say(
             Ending(
-                tracked.number, output_tokens, after, tracked.asked, stores, self._offers, unsaid
+                tracked.number, output_tokens, after, tracked.asked, stores, self._offers,
+                lambda: [] if directed.by_store else directives,
             )
         )  # fmt: skip
+
+    def _directives(self, tracked: Tracked, *, sure: bool) -> list[hints.Action]:
+        """What stores may not have said of its blocks; `sure`: all of them are over."""
+        said, known = tracked.said, tracked.offered_blocks
+        if not (said.directives and known) or (sure and tracked.directed.by_store):
+            return []
+        hashes = tracked.request.block_hashes[:known]
+        return retains(said.directives, said.session, hashes, self.block_tokens)
 
     def _go_on(self, session: str) -> None:
         """A request of the session is new: an end of it that was not told yet is none."""
@@ -239,9 +247,7 @@ class SchedulerSide:
         hashes = b"".join(tracked.request.block_hashes)
         self.counts.add("lookups")
         tracked.found = None
-        # It is said once. The asker's thread reads it later, so what it has is left as it is.
-        said, tracked.said = tracked.said, replace(tracked.said, envelope=None, before=[])
-        tracked.question = self._asker.ask(hashes, tracked.number, said, queued=queued)
+        tracked.question = self._asker.ask(hashes, tracked.number, _taken(tracked), queued=queued)
         tracked.asked = [one for one in tracked.asked if one.unanswered] + [tracked.question]
 
     def _found(self, tracked: Tracked) -> Found | None:
@@ -279,7 +285,7 @@ class SchedulerSide:
                 return
             number, slots = next(self._numbers), list(block_ids[first:last])
             parent = bytes(hashes[first - 1]) if first else None
-            said, directs = tracked.said, not tracked.is_directed
+            said, directs = tracked.said, not tracked.directed.by_store
             directives = beyond(said.directives, 0 if directs else first * self.block_tokens)
             self._step.stores.append(
                 Store(
@@ -287,12 +293,19 @@ class SchedulerSide:
                     said.session, directives,
                 )
             )  # fmt: skip
-            tracked.is_directed = True
+            tracked.directed.by_store = True
             self.holds.add(number, slots, take=True)
             self._offers[number] = (Offer(tracked, first, directs), len(slots))
             self._stores_held += len(slots)
             self.counts.add("offered_blocks", len(slots))
             tracked.offered_blocks = last
+
+
+def _taken(tracked: Tracked) -> RequestHints:
+    """What the request says, of which what comes before its lookup is said once."""
+    # The asker's threads read it later, so what they have is left as it is.
+    said, tracked.said = tracked.said, replace(tracked.said, envelope=None, before=[])
+    return said
 
 
 def summary(tracked: Tracked, block_tokens: int) -> Mapping[str, Any]:

@@ -1,7 +1,8 @@
 """Tells the daemon what nobody waits for: leases given back, ends of requests and of sessions.
 
 One thread tells it in the order in which it was handed in, but for what must come after something
-else: that waits, for a bounded time, and holds up nothing. Nothing is raised to the scheduler.
+else: that waits, for a bounded time, and holds up nothing. What a daemon that is busy or away did
+not take is told when it is back, unless it is too late by then. Nothing is raised to the scheduler.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from ..client import Client
 
@@ -17,30 +19,52 @@ Call = Callable[[Client], object]
 
 # How long a saying waits for what must come before it: as long as a store may take.
 WAIT_S_MAX = 60.0
+# How old a saying may become. A daemon that is away for longer has mostly lost what it is about.
+AGE_S_MAX = 120.0
 # Sayings that wait; of more the oldest is left out, whose session and lease end soonest by time.
 _WAITING_MAX = 1024
+# How often a daemon that is away is looked for while there is something to be told.
+_LOOK_S = 0.1
 
 
 class Saying:
     """Something to be told."""
 
-    def __init__(self, call: Call) -> None:
+    def __init__(self, call: Call, *, repeatable: bool = True) -> None:
+        """`repeatable`: it does no harm to say it again where no answer came the first time."""
         self.tell = call
+        self.repeatable = repeatable
 
     def is_ready(self) -> bool:
         """Whether what must come before it is over. Asked on the teller's thread."""
         return True
 
 
+@dataclass(frozen=True, eq=False)
+class _Entry:
+    saying: Saying
+    # From then on it is told whatever it waits for; and then it is too late.
+    ready_at: float
+    too_late_at: float
+
+
 class Teller:
     """Sayings in line, and the thread that tells them."""
 
-    def __init__(self, tell: Callable[[Call], None], wait_s_max: float = WAIT_S_MAX) -> None:
-        """`tell` makes a call to the daemon, and raises nothing."""
+    def __init__(
+        self,
+        tell: Callable[[Saying], bool],
+        may_tell: Callable[[], bool],
+        *,
+        wait_s_max: float = WAIT_S_MAX,
+        age_s_max: float = AGE_S_MAX,
+    ) -> None:
+        """`tell` says whether it is through with a saying, `may_tell` whether a daemon is there;
+        neither raises."""
         self._tell = tell
-        self._wait_s_max = wait_s_max
-        # Each with the time from which on it is told whatever it waits for.
-        self._waiting: deque[tuple[float, Saying]] = deque(maxlen=_WAITING_MAX)
+        self._may_tell = may_tell
+        self._wait_s_max, self._age_s_max = wait_s_max, age_s_max
+        self._waiting: deque[_Entry] = deque(maxlen=_WAITING_MAX)
         self._closed = False
         # Guards both; no call to the daemon is made under it.
         self._state = threading.Condition()
@@ -48,8 +72,10 @@ class Teller:
         self._thread.start()
 
     def add(self, saying: Saying) -> None:
+        now = time.monotonic()
         with self._state:
-            self._waiting.append((time.monotonic() + self._wait_s_max, saying))
+            entry = _Entry(saying, now + self._wait_s_max, now + self._age_s_max)
+            self._waiting.append(entry)
             self._state.notify()
 
     def look(self) -> None:
@@ -59,7 +85,7 @@ class Teller:
 
     def waiting(self) -> list[Saying]:
         with self._state:
-            return [saying for _, saying in self._waiting]
+            return [entry.saying for entry in self._waiting]
 
     def close(self) -> None:
         """What waits is not told any more."""
@@ -68,18 +94,27 @@ class Teller:
             self._state.notify()
 
     def _run(self) -> None:
-        while (saying := self._next()) is not None:
-            self._tell(saying.tell)
+        while (entry := self._next()) is not None:
+            if self._tell(entry.saying):
+                with self._state:
+                    # Others may have pushed it out meanwhile.
+                    if entry in self._waiting:
+                        self._waiting.remove(entry)
 
-    def _next(self) -> Saying | None:
+    def _next(self) -> _Entry | None:
         """Waits for the first that may be told; none once this is closed."""
         with self._state:
             while not self._closed:
-                now = time.monotonic()
-                for at, (until, saying) in enumerate(self._waiting):
-                    if now >= until or saying.is_ready():
-                        del self._waiting[at]
-                        return saying
-                oldest = self._waiting[0][0] if self._waiting else None
-                self._state.wait(None if oldest is None else oldest - now)
+                now, may_tell = time.monotonic(), self._may_tell()
+                while self._waiting and now >= self._waiting[0].too_late_at:
+                    self._waiting.popleft()
+                for entry in self._waiting if may_tell else ():
+                    if now >= entry.ready_at or entry.saying.is_ready():
+                        return entry
+                self._state.wait(self._pause_s(now, may_tell))
             return None
+
+    def _pause_s(self, now: float, may_tell: bool) -> float | None:
+        if not self._waiting:
+            return None
+        return self._waiting[0].ready_at - now if may_tell else _LOOK_S

@@ -1,0 +1,128 @@
+"""What is to be said while the daemon is busy, hangs or is left alone."""
+
+import unittest
+from unittest import mock
+
+from test_vllm_sides import Engine
+
+from rig import PATIENCE_S, Daemon, DaemonCase, chain, until
+from terrace_kv import Busy, TimedOut, hints
+from terrace_kv.vllm import telling
+from terrace_kv.vllm.hints import RequestHints
+from terrace_kv.vllm.telling import Saying, Teller
+
+
+def known(engine: Engine) -> dict[str, str]:
+    """The daemon's sessions and their parents."""
+    return {one.session: one.parent for one in engine.client.sessions().sessions}
+
+
+def begins(session: str) -> RequestHints:
+    return RequestHints(session=session, before=[hints.SessionStart(session, "lead")])
+
+
+def ends(session: str) -> RequestHints:
+    return RequestHints(session=session, after=[hints.SessionEnd(session)])
+
+
+class TellingTest(DaemonCase):
+    def engine(self, **settings) -> Engine:
+        engine = Engine(self.daemon.socket, **settings)
+        self.addCleanup(engine.close)
+        return engine
+
+    def test_what_a_request_says_is_told_once_the_pause_is_over(self):
+        engine = self.engine()
+        said = begins("late")
+        said.envelope = hints.envelope([hints.SessionStart("later")], "m")
+        engine.asker._breaker.failed()
+        request = engine.request(chain(4, seed=1), said)
+        self.assertEqual(engine.matched(request), 0)
+        until(lambda: {"late", "later"} <= set(known(engine)), "it is told")
+        self.assertEqual(known(engine)["late"], "lead")
+
+    def test_a_request_shorter_than_a_block_says_it_too(self):
+        engine = self.engine()
+        engine.request([], begins("short"))
+        until(lambda: known(engine).get("short") == "lead", "it is told")
+
+    def test_a_busy_daemon_is_asked_again_when_it_says(self):
+        engine, busy = self.engine(pause_s=600.0), [Busy("full", 0.2), Busy("full", 0.0)]
+        hint = engine.client.hint
+
+        def full(*actions):
+            if busy:
+                raise busy.pop()
+            return hint(*actions)
+
+        engine.client.hint = full
+        request = engine.request(chain(4, seed=2), ends("busy"))
+        engine.matched(request)
+        self.assertIn("busy", known(engine))
+        engine.finish(request)
+        until(lambda: "busy" not in known(engine), "its end is told at last")
+        self.assertTrue(engine.asker.available())
+
+    def test_only_what_does_no_harm_is_said_again_after_no_answer(self):
+        engine, calls = self.engine(), []
+
+        def unanswered(_) -> None:
+            calls.append("")
+            raise TimedOut("no answer")
+
+        for repeatable in (True, False):
+            engine.asker._breaker._closed_until = 0.0
+            told = engine.asker._tell(Saying(unanswered, repeatable=repeatable))
+            self.assertEqual(told, not repeatable)
+        self.assertEqual(len(calls), 2)
+
+
+class HangTest(unittest.TestCase):
+    def test_ends_are_told_to_a_daemon_that_stood_still(self):
+        daemon = Daemon()
+        self.addCleanup(daemon.close)
+        daemon.start()
+        engine = Engine(daemon.socket)
+        self.addCleanup(engine.close)
+        requests = [engine.request(chain(4, seed=one), ends(f"s{one}")) for one in range(3)]
+        for request in requests:
+            engine.matched(request)
+        self.assertEqual(set(known(engine)), {"s0", "s1", "s2"})
+        daemon.freeze()
+        for request in requests:
+            engine.finish(request)
+        until(lambda: not engine.asker.available(), "it is found to hang")
+        daemon.thaw()
+        until(lambda: not engine.asker.unsaid(), "all is told")
+        self.assertEqual(known(engine), {})
+
+
+class TellerTest(unittest.TestCase):
+    def teller(self, may_tell, **named) -> tuple[Teller, list[int]]:
+        told: list[int] = []
+        teller = Teller(lambda one: told.append(one.tell(None)) is None, may_tell, **named)
+        self.addCleanup(teller.close)
+        return teller, told
+
+    def test_it_is_told_in_order_when_the_daemon_is_back(self):
+        here: list[bool] = []
+        teller, told = self.teller(lambda: bool(here))
+        for number in range(5):
+            teller.add(Saying(lambda _, number=number: number))
+        self.assertEqual((told, len(teller.waiting())), ([], 5))
+        here.append(True)
+        until(lambda: told == [0, 1, 2, 3, 4], "all is told", patience_s=PATIENCE_S)
+        until(lambda: not teller.waiting(), "and forgotten")
+
+    def test_what_waits_is_bounded_in_number_and_age(self):
+        with mock.patch.object(telling, "_WAITING_MAX", 2):
+            teller, _ = self.teller(lambda: False, age_s_max=0.3)
+        sayings = [Saying(lambda _: 0) for _ in range(3)]
+        for one in sayings:
+            teller.add(one)
+        self.assertEqual(teller.waiting(), sayings[1:])
+        until(lambda: not teller.waiting(), "it is too late for them")
+
+
+if __name__ == "__main__":
+    unittest.main()
