@@ -114,6 +114,17 @@ class HintsTest(unittest.TestCase):
         made = self.check({"terrace": {"directives": given}}, (32, None, {"ttl_ms": 5000}))
         self.assertIn("priority is 150: give 0 to 100", made.notes[0])
 
+    def test_the_last_directives_are_taken_and_the_others_noted(self):
+        def made(count: int, **more) -> said.RequestHints:
+            given = [{"start": at, "end": at + 1, "priority": at % 2} for at in range(count)]
+            return lowered({"terrace": {"directives": given}, **more})
+
+        self.assertEqual(made(64).notes, [])
+        for request in (made(65), made(64, agent_hints={"priority": 1})):
+            self.assertEqual(len(request.directives), 64)
+            self.assertEqual(request.directives[0].tokens.start, 1)
+            self.assertIn("only the last 64", request.notes[0])
+
 
 class WishesTest(DaemonCase):
     """What is taken here is what the daemon takes: it refuses stores for anything else."""

@@ -63,6 +63,24 @@ class TellingTest(DaemonCase):
         until(lambda: "busy" not in known(engine), "its end is told at last")
         self.assertTrue(engine.asker.available())
 
+    def test_what_became_of_hints_is_noted_where_they_were_rejected(self):
+        engine = self.engine()
+        senseless = [hints.SessionStart(name, name) for name in ("before", "told", "after")]
+        before, told, after = senseless
+        said = RequestHints(
+            before=[before], envelope=hints.envelope([told], "m"),
+            after=[hints.SessionEnd("nobody"), after],
+        )  # fmt: skip
+        request = engine.request(chain(4, seed=3), said)
+        engine.matched(request)
+        engine.finish(request)
+        until(lambda: not engine.asker.unsaid(), "all is told")
+        expected = {
+            f"a hint was rejected: session {one.session} can't be its own parent"
+            for one in senseless
+        }
+        self.assertEqual(engine.asker._noted, expected)
+
     def test_only_what_does_no_harm_is_said_again_after_no_answer(self):
         engine, calls = self.engine(), []
 

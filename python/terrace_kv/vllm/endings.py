@@ -14,6 +14,7 @@ from .lookups import Question
 from .telling import Saying
 
 if TYPE_CHECKING:
+    from ..answers import Outcome
     from ..client import Client
 
 
@@ -54,8 +55,7 @@ class Ending(Saying):
         ended = hints.SessionEnd(session)
         self._after = [action for action in self._after if action != ended]
 
-    def _say(self, client: Client) -> None:
+    def _say(self, client: Client) -> Sequence[Outcome]:
         client.end_request(self._request, output_tokens=self._output_tokens)
         said = [*self._unsaid(), *self._after]
-        if said:
-            client.hint(*said)
+        return client.hint(*said) if said else ()

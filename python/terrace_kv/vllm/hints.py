@@ -7,9 +7,9 @@ sense is noted and left out: a hint never makes a request fail. The rules are th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from .. import hints
 from . import wishes
@@ -20,6 +20,8 @@ DIRECTIVES_MAX, BREAKPOINTS_MAX = 64, 4
 # What Dynamo clamps the TTL of its cache control to, in seconds.
 TTL_S_MIN, TTL_S_MAX = 300, 3600
 SESSION_BYTES_MAX = 128
+
+_T = TypeVar("_T")
 
 
 @dataclass
@@ -66,7 +68,7 @@ def read(
     agent = _part(nvext, "agent_hints")
     claims += reader.priorities(agent.get("priority"))
     claims += reader.directives(own.get("directives"))
-    made.directives = tuple(spans(claims)[:DIRECTIVES_MAX])
+    made.directives = tuple(reader.last("directives", spans(claims)))
     if agent.get("speculative_prefill") is True:
         _speculate(made)
     return made
@@ -156,8 +158,14 @@ class _Reader:
         listed = given if isinstance(given, (list, tuple)) else []
         if given is not None and listed is not given:
             self._notes.append("terrace.directives is a list of objects")
-        made = (self._directive(one) for one in listed[:DIRECTIVES_MAX])
+        made = (self._directive(one) for one in self.last("terrace.directives", listed))
         return [one for one in made if one is not None]
+
+    def last(self, what: str, listed: Sequence[_T]) -> Sequence[_T]:
+        """As many as a store may have: what comes first was mostly said by an earlier request."""
+        if len(listed) > DIRECTIVES_MAX:
+            self._notes.append(f"{what}: only the last {DIRECTIVES_MAX} of a request are taken")
+        return listed[-DIRECTIVES_MAX:]
 
     def _directive(self, given: Any) -> _Claim | None:
         try:

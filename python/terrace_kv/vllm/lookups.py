@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from .. import errors
-from ..answers import Lookup, Run, Tier
+from ..answers import EnvelopeAnswer, Lookup, Outcome, OutcomeStatus, Run, Tier
 from ..client import Client
 from .hints import RequestHints
 from .settings import Settings
@@ -222,7 +222,7 @@ class Asker:
         if not self.available():
             return errors.DaemonGone("it is left alone")
         try:
-            call(self._client)
+            self._heed(call(self._client))
         except (errors.TimedOut, errors.Busy) as error:
             self._breaker.failed(error.retry_after_s if isinstance(error, errors.Busy) else None)
             self._note(f"the daemon is slow, serving on without it for a while: {error}")
@@ -234,6 +234,13 @@ class Asker:
             # A defect here must not take the engine down.
             _log.exception("asking the daemon failed")
         return None
+
+    def _heed(self, answer: object) -> None:
+        """Whoever said a hint is not there to read what became of it; an operator may be."""
+        outcomes = answer.outcomes if isinstance(answer, EnvelopeAnswer) else answer
+        for one in outcomes if isinstance(outcomes, tuple) else ():
+            if isinstance(one, Outcome) and one.status is OutcomeStatus.REJECTED:
+                self._note(f"a hint was rejected: {one.message}")
 
     def _note(self, text: str) -> None:
         """Says the same thing once."""
