@@ -33,6 +33,7 @@ class Connection:
         self._state = threading.Condition()
         self._session: Session | None = None
         self._away: errors.TerraceError = errors.DaemonGone("not connected yet")
+        self._may_be_away = may_be_away
         self._closed = False
         self._closing = threading.Event()
         # Registering and connecting exclude each other, so that no pool is missed or sent twice.
@@ -95,6 +96,11 @@ class Connection:
                 try:
                     session.register(handle)
                 except errors.DaemonGone as error:
+                    self.lost(session, error)
+                except (errors.Busy, errors.TimedOut) as error:
+                    if not self._may_be_away:
+                        raise
+                    # It may be registered all the same: only a new session knows.
                     self.lost(session, error)
             self._handles.append(handle)
 

@@ -223,6 +223,28 @@ class RestartTest(unittest.TestCase):
             self.assertTrue(client.wait_connected(PATIENCE_S))
             self.assertIsNone(client.away)
 
+    def test_a_daemon_that_hangs_after_hello(self):
+        pool = HostPool.create(namespace(), 4)
+        self.addCleanup(pool.close)
+        for may_be_away in (False, True):
+            daemon = self.daemon().start()
+            client = Client(
+                daemon.socket, client_id="late", namespace=namespace(), call_timeout_s=0.3,
+                may_be_away=may_be_away,
+            )  # fmt: skip
+            self.addCleanup(client.close)
+            line = client._connection.session()._attachment
+            daemon.freeze()
+            # As if it had taken the pool's descriptor before.
+            with mock.patch.object(line, "send_memory", return_value=1):
+                if not may_be_away:
+                    self.assertRaises(TimedOut, client.register_pool, pool)
+                    continue
+                handle = client.register_pool(pool)
+            daemon.thaw()
+            self.assertTrue(client.wait_connected(PATIENCE_S))
+            self.assertTrue(client.store(chain(2), handle, [0, 1]).op.result(PATIENCE_S).ok)
+
     def test_a_session_that_is_given_up(self):
         daemon = self.daemon().start()
         engine = self.engine(daemon)
