@@ -5,7 +5,7 @@ from unittest import mock
 
 from test_vllm_sides import Engine
 
-from rig import PATIENCE_S, Daemon, DaemonCase, chain, until
+from rig import BLOCK_TOKENS, PATIENCE_S, Daemon, DaemonCase, chain, until
 from terrace_kv import Busy, TimedOut, hints
 from terrace_kv.vllm import telling
 from terrace_kv.vllm.hints import RequestHints
@@ -93,6 +93,28 @@ class TellingTest(DaemonCase):
             told = engine.asker._tell(Saying(unanswered, repeatable=repeatable))
             self.assertEqual(told, not repeatable)
         self.assertEqual(len(calls), 2)
+
+    def test_blocks_that_are_computed_meanwhile_are_offered_afterwards(self):
+        engine, hashes = self.engine(), chain(8, seed=4)
+        request = engine.request(hashes)
+        engine.matched(request)
+        engine.asker._breaker.failed()
+        engine.side.computed(request.request_id, 4 * BLOCK_TOKENS, lambda _: range(4))
+        self.assertFalse(engine.side.take_step().stores)
+        until(engine.asker.available, "the pause is over")
+        engine.compute(request, range(8))
+        engine.settle()
+        engine.finish(request, range(8))
+        self.assertEqual(engine.matched(engine.request(hashes)), 8 * BLOCK_TOKENS)
+        self.assertNotIn("dropped_blocks", engine.side.take_counts())
+
+    def test_and_dropped_where_the_request_ends_before(self):
+        engine = self.engine()
+        request = engine.request(chain(4, seed=5))
+        engine.matched(request)
+        engine.asker._breaker.failed()
+        engine.finish(request, range(4))
+        self.assertEqual(engine.side.take_counts()["dropped_blocks"], 4)
 
 
 class HangTest(unittest.TestCase):

@@ -154,7 +154,7 @@ class SchedulerSide:
             return
         whole = min(tokens // self.block_tokens, len(tracked.request.block_hashes))
         if whole > tracked.offered_blocks:
-            ids = block_ids(request_id)
+            ids = block_ids(request_id) if self._asker.available() else None
             if ids is not None:
                 self._offer(tracked, whole, ids)
 
@@ -272,11 +272,11 @@ class SchedulerSide:
         self._step.loads.append(job)
 
     def _offer(self, tracked: Tracked, whole: int, block_ids: Sequence[int]) -> None:
-        """Offers as many blocks as may be held; the rest waits for a later step."""
-        hashes = tracked.request.block_hashes
+        """Offers as many blocks as may be held; the rest waits for a later step. While the daemon
+        is left alone all wait: it keeps no block whose parent it lacks."""
         if not self._asker.available():
-            self.counts.add("dropped_blocks", whole - tracked.offered_blocks)
-            tracked.offered_blocks = whole
+            return
+        hashes = tracked.request.block_hashes
         while tracked.offered_blocks < whole:
             first = tracked.offered_blocks
             room = min(self._stores_max - self._stores_held, BLOCKS_A_CALL_MAX)
