@@ -8,6 +8,7 @@ from test_vllm_sides import Engine
 from rig import BLOCK_TOKENS, PATIENCE_S, Daemon, DaemonCase, chain, until
 from terrace_kv import Busy, TimedOut, hints
 from terrace_kv.vllm import telling
+from terrace_kv.vllm.endings import Ending
 from terrace_kv.vllm.hints import RequestHints
 from terrace_kv.vllm.telling import Saying, Teller
 
@@ -153,6 +154,19 @@ class TellerTest(unittest.TestCase):
         here.append(True)
         until(lambda: told == [0, 1, 2, 3, 4], "all is told", patience_s=PATIENCE_S)
         until(lambda: not teller.waiting(), "and forgotten")
+
+    def test_an_end_comes_after_all_that_was_in_line_before_it_was_ready(self):
+        here: list[bool] = []
+        teller, told = self.teller(lambda: bool(here))
+        under_way = {7}
+        ending = Ending(1, 0, (), (), [7], under_way)
+        ending.tell = lambda _: 2
+        teller.add(ending)
+        teller.add(Saying(lambda _: 1))
+        under_way.clear()
+        teller.look()
+        here.append(True)
+        until(lambda: told == [1, 2], "the end is told last", lambda: str(told))
 
     def test_what_waits_is_bounded_in_number_and_age(self):
         with mock.patch.object(telling, "_WAITING_MAX", 2):

@@ -1,8 +1,12 @@
 """Tells the daemon what nobody waits for: leases given back, ends of requests and of sessions.
 
-One thread tells it in the order in which it was handed in, but for what must come after something
-else: that waits, for a bounded time, and holds up nothing. What a daemon that is busy or away did
-not take is told when it is back, unless it is too late by then. Nothing is raised to the scheduler.
+::
+
+    handed in --> held, while what must come before it is under way --> in line --> told
+
+One thread tells what is in line, in order; what is held waits for a bounded time, and holds up
+nothing. What a daemon that is busy or away did not take is told when it is back, unless it is too
+late by then. Nothing is raised to the scheduler.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ Call = Callable[[Client], object]
 WAIT_S_MAX = 60.0
 # How old a saying may become. A daemon that is away for longer has mostly lost what it is about.
 AGE_S_MAX = 120.0
-# Sayings that wait; of more the oldest is left out, whose session and lease end soonest by time.
+# Sayings held, and in line; of more the oldest goes, whose session and lease end soonest by time.
 _WAITING_MAX = 1024
 # How often a daemon that is away is looked for while there is something to be told.
 _LOOK_S = 0.1
@@ -36,15 +40,15 @@ class Saying:
         self.repeatable = repeatable
 
     def is_ready(self) -> bool:
-        """Whether what must come before it is over. Asked on the teller's thread."""
+        """Whether what must come before it is over. Asked under the teller's lock."""
         return True
 
 
 @dataclass(frozen=True, eq=False)
 class _Entry:
     saying: Saying
-    # From then on it is told whatever it waits for; and then it is too late.
-    ready_at: float
+    # From then on it is in line whatever it waits for; and then it is too late.
+    in_line_at: float
     too_late_at: float
 
 
@@ -64,9 +68,10 @@ class Teller:
         self._tell = tell
         self._may_tell = may_tell
         self._wait_s_max, self._age_s_max = wait_s_max, age_s_max
-        self._waiting: deque[_Entry] = deque(maxlen=_WAITING_MAX)
+        self._held: deque[_Entry] = deque(maxlen=_WAITING_MAX)
+        self._line: deque[_Entry] = deque(maxlen=_WAITING_MAX)
         self._closed = False
-        # Guards both; no call to the daemon is made under it.
+        # Guards all three; no call to the daemon is made under it.
         self._state = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="terrace-tell", daemon=True)
         self._thread.start()
@@ -75,7 +80,7 @@ class Teller:
         now = time.monotonic()
         with self._state:
             entry = _Entry(saying, now + self._wait_s_max, now + self._age_s_max)
-            self._waiting.append(entry)
+            (self._line if saying.is_ready() else self._held).append(entry)
             self._state.notify()
 
     def look(self) -> None:
@@ -85,7 +90,7 @@ class Teller:
 
     def waiting(self) -> list[Saying]:
         with self._state:
-            return [entry.saying for entry in self._waiting]
+            return [entry.saying for entry in (*self._held, *self._line)]
 
     def close(self) -> None:
         """What waits is not told any more."""
@@ -98,23 +103,31 @@ class Teller:
             if self._tell(entry.saying):
                 with self._state:
                     # Others may have pushed it out meanwhile.
-                    if entry in self._waiting:
-                        self._waiting.remove(entry)
+                    if entry in self._line:
+                        self._line.remove(entry)
 
     def _next(self) -> _Entry | None:
-        """Waits for the first that may be told; none once this is closed."""
+        """Waits for the first in line that may be told; none once this is closed."""
         with self._state:
             while not self._closed:
                 now, may_tell = time.monotonic(), self._may_tell()
-                while self._waiting and now >= self._waiting[0].too_late_at:
-                    self._waiting.popleft()
-                for entry in self._waiting if may_tell else ():
-                    if now >= entry.ready_at or entry.saying.is_ready():
-                        return entry
-                self._state.wait(self._pause_s(now, may_tell))
+                self._sort(now)
+                if self._line and may_tell:
+                    return self._line[0]
+                self._state.wait(self._pause_s(now))
             return None
 
-    def _pause_s(self, now: float, may_tell: bool) -> float | None:
-        if not self._waiting:
-            return None
-        return self._waiting[0].ready_at - now if may_tell else _LOOK_S
+    def _sort(self, now: float) -> None:
+        """What is held no longer comes after all that was in line by then."""
+        free = [one for one in self._held if now >= one.in_line_at or one.saying.is_ready()]
+        for entry in free:
+            self._held.remove(entry)
+            self._line.append(entry)
+        for entries in (self._held, self._line):
+            while entries and now >= entries[0].too_late_at:
+                entries.popleft()
+
+    def _pause_s(self, now: float) -> float | None:
+        if self._line:
+            return _LOOK_S
+        return self._held[0].in_line_at - now if self._held else None
