@@ -80,8 +80,9 @@ pub(super) struct Lift {
     below: usize,
     next: usize,
     /// Copies under way; and copies under way or held, by tier.
-    moving: u32,
+    moving: [u32; Tier::COUNT],
     copies: [u32; Tier::COUNT],
+    /// Blocks that are where they are to be, or on the last leg there.
     landed: u32,
     used: u32,
     /// Blocks that are not lifted, by index.
@@ -141,10 +142,20 @@ impl Lift {
             to: self.what.to,
             deadline: self.what.times.deadline,
             blocks: count(self.what.keys.len()),
-            landed: self.landed,
+            // A walk begun anew has not counted yet what the one before moves.
+            landed: self.landed.saturating_sub(self.moving[self.what.to.index()]),
             clipped: count(self.clipped.len()),
             used: self.used,
         }
+    }
+
+    fn moves(&self) -> bool {
+        self.moving != [0; Tier::COUNT]
+    }
+
+    /// Whether the block is among those that this walk found there or began to move.
+    fn has_counted(&self, index: u32) -> bool {
+        index < count(self.next) && !self.clipped.contains(&index)
     }
 
     /// From the first block on; what it holds it keeps.
@@ -196,7 +207,7 @@ impl Manager {
             is_indirect,
             below: 0,
             next: 0,
-            moving: 0,
+            moving: [0; Tier::COUNT],
             copies: [0; Tier::COUNT],
             landed: 0,
             used: 0,
@@ -245,7 +256,7 @@ impl Manager {
             self.wait_for_time(op);
             return;
         }
-        if lift.moving > 0 {
+        if lift.moves() {
             return;
         }
         lift.state = LiftState::Held;
@@ -361,6 +372,7 @@ impl Manager {
         }
         if let Some(lift) = self.lifts.open.get_mut(&hold.op).filter(|_| !is_there)
             && lift.what.to == tier
+            && lift.has_counted(hold.index)
         {
             lift.landed -= 1;
             lift.clipped.push(hold.index);
@@ -372,7 +384,7 @@ impl Manager {
     pub(super) fn lift_landed(&mut self, block: BlockIndex, tier: Tier) {
         let Some(hold) = self.lifts.holds.get(&(block, tier)).copied() else { return };
         if let Some(lift) = self.lifts.open.get_mut(&hold.op) {
-            lift.moving -= 1;
+            lift.moving[tier.index()] -= 1;
         }
         self.lifts.stirred = true;
         self.settle_lift(hold.op);
@@ -387,7 +399,7 @@ impl Manager {
         lift.copies[tier.index()] += 1;
         if hold.moved {
             self.lifts.counts.bytes += bytes;
-            lift.moving += 1;
+            lift.moving[tier.index()] += 1;
         }
     }
 
@@ -401,7 +413,7 @@ impl Manager {
         let fills = row.copy(tier).state == CopyState::Filling;
         if let Some(lift) = self.lifts.open.get_mut(&hold.op) {
             lift.copies[tier.index()] -= 1;
-            lift.moving -= u32::from(fills);
+            lift.moving[tier.index()] -= u32::from(fills);
         }
         Some((hold, bytes))
     }

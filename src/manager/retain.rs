@@ -300,8 +300,10 @@ impl Manager {
             }
             let mut record = block.record;
             (record.shield_until, record.refresh_on_hit_ms) = (Time::ZERO, 0);
-            record.priority = record.priority.min(PRIORITY_DEFAULT);
-            record.priority_until = Time::ZERO;
+            // A lowered one stays, for as long as it was asked for.
+            if record.priority > PRIORITY_DEFAULT {
+                (record.priority, record.priority_until) = (PRIORITY_DEFAULT, Time::ZERO);
+            }
             self.set_record(*at, record);
         }
         let blocks = count(found.len()) - clipped;

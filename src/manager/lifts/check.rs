@@ -14,7 +14,7 @@ impl Manager {
     /// # Errors
     /// What does not hold, in words.
     pub(in crate::manager) fn check_lifts(&self) -> Result<(), String> {
-        let mut copies: BTreeMap<OpId, ([u32; Tier::COUNT], u32)> = BTreeMap::new();
+        let mut copies: BTreeMap<OpId, ([u32; Tier::COUNT], [u32; Tier::COUNT])> = BTreeMap::new();
         let mut in_tiers = [0_u64; Tier::COUNT];
         for (index, block) in self.directory.iter() {
             for tier in Tier::ALL {
@@ -29,7 +29,7 @@ impl Manager {
                 in_tiers[tier.index()] += 1;
                 let (by_tier, moving) = copies.entry(*op).or_default();
                 by_tier[tier.index()] += 1;
-                *moving += u32::from(copy.state == CopyState::Filling);
+                moving[tier.index()] += u32::from(copy.state == CopyState::Filling);
             }
         }
         if in_tiers != self.lifts.copies {

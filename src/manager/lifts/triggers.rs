@@ -8,8 +8,8 @@ use crate::domain::retention::Kind;
 use crate::domain::session::{SessionEvent, SessionIndex};
 use crate::domain::tier::Tier;
 
-use super::{LiftTimes, Manager, NewLift, count};
-use crate::manager::api::{ClientId, LiftState, NamespaceId, OpId};
+use super::{Lift, LiftTimes, Manager, NewLift, count};
+use crate::manager::api::{ClientId, LiftState, LiftStatus, NamespaceId, OpId};
 
 /// The priority of lifts for which nobody names one.
 const PRIORITY_DEFAULT: u8 = 35;
@@ -67,7 +67,9 @@ impl Manager {
                 .map(|(_, last)| last.clone()),
         };
         let clipped = status.as_ref().map_or(named, |status| status.clipped);
-        let waits = status.is_some_and(|s| s.state == LiftState::Moving && s.landed == 0);
+        let moves = self.lifts.open.get(&op).is_some_and(Lift::moves);
+        let is_begun = |status: LiftStatus| status.landed > 0 || status.state != LiftState::Moving;
+        let waits = !moves && !status.is_some_and(is_begun);
         Outcome::Lifting {
             operation: op.0,
             blocks: named - clipped,
@@ -204,10 +206,19 @@ impl Manager {
     /// The session's request is here: what has not moved yet is loaded by the request itself.
     pub(in crate::manager) fn stop_session_lift(&mut self, session: SessionIndex) {
         let Some(op) = self.lifts.by_session.remove(&session) else { return };
-        if let Some(lift) = self.lifts.open.get_mut(&op) {
-            lift.clip_rest();
-            self.settle_lift(op);
+        let now = self.now;
+        let Some(lift) = self.lifts.open.get_mut(&op) else { return };
+        lift.clip_rest();
+        // It waits for no time any more, and holds nothing for longer than a request takes to come.
+        let LiftTimes { begin, deadline, .. } = &mut lift.what.times;
+        if *begin > now {
+            self.lifts.timers.remove(&(*begin, op));
+            *begin = now;
         }
+        self.lifts.timers.remove(&(*deadline, op));
+        *deadline = (*deadline).min(now + LIFT_DEADLINE_DEFAULT);
+        self.lifts.timers.insert((*deadline, op));
+        self.settle_lift(op);
     }
 
     /// The chain's keys, root first.

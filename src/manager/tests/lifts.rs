@@ -1,7 +1,7 @@
 //! Lifts: what moves ahead of need, what it may take for that, and what ends it.
 
 use super::*;
-use crate::domain::hint::{LiftWish, Target};
+use crate::domain::hint::{LIFT_DEADLINE_DEFAULT, LiftWish, Target};
 use crate::domain::retention::{Shield, TokenRange, Wish};
 
 const BLOCK_BYTES: u64 = 16_384;
@@ -66,7 +66,8 @@ fn empty_memory(bench: &mut Bench) {
 fn what_sank_is_lifted_held_and_used() {
     let mut bench = sunk();
     let op = lift(&mut bench, &[1, 2, 3], wish(Some(Tier::Dram), 10_000));
-    assert_eq!(status(&mut bench, op).state, LiftState::Moving);
+    let begun = status(&mut bench, op);
+    assert_eq!((begun.state, begun.landed), (LiftState::Moving, 0));
     bench.run();
     let done = bench.completions.pop().expect("a lift completes when nothing moves any more");
     assert_eq!((done.op, done.kind, done.blocks), (op, OpKind::Prefetch, 3));
@@ -84,7 +85,8 @@ fn what_sank_is_lifted_held_and_used() {
 fn what_is_lifted_to_hbm_passes_through_dram() {
     let mut bench = sunk();
     empty_memory(&mut bench);
-    lift(&mut bench, &[1, 2, 3], wish(None, 10_000));
+    let told = begin(&mut bench, &[1, 2, 3], wish(None, 10_000));
+    assert!(matches!(told, Outcome::Lifting { waits: false, .. }), "{told:?}");
     let links: Vec<_> = bench.transfers.iter().map(|transfer| transfer.link).collect();
     assert_eq!(links, [crate::movement::Link::NvmeRead]);
     bench.run();
@@ -208,6 +210,34 @@ fn a_tool_that_is_due_back_has_its_blocks_lifted_in_time() {
     bench.turn(Some("s"), &[], &[1, 2, 3]);
     bench.load(&[1, 2, 3]);
     assert_eq!(counts(&bench), [3, 3, 0, 0]);
+}
+
+/// The request is here, and loads what it needs: nothing is lifted for the pause any more.
+#[test]
+fn a_tool_that_is_back_early_has_nothing_lifted_later() {
+    for is_told in [false, true] {
+        let mut bench = sunk();
+        bench.turn(Some("s"), &[], &[1, 2, 3]);
+        for single in 201..=208 {
+            bench.store(None, &[single]);
+        }
+        let expected = Some(Duration::from_mins(10));
+        bench.hint(Action::ToolStart { session: name("s"), expected });
+        bench.pass(Duration::from_secs(1));
+        if is_told {
+            bench.hint(Action::ToolReturn { session: name("s") });
+        }
+        bench.turn(Some("s"), &[], &[1, 2, 3]);
+        bench.load(&[1, 2, 3]);
+        bench.hint(Action::SessionEnd { session: name("s"), tree: false });
+        for single in 301..=308 {
+            bench.store(None, &[single]);
+        }
+        bench.pass(LIFT_DEADLINE_DEFAULT);
+        let before = counts(&bench);
+        bench.pass(Duration::from_mins(4));
+        assert_eq!(counts(&bench), before, "told: {is_told}");
+    }
 }
 
 /// Where two chains are that filled DRAM, of agents that wait for a tool, when a third has come; the

@@ -115,6 +115,18 @@ fn a_promise_to_forget_is_kept_in_every_tier_and_never_late() {
 }
 
 #[test]
+fn a_priority_that_was_lowered_for_a_while_is_not_made_to_last_by_a_release() {
+    let mut bench = Bench::new([0, 20, 0, 0]);
+    bench.store(None, &[1]);
+    let lowered = Wish { priority: Some((10, Some(MIN))), ..Wish::default() };
+    bench.hint(Action::Retain { target: of(&[1]), wish: lowered });
+    let until = bench.now + MIN;
+    bench.hint(Action::Release { target: of(&[1]) });
+    let record = bench.block(1).unwrap().record;
+    assert_eq!((record.priority, record.priority_until), (10, until));
+}
+
+#[test]
 fn of_a_shared_block_only_all_owners_together_are_forgotten_early() {
     let mut bench = Bench::new([0, 20, 0, 0]);
     bench.turn(Some("a"), &[all(delete_after(MIN))], &[1, 2]);
