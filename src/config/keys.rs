@@ -405,7 +405,7 @@ pub const KEYS: &[Key] = &[
         "ops.store_timeout",
         Kind::Duration,
         "30s",
-        "How long a block waits for the rest of its shards, from 100ms to 1h.",
+        "How long a block waits for its other shards, and a store for its engine, from 100ms to 1h.",
     ),
     key(
         "metrics.listen",

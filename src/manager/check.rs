@@ -164,7 +164,7 @@ impl Manager {
     /// A transfer moves, waits for its link, or is put aside.
     fn check_links(&self) -> Result<(), String> {
         let (moving, queued) = self.links.counts();
-        let aside = self.aside();
+        let aside = self.behind.transfers();
         let flights = self.flights.len();
         (moving + queued + aside == flights).then_some(()).ok_or_else(|| {
             format!("of {flights} transfers {moving} move, {queued} wait, {aside} are put aside")

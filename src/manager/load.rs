@@ -66,7 +66,8 @@ impl Manager {
     /// from there.
     fn load_from_below(&mut self, block: BlockIndex, from: Tier, part: Part) {
         let landing = if self.taker_flags()[Tier::Dram.index()] { Tier::Dram } else { Tier::Hbm };
-        if !self.taker_flags()[landing.index()] {
+        // What an engine has yet to compute may never come, and this copy serves now.
+        if !self.taker_flags()[landing.index()] || self.behind.is_spare((block, landing)) {
             self.start_delivery(block, from, part);
             return;
         }

@@ -92,6 +92,7 @@ use api::{
     ClientId, Command, Effect, Event, LeaseId, NamespaceId, OpId, PoolId, Refusal, Reply, ReplyTag,
     Transfer, TransferId,
 };
+use behind::Behind;
 pub use config::{ManagerConfig, PolicyName, RewriteLimits, ShieldShares, TierConfig};
 use durable::Durables;
 use heed::Learned;
@@ -126,6 +127,7 @@ pub struct Manager {
     ops: BTreeMap<OpId, Op>,
     flights: BTreeMap<TransferId, Flight>,
     links: Links<Transfer>,
+    behind: Behind,
     lifts: Lifts,
     lent: Lent,
     /// Deliveries that wait for a copy to land.
@@ -180,6 +182,7 @@ impl Manager {
             ops: BTreeMap::new(),
             flights: BTreeMap::new(),
             links: Links::new(config.links),
+            behind: Behind::default(),
             lifts: Lifts::default(),
             lent: Lent::default(),
             joined: BTreeMap::new(),

@@ -64,7 +64,6 @@ impl Manager {
             pending: blocks,
             failed: Vec::new(),
             deadline,
-            aside: None,
             durable: false,
             hardening: 0,
             not_durable: Vec::new(),
@@ -95,6 +94,7 @@ impl Manager {
         for id in std::mem::take(&mut self.ended_ops) {
             let Op { client, request, kind, blocks, mut failed, mut not_durable, .. } =
                 self.ops.remove(&id).expect("an operation ends once");
+            self.behind.end(id);
             // Whoever left is told nothing.
             let Some(entry) = self.clients.get_mut(&client) else { continue };
             entry.ops -= 1;
@@ -123,10 +123,17 @@ impl Manager {
         }
     }
 
-    /// Fails every part that `unwanted` names and that has not started: those that wait for room,
-    /// for another copy to land, or in a link's queue.
+    /// Fails every part that `unwanted` names and that has not started: those that wait for another copy
+    /// to land, for room, for their engine, or in a link's queue.
     pub(super) fn cancel(&mut self, unwanted: impl Fn(&Part) -> bool) {
+        // First, so that what is cancelled below brings none of them on its way again.
+        self.cancel_joined(&unwanted);
         self.cancel_wants(&unwanted);
+        self.cancel_partials(&unwanted);
+        self.cancel_transfers(&unwanted);
+    }
+
+    fn cancel_joined(&mut self, unwanted: &impl Fn(&Part) -> bool) {
         let mut ended: Vec<Part> = Vec::new();
         self.joined.retain(|_, parts| {
             parts.retain(|part| {
@@ -140,18 +147,17 @@ impl Manager {
         for part in ended {
             self.op_block_done(part.op, part.index, false);
         }
-        self.cancel_partials(&unwanted);
+    }
+
+    fn cancel_transfers(&mut self, unwanted: &impl Fn(&Part) -> bool) {
         let flights = &self.flights;
         let all_unwanted = |id: &TransferId| {
             let items = &flights[id].items;
-            items.iter().all(|item| item.job.part().is_some_and(&unwanted))
+            items.iter().all(|item| item.job.part().is_some_and(unwanted))
         };
-        let asides = self.ops.values_mut().filter_map(|op| op.aside.as_mut());
-        let aside =
-            asides.flat_map(|aside| aside.extract_if(.., |transfer| all_unwanted(&transfer.id)));
-        self.bounced.extend(aside.map(|transfer| transfer.id));
-        let cancelled = self.links.cancel(|transfer| all_unwanted(&transfer.id));
-        self.bounced.extend(cancelled.into_iter().map(|transfer| transfer.id));
+        let aside = self.behind.cancel(all_unwanted);
+        let queued = self.links.cancel(|transfer| all_unwanted(&transfer.id));
+        self.bounced.extend(aside.iter().chain(&queued).map(|transfer| transfer.id));
     }
 
     fn cancel_wants(&mut self, unwanted: &impl Fn(&Part) -> bool) {

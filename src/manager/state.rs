@@ -10,7 +10,7 @@ use crate::domain::units::{PAGE_BYTES, Time, page_align};
 use crate::movement::{Class, Link, Load};
 
 use super::api::{
-    ClientId, EndKind, LeaseId, NamespaceId, OpId, OpKind, PoolId, RequestId, TierStatus, Transfer,
+    ClientId, EndKind, LeaseId, NamespaceId, OpId, OpKind, PoolId, RequestId, TierStatus,
     TransferItem,
 };
 use super::config::{PolicyName, TierConfig};
@@ -227,7 +227,7 @@ pub(super) struct Pool {
     pub shard: u32,
     pub slots: u32,
     pub has_events: bool,
-    /// Copies queued or under way that touch it.
+    /// Copies under way, queued or put aside that touch it.
     pub flights: usize,
     pub retired: bool,
 }
@@ -247,8 +247,6 @@ pub(super) struct Op {
     pub pending: u32,
     pub failed: Vec<u32>,
     pub deadline: Time,
-    /// Transfers that wait until its engine has come as far as its call; none once it has.
-    pub aside: Option<Vec<Transfer>>,
     /// Its client asked to be told when its blocks are durable.
     pub durable: bool,
     /// Blocks that are here and not durable yet: of those pending.

@@ -57,7 +57,7 @@ impl Manager {
     pub(super) fn status(&self) -> Status {
         let count = |n: usize| n as u64;
         let (in_flight, queued) = self.links.counts();
-        let queued = queued + self.aside();
+        let queued = queued + self.behind.transfers();
         Status {
             tiers: Tier::ALL.map(|tier| {
                 let space = self.tiers[tier.index()].as_ref();

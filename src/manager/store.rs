@@ -174,7 +174,8 @@ impl Manager {
         } else {
             partial.waiting.push(part);
         }
-        Some(Placed::Taken)
+        // The first shard's store counts for the block.
+        Some(Placed::Again)
     }
 
     /// The block is here already. Where that is a cold tier only, the engine computed it anew: what
@@ -188,6 +189,7 @@ impl Manager {
         match top.filter(|_| is_whole && none_comes) {
             Some(top) => {
                 self.begin_fill(block, top, self.tick);
+                self.behind.fills_spare(part.op, (block, top));
                 self.want(top, block, Job::Store(part));
                 Placed::Again
             }
@@ -308,7 +310,7 @@ type Asked<'a> = (Option<SessionIndex>, &'a Directives, Option<TipId>);
 enum Placed {
     Present,
     Taken,
-    /// Known, with a record that others asked for: present in a cold tier and taken into memory as well, or
-    /// gone from all and taken in anew.
+    /// Known, with a record that others asked for: one more shard of it, present in a cold tier and taken
+    /// into memory as well, or gone from all and taken in anew.
     Again,
 }

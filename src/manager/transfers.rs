@@ -57,7 +57,7 @@ impl Manager {
             Job::Demote { .. } => Class::Background,
         };
         let link = link_of(from_end.kind(), to_end.kind());
-        let behind = job.part().map(|part| part.op).filter(|op| self.is_behind(*op));
+        let behind = job.part().map(|part| part.op).filter(|op| self.behind.has(*op));
         let ends = [from_end.kind(), to_end.kind()];
         let route = Route { namespace, behind, link, class, ends };
         let bytes = self.copied_bytes(namespace, job);

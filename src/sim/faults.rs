@@ -145,15 +145,18 @@ impl Faults {
         self.draw.per_mille(self.rates.behind)
     }
 
-    /// When an engine has come as far as its call, and whether anybody can tell.
-    pub(super) fn engine_comes(&mut self) -> (Duration, bool) {
+    /// When an engine has come as far as its call, if it ever does, and whether anybody can tell.
+    pub(super) fn engine_comes(&mut self) -> Option<(Duration, bool)> {
+        if self.draw.per_mille(self.rates.lost) {
+            return None;
+        }
         let micros = if self.draw.per_mille(self.rates.slow) {
             1_000_000 + self.draw.below(4_000_000)
         } else {
             self.draw.below(60_000)
         };
         let came = !self.draw.per_mille(self.rates.item_fails);
-        (Duration::from_micros(micros.into()), came)
+        Some((Duration::from_micros(micros.into()), came))
     }
 
     /// A tier that goes out now, what it refuses, and for how long.

@@ -46,8 +46,7 @@ const PUBLISH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How long copies under way may take to land when the daemon stops.
 const STOP_PATIENCE: Duration = Duration::from_secs(4);
-/// How long what remains may take to be let go after that. A GPU's driver waits for copies, and those for the
-/// streams of engines, which may stand still.
+/// How long what remains may take to be let go after that: a GPU's driver waits for all that it was given.
 const END_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Runs the daemon until SIGTERM, SIGINT or SIGHUP.

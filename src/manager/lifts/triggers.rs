@@ -211,11 +211,9 @@ impl Manager {
         lift.clip_rest();
         // It waits for no time any more, and holds nothing for longer than a request takes to come.
         let LiftTimes { begin, deadline, .. } = &mut lift.what.times;
-        if *begin > now {
-            self.lifts.timers.remove(&(*begin, op));
-            *begin = now;
-        }
+        self.lifts.timers.remove(&(*begin, op));
         self.lifts.timers.remove(&(*deadline, op));
+        *begin = (*begin).min(now);
         *deadline = (*deadline).min(now + LIFT_DEADLINE_DEFAULT);
         self.lifts.timers.insert((*deadline, op));
         self.settle_lift(op);

@@ -37,7 +37,8 @@ impl Manager {
                 op.0
             ));
         };
-        let blocks = count(lift.what.keys.len()) - lift.landed;
+        let status = lift.status(op);
+        let blocks = status.blocks - status.landed;
         self.end_lift(op, LiftState::Cancelled);
         Outcome::Accepted { blocks }
     }

@@ -160,9 +160,8 @@ impl Performer {
 
     /// Has the manager told once the pool's engine has come as far as the operation's call.
     pub fn await_engine(&self, op: OpId, pool: &Arc<EnginePool>) {
-        let mailbox = self.mailbox();
-        let came = move |came| mailbox.tell(Event::EngineCame { op, came });
-        self.device.await_engine(pool, Box::new(came));
+        let asked = Asked { op, mailbox: Some(self.mailbox()) };
+        self.device.await_engine(pool, Box::new(move |came| asked.tell(came)));
     }
 
     /// What tells the manager how a transfer ended.
@@ -352,6 +351,30 @@ impl Teller {
             .filter_map(|(item, end)| end.err().map(|kind| ItemFailure { item, kind }))
             .collect();
         self.mailbox.tell(Event::TransferDone { transfer: self.transfer, failed });
+    }
+}
+
+/// An engine that is asked for. Dropped untold, it says that nobody can tell.
+struct Asked {
+    op: OpId,
+    mailbox: Option<Mailbox>,
+}
+
+impl Asked {
+    fn tell(mut self, came: bool) {
+        self.tell_once(came);
+    }
+
+    fn tell_once(&mut self, came: bool) {
+        if let Some(mailbox) = self.mailbox.take() {
+            mailbox.tell(Event::EngineCame { op: self.op, came });
+        }
+    }
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        self.tell_once(false);
     }
 }
 

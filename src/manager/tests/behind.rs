@@ -128,3 +128,78 @@ fn what_was_forgotten_meanwhile_is_not_delivered() {
     assert!(bench.transfers.is_empty());
     assert_eq!(bench.completions.pop().expect("it ends").failed, [0, 1]);
 }
+
+/// Nothing of it may ever come, and what it began holds room.
+#[test]
+fn a_store_waits_for_its_engine_for_a_while() {
+    let (mut bench, second) = with_events();
+    bench.start_store(None, &[11, 12]);
+    speak_for(&mut bench, 1, second);
+    bench.start_store(None, &[11, 12]);
+    bench.now = bench.now + Duration::from_secs(31);
+    bench.event(Event::Tick);
+    let ended: Vec<_> = bench.completions.drain(..).map(|end| end.failed).collect();
+    assert!(ended.contains(&vec![0, 1]), "{ended:?}");
+    assert_eq!(bench.manager.status().ops_in_flight, 0);
+    assert_eq!(bench.tier(Tier::Dram).blocks, 2, "what is here and nothing else");
+    assert!(bench.store(None, &[11, 12]).failed.is_empty());
+}
+
+#[test]
+fn a_store_whose_engine_came_takes_its_time() {
+    let (mut bench, _) = with_events();
+    bench.start_store(None, &[11]);
+    came(&mut bench, true);
+    bench.now = bench.now + Duration::from_mins(2);
+    bench.event(Event::Tick);
+    bench.run();
+    assert!(bench.completions.pop().expect("it ends").failed.is_empty());
+}
+
+#[test]
+fn what_can_be_read_is_not_waited_for() {
+    let mut bench = Bench::new([0, 4, 10, 0]);
+    bench.store(None, &[1, 2]);
+    let other = bench.pool;
+    bench.store(None, &[11, 12, 13, 14]);
+    assert_eq!(bench.found(&[1, 2]), "nvme:2");
+    bench.join(ClientId(2), 1);
+    bench.pool = bench.register_with_events();
+    // Computed anew, and in memory again once the engine has come so far.
+    bench.start_store(None, &[1, 2]);
+    speak_for(&mut bench, 1, other);
+    assert!(bench.load(&[1, 2]).failed.is_empty());
+    came(&mut bench, true);
+    bench.run();
+    assert_eq!(bench.found(&[1, 2]), "dram:2");
+}
+
+#[test]
+fn no_more_waits_for_engines_than_would_wait_for_links() {
+    let mut bench = Bench::with_config([0, 100, 0, 0], 1, |config| {
+        config.links.iter_mut().for_each(|link| link.queued_max = 3);
+    });
+    bench.pool = bench.register_with_events();
+    for block in 1..=4 {
+        bench.start_store(None, &[block]);
+    }
+    let ended: Vec<_> = bench.completions.drain(..).map(|end| end.failed).collect();
+    assert_eq!(ended, [[0]]);
+    assert_eq!(bench.manager.status().transfers_queued, 3);
+}
+
+#[test]
+fn a_pool_that_is_given_back_is_waited_for_by_nothing() {
+    let mut bench = Bench::new([0, 2, 10, 0]);
+    bench.store(None, &[1]);
+    bench.store(None, &[2, 3]);
+    assert_eq!(bench.found(&[1]), "nvme:1");
+    bench.pool = bench.register_with_events();
+    let (pool, lease) = (bench.pool, bench.lease(&[2, 3]));
+    // It waits for room in memory, and the load for it.
+    bench.start_store(None, &[1]);
+    bench.start_load(&[1]);
+    bench.ask(Command::UnregisterPool { pool });
+    assert_eq!(bench.freed, [pool]);
+    bench.ask(Command::ReleaseLease { lease });
+}

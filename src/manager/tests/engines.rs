@@ -4,11 +4,15 @@ use super::*;
 use crate::domain::retention::{Shield, TokenRange, Wish};
 
 fn join_engine(bench: &mut Bench, client: u64, engine: Option<&str>) {
+    join_rank(bench, client, engine, (0, 1));
+}
+
+fn join_rank(bench: &mut Bench, client: u64, engine: Option<&str>, (shard, shards): (u32, u32)) {
     bench.client = ClientId(client);
     let engine = engine.map(String::from);
-    let hello = Command::Hello { namespace: namespace(1), engine, prefill_tokens_per_s: None };
+    let hello = Command::Hello { namespace: namespace(shards), engine, prefill_tokens_per_s: None };
     assert!(matches!(bench.ask(hello), Reply::Hello { .. }));
-    bench.pool = bench.register(0);
+    bench.pool = bench.register(shard);
 }
 
 fn lookup(request: u64, blocks: &[u64]) -> Command {
@@ -25,13 +29,20 @@ fn usage_of(scheduler: Option<&str>, rank: Option<&str>) -> Usage {
     bench.client = scheduler;
     bench.ask(lookup(1, &[1, 2, 3, 4]));
     bench.client = rank;
+    bench.start_store_of(None, for_five_minutes(), None, &[1, 2, 3, 4]);
+    bench.run();
+    bench.client = scheduler;
+    end(&mut bench)
+}
+
+fn for_five_minutes() -> Directives {
     let shield = Some(Shield { ttl: Duration::from_mins(5), refresh_on_hit: true });
     let wish = Wish { shield, ..Wish::default() };
     let directive = Directive { tokens: TokenRange { start: 0, end: None }, wish };
-    let directives = Directives::admit(vec![directive]).expect("a sound wish");
-    bench.start_store_of(None, directives, None, &[1, 2, 3, 4]);
-    bench.run();
-    bench.client = scheduler;
+    Directives::admit(vec![directive]).expect("a sound wish")
+}
+
+fn end(bench: &mut Bench) -> Usage {
     let end = Command::EndRequest {
         request: RequestId(1),
         stop: Stop::EndTurn,
@@ -49,6 +60,19 @@ fn clients_of_one_engine_speak_of_the_same_requests() {
         let usage = usage_of(scheduler, rank);
         assert_eq!((usage.created_5m_tokens, usage.uncached_tokens), (0, 64));
     }
+}
+
+#[test]
+fn a_block_counts_once_however_many_ranks_store_it() {
+    let mut bench = Bench::with_config([0, 10, 0, 0], 2, |_| {});
+    for shard in 0..2 {
+        join_rank(&mut bench, 2 + u64::from(shard), Some("a"), (shard, 2));
+        bench.start_store_of(None, for_five_minutes(), None, &[1, 2, 3, 4]);
+    }
+    bench.run();
+    let usage = end(&mut bench);
+    assert_eq!((usage.created_5m_tokens, usage.uncached_tokens), (64, 0));
+    assert_eq!(bench.found(&[1, 2, 3, 4]), "dram:4");
 }
 
 #[test]

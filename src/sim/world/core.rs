@@ -197,8 +197,9 @@ impl<S: Subject> Core<S> {
                 Ok(())
             }
             Effect::AwaitEngine { op, .. } => {
-                let (after, came) = self.faults.engine_comes();
-                self.timeline.add(self.now + after, Due::EngineCame { op, came });
+                if let Some((after, came)) = self.faults.engine_comes() {
+                    self.timeline.add(self.now + after, Due::EngineCame { op, came });
+                }
                 Ok(())
             }
             Effect::Start(transfer) => self.start(transfer),

@@ -1,6 +1,7 @@
 //! The CUDA device: the HBM tier on a GPU, and engines' pools on any.
 //!
-//! Its threads only queue copies and wait for them; `done` is called on those that wait.
+//! Its threads only queue copies, wait for them, and look at engines' events; `done` is called on those that
+//! wait.
 
 use std::sync::Arc;
 
