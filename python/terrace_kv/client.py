@@ -47,9 +47,9 @@ class Client:
         `client_id` is unique among living clients and stable over restarts ("engine-0/rank-1").
         `prefill_tokens_per_s` is how fast the engine computes KV, where it knows that: plans
         compare it with loading. `engine` is for an engine of several clients, its scheduler and its
-        ranks say: those of one namespace that name the same engine mean the same request by the same
-        number. With `may_be_away` a daemon that is not there, is busy or does not
-        answer is no error: the client waits for it.
+        ranks say: those of one namespace that name the same engine mean the same request by the
+        same number. With `may_be_away` a daemon that is not there, is busy or does not answer is no
+        error: the client waits for it.
 
         Raises `DaemonGone`, `VersionMismatch`, `NameTaken`, or `Invalid` for a namespace that does
         not hold.

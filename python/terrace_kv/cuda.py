@@ -21,8 +21,8 @@ from .pool import PageLayout
 _HANDLE_BYTES = 64
 _EVENT_INTERPROCESS_WITHOUT_TIMES = 0x4 | 0x2
 _LAZY_PEER_ACCESS = 0x1
-# Recorded in turns: copies are held up by a stream that is more calls behind than this, less one. vLLM records
-# twice a step, and has two steps under way.
+# Recorded in turns: copies are held up by a stream that is more calls behind than this, less one.
+# vLLM records twice a step, and has two steps under way.
 _READY_EVENTS = 8
 
 

@@ -71,14 +71,16 @@ class CudaPools(unittest.TestCase):
         self.assertEqual(starts, [0x300000, 0x100000])
         layers = [(layer.memory, layer.base_bytes) for layer in sent.layers]
         self.assertEqual(layers, [(0, 0x40), (1, 0), (0, 0x80000)])
-        self.assertEqual(list(sent.ready_events), [bytes([event] * 64) for event in (1, 2, 3, 4)])
+        self.assertEqual(list(sent.ready_events), [bytes([event] * 64) for event in range(1, 9)])
 
     def test_events_are_recorded_in_turns_and_streams_follow_each_other(self) -> None:
         with mock.patch.object(cuda, "_Driver", Driver):
             pool = cuda.CudaPool(NAMESPACE, LAYOUT, [Tensor(0x100000)] * 3)
-        for stream in (77, 77, 88, 88, 77):
+        streams = [77, 77, 88, 88, 77, 77, 77, 77, 77]
+        for stream in streams:
             pool.record(stream)
-        self.assertEqual(pool._driver.marks, [(1, 77), (2, 77), (3, 88), (4, 88), (1, 77)])
+        turns = [1, 2, 3, 4, 5, 6, 7, 8, 1]
+        self.assertEqual(pool._driver.marks, list(zip(turns, streams, strict=True)))
         # The other stream runs after what was marked last: the second event, and then the fourth.
         self.assertEqual(pool._driver.held, [(88, 2), (77, 4)])
 
