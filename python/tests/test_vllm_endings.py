@@ -3,12 +3,13 @@
 import threading
 import time
 import unittest
+from types import SimpleNamespace as Bag
 
 from test_vllm_sides import Engine
 
 from rig import BLOCK_TOKENS, DaemonCase, chain, until
 from terrace_kv import hints
-from terrace_kv.vllm.endings import Ending
+from terrace_kv.vllm.endings import Ending, Sessions
 from terrace_kv.vllm.hints import RequestHints
 from terrace_kv.vllm.lookups import NOTHING, Question
 from terrace_kv.vllm.telling import Saying, Teller
@@ -18,8 +19,8 @@ TOLD_S = 0.3
 
 
 def final(session: str) -> RequestHints:
-    start, end = hints.SessionStart(session, "lead"), hints.SessionEnd(session)
-    return RequestHints(session=session, before=[start], after=[end])
+    start = hints.SessionStart(session, "lead")
+    return RequestHints(session=session, before=[start], final=True)
 
 
 class EndingsTest(DaemonCase):
@@ -28,8 +29,9 @@ class EndingsTest(DaemonCase):
         self.addCleanup(engine.close)
         return engine
 
-    def sessions(self, engine: Engine) -> set[str]:
-        return {one.session for one in engine.client.sessions().sessions}
+    def sessions(self, engine: Engine) -> dict[str, str]:
+        """Those that the daemon knows, and their parents."""
+        return {one.session: one.parent for one in engine.client.sessions().sessions}
 
     def finished_with_stores(self, engine: Engine, hashes, said: RequestHints) -> None:
         """A request that is over, and of which two blocks have still to be stored."""
@@ -71,8 +73,61 @@ class EndingsTest(DaemonCase):
         engine.settle()
         until(lambda: not engine.asker.unsaid(), "the first request's end was told")
         time.sleep(TOLD_S)
-        (known,) = (one for one in engine.client.sessions().sessions if one.session == "again")
-        self.assertEqual(known.parent, "lead")
+        self.assertEqual(self.sessions(engine)["again"], "lead")
+
+    def test_a_session_ends_with_the_last_of_its_requests_that_run(self):
+        for name, said in (("both", final("both")), ("first", RequestHints(session="first"))):
+            with self.subTest(f"{name} final"):
+                engine, seed = self.engine(), 20 + len(name)
+                one = engine.request(chain(4, seed=seed), final(name))
+                other = engine.request(chain(8, seed=seed + 10), said)
+                for request in (one, other):
+                    engine.matched(request)
+                    engine.compute(request, range(4))
+                    engine.settle()
+                engine.finish(one, range(4))
+                until(lambda engine=engine: not engine.asker.unsaid(), "the first's end is told")
+                self.assertEqual(self.sessions(engine)[name], "lead")
+                engine.compute(other, range(8))
+                engine.settle()
+                engine.finish(other, range(8))
+                until(
+                    lambda engine=engine, name=name: name not in self.sessions(engine),
+                    "the session ends with the other",
+                )
+
+    def test_a_session_that_was_taken_up_while_others_ran_goes_on(self):
+        engine = self.engine()
+        one, other = (engine.request(chain(2, seed=n), final("goes on")) for n in (41, 42))
+        engine.matched(one)
+        engine.matched(other)
+        engine.finish(one)
+        engine.request(chain(2, seed=43), RequestHints(session="goes on"))
+        engine.finish(other)
+        until(lambda: not engine.asker.unsaid(), "both ends are told")
+        self.assertIn("goes on", self.sessions(engine))
+
+    def test_a_session_ends_after_the_answers_to_its_requests_that_were_aborted(self):
+        engine = self.engine()
+        gate, lookup = threading.Event(), engine.client.lookup
+        aborted_hashes = chain(4, seed=51)
+
+        def slow(hashes, **named):
+            if hashes == b"".join(aborted_hashes):
+                gate.wait()
+            return lookup(hashes, **named)
+
+        engine.client.lookup = slow
+        one = engine.request(chain(4, seed=50), final("aborted"))
+        engine.matched(one)
+        aborted = engine.request(aborted_hashes, RequestHints(session="aborted"))
+        engine.side.finished(aborted, 0, ())
+        engine.finish(one)
+        time.sleep(TOLD_S)
+        self.assertIn("aborted", self.sessions(engine))
+        gate.set()
+        until(lambda: not engine.asker.unsaid(), "both ends are told")
+        self.assertNotIn("aborted", self.sessions(engine))
 
     def test_an_end_comes_after_the_answer_of_a_slow_lookup(self):
         engine, hashes = self.engine(), chain(4, seed=5)
@@ -93,8 +148,9 @@ class EndingsTest(DaemonCase):
         engine.side.allocated(aborted, (), engine.matched(aborted))
         tracked = engine.side.finished(aborted, 0, ())
         time.sleep(TOLD_S)
+        self.assertFalse(tracked.open.is_quiet())
         gate.set()
-        until(lambda: not any(one.unanswered for one in tracked.asked), "it is answered")
+        until(tracked.open.is_quiet, "it is answered")
         until(lambda: engine.client.status().leases == 0, "its lease ended", patience_s=3.0)
 
 
@@ -105,28 +161,31 @@ class TellerTest(unittest.TestCase):
         self.addCleanup(teller.close)
         return teller, told
 
+    def ending(self, *pending) -> Ending:
+        request = Sessions().open(1, RequestHints())
+        for one in pending:
+            request.began(one)
+        ending = Ending(request, 0, (), BLOCK_TOKENS)
+        ending.tell = lambda _: "end"
+        return ending
+
     def test_an_end_waits_for_what_is_under_way_and_holds_up_nothing(self):
         teller, told = self.teller()
-        under_way, question = {7, 8}, Question(0.0)
-        ending = Ending(1, 0, (), [question], [7, 8], under_way)
-        ending.tell = lambda _: "end"
-        teller.add(ending)
+        question, store = Question(0.0), Bag(over=False)
+        teller.add(self.ending(store, question))
         teller.add(Saying(lambda _: "other"))
         until(lambda: told == ["other"], "what is ready is told")
-        for over in (lambda: under_way.discard(8), lambda: question.answered(NOTHING)):
-            over()
-            teller.look()
-            time.sleep(0.05)
-            self.assertEqual(told, ["other"])
-        under_way.discard(7)
+        question.answered(NOTHING)
+        teller.look()
+        time.sleep(0.05)
+        self.assertEqual(told, ["other"])
+        store.over = True
         teller.look()
         until(lambda: told == ["other", "end"], "the end is told")
 
     def test_no_saying_waits_for_ever(self):
         teller, told = self.teller(wait_s_max=0.1)
-        ending = Ending(1, 0, (), (), [7], {7})
-        ending.tell = lambda _: "end"
-        teller.add(ending)
+        teller.add(self.ending(Bag(over=False)))
         until(lambda: told == ["end"], "it is told though its store never ends")
 
 

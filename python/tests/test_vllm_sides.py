@@ -180,7 +180,7 @@ class LifeTest(DaemonCase):
         wish = hints.Wish(priority=77)
         said = RequestHints(
             session="child", directives=(hints.Directive(wish),),
-            before=[hints.SessionStart("child", "parent")], after=[hints.SessionEnd("child")],
+            before=[hints.SessionStart("child", "parent")], final=True,
             envelope=hints.envelope([hints.SessionStart("other")], "m"),
         )  # fmt: skip
         request = engine.request(hashes, said)

@@ -1,14 +1,11 @@
 """What is to be said while the daemon is busy, hangs or is left alone."""
 
 import unittest
-from unittest import mock
 
 from test_vllm_sides import Engine
 
 from rig import BLOCK_TOKENS, PATIENCE_S, Daemon, DaemonCase, chain, until
 from terrace_kv import Busy, TimedOut, hints
-from terrace_kv.vllm import telling
-from terrace_kv.vllm.endings import Ending
 from terrace_kv.vllm.hints import RequestHints
 from terrace_kv.vllm.telling import Saying, Teller
 
@@ -23,7 +20,7 @@ def begins(session: str) -> RequestHints:
 
 
 def ends(session: str) -> RequestHints:
-    return RequestHints(session=session, after=[hints.SessionEnd(session)])
+    return RequestHints(session=session, final=True)
 
 
 class TellingTest(DaemonCase):
@@ -155,22 +152,21 @@ class TellerTest(unittest.TestCase):
         until(lambda: told == [0, 1, 2, 3, 4], "all is told", patience_s=PATIENCE_S)
         until(lambda: not teller.waiting(), "and forgotten")
 
-    def test_an_end_comes_after_all_that_was_in_line_before_it_was_ready(self):
+    def test_what_waited_comes_after_all_that_was_in_line_before_it_was_ready(self):
         here: list[bool] = []
         teller, told = self.teller(lambda: bool(here))
-        under_way = {7}
-        ending = Ending(1, 0, (), (), [7], under_way)
-        ending.tell = lambda _: 2
-        teller.add(ending)
+        ready: list[bool] = []
+        late = Saying(lambda _: 2)
+        late.is_ready = lambda: bool(ready)
+        teller.add(late)
         teller.add(Saying(lambda _: 1))
-        under_way.clear()
+        ready.append(True)
         teller.look()
         here.append(True)
-        until(lambda: told == [1, 2], "the end is told last", lambda: str(told))
+        until(lambda: told == [1, 2], "it is told last", lambda: str(told))
 
     def test_what_waits_is_bounded_in_number_and_age(self):
-        with mock.patch.object(telling, "_WAITING_MAX", 2):
-            teller, _ = self.teller(lambda: False, age_s_max=0.3)
+        teller, _ = self.teller(lambda: False, age_s_max=0.3, waiting_max=2)
         sayings = [Saying(lambda _: 0) for _ in range(3)]
         for one in sayings:
             teller.add(one)

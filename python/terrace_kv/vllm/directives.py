@@ -15,12 +15,6 @@ from .. import hints
 _ALL = hints.TokenRange()
 
 
-class Directed:
-    """Whether a store said a request's directives of the whole chain, as far as is known."""
-
-    by_store = False
-
-
 def beyond(directives: Iterable[hints.Directive], first: int) -> list[hints.Directive]:
     """The directives of the tokens from `first` on."""
     made = []

@@ -1,16 +1,21 @@
-"""The end of a request, told once nothing of the request is under way to the daemon any more.
+"""The ends of requests and sessions, told once nothing that is under way could open them again.
 
-A store or a lookup that comes after it would open the request again, and start anew a session that
-had ended: with it what the session left behind would count as used.
+A store or a lookup that comes after the end of its request would open it anew, and a session that
+had ended with it: what the session left behind would count as used. So a request's end waits for
+its own stores and lookups, and a session's end is told with the last end of its requests.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+from weakref import WeakValueDictionary
 
 from .. import hints
-from .lookups import Question
+from .directives import retains
+from .hints import RequestHints
 from .telling import Saying
 
 if TYPE_CHECKING:
@@ -18,44 +23,99 @@ if TYPE_CHECKING:
     from ..client import Client
 
 
+class Pending(Protocol):
+    """A store or a lookup."""
+
+    @property
+    def over(self) -> bool: ...
+
+
+class Session:
+    """A session of open requests."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        # Its open requests, by their numbers.
+        self.requests: set[int] = set()
+        # A request that is over was to be its last, and none has arrived since.
+        self.final = False
+
+
+@dataclass
+class OpenRequest:
+    """A request from its arrival on until its end is told, or will not be."""
+
+    number: int
+    said: RequestHints
+    session: Session | None
+    # A store said its directives of the whole chain, as far as is known.
+    directed: bool = False
+    _pending: deque[Pending] = field(default_factory=deque)
+
+    def began(self, one: Pending) -> None:
+        self.is_quiet()
+        self._pending.append(one)
+
+    def is_quiet(self) -> bool:
+        """Whether nothing of it is under way to the daemon."""
+        while self._pending and self._pending[0].over:
+            self._pending.popleft()
+        return not self._pending
+
+
+class Sessions:
+    """The sessions of open requests: each is known for as long as one of these is."""
+
+    def __init__(self) -> None:
+        self._known: WeakValueDictionary[str, Session] = WeakValueDictionary()
+
+    def open(self, number: int, said: RequestHints) -> OpenRequest:
+        """A request arrives: it takes its session up again."""
+        if said.session is None:
+            return OpenRequest(number, said, None)
+        session = self._known.get(said.session) or Session(said.session)
+        self._known[session.name] = session
+        session.requests.add(number)
+        session.final = False
+        return OpenRequest(number, said, session)
+
+
 class Ending(Saying):
-    """One request's end, and what it says of its session."""
+    """One request's end, and that of its session where it is the last."""
 
     def __init__(
-        self,
-        request: int,
-        output_tokens: int,
-        after: Sequence[hints.Action],
-        questions: Iterable[Question],
-        stores: Iterable[int],
-        stores_under_way: Container[int],
-        unsaid: Callable[[], Sequence[hints.Action]] = tuple,
+        self, open_: OpenRequest, output_tokens: int, hashes: Sequence[bytes], block_tokens: int
     ) -> None:
-        """It comes after `stores`, jobs by their numbers, and after the answers of `questions`;
-        `unsaid` is what these should have said of the request's blocks and did not."""
+        """`hashes`: the blocks of the request that the daemon has, or was offered."""
         super().__init__(self._say)
-        self._request = request
+        self._open = open_
         self._output_tokens = output_tokens
-        self._after = list(after)
-        self._questions = list(questions)
-        self._stores = list(stores)
-        self._under_way = stores_under_way
-        self._unsaid = unsaid
+        self._hashes = hashes
+        self._block_tokens = block_tokens
+        if open_.session is not None and open_.said.final:
+            open_.session.final = True
 
     def is_ready(self) -> bool:
-        # What is over is not looked at again: this is asked at every end of a store.
-        while self._stores and self._stores[-1] not in self._under_way:
-            self._stores.pop()
-        while self._questions and not self._questions[-1].unanswered:
-            self._questions.pop()
-        return not (self._stores or self._questions)
+        return self._open.is_quiet()
 
-    def goes_on(self, session: str) -> None:
-        """A later request belongs to the session: it does not end with this one."""
-        ended = hints.SessionEnd(session)
-        self._after = [action for action in self._after if action != ended]
+    def over(self) -> None:
+        if self._open.session is not None:
+            self._open.session.requests.discard(self._open.number)
 
     def _say(self, client: Client) -> Sequence[Outcome]:
-        client.end_request(self._request, output_tokens=self._output_tokens)
-        said = [*self._unsaid(), *self._after]
+        client.end_request(self._open.number, output_tokens=self._output_tokens)
+        said = [*self._directives(), *self._open.said.after, *self._session_end()]
         return client.hint(*said) if said else ()
+
+    def _directives(self) -> list[hints.Action]:
+        """What no store said of the request's blocks."""
+        said = self._open.said
+        if self._open.directed or not self._hashes:
+            return []
+        return retains(said.directives, said.session, self._hashes, self._block_tokens)
+
+    def _session_end(self) -> list[hints.Action]:
+        session = self._open.session
+        if session is None or not session.final or session.requests != {self._open.number}:
+            return []
+        return [hints.SessionEnd(session.name)]

@@ -33,6 +33,8 @@ class RequestHints:
     # To be sent before the request's lookup, and after its end.
     before: list[hints.Action] = field(default_factory=list)
     after: list[hints.Action] = field(default_factory=list)
+    # The session ends with this request, unless others of it go on.
+    final: bool = False
     # The engines' envelope, as it came.
     envelope: Mapping[str, Any] | None = None
     # What was not taken, for the log.
@@ -90,15 +92,14 @@ def _sessions(
     if parent or control.get("action") == "open":
         made.before.append(hints.SessionStart(made.session, parent))
     final = own.get("final") is True or context.get("session_final") is True
-    if final or control.get("action") == "close":
-        made.after.append(hints.SessionEnd(made.session))
+    made.final = final or control.get("action") == "close"
 
 
 def _speculate(made: RequestHints) -> None:
     """The session's next turn begins with the chain that this request reaches."""
     if made.session is None:
         made.notes.append("agent_hints.speculative_prefill needs a session: nothing is lifted")
-    elif any(isinstance(one, hints.SessionEnd) for one in made.after):
+    elif made.final:
         made.notes.append("agent_hints.speculative_prefill: the session ends with this request")
     else:
         made.after.append(hints.SpeculativePrefill(hints.SessionTokens(made.session)))

@@ -87,8 +87,8 @@ class Question:
         return self._found
 
     @property
-    def unanswered(self) -> bool:
-        return self._found is None
+    def over(self) -> bool:
+        return self._found is not None
 
 
 class Breaker:

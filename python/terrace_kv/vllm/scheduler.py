@@ -13,10 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from .. import hints
 from ..answers import Tier
-from .directives import Directed, beyond, retains
-from .endings import Ending
+from .directives import beyond
+from .endings import Ending, OpenRequest, Sessions
 from .hints import RequestHints
 from .holds import Holds
 from .jobs import BLOCKS_A_CALL_MAX, Load, Report, Step, Store
@@ -33,16 +32,11 @@ class Tracked:
     """What is known of one request."""
 
     request: Any
-    # The connector's number for it.
-    number: int
-    said: RequestHints
+    open: OpenRequest
     question: Question | None = None
     found: Found | None = None
-    # All its questions that may be unanswered, also those that were given up.
-    asked: list[Question] = field(default_factory=list)
     # Blocks from the root on that the daemon has, or was offered.
     offered_blocks: int = 0
-    directed: Directed = field(default_factory=Directed)
     # Blocks that vLLM had itself when it last asked.
     local_blocks: int = 0
     is_loading: bool = False
@@ -54,14 +48,16 @@ class Tracked:
     held: Found | None = None
 
 
-@dataclass(frozen=True)
+@dataclass
 class Offer:
-    """A store under way, for those who want to hear of its end."""
+    """A store, for those who want to hear of its end."""
 
     tracked: Tracked
     first_block: int
+    blocks: int
     # It says the request's directives of the whole chain.
     directs: bool
+    over: bool = False
 
 
 class SchedulerSide:
@@ -82,7 +78,9 @@ class SchedulerSide:
         self._stores_max = max(1, blocks * settings.store_percent // 100)
         self._stores_held = 0
         self._requests: dict[str, Tracked] = {}
-        self._offers: dict[int, tuple[Offer, int]] = {}
+        self._sessions = Sessions()
+        # Stores under way, by the numbers of their jobs.
+        self._offers: dict[int, Offer] = {}
         self._numbers = itertools.count(1)
         self._step = Step()
 
@@ -90,10 +88,8 @@ class SchedulerSide:
         """A request is new: it is asked for while it waits for its turn."""
         tracked = self._requests.get(request.request_id)
         if tracked is None:
-            tracked = Tracked(request, next(self._numbers), said)
+            tracked = Tracked(request, self._sessions.open(next(self._numbers), said))
             self._requests[request.request_id] = tracked
-            if said.session is not None:
-                self._go_on(said.session)
         if tracked.question is not None:
             return
         if request.block_hashes:
@@ -177,12 +173,13 @@ class SchedulerSide:
                 tracked.offered_blocks = 0
         over = self.holds.update(report)
         for number, kept in over.items():
-            offer, blocks = self._offers.pop(number, (None, 0))
-            self._stores_held -= blocks
+            offer = self._offers.pop(number, None)
             if offer is not None:
+                offer.over = True
+                self._stores_held -= offer.blocks
                 if offer.directs and not kept:
                     # Perhaps the daemon never saw it.
-                    offer.tracked.directed.by_store = False
+                    offer.tracked.open.directed = False
                 self.on_stored(offer, kept)
         if over:
             self._asker.look()
@@ -208,47 +205,21 @@ class SchedulerSide:
         if not tracked.is_loading and whole > tracked.offered_blocks:
             self._offer(tracked, whole, block_ids)
             self.counts.add("dropped_blocks", whole - tracked.offered_blocks)
-        self._end(tracked, request.num_tokens - request.num_prompt_tokens)
+        # Kept until the end is told, so only where it may speak of them.
+        known = (
+            request.block_hashes[: tracked.offered_blocks] if tracked.open.said.directives else ()
+        )
+        output_tokens = request.num_tokens - request.num_prompt_tokens
+        self._asker.say(Ending(tracked.open, output_tokens, known, self.block_tokens))
         return tracked
-
-    def _end(self, tracked: Tracked, output_tokens: int) -> None:
-        """It is told after all stores of the request; the end of a session after all of those."""
-        session, after = tracked.said.session, tracked.said.after
-        ends = any(isinstance(one, hints.SessionEnd) for one in after)
-
-        def comes_before(other: Tracked) -> bool:
-            return other is tracked or (ends and other.said.session == session)
-
-        stores = [n for n, (offer, _) in self._offers.items() if comes_before(offer.tracked)]
-        # Holds nothing of the request, which may be long gone when it is told.
-        directed, directives = tracked.directed, self._directives(tracked, sure=not stores)
-        self._asker.say(
-            Ending(
-                tracked.number, output_tokens, after, tracked.asked, stores, self._offers,
-                lambda: [] if directed.by_store else directives,
-            )
-        )  # fmt: skip
-
-    def _directives(self, tracked: Tracked, *, sure: bool) -> list[hints.Action]:
-        """What stores may not have said of its blocks; `sure`: all of them are over."""
-        said, known = tracked.said, tracked.offered_blocks
-        if not (said.directives and known) or (sure and tracked.directed.by_store):
-            return []
-        hashes = tracked.request.block_hashes[:known]
-        return retains(said.directives, said.session, hashes, self.block_tokens)
-
-    def _go_on(self, session: str) -> None:
-        """A request of the session is new: an end of it that was not told yet is none."""
-        for saying in self._asker.unsaid():
-            if isinstance(saying, Ending):
-                saying.goes_on(session)
 
     def _ask(self, tracked: Tracked, *, queued: bool) -> None:
         hashes = b"".join(tracked.request.block_hashes)
         self.counts.add("lookups")
         tracked.found = None
-        tracked.question = self._asker.ask(hashes, tracked.number, _taken(tracked), queued=queued)
-        tracked.asked = [one for one in tracked.asked if one.unanswered] + [tracked.question]
+        number = tracked.open.number
+        tracked.question = self._asker.ask(hashes, number, _taken(tracked), queued=queued)
+        tracked.open.began(tracked.question)
 
     def _found(self, tracked: Tracked) -> Found | None:
         if tracked.found is not None and fresh(tracked.found, time.time()):
@@ -268,7 +239,7 @@ class SchedulerSide:
         request = tracked.request
         hashes = b"".join(request.block_hashes[first : first + len(slots)])
         self.holds.add(number, slots, take=False)
-        job = Load(number, request.request_id, tracked.number, hashes, slots)
+        job = Load(number, request.request_id, tracked.open.number, hashes, slots)
         self._step.loads.append(job)
 
     def _offer(self, tracked: Tracked, whole: int, block_ids: Sequence[int]) -> None:
@@ -276,35 +247,37 @@ class SchedulerSide:
         is left alone all wait: it keeps no block whose parent it lacks."""
         if not self._asker.available():
             return
-        hashes = tracked.request.block_hashes
         while tracked.offered_blocks < whole:
             first = tracked.offered_blocks
             room = min(self._stores_max - self._stores_held, BLOCKS_A_CALL_MAX)
             last = min(whole, first + room)
             if last <= first:
                 return
-            number, slots = next(self._numbers), list(block_ids[first:last])
-            parent = bytes(hashes[first - 1]) if first else None
-            said, directs = tracked.said, not tracked.directed.by_store
-            directives = beyond(said.directives, 0 if directs else first * self.block_tokens)
-            self._step.stores.append(
-                Store(
-                    number, tracked.number, b"".join(hashes[first:last]), slots, parent,
-                    said.session, directives,
-                )
-            )  # fmt: skip
-            tracked.directed.by_store = True
-            self.holds.add(number, slots, take=True)
-            self._offers[number] = (Offer(tracked, first, directs), len(slots))
-            self._stores_held += len(slots)
-            self.counts.add("offered_blocks", len(slots))
+            self._store(tracked, first, list(block_ids[first:last]))
             tracked.offered_blocks = last
+
+    def _store(self, tracked: Tracked, first: int, slots: Sequence[int]) -> None:
+        number, open_, hashes = next(self._numbers), tracked.open, tracked.request.block_hashes
+        blocks = b"".join(hashes[first : first + len(slots)])
+        parent = bytes(hashes[first - 1]) if first else None
+        said, directs = open_.said, not open_.directed
+        directives = beyond(said.directives, 0 if directs else first * self.block_tokens)
+        job = Store(number, open_.number, blocks, slots, parent, said.session, directives)
+        self._step.stores.append(job)
+        self.holds.add(number, slots, take=True)
+        offer = Offer(tracked, first, len(slots), directs)
+        self._offers[number] = offer
+        open_.began(offer)
+        open_.directed = True
+        self._stores_held += len(slots)
+        self.counts.add("offered_blocks", len(slots))
 
 
 def _taken(tracked: Tracked) -> RequestHints:
     """What the request says, of which what comes before its lookup is said once."""
     # The asker's threads read it later, so what they have is left as it is.
-    said, tracked.said = tracked.said, replace(tracked.said, envelope=None, before=[])
+    said = tracked.open.said
+    tracked.open.said = replace(said, envelope=None, before=[])
     return said
 
 

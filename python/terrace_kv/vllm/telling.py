@@ -26,7 +26,7 @@ WAIT_S_MAX = 60.0
 # How old a saying may become. A daemon that is away for longer has mostly lost what it is about.
 AGE_S_MAX = 120.0
 # Sayings held, and in line; of more the oldest goes, whose session and lease end soonest by time.
-_WAITING_MAX = 1024
+WAITING_MAX = 1024
 # How often a daemon that is away is looked for while there is something to be told.
 _LOOK_S = 0.1
 
@@ -42,6 +42,9 @@ class Saying:
     def is_ready(self) -> bool:
         """Whether what must come before it is over. Asked under the teller's lock."""
         return True
+
+    def over(self) -> None:
+        """It is told, or will not be. Called under the teller's lock."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,16 +65,18 @@ class Teller:
         *,
         wait_s_max: float = WAIT_S_MAX,
         age_s_max: float = AGE_S_MAX,
+        waiting_max: int = WAITING_MAX,
     ) -> None:
         """`tell` says whether it is through with a saying, `may_tell` whether a daemon is there;
         neither raises."""
         self._tell = tell
         self._may_tell = may_tell
         self._wait_s_max, self._age_s_max = wait_s_max, age_s_max
-        self._held: deque[_Entry] = deque(maxlen=_WAITING_MAX)
-        self._line: deque[_Entry] = deque(maxlen=_WAITING_MAX)
+        self._waiting_max = waiting_max
+        self._held: deque[_Entry] = deque()
+        self._line: deque[_Entry] = deque()
         self._closed = False
-        # Guards all three; no call to the daemon is made under it.
+        # Guards the three; no call to the daemon is made under it.
         self._state = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="terrace-tell", daemon=True)
         self._thread.start()
@@ -80,7 +85,7 @@ class Teller:
         now = time.monotonic()
         with self._state:
             entry = _Entry(saying, now + self._wait_s_max, now + self._age_s_max)
-            (self._line if saying.is_ready() else self._held).append(entry)
+            self._put(self._line if saying.is_ready() else self._held, entry)
             self._state.notify()
 
     def look(self) -> None:
@@ -105,6 +110,7 @@ class Teller:
                     # Others may have pushed it out meanwhile.
                     if entry in self._line:
                         self._line.remove(entry)
+                        entry.saying.over()
 
     def _next(self) -> _Entry | None:
         """Waits for the first in line that may be told; none once this is closed."""
@@ -122,10 +128,15 @@ class Teller:
         free = [one for one in self._held if now >= one.in_line_at or one.saying.is_ready()]
         for entry in free:
             self._held.remove(entry)
-            self._line.append(entry)
+            self._put(self._line, entry)
         for entries in (self._held, self._line):
             while entries and now >= entries[0].too_late_at:
-                entries.popleft()
+                entries.popleft().saying.over()
+
+    def _put(self, entries: deque[_Entry], entry: _Entry) -> None:
+        entries.append(entry)
+        if len(entries) > self._waiting_max:
+            entries.popleft().saying.over()
 
     def _pause_s(self, now: float) -> float | None:
         if self._line:
