@@ -1,10 +1,11 @@
 """Of which blocks a request's directives are said, and how often."""
 
 import unittest
+from dataclasses import replace
 
 from test_vllm_sides import Engine
 
-from rig import BLOCK_TOKENS, DaemonCase, chain, until
+from rig import BLOCK_TOKENS, PATIENCE_S, DaemonCase, chain, until
 from terrace_kv import hints
 from terrace_kv.vllm.directives import beyond, retains
 from terrace_kv.vllm.hints import RequestHints
@@ -104,7 +105,26 @@ class DirectivesTest(DaemonCase):
         engine.worker._pause()
         self.compute(engine, request, 6)
         engine.finish(request, range(6))
+        engine.settle()
         until(lambda: self.priorities(engine, hashes[:4]) == {77}, "they count")
+
+    def test_a_promise_is_not_put_off_where_a_full_daemon_keeps_nothing(self):
+        engine, hashes = self.engine(), chain(8, seed=4)
+        self.stored(engine, hashes[:4])
+        request = engine.request(hashes, RequestHints(directives=(hints.Directive(FORGET),)))
+        engine.matched(request)
+        store = engine.worker._client.store
+
+        def full(*given, **named):
+            stored = store(*given, **named)
+            stored.op.result(PATIENCE_S)
+            return replace(stored, taken_blocks=0, dropped_blocks=stored.taken_blocks)
+
+        engine.worker._client.store = full
+        self.compute(engine, request, 5)
+        promise = engine.client.inspect(hashes[0]).record.delete_after_unix_us
+        self.compute(engine, request, 6)
+        self.assertEqual(engine.client.inspect(hashes[0]).record.delete_after_unix_us, promise)
 
 
 if __name__ == "__main__":

@@ -40,10 +40,10 @@ class LedgerTest(unittest.TestCase):
 
     def test_one_that_was_never_begun_is_over_at_once(self):
         ledger = self.ledger(load(1), store(2))
-        ledger.never_begun(1)
-        ledger.never_begun(2)
+        ledger.never_begun(1, missed=True)
+        ledger.never_begun(2, missed=False)
         self.assertEqual(ledger.take_failed_slots(), {1, 2})
-        self.assertEqual(set(ledger.take_report().over), {1, 2})
+        self.assertEqual(ledger.take_report().over, {1: Over(1, 0, missed=True), 2: Over(1, 0)})
         self.assertEqual(len(ledger), 0)
 
     def test_a_load_without_an_end_is_given_up_and_its_slots_linger(self):
@@ -71,7 +71,8 @@ class LedgerTest(unittest.TestCase):
         ledger.lost(1)
         for now, daemon in states:
             ledger.look(now, daemon)
-        self.assertEqual(set(ledger.take_report().over), {1} if over else set(), states)
+        expected = {1: Over(1, 0, missed=True)} if over else {}
+        self.assertEqual(ledger.take_report().over, expected, states)
 
     def test_slots_come_free_only_with_proof_and_after_a_grace(self):
         later, long = Daemon(8, False), GRACE_S + 0.1
@@ -103,9 +104,11 @@ class HoldsTest(unittest.TestCase):
     def test_a_store_is_held_until_every_rank_is_through(self):
         self.holds.add(1, (3, 4), take=True)
         self.assertEqual(self.pool.held(), {3, 4})
-        self.assertEqual(self.holds.update(Report({1: Over(1, 2)})), {})
+        self.assertEqual(self.holds.update(Report({1: Over(1, 1, missed=True)})), {})
         self.assertEqual(self.pool.held(), {3, 4})
-        self.assertEqual(self.holds.update(Report({1: Over(1, 1)})), {1: 1})
+        # What all ranks keep, whichever was heard of first.
+        over = self.holds.update(Report({1: Over(1, 2)}))
+        self.assertEqual(over, {1: Over(2, 1, missed=True)})
         # The chain's end first: it is what vLLM may reuse first.
         self.assertEqual((self.pool.held(), self.pool.freed), (set(), [4, 3]))
 

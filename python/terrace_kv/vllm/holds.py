@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .jobs import Report
+from .jobs import Over, Report
 
 # How long vLLM may wait for a store to end in place of preempting a request, in seconds.
 _SOON_S = 0.25
@@ -25,10 +25,11 @@ class Hold:
     """A job's blocks, until all ranks are through with it."""
 
     slots: Sequence[int]
-    ranks_left: int
     since: float
     # Whether the pool counts it.
-    taken: bool
+    taken: bool = False
+    # What was heard of the ranks that are through with it.
+    over: Over | None = None
 
 
 class Holds:
@@ -43,13 +44,12 @@ class Holds:
 
     def add(self, number: int, slots: Sequence[int], *, take: bool) -> None:
         """A job begins; `take`: its blocks are held from now on."""
-        self._holds[number] = Hold(slots, self._ranks, self._clock(), False)
+        self._holds[number] = Hold(slots, self._clock())
         if take:
             self._take(self._holds[number])
 
-    def update(self, report: Report) -> dict[int, int]:
-        """Takes and lets go as the workers say; gives the jobs that are over, and the blocks of
-        each that are kept."""
+    def update(self, report: Report) -> dict[int, Over]:
+        """Takes and lets go as the workers say; gives the jobs that are over on all ranks."""
         for number in report.lingering:
             hold = self._holds.get(number)
             if hold is not None and not hold.taken:
@@ -59,10 +59,10 @@ class Holds:
             hold = self._holds.get(number)
             if hold is None:
                 continue
-            hold.ranks_left -= one.ranks
-            if hold.ranks_left <= 0:
+            hold.over = hold.over.merge(one) if hold.over is not None else one
+            if hold.over.ranks >= self._ranks:
                 self._let_go(number)
-                over[number] = one.kept_blocks
+                over[number] = hold.over
         return over
 
     def may_free_soon(self) -> bool:

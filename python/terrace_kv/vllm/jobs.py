@@ -46,13 +46,23 @@ class Step:
     stores: list[Store] = field(default_factory=list)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Over:
     """A job that will touch its slots no more: on how many ranks, and how many of a store's blocks,
     from the first on, are kept on all of them."""
 
     ranks: int
     kept_blocks: int
+    # On a rank nothing came of it, as far as is known: there was no daemon, no time or no turn.
+    missed: bool = False
+
+    def merge(self, other: Over) -> Over:
+        """What is over on both one's and the other's ranks."""
+        return Over(
+            self.ranks + other.ranks,
+            min(self.kept_blocks, other.kept_blocks),
+            self.missed or other.missed,
+        )
 
 
 @dataclass
@@ -69,8 +79,7 @@ class Report:
         """Both ranks' reports as one."""
         over = dict(self.over)
         for number, more in other.over.items():
-            one = over.get(number, Over(0, more.kept_blocks))
-            over[number] = Over(one.ranks + more.ranks, min(one.kept_blocks, more.kept_blocks))
+            over[number] = over[number].merge(more) if number in over else more
         return Report(
             over,
             self.lingering | other.lingering,

@@ -37,7 +37,7 @@ class Daemon:
 @dataclass
 class _Entry:
     job: Load | Store
-    # The session that it was begun in; None: it was never begun.
+    # The session that it was begun in; None: in none, or not begun yet.
     epoch: int | None
     overdue_at: float
     begun: bool = False
@@ -74,13 +74,14 @@ class Ledger:
             return
         if not entry.adrift:
             self._settle(entry.job, [entry.job.slots[at] for at in failed])
-        self._over(number, kept_blocks)
+        self._over(number, Over(1, kept_blocks))
 
-    def never_begun(self, number: int) -> None:
-        """It was refused: nothing has touched its slots."""
+    def never_begun(self, number: int, *, missed: bool) -> None:
+        """It was refused: nothing has touched its slots. `missed`: as of `Over`."""
         entry = self._entries.get(number)
         if entry is not None:
-            self.ended(number, range(len(entry.job.slots)))
+            self._settle(entry.job, entry.job.slots)
+            self._over(number, Over(1, 0, missed))
 
     def lost(self, number: int) -> None:
         """Its end will not be heard."""
@@ -111,7 +112,7 @@ class Ledger:
             elif entry.proven_at is None:
                 entry.proven_at = now
             elif now - entry.proven_at >= GRACE_S:
-                self._over(number, 0)
+                self._over(number, Over(1, 0, missed=True))
 
     def take_finished(self) -> set[str]:
         """Requests whose loads have all ended since the last take, well or not."""
@@ -142,6 +143,6 @@ class Ledger:
             del self._awaited[job.request_id]
             self._finished.add(job.request_id)
 
-    def _over(self, number: int, kept_blocks: int) -> None:
+    def _over(self, number: int, over: Over) -> None:
         del self._entries[number]
-        self._report.over[number] = Over(1, kept_blocks)
+        self._report.over[number] = over

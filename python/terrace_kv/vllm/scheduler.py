@@ -26,6 +26,9 @@ from .stats import Counts
 # vLLM's block ids of a request.
 BlockIds = Callable[[str], "Sequence[int] | None"]
 
+# How long nothing is offered to running requests' ranks once one of them missed a store.
+_MISSED_S = 0.5
+
 
 @dataclass
 class Tracked:
@@ -81,6 +84,7 @@ class SchedulerSide:
         self._sessions = Sessions()
         # Stores under way, by the numbers of their jobs.
         self._offers: dict[int, Offer] = {}
+        self._offers_from = 0.0
         self._numbers = itertools.count(1)
         self._step = Step()
 
@@ -150,7 +154,8 @@ class SchedulerSide:
             return
         whole = min(tokens // self.block_tokens, len(tracked.request.block_hashes))
         if whole > tracked.offered_blocks:
-            ids = block_ids(request_id) if self._asker.available() else None
+            may_offer = self._asker.available() and time.monotonic() >= self._offers_from
+            ids = block_ids(request_id) if may_offer else None
             if ids is not None:
                 self._offer(tracked, whole, ids)
 
@@ -172,15 +177,14 @@ class SchedulerSide:
                 # What was lost below is offered again.
                 tracked.offered_blocks = 0
         over = self.holds.update(report)
-        for number, kept in over.items():
+        for number, one in over.items():
             offer = self._offers.pop(number, None)
             if offer is not None:
                 offer.over = True
                 self._stores_held -= offer.blocks
-                if offer.directs and not kept:
-                    # Perhaps the daemon never saw it.
-                    offer.tracked.open.directed = False
-                self.on_stored(offer, kept)
+                if one.missed:
+                    self._missed(offer)
+                self.on_stored(offer, one.kept_blocks)
         if over:
             self._asker.look()
 
@@ -255,6 +259,18 @@ class SchedulerSide:
                 return
             self._store(tracked, first, list(block_ids[first:last]))
             tracked.offered_blocks = last
+
+    def _missed(self, offer: Offer) -> None:
+        """Nothing came of it, and the daemon keeps no block after it: from there on all is offered
+        again, if the request still runs."""
+        tracked = offer.tracked
+        self._offers_from = time.monotonic() + _MISSED_S
+        if offer.directs:
+            tracked.open.directed = False
+        if self._requests.get(tracked.request.request_id) is tracked:
+            tracked.offered_blocks = min(tracked.offered_blocks, offer.first_block)
+        else:
+            self.counts.add("dropped_blocks", offer.blocks)
 
     def _store(self, tracked: Tracked, first: int, slots: Sequence[int]) -> None:
         number, open_, hashes = next(self._numbers), tracked.open, tracked.request.block_hashes

@@ -71,7 +71,10 @@ class WorkerSide:
                 self._ledger.add(job, now + wait_s)
             fenced = self._fenced()
             for job in jobs:
-                (self._take if fenced else self._refused)(job)
+                if fenced:
+                    self._take(job)
+                else:
+                    self._refused(job, missed=False)
             self._state.notify_all()
 
     def _fenced(self) -> bool:
@@ -85,7 +88,7 @@ class WorkerSide:
     def _take(self, job: Job) -> None:
         available = self._client.connected and time.monotonic() >= self._left_alone_until
         if not (available and self._line.add(job)):
-            self._refused(job)
+            self._refused(job, missed=True)
 
     def take_finished(self) -> tuple[set[str], set[int]]:
         """Requests whose loads have ended, and the slots that hold nothing because of a failure."""
@@ -117,7 +120,7 @@ class WorkerSide:
         now = time.monotonic()
         # Those whose turn did not come in time say nothing of the daemon.
         for job in self._line.withdraw(self._ledger.overdue(now, begun=False)):
-            self._refused(job)
+            self._refused(job, missed=True)
         overdue = self._ledger.overdue(now, begun=True)
         if overdue:
             _log.warning("%d operations got no end in time: a new session is made", len(overdue))
@@ -170,7 +173,8 @@ class WorkerSide:
             _log.warning("the daemon refused: %s", error)
             with self._state:
                 self._line.over(job)
-                self._refused(job)
+                # Any other refusal is repeated if it is offered again.
+                self._refused(job, missed=isinstance(error, errors.Busy))
         else:
             operation.add_done_callback(lambda one: self._ended(job, one, kept))
 
@@ -223,12 +227,14 @@ class WorkerSide:
             self._ledger.lost(job.number)
             self._state.notify_all()
 
-    def _refused(self, job: Job) -> None:
+    def _refused(self, job: Job, *, missed: bool) -> None:
         """Under the lock, of a job that was never begun."""
         self._counts.add("failed_calls")
-        name = "failed_load_blocks" if isinstance(job, Load) else "dropped_blocks"
-        self._counts.add(name, len(job.slots))
-        self._ledger.never_begun(job.number)
+        if isinstance(job, Load):
+            self._counts.add("failed_load_blocks", len(job.slots))
+        elif not missed:
+            self._counts.add("dropped_blocks", len(job.slots))
+        self._ledger.never_begun(job.number, missed=missed)
         self._state.notify_all()
 
 
