@@ -97,6 +97,36 @@ class DirectivesTest(DaemonCase):
                 )
                 self.assertEqual(self.priorities(engine, hashes[3:]), {35})
 
+    def test_directives_at_the_end_are_of_the_request_s_own_chain(self):
+        """Also where another request of the session came after it."""
+        engine, own, other = self.engine(), chain(4, seed=20), chain(4, seed=21)
+        for hashes in (own, other):
+            self.stored(engine, hashes)
+        said = RequestHints(session="shared", directives=(directive(0, None),))
+        request = engine.request(own, said)
+        engine.matched(request)
+        engine.matched(engine.request(other, RequestHints(session="shared")))
+        engine.finish(request, range(4))
+        until(lambda: self.priorities(engine, own) == {77}, "they count")
+        self.assertEqual(self.priorities(engine, other), {35})
+
+    def test_directives_of_a_request_that_the_daemon_never_heard_of(self):
+        engine, own, other = self.engine(), chain(4, seed=22), chain(4, seed=23)
+        self.stored(engine, own)
+        earlier = engine.request(other, RequestHints(session="unheard"))
+        engine.matched(earlier)
+        self.compute(engine, earlier, 4)
+        engine.asker._breaker.failed()
+        said = RequestHints(session="unheard", directives=(directive(0, None),))
+        request = engine.request(own, said)
+        self.assertEqual(engine.matched(request), 0)
+        until(engine.asker.available, "the pause is over")
+        engine.worker._pause()
+        engine.finish(request, range(4))
+        engine.settle()
+        until(lambda: self.priorities(engine, own) == {77}, "they count")
+        self.assertEqual(self.priorities(engine, other), {35})
+
     def test_directives_of_a_store_that_was_refused_are_said_at_the_end(self):
         engine, hashes = self.engine(), chain(6, seed=3)
         self.stored(engine, hashes[:4])

@@ -37,6 +37,8 @@ class Session:
         self.name = name
         # Its open requests, by their numbers.
         self.requests: set[int] = set()
+        # The one that arrived last, if the daemon takes its chain for the session's.
+        self.latest: int | None = None
         # A request that is over was to be its last, and none has arrived since.
         self.final = False
 
@@ -55,6 +57,11 @@ class OpenRequest:
     def began(self, one: Pending) -> None:
         self.is_quiet()
         self._pending.append(one)
+
+    def unanswered(self) -> None:
+        """Its lookup was: the daemon may take an earlier request's chain for the session's."""
+        if self.session is not None and self.session.latest == self.number:
+            self.session.latest = None
 
     def is_quiet(self) -> bool:
         """Whether nothing of it is under way to the daemon."""
@@ -76,6 +83,7 @@ class Sessions:
         session = self._known.get(said.session) or Session(said.session)
         self._known[session.name] = session
         session.requests.add(number)
+        session.latest = number
         session.final = False
         return OpenRequest(number, said, session)
 
@@ -108,11 +116,13 @@ class Ending(Saying):
         return client.hint(*said) if said else ()
 
     def _directives(self) -> list[hints.Action]:
-        """What no store said of the request's blocks."""
-        said = self._open.said
+        """What no store said of the request's blocks: as the session's word while its chain is this
+        request's, since the word of nobody in particular counts for less."""
         if self._open.directed or not self._hashes:
             return []
-        return retains(said.directives, said.session, self._hashes, self._block_tokens)
+        session = self._open.session
+        named = session.name if session and session.latest == self._open.number else None
+        return retains(self._open.said.directives, named, self._hashes, self._block_tokens)
 
     def _session_end(self) -> list[hints.Action]:
         session = self._open.session

@@ -234,6 +234,7 @@ class SchedulerSide:
         tracked.found = tracked.question.poll(time.monotonic())
         if tracked.found is NOTHING:
             self.counts.add("lookups_unanswered")
+            tracked.open.unanswered()
         elif tracked.found is not None:
             self.on_looked_up(tracked, tracked.found.blocks)
         return tracked.found
