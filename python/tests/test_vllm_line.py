@@ -40,12 +40,13 @@ class LineTest(unittest.TestCase):
         jobs.over(first)
         self.assertEqual(jobs.begin().number, UNDER_WAY_MAX)
 
-    def test_the_line_is_bounded(self):
-        jobs = Line()
+    def test_the_line_is_bounded_for_each_kind_by_itself(self):
+        jobs, offered = Line(), (store(1), store(2), store(3), load(4), load(5), load(6))
         with mock.patch.object(line, "_WAITING_MAX", 2):
-            self.assertEqual([jobs.add(one) for one in (load(1), store(2), load(3))], [1, 1, 0])
-        self.assertEqual([one.number for one in jobs.withdraw({2, 3})], [2])
-        self.assertEqual(len(jobs), 1)
+            self.assertEqual([jobs.add(one) for one in offered], [1, 1, 0, 1, 1, 0])
+        self.assertEqual([one.number for one in jobs.withdraw({2, 3, 5})], [5, 2])
+        self.assertEqual([jobs.begin().number for _ in range(2)], [4, 1])
+        self.assertFalse(jobs.may_begin())
 
 
 class WaitingTest(DaemonCase):

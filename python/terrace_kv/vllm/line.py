@@ -12,7 +12,7 @@ from .jobs import Load, Store
 
 Job = Load | Store
 
-# Jobs that wait; above it, loads fail and stores are left out.
+# Jobs of each kind that wait; above it, loads fail and stores are left out.
 _WAITING_MAX = 1024
 # Operations of each kind under way; the daemon's own bound of both is 256 a client.
 UNDER_WAY_MAX = 96
@@ -27,9 +27,10 @@ class Line:
 
     def add(self, job: Job) -> bool:
         """Says whether there is room for it."""
-        if len(self) >= _WAITING_MAX:
+        waiting = self._waiting[type(job)]
+        if len(waiting) >= _WAITING_MAX:
             return False
-        self._waiting[type(job)].append(job)
+        waiting.append(job)
         return True
 
     def may_begin(self) -> bool:
@@ -52,9 +53,6 @@ class Line:
             withdrawn += (job for job in waiting if job.number in numbers)
             self._waiting[kind] = deque(job for job in waiting if job.number not in numbers)
         return withdrawn
-
-    def __len__(self) -> int:
-        return sum(map(len, self._waiting.values()))
 
     def _kind(self) -> type[Job] | None:
         for kind, waiting in self._waiting.items():
