@@ -157,7 +157,7 @@ class EndingsTest(DaemonCase):
 class TellerTest(unittest.TestCase):
     def teller(self, **named) -> tuple[Teller, list[str]]:
         told: list[str] = []
-        teller = Teller(lambda one: told.append(one.tell(None)) is None, lambda: True, **named)
+        teller = Teller(lambda one: bool(told.append(one.tell(None))), lambda: 0.0, **named)
         self.addCleanup(teller.close)
         return teller, told
 

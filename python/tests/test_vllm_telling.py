@@ -1,11 +1,13 @@
 """What is to be said while the daemon is busy, hangs or is left alone."""
 
+import threading
+import time
 import unittest
 
 from test_vllm_sides import Engine
 
 from rig import BLOCK_TOKENS, PATIENCE_S, Daemon, DaemonCase, chain, until
-from terrace_kv import Busy, TimedOut, hints
+from terrace_kv import Busy, SessionState, TimedOut, hints
 from terrace_kv.vllm.hints import RequestHints
 from terrace_kv.vllm.telling import Saying, Teller
 
@@ -61,6 +63,45 @@ class TellingTest(DaemonCase):
         until(lambda: "busy" not in known(engine), "its end is told at last")
         self.assertTrue(engine.asker.available())
 
+    def test_requests_are_heard_in_their_order_after_a_pause(self):
+        engine = self.engine()
+        for turn in range(4):
+            session = f"turn {turn}"
+            engine.request(chain(2, seed=50 + turn), RequestHints(session=session))
+            engine.asker._breaker.failed(0.13)
+            for action in (hints.ToolStart(session), hints.ToolReturn(session)):
+                said = RequestHints(session=session, envelope=hints.envelope([action], "m"))
+                request = engine.request(chain(2, seed=60 + turn), said)
+                until(engine.asker.available, "the pause is over")
+            engine.matched(request)
+            until(lambda: not engine.asker.unsaid(), "all is told")
+            (state,) = (
+                one.state for one in engine.client.sessions().sessions if one.session == session
+            )
+            self.assertNotEqual(state, SessionState.IN_TOOL)
+
+    def test_a_lookup_comes_after_all_that_was_said_before_it(self):
+        engine, gate, calls = self.engine(), threading.Event(), []
+        hint, lookup = engine.client.hint, engine.client.lookup
+
+        def slow(*actions):
+            gate.wait(PATIENCE_S)
+            calls.append("hint")
+            return hint(*actions)
+
+        def noted(*given, **named):
+            calls.append("lookup")
+            return lookup(*given, **named)
+
+        engine.client.hint, engine.client.lookup = slow, noted
+        requests = [engine.request(chain(2, seed=70 + n), begins(f"b{n}")) for n in range(2)]
+        time.sleep(0.1)
+        gate.set()
+        for request in requests:
+            engine.matched(request)
+        self.assertEqual(calls[0], "hint")
+        self.assertEqual(sorted(calls), ["hint", "hint", "lookup", "lookup"])
+
     def test_what_became_of_hints_is_noted_where_they_were_rejected(self):
         engine = self.engine()
         senseless = [hints.SessionStart(name, name) for name in ("before", "told", "after")]
@@ -88,8 +129,8 @@ class TellingTest(DaemonCase):
 
         for repeatable in (True, False):
             engine.asker._breaker._closed_until = 0.0
-            told = engine.asker._tell(Saying(unanswered, repeatable=repeatable))
-            self.assertEqual(told, not repeatable)
+            again = engine.asker._tell(Saying(unanswered, repeatable=repeatable))
+            self.assertEqual(again, repeatable)
         self.assertEqual(len(calls), 2)
 
     def test_blocks_that_are_computed_meanwhile_are_offered_afterwards(self):
@@ -138,7 +179,12 @@ class HangTest(unittest.TestCase):
 class TellerTest(unittest.TestCase):
     def teller(self, may_tell, **named) -> tuple[Teller, list[int]]:
         told: list[int] = []
-        teller = Teller(lambda one: told.append(one.tell(None)) is None, may_tell, **named)
+
+        def tell(one) -> bool:
+            told.append(one.tell(None))
+            return False
+
+        teller = Teller(tell, lambda: 0.0 if may_tell() else 0.02, **named)
         self.addCleanup(teller.close)
         return teller, told
 

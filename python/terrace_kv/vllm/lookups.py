@@ -28,8 +28,9 @@ _THREADS = 4
 _WAITING_MAX = 512
 # An answer whose lease has less time left than this is asked for anew.
 _LEASE_S_MIN = 2.0
-# How long a daemon that is busy is left alone at least.
-_BUSY_S_MIN = 0.05
+# How long a daemon that is busy is left alone at least, and how often one that is away is looked
+# for.
+_BUSY_S_MIN, _LOOK_S = 0.05, 0.1
 
 
 @dataclass(frozen=True)
@@ -99,8 +100,9 @@ class Breaker:
         self._clock = clock
         self._closed_until = 0.0
 
-    def lets_through(self) -> bool:
-        return self._clock() >= self._closed_until
+    def shut_s(self) -> float:
+        """How long it is still left alone."""
+        return max(0.0, self._closed_until - self._clock())
 
     def failed(self, pause_s: float | None = None) -> None:
         """It did not answer; or was busy, and named the pause itself."""
@@ -119,29 +121,33 @@ class Asker:
         self._lock = threading.Lock()
         self._waiting = 0
         self._noted: set[str] = set()
-        self._teller = Teller(self._tell, self.available)
+        self._teller = Teller(self._tell, self._away_s)
 
     def ask(self, hashes: bytes, request: int, said: RequestHints, *, queued: bool) -> Question:
-        """Sends what the request says, and asks what is stored of it."""
+        """Has told what the request says, and then asks what is stored of it."""
         settings = self._settings
         bound_s = settings.lookup_timeout_s + settings.ask_shared_ms / 1000
         question = Question(time.monotonic() + bound_s)
+        before = self.announce(said)
 
         def run() -> None:
-            question.answered(self._lookup(hashes, request, said, queued=queued))
+            told = self._teller.told(before, bound_s)
+            found = self._lookup(hashes, request, said.session, queued=queued) if told else NOTHING
+            question.answered(found)
             self._teller.look()
 
         if not (self.available() and self._submit(run)):
             question.answered(NOTHING)
-            self.announce(said)
         return question
 
-    def announce(self, said: RequestHints) -> None:
-        """Has told what a request says before its lookup, where none is asked."""
+    def announce(self, said: RequestHints) -> list[Saying]:
+        """Has told what a request says before its lookup, after what others said before."""
         for note in said.notes:
             self._note(note)
-        for saying in _before(said):
+        before = _before(said)
+        for saying in before:
             self.say(saying)
+        return before
 
     def release(self, found: Found) -> None:
         """Gives back the hold on what was found: it is loaded, or will not be."""
@@ -167,7 +173,11 @@ class Asker:
 
     def available(self) -> bool:
         """Whether a daemon is there, and answered when it was last asked."""
-        return self._client.connected and self._breaker.lets_through()
+        return not self._away_s()
+
+    def _away_s(self) -> float:
+        """In how long to look for a daemon; 0: one is there."""
+        return self._breaker.shut_s() if self._client.connected else _LOOK_S
 
     def _submit(self, run: Callable[[], None]) -> bool:
         with self._lock:
@@ -189,21 +199,15 @@ class Asker:
             return False
         return True
 
-    def _lookup(self, hashes: bytes, request: int, said: RequestHints, *, queued: bool) -> Found:
-        settings = self._settings
-        for note in said.notes:
-            self._note(note)
-        for saying in _before(said):
-            if not self._tell(saying):
-                self.say(saying)
+    def _lookup(self, hashes: bytes, request: int, session: str | None, *, queued: bool) -> Found:
         found: list[Lookup] = []
         self._try(
             lambda client: found.append(
                 client.lookup(
                     hashes,
                     request=request,
-                    session=said.session,
-                    ask_shared_ms=settings.ask_shared_ms,
+                    session=session,
+                    ask_shared_ms=self._settings.ask_shared_ms,
                     queued=queued,
                 )
             )
@@ -211,11 +215,11 @@ class Asker:
         return found_of(found[0]) if found else NOTHING
 
     def _tell(self, saying: Saying) -> bool:
-        """Says whether it need not be told again."""
+        """Says whether it is to be told again."""
         why = self._try(saying.tell)
         if isinstance(why, errors.TimedOut):
-            return not saying.repeatable
-        return not isinstance(why, (errors.Busy, errors.DaemonGone))
+            return saying.repeatable
+        return isinstance(why, (errors.Busy, errors.DaemonGone))
 
     def _try(self, call: Call) -> errors.TerraceError | None:
         """Makes a call; gives why it was not carried out, as far as is known."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ..client import Client
@@ -27,8 +27,6 @@ WAIT_S_MAX = 60.0
 AGE_S_MAX = 120.0
 # Sayings held, and in line; of more the oldest goes, whose session and lease end soonest by time.
 WAITING_MAX = 1024
-# How often a daemon that is away is looked for while there is something to be told.
-_LOOK_S = 0.1
 
 
 class Saying:
@@ -61,16 +59,16 @@ class Teller:
     def __init__(
         self,
         tell: Callable[[Saying], bool],
-        may_tell: Callable[[], bool],
+        away_s: Callable[[], float],
         *,
         wait_s_max: float = WAIT_S_MAX,
         age_s_max: float = AGE_S_MAX,
         waiting_max: int = WAITING_MAX,
     ) -> None:
-        """`tell` says whether it is through with a saying, `may_tell` whether a daemon is there;
-        neither raises."""
+        """`tell` says whether a saying is to be told again, `away_s` in how long to look for the
+        daemon (0: it is there); neither raises."""
         self._tell = tell
-        self._may_tell = may_tell
+        self._away_s = away_s
         self._wait_s_max, self._age_s_max = wait_s_max, age_s_max
         self._waiting_max = waiting_max
         self._held: deque[_Entry] = deque()
@@ -86,12 +84,22 @@ class Teller:
         with self._state:
             entry = _Entry(saying, now + self._wait_s_max, now + self._age_s_max)
             self._put(self._line if saying.is_ready() else self._held, entry)
-            self._state.notify()
+            self._state.notify_all()
+
+    def told(self, sayings: Sequence[Saying], patience_s: float) -> bool:
+        """Waits until these are out of the line, or there is no daemon to tell them to."""
+
+        def waits() -> bool:
+            return any(entry.saying in sayings for entry in self._line)
+
+        with self._state:
+            self._state.wait_for(lambda: not waits() or self._away_s() or self._closed, patience_s)
+            return not waits()
 
     def look(self) -> None:
         """Something is over that a saying may have waited for."""
         with self._state:
-            self._state.notify()
+            self._state.notify_all()
 
     def waiting(self) -> list[Saying]:
         with self._state:
@@ -101,26 +109,27 @@ class Teller:
         """What waits is not told any more."""
         with self._state:
             self._closed = True
-            self._state.notify()
+            self._state.notify_all()
 
     def _run(self) -> None:
         while (entry := self._next()) is not None:
-            if self._tell(entry.saying):
-                with self._state:
-                    # Others may have pushed it out meanwhile.
-                    if entry in self._line:
-                        self._line.remove(entry)
-                        entry.saying.over()
+            again = self._tell(entry.saying)
+            with self._state:
+                # Others may have pushed it out meanwhile.
+                if not again and entry in self._line:
+                    self._line.remove(entry)
+                    entry.saying.over()
+                self._state.notify_all()
 
     def _next(self) -> _Entry | None:
         """Waits for the first in line that may be told; none once this is closed."""
         with self._state:
             while not self._closed:
-                now, may_tell = time.monotonic(), self._may_tell()
+                now, away_s = time.monotonic(), self._away_s()
                 self._sort(now)
-                if self._line and may_tell:
+                if self._line and not away_s:
                     return self._line[0]
-                self._state.wait(self._pause_s(now))
+                self._state.wait(self._pause_s(now, away_s))
             return None
 
     def _sort(self, now: float) -> None:
@@ -138,7 +147,7 @@ class Teller:
         if len(entries) > self._waiting_max:
             entries.popleft().saying.over()
 
-    def _pause_s(self, now: float) -> float | None:
+    def _pause_s(self, now: float, away_s: float) -> float | None:
         if self._line:
-            return _LOOK_S
+            return away_s
         return self._held[0].in_line_at - now if self._held else None
