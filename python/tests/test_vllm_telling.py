@@ -211,6 +211,16 @@ class TellerTest(unittest.TestCase):
         here.append(True)
         until(lambda: told == [1, 2], "it is told last", lambda: str(told))
 
+    def test_the_time_in_line_begins_after_the_wait(self):
+        here: list[bool] = []
+        teller, told = self.teller(lambda: bool(here), wait_s_max=0.2, age_s_max=0.3)
+        late = Saying(lambda _: 1)
+        late.is_ready = lambda: False
+        teller.add(late)
+        time.sleep(0.35)
+        here.append(True)
+        until(lambda: told == [1], "it is told")
+
     def test_what_waits_is_bounded_in_number_and_age(self):
         teller, _ = self.teller(lambda: False, age_s_max=0.3, waiting_max=2)
         sayings = [Saying(lambda _: 0) for _ in range(3)]

@@ -9,6 +9,8 @@ from ..hints import Directive
 
 # Blocks of one call; longer runs are several.
 BLOCKS_A_CALL_MAX = 4096
+# How long a store may wait for its turn on a rank, and how long it may then take.
+STORE_S_MAX = 60.0
 
 
 @dataclass(frozen=True)

@@ -18,12 +18,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ..client import Client
+from .jobs import STORE_S_MAX
 
 Call = Callable[[Client], object]
 
-# How long a saying waits for what must come before it: as long as a store may take.
-WAIT_S_MAX = 60.0
-# How old a saying may become. A daemon that is away for longer has mostly lost what it is about.
+# How long a saying waits for what must come before it: until a store is over in any case.
+WAIT_S_MAX = 2 * STORE_S_MAX
+# How long it may then be in line. A daemon that is away for longer has mostly lost what it knew.
 AGE_S_MAX = 120.0
 # Sayings held, and in line; of more the oldest goes, whose session and lease end soonest by time.
 WAITING_MAX = 1024
@@ -48,9 +49,8 @@ class Saying:
 @dataclass(frozen=True, eq=False)
 class _Entry:
     saying: Saying
-    # From then on it is in line whatever it waits for; and then it is too late.
-    in_line_at: float
-    too_late_at: float
+    # Held: when it is put in line whatever it waits for. In line: when it is too late for it.
+    until: float
 
 
 class Teller:
@@ -82,8 +82,10 @@ class Teller:
     def add(self, saying: Saying) -> None:
         now = time.monotonic()
         with self._state:
-            entry = _Entry(saying, now + self._wait_s_max, now + self._age_s_max)
-            self._put(self._line if saying.is_ready() else self._held, entry)
+            if saying.is_ready():
+                self._put(self._line, _Entry(saying, now + self._age_s_max))
+            else:
+                self._put(self._held, _Entry(saying, now + self._wait_s_max))
             self._state.notify_all()
 
     def told(self, sayings: Sequence[Saying], patience_s: float) -> bool:
@@ -134,13 +136,11 @@ class Teller:
 
     def _sort(self, now: float) -> None:
         """What is held no longer comes after all that was in line by then."""
-        free = [one for one in self._held if now >= one.in_line_at or one.saying.is_ready()]
-        for entry in free:
+        for entry in [one for one in self._held if now >= one.until or one.saying.is_ready()]:
             self._held.remove(entry)
-            self._put(self._line, entry)
-        for entries in (self._held, self._line):
-            while entries and now >= entries[0].too_late_at:
-                entries.popleft().saying.over()
+            self._put(self._line, _Entry(entry.saying, now + self._age_s_max))
+        while self._line and now >= self._line[0].until:
+            self._line.popleft().saying.over()
 
     def _put(self, entries: deque[_Entry], entry: _Entry) -> None:
         entries.append(entry)
@@ -150,4 +150,4 @@ class Teller:
     def _pause_s(self, now: float, away_s: float) -> float | None:
         if self._line:
             return away_s
-        return self._held[0].in_line_at - now if self._held else None
+        return self._held[0].until - now if self._held else None

@@ -21,7 +21,7 @@ from ..completions import Operation
 from ..cuda import CudaPool
 from ..namespace import Namespace
 from ..pool import HostPool
-from .jobs import Load, Report, Step
+from .jobs import STORE_S_MAX, Load, Report, Step
 from .ledger import Daemon, Ledger
 from .line import Job, Line
 from .settings import Settings
@@ -29,9 +29,8 @@ from .stats import Counts
 
 _log = logging.getLogger("terrace_kv.vllm")
 
-# How much later than its bound a load's end may be heard, and how long a store may wait for its
-# turn, and then take.
-_LOAD_SLACK_S, _STORE_S_MAX = 2.0, 60.0
+# How much later than its bound a load's end may be heard.
+_LOAD_SLACK_S = 2.0
 
 
 class WorkerSide:
@@ -67,7 +66,7 @@ class WorkerSide:
         with self._state:
             for job in jobs:
                 is_load = isinstance(job, Load)
-                wait_s = self._settings.load_timeout_s if is_load else _STORE_S_MAX
+                wait_s = self._settings.load_timeout_s if is_load else STORE_S_MAX
                 self._ledger.add(job, now + wait_s)
             fenced = self._fenced()
             for job in jobs:
@@ -155,7 +154,7 @@ class WorkerSide:
     def _overdue_at(self, job: Job) -> float:
         """When the end of a job that begins now should have been heard."""
         load_s = self._settings.load_timeout_s + _LOAD_SLACK_S
-        return time.monotonic() + (load_s if isinstance(job, Load) else _STORE_S_MAX)
+        return time.monotonic() + (load_s if isinstance(job, Load) else STORE_S_MAX)
 
     def _begin(self, job: Job) -> None:
         try:
