@@ -46,6 +46,17 @@ class TellingTest(DaemonCase):
         engine.request([], begins("short"))
         until(lambda: known(engine).get("short") == "lead", "it is told")
 
+    def test_an_engine_that_goes_in_order_tells_what_waits(self):
+        engine, hashes = self.engine(), chain(4, seed=6)
+        request = engine.request(hashes, ends("last"))
+        engine.matched(request)
+        engine.compute(request, range(4))
+        engine.finish(request, range(4))
+        # There are no further steps, in which it would hear that its store is over.
+        self.assertTrue(engine.asker.unsaid())
+        engine.asker.close()
+        self.assertNotIn("last", known(engine))
+
     def test_a_busy_daemon_is_asked_again_when_it_says(self):
         engine, busy = self.engine(pause_s=600.0), [Busy("full", 0.2), Busy("full", 0.0)]
         hint = engine.client.hint
@@ -220,6 +231,14 @@ class TellerTest(unittest.TestCase):
         time.sleep(0.35)
         here.append(True)
         until(lambda: told == [1], "it is told")
+
+    def test_its_close_waits_for_nobody_who_is_away(self):
+        teller, told = self.teller(lambda: False)
+        teller.add(Saying(lambda _: 1))
+        before = time.monotonic()
+        teller.close(PATIENCE_S)
+        self.assertLess(time.monotonic() - before, 1.0)
+        self.assertEqual(told, [])
 
     def test_what_waits_is_bounded_in_number_and_age(self):
         teller, _ = self.teller(lambda: False, age_s_max=0.3, waiting_max=2)

@@ -168,8 +168,9 @@ class Asker:
         return self._teller.waiting()
 
     def close(self) -> None:
-        self._teller.close()
+        """An engine that goes in order takes as long as one call for what was still to be told."""
         self._threads.shutdown(wait=False, cancel_futures=True)
+        self._teller.close(self._settings.call_timeout_s)
 
     def available(self) -> bool:
         """Whether a daemon is there, and answered when it was last asked."""

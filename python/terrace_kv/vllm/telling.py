@@ -73,7 +73,8 @@ class Teller:
         self._waiting_max = waiting_max
         self._held: deque[_Entry] = deque()
         self._line: deque[_Entry] = deque()
-        self._closed = False
+        # Once it closes: until when it goes on.
+        self._close_at: float | None = None
         # Guards the three; no call to the daemon is made under it.
         self._state = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="terrace-tell", daemon=True)
@@ -91,12 +92,15 @@ class Teller:
     def told(self, sayings: Sequence[Saying], patience_s: float) -> bool:
         """Waits until these are out of the line, or there is no daemon to tell them to."""
 
-        def waits() -> bool:
+        def in_line() -> bool:
             return any(entry.saying in sayings for entry in self._line)
 
+        def in_vain() -> bool:
+            return self._close_at is not None or self._away_s() > 0
+
         with self._state:
-            self._state.wait_for(lambda: not waits() or self._away_s() or self._closed, patience_s)
-            return not waits()
+            self._state.wait_for(lambda: in_vain() or not in_line(), patience_s)
+            return not in_line()
 
     def look(self) -> None:
         """Something is over that a saying may have waited for."""
@@ -107,11 +111,12 @@ class Teller:
         with self._state:
             return [entry.saying for entry in (*self._held, *self._line)]
 
-    def close(self) -> None:
-        """What waits is not told any more."""
+    def close(self, patience_s: float = 0.0) -> None:
+        """Tells what waits, ready or not, as far as there is time and a daemon for it."""
         with self._state:
-            self._closed = True
+            self._close_at = time.monotonic() + patience_s
             self._state.notify_all()
+        self._thread.join(patience_s)
 
     def _run(self) -> None:
         while (entry := self._next()) is not None:
@@ -126,17 +131,21 @@ class Teller:
     def _next(self) -> _Entry | None:
         """Waits for the first in line that may be told; none once this is closed."""
         with self._state:
-            while not self._closed:
+            while True:
                 now, away_s = time.monotonic(), self._away_s()
                 self._sort(now)
-                if self._line and not away_s:
+                may_tell = bool(self._line) and not away_s
+                if self._close_at is not None and (now >= self._close_at or not may_tell):
+                    return None
+                if may_tell:
                     return self._line[0]
                 self._state.wait(self._pause_s(now, away_s))
-            return None
 
     def _sort(self, now: float) -> None:
         """What is held no longer comes after all that was in line by then."""
-        for entry in [one for one in self._held if now >= one.until or one.saying.is_ready()]:
+        closes = self._close_at is not None
+        held = list(self._held)
+        for entry in [one for one in held if closes or now >= one.until or one.saying.is_ready()]:
             self._held.remove(entry)
             self._put(self._line, _Entry(entry.saying, now + self._age_s_max))
         while self._line and now >= self._line[0].until:
