@@ -116,7 +116,7 @@ class DirectivesTest(DaemonCase):
         earlier = engine.request(other, RequestHints(session="unheard"))
         engine.matched(earlier)
         self.compute(engine, earlier, 4)
-        engine.asker._breaker.failed()
+        engine.asker._caller.breaker.failed()
         said = RequestHints(session="unheard", directives=(directive(0, None),))
         request = engine.request(own, said)
         self.assertEqual(engine.matched(request), 0)

@@ -1,9 +1,9 @@
-"""What the scheduler knows of a lookup, and when it asks no more."""
+"""What the scheduler knows of a lookup."""
 
 import unittest
 
 from terrace_kv import Run, Tier
-from terrace_kv.vllm.lookups import Breaker, Found, Question
+from terrace_kv.vllm.lookups import Found, Question
 
 
 class LookupsTest(unittest.TestCase):
@@ -20,15 +20,6 @@ class LookupsTest(unittest.TestCase):
         question = Question(give_up_at=5.0)
         self.assertIsNone(question.poll(4.9))
         self.assertEqual(question.poll(5.0).blocks, 0)
-
-    def test_a_daemon_that_did_not_answer_is_left_alone_for_a_while(self):
-        now = 0.0
-        breaker = Breaker(5.0, lambda: now)
-        self.assertEqual(breaker.shut_s(), 0.0)
-        breaker.failed()
-        self.assertEqual(breaker.shut_s(), 5.0)
-        now = 5.0
-        self.assertEqual(breaker.shut_s(), 0.0)
 
 
 if __name__ == "__main__":

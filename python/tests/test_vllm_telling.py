@@ -35,7 +35,7 @@ class TellingTest(DaemonCase):
         engine = self.engine()
         said = begins("late")
         said.envelope = hints.envelope([hints.SessionStart("later")], "m")
-        engine.asker._breaker.failed()
+        engine.asker._caller.breaker.failed()
         request = engine.request(chain(4, seed=1), said)
         self.assertEqual(engine.matched(request), 0)
         until(lambda: {"late", "later"} <= set(known(engine)), "it is told")
@@ -79,7 +79,7 @@ class TellingTest(DaemonCase):
         for turn in range(4):
             session = f"turn {turn}"
             engine.request(chain(2, seed=50 + turn), RequestHints(session=session))
-            engine.asker._breaker.failed(0.13)
+            engine.asker._caller.breaker.failed(0.13)
             for action in (hints.ToolStart(session), hints.ToolReturn(session)):
                 said = RequestHints(session=session, envelope=hints.envelope([action], "m"))
                 request = engine.request(chain(2, seed=60 + turn), said)
@@ -129,7 +129,7 @@ class TellingTest(DaemonCase):
             f"a hint was rejected: session {one.session} can't be its own parent"
             for one in senseless
         }
-        self.assertEqual(engine.asker._noted, expected)
+        self.assertEqual(engine.asker._caller.hints.said, expected)
 
     def test_only_what_does_no_harm_is_said_again_after_no_answer(self):
         engine, calls = self.engine(), []
@@ -139,7 +139,7 @@ class TellingTest(DaemonCase):
             raise TimedOut("no answer")
 
         for repeatable in (True, False):
-            engine.asker._breaker._closed_until = 0.0
+            engine.asker._caller.breaker._closed_until = 0.0
             again = engine.asker._tell(Saying(unanswered, repeatable=repeatable))
             self.assertEqual(again, repeatable)
         self.assertEqual(len(calls), 2)
@@ -148,7 +148,7 @@ class TellingTest(DaemonCase):
         engine, hashes = self.engine(), chain(8, seed=4)
         request = engine.request(hashes)
         engine.matched(request)
-        engine.asker._breaker.failed()
+        engine.asker._caller.breaker.failed()
         engine.side.computed(request.request_id, 4 * BLOCK_TOKENS, lambda _: range(4))
         self.assertFalse(engine.side.take_step().stores)
         until(engine.asker.available, "the pause is over")
@@ -162,7 +162,7 @@ class TellingTest(DaemonCase):
         engine = self.engine()
         request = engine.request(chain(4, seed=5))
         engine.matched(request)
-        engine.asker._breaker.failed()
+        engine.asker._caller.breaker.failed()
         engine.finish(request, range(4))
         self.assertEqual(engine.side.take_counts()["dropped_blocks"], 4)
 

@@ -1,13 +1,12 @@
 """Asks the daemon about requests without making the scheduler wait.
 
-Each request's question runs on a thread of its own pool, and is answered, or given up, within a
-bound. A daemon that did not answer is left alone for a while, so that one that hangs costs a few
-requests a short wait and the others nothing. Raises nothing to the scheduler.
+Each request's question runs on a thread of its own pool, after what the request says, and is
+answered, or given up, within a bound. Raises nothing to the scheduler.
 """
 
 from __future__ import annotations
 
-import logging
+import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -15,22 +14,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from .. import errors
-from ..answers import EnvelopeAnswer, Lookup, Outcome, OutcomeStatus, Run, Tier
+from ..answers import Lookup, Run, Tier
 from ..client import Client
+from .calling import Caller
 from .hints import RequestHints
 from .settings import Settings
-from .telling import Call, Saying, Teller
-
-_log = logging.getLogger("terrace_kv.vllm")
+from .telling import Saying, Teller
 
 _THREADS = 4
 # Questions that wait for a thread; more are not asked.
 _WAITING_MAX = 512
 # An answer whose lease has less time left than this is asked for anew.
 _LEASE_S_MIN = 2.0
-# How long a daemon that is busy is left alone at least, and how often one that is away is looked
-# for.
-_BUSY_S_MIN, _LOOK_S = 0.05, 0.1
 
 
 @dataclass(frozen=True)
@@ -92,36 +87,16 @@ class Question:
         return self._found is not None
 
 
-class Breaker:
-    """Leaves a daemon alone that did not answer."""
-
-    def __init__(self, pause_s: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._pause_s = pause_s
-        self._clock = clock
-        self._closed_until = 0.0
-
-    def shut_s(self) -> float:
-        """How long it is still left alone."""
-        return max(0.0, self._closed_until - self._clock())
-
-    def failed(self, pause_s: float | None = None) -> None:
-        """It did not answer; or was busy, and named the pause itself."""
-        pause_s = self._pause_s if pause_s is None else max(pause_s, _BUSY_S_MIN)
-        self._closed_until = max(self._closed_until, self._clock() + pause_s)
-
-
 class Asker:
     """The scheduler's line to the daemon."""
 
     def __init__(self, client: Client, settings: Settings) -> None:
-        self._client = client
         self._settings = settings
-        self._breaker = Breaker(settings.pause_s)
+        self._caller = Caller(client, settings.pause_s)
         self._threads = ThreadPoolExecutor(_THREADS, "terrace-ask")
         self._lock = threading.Lock()
         self._waiting = 0
-        self._noted: set[str] = set()
-        self._teller = Teller(self._tell, self._away_s)
+        self._teller = Teller(self._tell, self._caller.away_s)
 
     def ask(self, hashes: bytes, request: int, said: RequestHints, *, queued: bool) -> Question:
         """Has told what the request says, and then asks what is stored of it."""
@@ -143,7 +118,7 @@ class Asker:
     def announce(self, said: RequestHints) -> list[Saying]:
         """Has told what a request says before its lookup, after what others said before."""
         for note in said.notes:
-            self._note(note)
+            self._caller.hints.say(note)
         before = _before(said)
         for saying in before:
             self.say(saying)
@@ -153,7 +128,7 @@ class Asker:
         """Gives back the hold on what was found: it is loaded, or will not be."""
         answer = found.answer
         if answer is not None and answer.lease_id is not None:
-            self.say(Saying(lambda client: client.release(answer)))
+            self.say(Saying(lambda client: _release(client, answer)))
 
     def say(self, saying: Saying) -> None:
         """Has something told that nobody waits for, now or when the daemon is back."""
@@ -174,11 +149,7 @@ class Asker:
 
     def available(self) -> bool:
         """Whether a daemon is there, and answered when it was last asked."""
-        return not self._away_s()
-
-    def _away_s(self) -> float:
-        """In how long to look for a daemon; 0: one is there."""
-        return self._breaker.shut_s() if self._client.connected else _LOOK_S
+        return not self._caller.away_s()
 
     def _submit(self, run: Callable[[], None]) -> bool:
         with self._lock:
@@ -202,7 +173,7 @@ class Asker:
 
     def _lookup(self, hashes: bytes, request: int, session: str | None, *, queued: bool) -> Found:
         found: list[Lookup] = []
-        self._try(
+        self._caller.call(
             lambda client: found.append(
                 client.lookup(
                     hashes,
@@ -217,41 +188,16 @@ class Asker:
 
     def _tell(self, saying: Saying) -> bool:
         """Says whether it is to be told again."""
-        why = self._try(saying.tell)
+        why = self._caller.call(saying.tell)
         if isinstance(why, errors.TimedOut):
             return saying.repeatable
         return isinstance(why, (errors.Busy, errors.DaemonGone))
 
-    def _try(self, call: Call) -> errors.TerraceError | None:
-        """Makes a call; gives why it was not carried out, as far as is known."""
-        if not self.available():
-            return errors.DaemonGone("it is left alone")
-        try:
-            self._heed(call(self._client))
-        except (errors.TimedOut, errors.Busy) as error:
-            self._breaker.failed(error.retry_after_s if isinstance(error, errors.Busy) else None)
-            self._note(f"the daemon is slow, serving on without it for a while: {error}")
-            return error
-        except errors.TerraceError as error:
-            self._note(f"serving on without the daemon: {error}")
-            return error
-        except Exception:
-            # A defect here must not take the engine down.
-            _log.exception("asking the daemon failed")
-        return None
 
-    def _heed(self, answer: object) -> None:
-        """Whoever said a hint is not there to read what became of it; an operator may be."""
-        outcomes = answer.outcomes if isinstance(answer, EnvelopeAnswer) else answer
-        for one in outcomes if isinstance(outcomes, tuple) else ():
-            if isinstance(one, Outcome) and one.status is OutcomeStatus.REJECTED:
-                self._note(f"a hint was rejected: {one.message}")
-
-    def _note(self, text: str) -> None:
-        """Says the same thing once."""
-        if text not in self._noted and len(self._noted) < 256:
-            self._noted.add(text)
-            _log.warning("%s", text)
+def _release(client: Client, answer: Lookup) -> None:
+    with contextlib.suppress(errors.NotFound):
+        # Else its time was over: nobody need know.
+        client.release(answer)
 
 
 def _before(said: RequestHints) -> list[Saying]:

@@ -17,10 +17,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ..client import Client
+from .calling import Call
 from .jobs import STORE_S_MAX
-
-Call = Callable[[Client], object]
 
 # How long a saying waits for what must come before it: until a store is over in any case.
 WAIT_S_MAX = 2 * STORE_S_MAX
