@@ -41,6 +41,14 @@ class TellingTest(DaemonCase):
         until(lambda: {"late", "later"} <= set(known(engine)), "it is told")
         self.assertEqual(known(engine)["late"], "lead")
 
+    def test_what_could_not_be_told_is_counted(self):
+        engine = self.engine()
+        engine.asker._teller._age_s_max = 0.1
+        engine.asker._caller.breaker.failed(0.5)
+        engine.request([], begins("untold"))
+        until(lambda: not engine.asker.unsaid(), "it is too late")
+        self.assertEqual(engine.side.take_counts()["dropped_sayings"], 1)
+
     def test_a_request_shorter_than_a_block_says_it_too(self):
         engine = self.engine()
         engine.request([], begins("short"))
@@ -245,8 +253,9 @@ class TellerTest(unittest.TestCase):
         sayings = [Saying(lambda _: 0) for _ in range(3)]
         for one in sayings:
             teller.add(one)
-        self.assertEqual(teller.waiting(), sayings[1:])
+        self.assertEqual((teller.waiting(), teller.take_dropped()), (sayings[1:], 1))
         until(lambda: not teller.waiting(), "it is too late for them")
+        self.assertEqual((teller.take_dropped(), teller.take_dropped()), (2, 0))
 
 
 if __name__ == "__main__":

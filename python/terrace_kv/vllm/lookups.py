@@ -142,6 +142,10 @@ class Asker:
         """What has still to be told."""
         return self._teller.waiting()
 
+    def take_dropped(self) -> int:
+        """How much was not told since the last take, being too late or too much."""
+        return self._teller.take_dropped()
+
     def close(self) -> None:
         """An engine that goes in order takes as long as one call for what was still to be told."""
         self._threads.shutdown(wait=False, cancel_futures=True)

@@ -160,6 +160,7 @@ class SchedulerSide:
                 self._offer(tracked, whole, ids)
 
     def take_counts(self) -> Counts:
+        self.counts.add("dropped_sayings", self._asker.take_dropped())
         return self.counts.take()
 
     def take_step(self) -> Step:

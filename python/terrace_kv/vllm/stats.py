@@ -18,6 +18,7 @@ NAMES = {
     "stored_blocks": "taken by the daemon",
     "present_blocks": "there already",
     "dropped_blocks": "not kept by the daemon, or offered to none",
+    "dropped_sayings": "hints, ends and leases that could not be told in time, or were too many",
     "failed_calls": "the daemon refused, or was away",
 }
 

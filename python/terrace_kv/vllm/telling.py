@@ -71,9 +71,10 @@ class Teller:
         self._waiting_max = waiting_max
         self._held: deque[_Entry] = deque()
         self._line: deque[_Entry] = deque()
+        self._dropped = 0
         # Once it closes: until when it goes on.
         self._close_at: float | None = None
-        # Guards the three; no call to the daemon is made under it.
+        # Guards all of these; no call to the daemon is made under it.
         self._state = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="terrace-tell", daemon=True)
         self._thread.start()
@@ -108,6 +109,12 @@ class Teller:
     def waiting(self) -> list[Saying]:
         with self._state:
             return [entry.saying for entry in (*self._held, *self._line)]
+
+    def take_dropped(self) -> int:
+        """How many were too late or too many since the last take."""
+        with self._state:
+            dropped, self._dropped = self._dropped, 0
+            return dropped
 
     def close(self, patience_s: float = 0.0) -> None:
         """Tells what waits, ready or not, as far as there is time and a daemon for it."""
@@ -147,12 +154,17 @@ class Teller:
             self._held.remove(entry)
             self._put(self._line, _Entry(entry.saying, now + self._age_s_max))
         while self._line and now >= self._line[0].until:
-            self._line.popleft().saying.over()
+            self._drop(self._line)
 
     def _put(self, entries: deque[_Entry], entry: _Entry) -> None:
         entries.append(entry)
         if len(entries) > self._waiting_max:
-            entries.popleft().saying.over()
+            self._drop(entries)
+
+    def _drop(self, entries: deque[_Entry]) -> None:
+        """The oldest will not be told."""
+        entries.popleft().saying.over()
+        self._dropped += 1
 
     def _pause_s(self, now: float, away_s: float) -> float | None:
         if self._line:
