@@ -57,6 +57,14 @@ def configs(**changed) -> tuple[Bag, Bag]:
 
 
 class SupportTest(unittest.TestCase):
+    def test_an_engine_with_a_set_id_is_another_at_each_start(self):
+        config, _ = configs()
+        config.kv_transfer_config.engine_id = "prod-0"
+        names = []
+        for config.instance_id in ("17", "17", "18"):
+            names.append(support.engine_name(config))
+        self.assertEqual(names, ["vllm-prod-0-17", "vllm-prod-0-17", "vllm-prod-0-18"])
+
     def test_what_is_served(self):
         for changed in ({}, {"groups": [spec("MLAAttentionSpec")]}, {"hashed": 16}):
             support.check(*configs(**changed))

@@ -128,7 +128,7 @@ class TerraceConnector(KVConnectorBase_V1):
         support.check(vllm_config, kv_cache_config)
         given = self._kv_transfer_config.kv_connector_extra_config
         self._settings = Settings.read(given, os.environ)
-        self._engine = f"vllm-{self._kv_transfer_config.engine_id}"
+        self._engine = support.engine_name(vllm_config)
         self._shared: SharedMemory | None = None
         self._lent: CudaPool | None = None
         self._namespace: Namespace | None = None

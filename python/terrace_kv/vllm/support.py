@@ -79,6 +79,13 @@ def _check_parallel(parallel: Any) -> None:
             )
 
 
+def engine_name(config: Any) -> str:
+    """The same for the scheduler and the ranks of one engine, and another at each of its starts:
+    the numbers of requests begin anew."""
+    start = getattr(config, "instance_id", "")
+    return f"vllm-{config.kv_transfer_config.engine_id}-{start}"
+
+
 def block_tokens_of(cache: Any) -> int:
     """Tokens of a block."""
     return int(cache.kv_cache_groups[0].kv_cache_spec.block_size)
