@@ -12,7 +12,8 @@ from terrace_kv import hints
 from terrace_kv.vllm.endings import Ending, Sessions
 from terrace_kv.vllm.hints import RequestHints
 from terrace_kv.vllm.lookups import NOTHING, Question
-from terrace_kv.vllm.telling import Saying, Teller
+from terrace_kv.vllm.telling import Saying
+from vllm_rig import teller_of
 
 # Long enough for an end that waits for nothing to be told, in seconds.
 TOLD_S = 0.3
@@ -71,7 +72,7 @@ class EndingsTest(DaemonCase):
         self.assertEqual(engine.matched(later), 6 * BLOCK_TOKENS)
         engine.worker.begin(engine.side.take_step())
         engine.settle()
-        until(lambda: not engine.asker.unsaid(), "the first request's end was told")
+        until(lambda: not engine.unsaid(), "the first request's end was told")
         time.sleep(TOLD_S)
         self.assertEqual(self.sessions(engine)["again"], "lead")
 
@@ -86,7 +87,7 @@ class EndingsTest(DaemonCase):
                     engine.compute(request, range(4))
                     engine.settle()
                 engine.finish(one, range(4))
-                until(lambda engine=engine: not engine.asker.unsaid(), "the first's end is told")
+                until(lambda engine=engine: not engine.unsaid(), "the first's end is told")
                 self.assertEqual(self.sessions(engine)[name], "lead")
                 engine.compute(other, range(8))
                 engine.settle()
@@ -104,7 +105,7 @@ class EndingsTest(DaemonCase):
         engine.finish(one)
         engine.request(chain(2, seed=43), RequestHints(session="goes on"))
         engine.finish(other)
-        until(lambda: not engine.asker.unsaid(), "both ends are told")
+        until(lambda: not engine.unsaid(), "both ends are told")
         self.assertIn("goes on", self.sessions(engine))
 
     def test_a_session_ends_after_the_answers_to_its_requests_that_were_aborted(self):
@@ -126,7 +127,7 @@ class EndingsTest(DaemonCase):
         time.sleep(TOLD_S)
         self.assertIn("aborted", self.sessions(engine))
         gate.set()
-        until(lambda: not engine.asker.unsaid(), "both ends are told")
+        until(lambda: not engine.unsaid(), "both ends are told")
         self.assertNotIn("aborted", self.sessions(engine))
 
     def test_an_end_comes_after_the_answer_of_a_slow_lookup(self):
@@ -155,12 +156,6 @@ class EndingsTest(DaemonCase):
 
 
 class TellerTest(unittest.TestCase):
-    def teller(self, **named) -> tuple[Teller, list[str]]:
-        told: list[str] = []
-        teller = Teller(lambda one: bool(told.append(one.tell(None))), lambda: 0.0, **named)
-        self.addCleanup(teller.close)
-        return teller, told
-
     def ending(self, *pending) -> Ending:
         request = Sessions().open(1, RequestHints())
         for one in pending:
@@ -170,7 +165,7 @@ class TellerTest(unittest.TestCase):
         return ending
 
     def test_an_end_waits_for_what_is_under_way_and_holds_up_nothing(self):
-        teller, told = self.teller()
+        teller, told = teller_of(self)
         question, store = Question(0.0), Bag(over=False)
         teller.add(self.ending(store, question))
         teller.add(Saying(lambda _: "other"))
@@ -184,7 +179,7 @@ class TellerTest(unittest.TestCase):
         until(lambda: told == ["other", "end"], "the end is told")
 
     def test_no_saying_waits_for_ever(self):
-        teller, told = self.teller(wait_s_max=0.1)
+        teller, told = teller_of(self, wait_s_max=0.1)
         teller.add(self.ending(Bag(over=False)))
         until(lambda: told == ["end"], "it is told though its store never ends")
 

@@ -14,6 +14,7 @@ from terrace_kv.vllm.hints import RequestHints
 from terrace_kv.vllm.lookups import Asker
 from terrace_kv.vllm.scheduler import SchedulerSide, summary
 from terrace_kv.vllm.settings import Settings
+from terrace_kv.vllm.telling import Saying
 from terrace_kv.vllm.worker import WorkerSide, open_client
 from vllm_rig import Pool
 
@@ -110,6 +111,10 @@ class Engine:
     def check(self, slots, seed: int = 0) -> None:
         expected = content(self.space, len(slots), seed)
         np.testing.assert_array_equal(self.pool.view()[list(slots)], expected)
+
+    def unsaid(self) -> list[Saying]:
+        """What has still to be told."""
+        return self.asker._teller.waiting()
 
     def timed(self, call, *args):
         before = time.monotonic()

@@ -9,7 +9,8 @@ from test_vllm_sides import Engine
 from rig import BLOCK_TOKENS, PATIENCE_S, Daemon, DaemonCase, chain, until
 from terrace_kv import Busy, SessionState, TimedOut, hints
 from terrace_kv.vllm.hints import RequestHints
-from terrace_kv.vllm.telling import Saying, Teller
+from terrace_kv.vllm.telling import Saying
+from vllm_rig import teller_of
 
 
 def known(engine: Engine) -> dict[str, str]:
@@ -46,7 +47,7 @@ class TellingTest(DaemonCase):
         engine.asker._teller._age_s_max = 0.1
         engine.asker._caller.breaker.failed(0.5)
         engine.request([], begins("untold"))
-        until(lambda: not engine.asker.unsaid(), "it is too late")
+        until(lambda: not engine.unsaid(), "it is too late")
         self.assertEqual(engine.side.take_counts()["dropped_sayings"], 1)
 
     def test_a_request_shorter_than_a_block_says_it_too(self):
@@ -61,7 +62,7 @@ class TellingTest(DaemonCase):
         engine.compute(request, range(4))
         engine.finish(request, range(4))
         # There are no further steps, in which it would hear that its store is over.
-        self.assertTrue(engine.asker.unsaid())
+        self.assertTrue(engine.unsaid())
         engine.asker.close()
         self.assertNotIn("last", known(engine))
 
@@ -93,7 +94,7 @@ class TellingTest(DaemonCase):
                 request = engine.request(chain(2, seed=60 + turn), said)
                 until(engine.asker.available, "the pause is over")
             engine.matched(request)
-            until(lambda: not engine.asker.unsaid(), "all is told")
+            until(lambda: not engine.unsaid(), "all is told")
             (state,) = (
                 one.state for one in engine.client.sessions().sessions if one.session == session
             )
@@ -132,7 +133,7 @@ class TellingTest(DaemonCase):
         request = engine.request(chain(4, seed=3), said)
         engine.matched(request)
         engine.finish(request)
-        until(lambda: not engine.asker.unsaid(), "all is told")
+        until(lambda: not engine.unsaid(), "all is told")
         expected = {
             f"a hint was rejected: session {one.session} can't be its own parent"
             for one in senseless
@@ -191,25 +192,14 @@ class HangTest(unittest.TestCase):
             engine.finish(request)
         until(lambda: not engine.asker.available(), "it is found to hang")
         daemon.thaw()
-        until(lambda: not engine.asker.unsaid(), "all is told")
+        until(lambda: not engine.unsaid(), "all is told")
         self.assertEqual(known(engine), {})
 
 
 class TellerTest(unittest.TestCase):
-    def teller(self, may_tell, **named) -> tuple[Teller, list[int]]:
-        told: list[int] = []
-
-        def tell(one) -> bool:
-            told.append(one.tell(None))
-            return False
-
-        teller = Teller(tell, lambda: 0.0 if may_tell() else 0.02, **named)
-        self.addCleanup(teller.close)
-        return teller, told
-
     def test_it_is_told_in_order_when_the_daemon_is_back(self):
         here: list[bool] = []
-        teller, told = self.teller(lambda: bool(here))
+        teller, told = teller_of(self, lambda: bool(here))
         for number in range(5):
             teller.add(Saying(lambda _, number=number: number))
         self.assertEqual((told, len(teller.waiting())), ([], 5))
@@ -219,7 +209,7 @@ class TellerTest(unittest.TestCase):
 
     def test_what_waited_comes_after_all_that_was_in_line_before_it_was_ready(self):
         here: list[bool] = []
-        teller, told = self.teller(lambda: bool(here))
+        teller, told = teller_of(self, lambda: bool(here))
         ready: list[bool] = []
         late = Saying(lambda _: 2)
         late.is_ready = lambda: bool(ready)
@@ -232,7 +222,7 @@ class TellerTest(unittest.TestCase):
 
     def test_the_time_in_line_begins_after_the_wait(self):
         here: list[bool] = []
-        teller, told = self.teller(lambda: bool(here), wait_s_max=0.2, age_s_max=0.3)
+        teller, told = teller_of(self, lambda: bool(here), wait_s_max=0.2, age_s_max=0.3)
         late = Saying(lambda _: 1)
         late.is_ready = lambda: False
         teller.add(late)
@@ -241,7 +231,7 @@ class TellerTest(unittest.TestCase):
         until(lambda: told == [1], "it is told")
 
     def test_its_close_waits_for_nobody_who_is_away(self):
-        teller, told = self.teller(lambda: False)
+        teller, told = teller_of(self, lambda: False)
         teller.add(Saying(lambda _: 1))
         before = time.monotonic()
         teller.close(PATIENCE_S)
@@ -249,7 +239,7 @@ class TellerTest(unittest.TestCase):
         self.assertEqual(told, [])
 
     def test_what_waits_is_bounded_in_number_and_age(self):
-        teller, _ = self.teller(lambda: False, age_s_max=0.3, waiting_max=2)
+        teller, _ = teller_of(self, lambda: False, age_s_max=0.3, waiting_max=2)
         sayings = [Saying(lambda _: 0) for _ in range(3)]
         for one in sayings:
             teller.add(one)

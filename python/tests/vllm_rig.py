@@ -1,10 +1,13 @@
-"""vLLM's KV caches and its block pool, as far as tests need them."""
+"""vLLM's KV caches and its block pool, as far as tests need them; and a teller to nobody."""
 
 from types import SimpleNamespace as Bag
+from typing import Any
+from unittest import TestCase
 
 import numpy as np
 
 from terrace_kv.vllm import layout
+from terrace_kv.vllm.telling import Teller
 
 LAYERS, BLOCKS, HEADS, TOKENS, CONTENT = 3, 5, 2, 4, 512
 SIZES = {"L": LAYERS, "B": BLOCKS, "H": HEADS, "N": TOKENS, "C": CONTENT}
@@ -33,6 +36,19 @@ def memory_of(logical: np.ndarray) -> layout.Memory:
     while whole.base is not None:
         whole = whole.base
     return layout.Memory(whole.ctypes.data, whole.nbytes)
+
+
+def teller_of(case: TestCase, may_tell=lambda: True, **named) -> tuple[Teller, list[Any]]:
+    """One whose sayings give what is noted as told."""
+    told: list[Any] = []
+
+    def tell(one) -> bool:
+        told.append(one.tell(None))
+        return False
+
+    made = Teller(tell, lambda: 0.0 if may_tell() else 0.02, **named)
+    case.addCleanup(made.close)
+    return made, told
 
 
 class Pool:

@@ -58,6 +58,10 @@ class OpenRequest:
         self.is_quiet()
         self._pending.append(one)
 
+    def finished(self) -> None:
+        if self.session is not None and self.said.final:
+            self.session.final = True
+
     def unanswered(self) -> None:
         """Its lookup was: the daemon may take an earlier request's chain for the session's."""
         if self.session is not None and self.session.latest == self.number:
@@ -100,8 +104,6 @@ class Ending(Saying):
         self._output_tokens = output_tokens
         self._hashes = hashes
         self._block_tokens = block_tokens
-        if open_.session is not None and open_.said.final:
-            open_.session.final = True
 
     def is_ready(self) -> bool:
         return self._open.is_quiet()

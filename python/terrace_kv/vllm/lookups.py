@@ -138,10 +138,6 @@ class Asker:
         """Stores are over that sayings may have waited for."""
         self._teller.look()
 
-    def unsaid(self) -> list[Saying]:
-        """What has still to be told."""
-        return self._teller.waiting()
-
     def take_dropped(self) -> int:
         """How much was not told since the last take, being too late or too much."""
         return self._teller.take_dropped()

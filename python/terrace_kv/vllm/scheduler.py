@@ -215,6 +215,7 @@ class SchedulerSide:
             request.block_hashes[: tracked.offered_blocks] if tracked.open.said.directives else ()
         )
         output_tokens = request.num_tokens - request.num_prompt_tokens
+        tracked.open.finished()
         self._asker.say(Ending(tracked.open, output_tokens, known, self.block_tokens))
         return tracked
 

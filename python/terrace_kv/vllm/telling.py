@@ -1,4 +1,5 @@
-"""Tells the daemon what nobody waits for: leases given back, ends of requests and of sessions.
+"""Tells the daemon what goes beside lookups, loads and stores: hints, leases given back, ends of
+requests and of sessions.
 
 ::
 
