@@ -26,7 +26,7 @@ from .stats import Counts
 # vLLM's block ids of a request.
 BlockIds = Callable[[str], "Sequence[int] | None"]
 
-# How long nothing is offered to running requests' ranks once one of them missed a store.
+# How long nothing of running requests is offered once a rank missed a store.
 _MISSED_S = 0.5
 
 
