@@ -86,7 +86,13 @@ impl Manager {
         // Nobody waits for what is copied ahead of need.
         let job = newcomer.map(|want| want.job);
         let is_needed = !matches!(job, Some(Job::Fill { class, .. }) if class != Class::Demand);
-        let newcomer = newcomer.filter(|want| !Self::is_asked_for(want)).map(|want| want.block);
+        // Shards are put together in memory: to a colder tier there is no other way.
+        let passes_by = |want: &&Want| {
+            let is_partial = self.partials.contains_key(&want.block);
+            !is_partial || self.sink(want.block, tier).is_none_or(|sink| sink == Tier::Dram)
+        };
+        let newcomer = newcomer.filter(|want| !Self::is_asked_for(want)).filter(passes_by);
+        let newcomer = newcomer.map(|want| want.block);
         loop {
             match self.next_victim(tier, class, newcomer, false) {
                 Pick::Goes(victim) => {
@@ -151,14 +157,15 @@ impl Manager {
         let erasing = self.is_erasing_slots(tier);
         let mut coming = if erasing { Room::Coming } else { Room::None };
         let space = self.space(tier);
-        if space.slots.slots_used() >= space.config.slots_max {
-            return coming;
-        }
+        let is_count_full = space.slots.slots_used() >= space.config.slots_max;
+        let waiting = space.classes[class].waiting.len();
         let others = 0..space.classes.len();
         for other in others.filter(|other| *other != class) {
             let line = &self.space(tier).classes[other];
             let chunk = slots_per_chunk(line.kind.bytes) as usize;
-            if line.draining >= chunk {
+            // Where slots are counted out, as many help as wait.
+            let enough = if is_count_full { waiting.min(chunk) } else { chunk };
+            if line.draining >= enough {
                 return Room::Coming;
             }
             if line.draining > 0 {
@@ -242,13 +249,22 @@ impl Manager {
         }
     }
 
-    /// A store that finds no room in `tier` tries the next one.
+    /// A store that finds no room in `tier` tries the next one: shards are put together in memory.
     fn store_lower(&mut self, block: BlockIndex, tier: Tier, part: Part) {
-        let is_whole = !self.partials.contains_key(&block);
-        match is_whole.then(|| self.admitted_sink(block, tier)).flatten() {
-            Some(sink) => self.want_lower(block, (tier, sink), Job::Store(part)),
-            None => self.store_failed(block, tier, part),
+        let sink = if self.partials.contains_key(&block) {
+            self.sink(block, tier).filter(|sink| *sink == Tier::Dram)
+        } else {
+            self.admitted_sink(block, tier)
+        };
+        let Some(sink) = sink else { return self.store_failed(block, tier, part) };
+        if let Some(partial) = self.partials.get_mut(&block) {
+            partial.tier = sink;
         }
+        self.want_lower(block, (tier, sink), Job::Store(part));
+    }
+
+    fn sink(&self, block: BlockIndex, tier: Tier) -> Option<Tier> {
+        sink_of(self.directory.get(block), tier, self.taker_flags())
     }
 
     /// A copy on its way down that finds no room in `tier` passes it by: dropping it would forget

@@ -35,6 +35,60 @@ fn a_rank_that_never_comes_frees_the_room() {
     assert_eq!(bench.tier(Tier::Dram).blocks, 0);
 }
 
+const NONE_FAILED: [Vec<u32>; 2] = [Vec::new(), Vec::new()];
+
+/// Two ranks store the blocks, one after the other.
+fn store_both(bench: &mut Bench, blocks: &[u64]) -> [Vec<u32>; 2] {
+    let first = bench.pool;
+    let second = bench.register(1);
+    let failed = [first, second].map(|pool| {
+        bench.pool = pool;
+        bench.store(None, blocks).failed
+    });
+    bench.ask(Command::UnregisterPool { pool: second });
+    bench.pool = first;
+    failed
+}
+
+/// A node whose HBM and DRAM hold so many blocks each, full of another namespace's.
+fn full_of_others(blocks: [u64; 4], policy: PolicyName) -> Bench {
+    let mut bench = Bench::with_config(blocks, 1, |config| config.policy = policy);
+    let others: Vec<u64> = (100..100 + blocks[0] + blocks[1]).collect();
+    bench.store(None, &others);
+    bench.event(Event::ClientGone { client: ClientId(1) });
+    bench.join(ClientId(2), 2);
+    bench
+}
+
+#[test]
+fn what_finds_no_room_in_hbm_is_put_together_in_dram() {
+    for policy in [PolicyName::Lru, PolicyName::Value] {
+        let mut bench = full_of_others([4, 8, 40, 0], policy);
+        assert_eq!(store_both(&mut bench, &[1, 2, 3]), NONE_FAILED, "{policy:?}");
+        bench.run();
+        let found = bench.found(&[1, 2, 3]);
+        assert!(["hbm:3", "dram:3"].contains(&found.as_str()), "{policy:?}: {found}");
+    }
+}
+
+#[test]
+fn what_memory_has_no_use_for_sinks_by_way_of_it() {
+    let mut bench = full_of_others([0, 4, 40, 0], PolicyName::Value);
+    for chain in 0..8 {
+        let blocks: Vec<u64> = (0..4).map(|n| 10 * chain + n).collect();
+        assert_eq!(store_both(&mut bench, &blocks), NONE_FAILED, "chain {chain}");
+    }
+}
+
+/// Their count is full, and none of them is of the newcomers' length.
+#[test]
+fn blocks_of_another_length_make_room_where_their_count_is_full() {
+    let mut bench = full_of_others([4, 0, 40, 0], PolicyName::Lru);
+    assert_eq!(store_both(&mut bench, &[1, 2, 3]), NONE_FAILED);
+    assert_eq!(bench.found(&[1, 2, 3]), "hbm:3");
+    assert_eq!(bench.tier(Tier::Hbm).blocks, 4, "one of the others stays");
+}
+
 #[test]
 fn a_rank_that_fails_fails_the_block() {
     let mut bench = Bench::with_config([0, 10, 0, 0], 2, |_| {});
