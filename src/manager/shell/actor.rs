@@ -349,8 +349,14 @@ impl Actor {
 
     fn complete(&mut self, client: ClientId, completion: Completion) {
         let Some(stream) = self.completions.get(&client) else { return };
-        if stream.try_send(completion).is_err() {
-            tracing::warn!(client = client.0, "left its completions unread, so it counts as gone");
+        if let Err(why) = stream.try_send(completion) {
+            // Whoever reads no more has gone, or is about to be told so.
+            if matches!(why, mpsc::error::TrySendError::Full(_)) {
+                tracing::warn!(
+                    client = client.0,
+                    "left its completions unread, so it counts as gone"
+                );
+            }
             self.completions.remove(&client);
             self.given_up.push(client);
         }
