@@ -57,6 +57,7 @@ class Client:
         path = arguments.socket(socket)
         self.namespace = arguments.one_of("namespace", namespace, Namespace, "a Namespace")
         call_timeout_s = arguments.seconds("call_timeout_s", call_timeout_s)
+        arguments.one_of("engine", engine, str, "the engine's name, or an empty one")
         identity = Identity(
             client_id, client_name, namespace, call_timeout_s, prefill_tokens_per_s, engine
         )
@@ -80,7 +81,7 @@ class Client:
 
     @property
     def epoch(self) -> int | None:
-        """Counts this client's sessions, rising; None while there is none. Once there is a later
+        """Numbers this client's sessions, rising; None while there is none. Once there is a later
         one, nothing of an earlier one goes on for longer than a second."""
         return self._connection.epoch()
 

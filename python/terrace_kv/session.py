@@ -137,6 +137,8 @@ class Session:
         self.completions = Completions()
         # What the daemon calls a pool, or why it refused it.
         self.pools: dict[PoolHandle, int | errors.TerraceError] = {}
+        # Why it has ended, once it has.
+        self._over: errors.TerraceError | None = None
         self.channel = Channel(path)
         try:
             hello = convert.hello(
@@ -177,6 +179,8 @@ class Session:
     def pool_id(self, handle: PoolHandle) -> int:
         arguments.one_of("pool", handle, PoolHandle, "what register_pool answered")
         known = self.pools.get(handle)
+        if known is None and self._over is not None:
+            raise self._over
         if known is None:
             raise errors.NotFound("this pool is not registered with this client: register it")
         if isinstance(known, errors.TerraceError):
@@ -209,6 +213,7 @@ class Session:
 
     def close(self, why: errors.TerraceError) -> None:
         """Ends the session: operations under way end with the first `why` that is given."""
+        self._over = why
         self.completions.close(why)
         self._stream.cancel()
         self._attachment.close()

@@ -36,6 +36,7 @@ class ArgumentsTest(DaemonCase):
             (lambda: made(namespace="llama"), "namespace is 'llama': give a Namespace"),
             (lambda: made(socket=7), "socket is 7: give the path of a socket"),
             (lambda: made(client_id=7), "client_id=7"),
+            (lambda: made(engine=7), "engine is 7: give the engine's name"),
         )
 
     def test_of_pools_and_slots(self):

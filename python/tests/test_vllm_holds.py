@@ -43,7 +43,9 @@ class LedgerTest(unittest.TestCase):
         ledger.never_begun(1, missed=True)
         ledger.never_begun(2, missed=False)
         self.assertEqual(ledger.take_failed_slots(), {1, 2})
-        self.assertEqual(ledger.take_report().over, {1: Over(1, 0, missed=True), 2: Over(1, 0)})
+        self.assertEqual(
+            ledger.take_report().over, {1: Over(1, 0, missed=True), 2: Over(1, 0, refused=True)}
+        )
         self.assertEqual(len(ledger), 0)
 
     def test_a_load_without_an_end_is_given_up_and_its_slots_linger(self):

@@ -63,6 +63,20 @@ class MissedTest(unittest.TestCase):
         engine.settle()
         self.assertEqual(engine.side.take_counts()["dropped_blocks"], 4)
 
+    def test_what_a_daemon_that_was_killed_had_is_offered_to_the_next(self):
+        engine, hashes = self.engine(), chain(16, seed=5)
+        request = engine.request(hashes)
+        engine.matched(request)
+        self.step(engine, request, 8)
+        engine.settle()
+        self.daemon.kill()
+        self.daemon.start()
+        connected = lambda: engine.worker._client.connected  # noqa: E731
+        until(lambda: engine.asker.available() and connected(), "both sides are back")
+        for blocks in range(9, 17):
+            self.step(engine, request, blocks)
+        self.until_stored(engine, request, hashes)
+
     def test_a_rank_that_comes_back_later_than_the_scheduler(self):
         engine, hashes = self.engine(), chain(16, seed=3)
         request = engine.request(hashes)

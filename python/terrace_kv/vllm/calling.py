@@ -73,6 +73,9 @@ class Caller:
         # Requests name what they like in hints: their notes leave room to those of the daemon.
         self.hints, self._troubles = Notes(), Notes()
 
+    def epoch(self) -> int | None:
+        return self._client.epoch
+
     def away_s(self) -> float:
         """In how long to look for a daemon; 0: one is there, and answered when last asked."""
         return self.breaker.shut_s() if self._client.connected else _LOOK_S

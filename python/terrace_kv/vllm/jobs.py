@@ -57,6 +57,8 @@ class Over:
     kept_blocks: int
     # On a rank nothing came of it, as far as is known: there was no daemon, no time or no turn.
     missed: bool = False
+    # On a rank the call itself was refused, so the daemon has taken no word of it.
+    refused: bool = False
 
     def merge(self, other: Over) -> Over:
         """What is over on both one's and the other's ranks."""
@@ -64,6 +66,7 @@ class Over:
             self.ranks + other.ranks,
             min(self.kept_blocks, other.kept_blocks),
             self.missed or other.missed,
+            self.refused or other.refused,
         )
 
 

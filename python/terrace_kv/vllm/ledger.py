@@ -79,9 +79,11 @@ class Ledger:
     def never_begun(self, number: int, *, missed: bool) -> None:
         """It was refused: nothing has touched its slots. `missed`: as of `Over`."""
         entry = self._entries.get(number)
-        if entry is not None:
+        if entry is None:
+            return
+        if not entry.adrift:
             self._settle(entry.job, entry.job.slots)
-            self._over(number, Over(1, 0, missed))
+        self._over(number, Over(1, 0, missed, refused=not missed))
 
     def lost(self, number: int) -> None:
         """Its end will not be heard."""

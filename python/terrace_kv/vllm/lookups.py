@@ -147,6 +147,10 @@ class Asker:
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._teller.close(self._settings.call_timeout_s)
 
+    def epoch(self) -> int | None:
+        """Which session with a daemon this is; None where there is none."""
+        return self._caller.epoch()
+
     def available(self) -> bool:
         """Whether a daemon is there, and answered when it was last asked."""
         return not self._caller.away_s()

@@ -38,8 +38,9 @@ class Tracked:
     open: OpenRequest
     question: Question | None = None
     found: Found | None = None
-    # Blocks from the root on that the daemon has, or was offered.
+    # Blocks from the root on that the daemon has, or was offered, and in which session.
     offered_blocks: int = 0
+    epoch: int | None = None
     # Blocks that vLLM had itself when it last asked.
     local_blocks: int = 0
     is_loading: bool = False
@@ -153,6 +154,7 @@ class SchedulerSide:
         if tracked is None:
             return
         whole = min(tokens // self.block_tokens, len(tracked.request.block_hashes))
+        self._see_epoch(tracked)
         if whole > tracked.offered_blocks:
             may_offer = self._asker.available() and time.monotonic() >= self._offers_from
             ids = block_ids(request_id) if may_offer else None
@@ -181,11 +183,14 @@ class SchedulerSide:
         for number, one in over.items():
             offer = self._offers.pop(number, None)
             if offer is not None:
-                offer.over = True
                 self._stores_held -= offer.blocks
                 if one.missed:
                     self._missed(offer)
+                elif one.refused and offer.directs:
+                    offer.tracked.open.directed = False
                 self.on_stored(offer, one.kept_blocks)
+                # Last: the request's end may be told from now on.
+                offer.over = True
         if over:
             self._asker.look()
 
@@ -207,6 +212,7 @@ class SchedulerSide:
         if tracked is None:
             return None
         whole = min(computed_tokens // self.block_tokens, len(request.block_hashes), len(block_ids))
+        self._see_epoch(tracked)
         if not tracked.is_loading and whole > tracked.offered_blocks:
             self._offer(tracked, whole, block_ids)
             self.counts.add("dropped_blocks", whole - tracked.offered_blocks)
@@ -248,6 +254,15 @@ class SchedulerSide:
         self.holds.add(number, slots, take=False)
         job = Load(number, request.request_id, tracked.open.number, hashes, slots)
         self._step.loads.append(job)
+
+    def _see_epoch(self, tracked: Tracked) -> None:
+        """A daemon that was started anew may have lost what it had: all is offered again."""
+        epoch = self._asker.epoch()
+        if epoch is None or epoch == tracked.epoch:
+            return
+        if tracked.epoch is not None:
+            tracked.offered_blocks = 0
+        tracked.epoch = epoch
 
     def _offer(self, tracked: Tracked, whole: int, block_ids: Sequence[int]) -> None:
         """Offers as many blocks as may be held; the rest waits for a later step. While the daemon
