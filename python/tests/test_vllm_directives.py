@@ -3,12 +3,11 @@
 import unittest
 from dataclasses import replace
 
-from test_vllm_sides import Engine
-
 from rig import BLOCK_TOKENS, PATIENCE_S, DaemonCase, chain, until
 from terrace_kv import hints
 from terrace_kv.vllm.directives import beyond, retains
 from terrace_kv.vllm.hints import RequestHints
+from vllm_engine import Engine, EngineCase
 
 HIGH = hints.Wish(priority=77)
 FORGET = hints.Wish(delete_after_ms=3_600_000)
@@ -37,12 +36,7 @@ class RangesTest(unittest.TestCase):
         self.assertEqual(covered(64, None), [])
 
 
-class DirectivesTest(DaemonCase):
-    def engine(self, **settings) -> Engine:
-        engine = Engine(self.daemon.socket, **settings)
-        self.addCleanup(engine.close)
-        return engine
-
+class DirectivesTest(EngineCase, DaemonCase):
     def compute(self, engine: Engine, request, blocks: int) -> None:
         """A step at whose end so many of the request's blocks are computed."""
         tokens = blocks * BLOCK_TOKENS

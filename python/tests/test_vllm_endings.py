@@ -5,14 +5,13 @@ import time
 import unittest
 from types import SimpleNamespace as Bag
 
-from test_vllm_sides import Engine
-
 from rig import BLOCK_TOKENS, DaemonCase, chain, until
 from terrace_kv import hints
 from terrace_kv.vllm.endings import Ending, Sessions
 from terrace_kv.vllm.hints import RequestHints
 from terrace_kv.vllm.lookups import NOTHING, Question
 from terrace_kv.vllm.telling import Saying
+from vllm_engine import Engine, EngineCase
 from vllm_rig import teller_of
 
 # Long enough for an end that waits for nothing to be told, in seconds.
@@ -24,12 +23,7 @@ def final(session: str) -> RequestHints:
     return RequestHints(session=session, before=[start], final=True)
 
 
-class EndingsTest(DaemonCase):
-    def engine(self, **settings) -> Engine:
-        engine = Engine(self.daemon.socket, **settings)
-        self.addCleanup(engine.close)
-        return engine
-
+class EndingsTest(EngineCase, DaemonCase):
     def sessions(self, engine: Engine) -> dict[str, str]:
         """Those that the daemon knows, and their parents."""
         return {one.session: one.parent for one in engine.client.sessions().sessions}

@@ -3,12 +3,11 @@
 import unittest
 from unittest import mock
 
-from test_vllm_sides import Engine
-
 from rig import DaemonCase, chain
 from terrace_kv.vllm import line, worker
 from terrace_kv.vllm.jobs import Load, Store
 from terrace_kv.vllm.line import UNDER_WAY_MAX, Line
+from vllm_engine import Engine, EngineCase
 
 
 def load(number: int) -> Load:
@@ -49,12 +48,7 @@ class LineTest(unittest.TestCase):
         self.assertFalse(jobs.may_begin())
 
 
-class WaitingTest(DaemonCase):
-    def engine(self, **settings) -> Engine:
-        engine = Engine(self.daemon.socket, **settings)
-        self.addCleanup(engine.close)
-        return engine
-
+class WaitingTest(EngineCase, DaemonCase):
     def stored(self, engine: Engine, hashes) -> None:
         request = engine.request(hashes)
         engine.matched(request)

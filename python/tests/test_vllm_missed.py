@@ -4,22 +4,16 @@ import time
 import unittest
 from unittest import mock
 
-from test_vllm_sides import Engine
-
 from rig import BLOCK_TOKENS, Daemon, chain, until
 from terrace_kv.vllm import scheduler
+from vllm_engine import Engine, EngineCase
 
 
-class MissedTest(unittest.TestCase):
+class MissedTest(EngineCase):
     def setUp(self):
         self.daemon = Daemon()
         self.addCleanup(self.daemon.close)
         self.daemon.start()
-
-    def engine(self, **settings) -> Engine:
-        engine = Engine(self.daemon.socket, **settings)
-        self.addCleanup(engine.close)
-        return engine
 
     def step(self, engine: Engine, request, blocks: int) -> None:
         tokens = blocks * BLOCK_TOKENS

@@ -4,12 +4,11 @@ import threading
 import time
 import unittest
 
-from test_vllm_sides import Engine
-
 from rig import BLOCK_TOKENS, PATIENCE_S, Daemon, DaemonCase, chain, until
 from terrace_kv import Busy, SessionState, TimedOut, hints
 from terrace_kv.vllm.hints import RequestHints
 from terrace_kv.vllm.telling import Saying
+from vllm_engine import Engine, EngineCase
 from vllm_rig import teller_of
 
 
@@ -26,12 +25,7 @@ def ends(session: str) -> RequestHints:
     return RequestHints(session=session, final=True)
 
 
-class TellingTest(DaemonCase):
-    def engine(self, **settings) -> Engine:
-        engine = Engine(self.daemon.socket, **settings)
-        self.addCleanup(engine.close)
-        return engine
-
+class TellingTest(EngineCase, DaemonCase):
     def test_what_a_request_says_is_told_once_the_pause_is_over(self):
         engine = self.engine()
         said = begins("late")

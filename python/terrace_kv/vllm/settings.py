@@ -8,6 +8,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from .wishes import is_whole
+
 PREFIX = "kv_connector_extra_config"
 
 
@@ -58,12 +60,12 @@ class Settings:
             value = getattr(self, name)
             if not _is_number(value) or not 0 < value <= 3600:
                 raise _wrong(name, value, "seconds, more than 0 and at most 3600")
-        if not _is_whole(self.ask_shared_ms) or not 0 <= self.ask_shared_ms <= 8_000:
+        if not is_whole(self.ask_shared_ms) or not 0 <= self.ask_shared_ms <= 8_000:
             raise _wrong("ask_shared_ms", self.ask_shared_ms, "0 to 8000")
         rate = self.prefill_tokens_per_s
-        if rate is not None and not (_is_whole(rate) and rate > 0):
+        if rate is not None and not (is_whole(rate) and rate > 0):
             raise _wrong("prefill_tokens_per_s", rate, "at least 1; leave it out if not known")
-        if not _is_whole(self.store_percent) or not 1 <= self.store_percent <= 50:
+        if not is_whole(self.store_percent) or not 1 <= self.store_percent <= 50:
             raise _wrong("store_percent", self.store_percent, "1 to 50")
 
 
@@ -78,10 +80,6 @@ def default_socket(environment: Mapping[str, str]) -> str:
 
 def _wrong(name: str, value: Any, allowed: str) -> ValueError:
     return ValueError(f"{PREFIX}.{name} is {value!r}: it must be {allowed}")
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _is_number(value: Any) -> bool:
