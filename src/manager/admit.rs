@@ -51,7 +51,7 @@ impl Manager {
         if sink != Tier::Nvme || self.admits(at) {
             return Some(sink);
         }
-        sink_of(self.directory.get(at), Tier::Nvme, takers)
+        self.sink(at, Tier::Nvme)
     }
 
     fn admits(&mut self, at: BlockIndex) -> bool {

@@ -109,7 +109,10 @@ impl Manager {
             entry.deadline = Time::MAX;
         }
         for transfer in self.behind.end(op) {
-            self.offer(transfer);
+            let load = self.flights[&transfer.id].load;
+            if let Some(transfer) = self.offer(load, transfer) {
+                self.begin(transfer);
+            }
         }
     }
 }

@@ -263,7 +263,7 @@ impl Manager {
         self.want_lower(block, (tier, sink), Job::Store(part));
     }
 
-    fn sink(&self, block: BlockIndex, tier: Tier) -> Option<Tier> {
+    pub(super) fn sink(&self, block: BlockIndex, tier: Tier) -> Option<Tier> {
         sink_of(self.directory.get(block), tier, self.taker_flags())
     }
 

@@ -163,24 +163,28 @@ impl Manager {
             let transfer = Transfer { id, namespace, link, class, items };
             match behind {
                 Some(op) => self.put_aside(op, transfer),
-                None => self.offer(transfer),
+                // Nothing has changed since it was made.
+                None => {
+                    let started = self.offer(load, transfer);
+                    self.out.extend(started.map(Effect::Start));
+                }
             }
         }
     }
 
-    /// Starts the transfer, or has it wait for its turn.
-    pub(super) fn offer(&mut self, transfer: Transfer) {
-        let load = self.flights[&transfer.id].load;
+    /// The transfer, if it may start; it waits for its turn otherwise.
+    pub(super) fn offer(&mut self, load: Load, transfer: Transfer) -> Option<Transfer> {
         match self.links.offer(self.now, load, transfer) {
-            Offer::Start(transfer) => self.begin(transfer),
+            Offer::Start(transfer) => return Some(transfer),
             Offer::Queued => {}
             Offer::Full(transfer) => self.bounced.push(transfer.id),
         }
+        None
     }
 
-    /// Hands on a transfer that has its place on the link, without the deliveries of blocks forgotten
-    /// while it waited.
-    fn begin(&mut self, mut transfer: Transfer) {
+    /// Hands on a transfer that has waited and now has its place on the link, without the deliveries
+    /// of blocks forgotten meanwhile.
+    pub(super) fn begin(&mut self, mut transfer: Transfer) {
         let late = self.withdraw_forgotten(&mut transfer);
         if transfer.items.is_empty() {
             let flight = self.flights.remove(&transfer.id).expect("what starts is in flight");
