@@ -161,8 +161,14 @@ impl SlotMap {
     }
 
     /// Takes exactly the slot at `page`, as a recovery scan found it. False if it overlaps
-    /// something taken, is of another kind than its chunk's slots, or lies outside the tier.
+    /// something taken, is of another kind than its chunk's slots, lies outside the tier, or the tier
+    /// may have no more slots.
     pub fn reserve(&mut self, page: SlotPage, kind: SlotKind) -> bool {
+        self.slots_used < self.slots_max && self.withhold(page, kind)
+    }
+
+    /// As [`Self::reserve`], however many slots the tier has: nobody is to get this one yet.
+    pub fn withhold(&mut self, page: SlotPage, kind: SlotKind) -> bool {
         let slot_bytes = kind.bytes;
         let chunk_index = u32::try_from(page.offset_bytes() / CHUNK_BYTES).unwrap_or(u32::MAX);
         let within = page.offset_bytes() % CHUNK_BYTES;
@@ -171,8 +177,7 @@ impl SlotMap {
             && slot_bytes.is_multiple_of(PAGE_BYTES_U32)
             && within.is_multiple_of(u64::from(slot_bytes))
             && slot < u64::from(slots_per_chunk(slot_bytes))
-            && chunk_index < self.chunks_max
-            && self.slots_used < self.slots_max;
+            && chunk_index < self.chunks_max;
         if !fits {
             return false;
         }

@@ -97,21 +97,50 @@ pub enum RestampEnd {
     Written,
     /// It may work later: the copy has this record or the one before.
     Failed,
-    /// The copy is not there or not what it should be.
-    Lost,
+    /// The copy is not there.
+    Missing,
+    /// The copy is not what it should be.
+    Corrupt,
 }
 
 /// Why an item of a transfer failed, named by what the manager does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FailureKind {
-    /// The source copy is not there or not what it should be: drop it, try the next tier.
-    SourceLost,
+    /// The source copy is not there: drop it, try the next tier.
+    SourceMissing,
+    /// The source copy is not what it should be: as above, and it is in the way of a whole one.
+    SourceCorrupt,
     /// The source could not be read this time: keep the copy, fail this item.
     SourceFailed,
     /// The destination could not be written.
     TargetFailed,
     /// The queue was full or the transfer was cancelled: nothing is wrong with either end.
     NotDone,
+}
+
+impl FailureKind {
+    /// What is wrong with the source copy for good, if that is what failed.
+    pub(super) fn lost_source(self) -> Option<Lost> {
+        match self {
+            Self::SourceMissing => Some(Lost::Missing),
+            Self::SourceCorrupt => Some(Lost::Corrupt),
+            Self::SourceFailed | Self::TargetFailed | Self::NotDone => None,
+        }
+    }
+
+    /// Whether another copy may serve where this one did not.
+    pub(super) fn is_of_source(self) -> bool {
+        self == Self::SourceFailed || self.lost_source().is_some()
+    }
+}
+
+/// How a committed copy turned out lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lost {
+    /// Nothing is there.
+    Missing,
+    /// Something else is there.
+    Corrupt,
 }
 
 /// An item of a transfer that did not land.

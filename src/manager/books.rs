@@ -3,12 +3,12 @@
 use crate::domain::block::Key;
 use crate::domain::directory::{BlockIndex, Writer};
 use crate::domain::residency::{CopyEvent, CopyState};
-use crate::domain::slots::SlotPage;
+use crate::domain::slots::{SlotKind, SlotPage};
 use crate::domain::tier::Tier;
 use crate::tiers::store::{Erasure, Place};
 
 use super::Manager;
-use super::api::{Effect, NamespaceId};
+use super::api::{Effect, Lost, NamespaceId};
 use super::going::{Judge, candidate_of, may_go, waits_for_a_tier};
 use super::ranks::Candidate;
 
@@ -96,10 +96,10 @@ impl Manager {
     /// The copy goes and its slot comes free. `event` is `Dropped`, or `FillFailed` for a copy
     /// that never landed.
     pub(super) fn release_copy(&mut self, index: BlockIndex, tier: Tier, event: CopyEvent) {
-        self.leave(index, tier, event, false);
+        self.leave(index, tier, event, None);
     }
 
-    fn leave(&mut self, index: BlockIndex, tier: Tier, event: CopyEvent, is_bad: bool) {
+    fn leave(&mut self, index: BlockIndex, tier: Tier, event: CopyEvent, lost: Option<Lost>) {
         self.inherit_use(index);
         if self.directory.get(index).is_lifted(tier) {
             self.lift_lost(index, tier);
@@ -109,32 +109,35 @@ impl Manager {
         let copy = block.copy(tier);
         let (page, key) = (copy.page, block.key);
         let dropped = event == CopyEvent::Dropped;
-        // A slot that is given on is written over; one that a doomed block leaves might lie there
-        // until a restart finds it. One whose write failed holds a whole frame perhaps: the new one,
-        // or that of whoever had the slot before.
-        let is_left = if dropped { block.doomed } else { page.is_some() };
+        // Nobody gets a slot with what would be taken for the block after a restart: a doomed one's frame,
+        // or one that is not whole. One whose write failed holds a whole frame perhaps: the new one, or
+        // that of whoever had the slot before.
+        let is_left = if dropped { block.doomed || lost.is_some() } else { page.is_some() };
         let wiped = tier == Tier::Nvme && is_left;
-        // What another node wrote is its own; but promises are kept, and what is bad serves nobody
-        // and would keep a whole one out.
-        let why = match () {
-            () if block.forgotten => Erasure::Promised,
-            () if is_bad => Erasure::Unusable,
-            () => Erasure::ForRoom,
+        // What another node wrote is its own; but promises are kept, and what is corrupt serves nobody
+        // and would keep a whole one out. Where nothing was, another node may have written since.
+        let why = match lost {
+            _ if block.forgotten => Some(Erasure::Promised),
+            Some(Lost::Corrupt) => Some(Erasure::Unusable),
+            Some(Lost::Missing) => None,
+            None => (copy.writer == Writer::ThisNode).then_some(Erasure::ForRoom),
         };
-        let is_others = copy.writer != Writer::ThisNode && why == Erasure::ForRoom;
-        let erased = tier == Tier::Object && dropped && !is_others;
+        let why = why.filter(|_| tier == Tier::Object && dropped);
         if wiped {
             let place = self.place_of(index, tier);
             self.directory.apply(index, tier, event);
             self.erase_slot(tier, (key, place));
         } else {
+            if tier == Tier::Nvme && dropped {
+                self.vacated.push((key, self.place_of(index, tier)));
+            }
             self.directory.apply(index, tier, event);
             if let Some(page) = page {
                 self.space(tier).slots.free(page);
                 self.unsettle(tier);
             }
         }
-        if erased {
+        if let Some(why) = why {
             self.erase_object(key, why);
         }
         if let Some(parent) = self.directory.get(index).parent() {
@@ -148,6 +151,18 @@ impl Manager {
         let page = SlotPage::at(place.offset).expect("a slot starts on a page");
         self.erasing_slots.insert((tier, page));
         self.out.push(Effect::Erase { tier, place: Some(place), key, why: Erasure::Unusable });
+    }
+
+    /// Erases the frames in slots that copies have left and nobody was given: with time they say less
+    /// than the truth, and a restart would believe them.
+    pub(super) fn erase_vacated(&mut self) {
+        while let Some((key, place)) = self.vacated.pop() {
+            let page = SlotPage::at(place.offset).expect("a slot starts on a page");
+            let kind = SlotKind::whole(place.slot_bytes);
+            if self.space(Tier::Nvme).slots.withhold(page, kind) {
+                self.erase_slot(Tier::Nvme, (key, place));
+            }
+        }
     }
 
     /// Whether slots of this tier come free soon.
@@ -172,7 +187,7 @@ impl Manager {
 
     /// A committed copy turned out lost or wrong: it goes, and if it was the last, so does the
     /// chain behind it.
-    pub(super) fn drop_bad_copy(&mut self, index: BlockIndex, tier: Tier) {
+    pub(super) fn drop_lost_copy(&mut self, index: BlockIndex, tier: Tier, lost: Lost) {
         let copy = self.directory.get(index).copy(tier);
         if !copy.state.is_readable() {
             return;
@@ -181,9 +196,12 @@ impl Manager {
             // Others still read it; each will find out for itself, the last one comes back here.
             return;
         }
-        self.counters.corrupt_copies += 1;
+        // An object is its writer's to erase; of all else this node has the only say.
+        if (tier, lost) != (Tier::Object, Lost::Missing) {
+            self.counters.corrupt_copies += 1;
+        }
         self.soften(index, tier);
-        self.leave(index, tier, CopyEvent::Dropped, true);
+        self.leave(index, tier, CopyEvent::Dropped, Some(lost));
         self.let_go(index);
     }
 

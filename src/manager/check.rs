@@ -105,9 +105,11 @@ impl Manager {
     fn check_space(&self, tier: Tier) -> Result<(), String> {
         let Some(space) = &self.tiers[tier.index()] else { return Ok(()) };
         let held = self.directory.iter().filter_map(|(_, block)| block.copy(tier).page);
-        let erasing =
-            self.erasing_slots.iter().filter(|(at, _)| *at == tier).map(|(_, page)| *page);
-        let pages: Vec<_> = held.chain(erasing).collect();
+        let mut pages: Vec<_> = held.collect();
+        // What is erased is no block any more.
+        let too_many = pages.len() as u64 > space.config.slots_max;
+        let erasing = self.erasing_slots.iter().filter(|(at, _)| *at == tier);
+        pages.extend(erasing.map(|(_, page)| *page));
         let distinct: BTreeSet<_> = pages.iter().collect();
         if distinct.len() != pages.len() {
             return Err(format!("two copies share a slot of {tier}"));
@@ -116,9 +118,7 @@ impl Manager {
             let (held, used) = (pages.len(), space.slots.slots_used());
             return Err(format!("{tier}: copies hold {held} slots, {used} are taken"));
         }
-        if space.slots.slots_used() > space.config.slots_max
-            || space.slots.bytes_used() > space.config.capacity_bytes
-        {
+        if too_many || space.slots.bytes_used() > space.config.capacity_bytes {
             return Err(format!("{tier} holds more than its capacity"));
         }
         let draining = self.directory.iter();

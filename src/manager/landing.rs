@@ -5,7 +5,7 @@ use crate::domain::residency::CopyEvent;
 use crate::domain::tier::Tier;
 
 use super::Manager;
-use super::api::{FailureKind, NamespaceId};
+use super::api::{FailureKind, Lost, NamespaceId};
 use super::state::{FlightItem, Job, Part};
 
 impl Manager {
@@ -116,13 +116,10 @@ impl Manager {
                 self.sync_ended(block, tier, false);
                 self.sweep(block);
             }
-            Job::Demote { from } => {
-                if kind == FailureKind::SourceLost {
-                    self.demote_lost(block, filled(to), from);
-                } else {
-                    self.demote_failed(block, filled(to), from);
-                }
-            }
+            Job::Demote { from } => match kind.lost_source() {
+                Some(lost) => self.demote_lost(block, filled(to), from, lost),
+                None => self.demote_failed(block, filled(to), from),
+            },
             Job::Deliver { part, from } => self.delivery_failed(block, part, from, kind),
         }
     }
@@ -130,9 +127,9 @@ impl Manager {
     fn count_failure(&mut self, to: Option<Tier>, job: Job, kind: FailureKind) {
         let from = job.source();
         let at_fault = match kind {
-            FailureKind::SourceLost | FailureKind::SourceFailed => from,
             FailureKind::TargetFailed => to,
             FailureKind::NotDone => None,
+            _ => from,
         };
         if let Some(tier) = at_fault {
             self.space(tier).stats.failures += 1;
@@ -140,14 +137,14 @@ impl Manager {
     }
 
     fn delivery_failed(&mut self, block: BlockIndex, part: Part, from: Tier, kind: FailureKind) {
-        if matches!(kind, FailureKind::SourceLost | FailureKind::SourceFailed) {
+        if kind.is_of_source() {
             self.deliver_below(block, from, part);
         } else {
             self.op_block_done(part.op, part.index, false);
         }
         self.unpin(block, from);
-        if kind == FailureKind::SourceLost {
-            self.drop_bad_copy(block, from);
+        if let Some(lost) = kind.lost_source() {
+            self.drop_lost_copy(block, from, lost);
         }
         self.sweep(block);
     }
@@ -165,12 +162,12 @@ impl Manager {
     }
 
     /// The copy on its way down turned out lost: both ends go.
-    fn demote_lost(&mut self, block: BlockIndex, to: Tier, from: Tier) {
+    fn demote_lost(&mut self, block: BlockIndex, to: Tier, from: Tier, lost: Lost) {
         let waiting = self.joined.remove(&(block, to)).unwrap_or_default();
         self.release_copy(block, to, CopyEvent::FillFailed);
         self.end_drain(block, from);
         self.directory.apply(block, from, CopyEvent::DrainFailed);
-        self.drop_bad_copy(block, from);
+        self.drop_lost_copy(block, from, lost);
         self.durable_changed(block, from, CopyEvent::DrainFailed);
         for part in waiting {
             self.op_block_done(part.op, part.index, false);

@@ -86,7 +86,7 @@ use crate::domain::slots::SlotPage;
 use crate::domain::tier::Tier;
 use crate::domain::units::Time;
 use crate::movement::Links;
-use crate::tiers::store::Erasure;
+use crate::tiers::store::{Erasure, Place};
 
 use api::{
     ClientId, Command, Effect, Event, LeaseId, NamespaceId, OpId, PoolId, Refusal, Reply, ReplyTag,
@@ -138,6 +138,8 @@ pub struct Manager {
     owed: Owed,
     /// Slots whose frames are being made unreadable: nobody's until that is done.
     erasing_slots: BTreeSet<(Tier, SlotPage)>,
+    /// Slots of NVMe that copies have left in this step.
+    vacated: Vec<(Key, Place)>,
     rewrites: Rewrites,
     durables: Durables,
     /// Before writes to NVMe.
@@ -190,6 +192,7 @@ impl Manager {
             erasing: BTreeMap::new(),
             owed: Owed::default(),
             erasing_slots: BTreeSet::new(),
+            vacated: Vec::new(),
             rewrites: Rewrites::default(),
             durables: Durables::default(),
             gate: Gate::new(config.nvme_writes),
@@ -231,6 +234,7 @@ impl Manager {
         }
         self.time_lifts();
         self.settle_all();
+        self.erase_vacated();
         self.rewrite_before_stop();
         self.complete_ops();
         self.tell_residency();

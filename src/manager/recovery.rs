@@ -13,6 +13,7 @@ use crate::domain::residency::{CopyEvent, CopyState};
 use crate::domain::slots::{SlotKind, SlotPage};
 use crate::domain::tier::Tier;
 use crate::domain::units::Time;
+use crate::tiers::frame::FrameHeader;
 use crate::tiers::store::{Erasure, FoundFrame, Place};
 
 use super::Manager;
@@ -44,8 +45,7 @@ impl Manager {
                 self.header_read(row, &frame.header);
                 continue;
             }
-            let hangs_on_due =
-                !scanned && meta.parent.is_some() && meta.parent == self.recovery.due_object;
+            let hangs_on_due = !scanned && self.hangs_on_due(meta.parent);
             let known_due = scanned && self.recovery.due.contains(&meta.key);
             if meta.record.is_due(self.now) || known_due || hangs_on_due {
                 self.forget_found(tier, &frame);
@@ -68,6 +68,13 @@ impl Manager {
                 ready.extend(self.recovery.orphans.remove(&meta.key).unwrap_or_default());
             }
         }
+    }
+
+    /// Whether the next object of a chain goes with the one before it. That counts for the chain that is
+    /// being looked up: by another time its block may have been stored anew.
+    fn hangs_on_due(&mut self, parent: Option<Key>) -> bool {
+        let due = self.recovery.due_object.take();
+        due.is_some() && due == parent && parent.and_then(|at| self.directory.find(at)).is_none()
     }
 
     /// A frame that should not be there any more.
@@ -135,7 +142,7 @@ impl Manager {
         self.directory.apply(row, tier, CopyEvent::FillStarted);
         self.directory.apply(row, tier, CopyEvent::FillLanded);
         let shared = tier == Tier::Object;
-        let tick = if shared { self.tick } else { meta.created_at.micros };
+        let tick = if shared { self.tick } else { self.tick_of(&frame.header) };
         let copy = self.directory.get_mut(row).copy_mut(tier);
         (copy.page, copy.tick) = (Some(page), tick);
         let is_own = !shared || frame.header.node_id == self.config.node_id;
@@ -145,6 +152,12 @@ impl Manager {
             self.reconsider(row, tier);
         }
         true
+    }
+
+    /// When a frame from before the start was used last, as far as is known. Not after what is used from
+    /// now on, where the clock that it was written by was ahead of this one.
+    fn tick_of(&self, header: &FrameHeader) -> u64 {
+        header.meta.created_at.micros.min(self.tick)
     }
 
     /// Whether the block is what its header says: a root, or its parent's child.
@@ -214,10 +227,11 @@ impl Manager {
             return false;
         }
         let Some(page) = self.slot_for_found(tier, namespace, frame.place) else { return false };
+        let tick = self.tick_of(&frame.header);
         self.directory.apply(row, tier, CopyEvent::FillStarted);
         self.directory.apply(row, tier, CopyEvent::FillLanded);
         let copy = self.directory.get_mut(row).copy_mut(tier);
-        (copy.page, copy.tick) = (Some(page), meta.created_at.micros);
+        (copy.page, copy.tick) = (Some(page), tick);
         copy.writer = Writer::ThisNode;
         self.record_changed(row, &meta.record);
         self.rank_changed(row);

@@ -16,7 +16,7 @@ use crate::domain::tier::Tier;
 use crate::domain::units::Time;
 
 use super::Manager;
-use super::api::{Effect, RestampEnd};
+use super::api::{Effect, Lost, RestampEnd};
 
 /// Bounds of the work that changed records make.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -171,7 +171,8 @@ impl Manager {
             // A daemon that stops does not try for ever.
             RestampEnd::Failed if self.rewrites.hurried => {}
             RestampEnd::Failed => self.queue_rewrite(at, self.config.rewrites.retry_delay),
-            RestampEnd::Lost => self.drop_bad_copy(at, tier),
+            RestampEnd::Missing => self.drop_lost_copy(at, tier, Lost::Missing),
+            RestampEnd::Corrupt => self.drop_lost_copy(at, tier, Lost::Corrupt),
         }
         if self.directory.find(key) == Some(at) {
             self.sweep(at);

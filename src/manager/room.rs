@@ -333,8 +333,7 @@ impl Manager {
     ) {
         let waiting = self.joined.remove(&(block, to)).unwrap_or_default();
         self.release_copy(block, to, CopyEvent::FillFailed);
-        let source_bad =
-            matches!(failure, Some(FailureKind::SourceLost | FailureKind::SourceFailed));
+        let source_bad = failure.is_some_and(FailureKind::is_of_source);
         for part in waiting {
             if source_bad {
                 self.deliver_below(block, from, part);
@@ -343,8 +342,8 @@ impl Manager {
             }
         }
         self.unpin(block, from);
-        if failure == Some(FailureKind::SourceLost) {
-            self.drop_bad_copy(block, from);
+        if let Some(lost) = failure.and_then(FailureKind::lost_source) {
+            self.drop_lost_copy(block, from, lost);
         }
         self.sweep(block);
     }

@@ -151,7 +151,8 @@ metrics! {
     STORES_DROPPED_BLOCKS: Counter Count "terrace_stores_dropped_blocks_total" []
         "Blocks offered by engines that found no room.";
     CORRUPT_COPIES: Counter Count "terrace_corrupt_copies_total" []
-        "Copies dropped because their bytes were not what was committed. Never served.";
+        "Copies dropped because their bytes were not what was committed. Never served. An object that is \
+         gone is none of them: its writer may erase it.";
     FORGOTTEN_BLOCKS: Counter Count "terrace_forgotten_blocks_total" []
         "Blocks deleted because their owners had asked for that.";
     BROKEN_SHIELDS: Counter Count "terrace_broken_shields_total" []

@@ -108,7 +108,11 @@ impl Faults {
         let kind = match self.draw.below(4) {
             // Only what is checked on reading can turn out lost.
             0 if item.from != item.to && matches!(item.from, End::Nvme(_) | End::Object) => {
-                FailureKind::SourceLost
+                if item.from == End::Object && self.draw.percent(50) {
+                    FailureKind::SourceMissing
+                } else {
+                    FailureKind::SourceCorrupt
+                }
             }
             0 | 1 if item.from != item.to => FailureKind::SourceFailed,
             2 => FailureKind::NotDone,
@@ -126,7 +130,7 @@ impl Faults {
         if !self.draw.per_mille(self.rates.restamp_fails) {
             return RestampEnd::Written;
         }
-        if self.draw.percent(20) { RestampEnd::Lost } else { RestampEnd::Failed }
+        if self.draw.percent(20) { RestampEnd::Corrupt } else { RestampEnd::Failed }
     }
 
     pub(super) fn client_dies(&mut self) -> bool {

@@ -211,7 +211,7 @@ impl Machine {
         fate: Fate,
     ) -> Checked<Fate> {
         if let Fate::Fails(kind) = fate {
-            if kind == FailureKind::SourceLost {
+            if matches!(kind, FailureKind::SourceMissing | FailureKind::SourceCorrupt) {
                 self.lose(&item.from, item.meta.key);
             }
             return Ok(fate);
@@ -220,7 +220,7 @@ impl Machine {
             return Ok(Fate::Lands);
         }
         let Some((parts, header)) = self.read(item)? else {
-            return Ok(Fate::Fails(FailureKind::SourceLost));
+            return Ok(Fate::Fails(FailureKind::SourceCorrupt));
         };
         let mut header = if item.seal { Some(self.header(namespace, item.meta)?) } else { header };
         if let Some(header) = header.as_mut().filter(|_| item.restamp) {

@@ -199,7 +199,7 @@ mod tests {
         assert!(carrier.ended(Duration::ZERO).is_none(), "nothing is sealed yet");
         drop(held);
         let failed = carrier.ended(Duration::from_mins(1)).unwrap().failed;
-        assert_eq!(failed, [ItemFailure { item: 3, kind: FailureKind::SourceLost }]);
+        assert_eq!(failed, [ItemFailure { item: 3, kind: FailureKind::SourceMissing }]);
         let summed = |block: u64| {
             let Place { offset, slot_bytes } = frame(block);
             // SAFETY: the transfer is over.

@@ -417,7 +417,8 @@ fn stored(end: End) -> Option<(Tier, Place)> {
 
 pub(super) fn read_failure(error: &StoreError) -> FailureKind {
     match error {
-        StoreError::Missing(_) | StoreError::Corrupt(_) => FailureKind::SourceLost,
+        StoreError::Missing(_) => FailureKind::SourceMissing,
+        StoreError::Corrupt(_) => FailureKind::SourceCorrupt,
         StoreError::Busy => FailureKind::NotDone,
         StoreError::Io { .. } | StoreError::TierLost(_) => FailureKind::SourceFailed,
     }

@@ -78,7 +78,8 @@ impl Performer {
                 Err(error) => {
                     this.complaints.note(&format!("{tier}: the record of {key}: {error}"));
                     match read_failure(&error) {
-                        FailureKind::SourceLost => RestampEnd::Lost,
+                        FailureKind::SourceMissing => RestampEnd::Missing,
+                        FailureKind::SourceCorrupt => RestampEnd::Corrupt,
                         _ => RestampEnd::Failed,
                     }
                 }

@@ -313,7 +313,7 @@ fn a_lost_frame_makes_what_hangs_on_it_volatile() {
     assert_eq!(bench.found(&[1, 2]), "nvme:2");
     let reply = bench.start_load(&[1]);
     assert!(matches!(reply, Reply::Load { .. }), "{reply:?}");
-    bench.run_with(|item| matches!(item.from, End::Nvme(_)).then_some(FailureKind::SourceLost));
+    bench.run_with(|item| matches!(item.from, End::Nvme(_)).then_some(FailureKind::SourceCorrupt));
     assert_eq!(bench.found(&[1, 2]), "", "the chain went with its root");
 }
 

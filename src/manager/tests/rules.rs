@@ -147,7 +147,7 @@ fn a_lost_copy_is_dropped_and_the_chain_behind_it() {
     let bad = key(1);
     bench.run_with(|copy| {
         let lost = matches!(copy.from, End::Nvme(_)) && copy.meta.key == bad;
-        lost.then_some(FailureKind::SourceLost)
+        lost.then_some(FailureKind::SourceCorrupt)
     });
     let end = bench.completions.pop().expect("a load completes whatever happens");
     assert_eq!(end.failed, [0]);
@@ -167,7 +167,7 @@ fn a_chain_that_was_lost_comes_anew_while_its_request_holds_it() {
     let bad = key(2);
     bench.run_with(|copy| {
         let lost = matches!(copy.from, End::Nvme(_)) && copy.meta.key == bad;
-        lost.then_some(FailureKind::SourceLost)
+        lost.then_some(FailureKind::SourceCorrupt)
     });
     assert_eq!(bench.completions.pop().expect("a load completes").failed, [1]);
     // What failed is computed, and what hangs on it is stored with it.
@@ -286,7 +286,7 @@ fn copies_of_one_transfer_take_the_same_way() {
     bench.store(None, &[11, 12]);
     assert_eq!(bench.found(&[1, 2]), "nvme:2");
     bench.start_load(&[12]);
-    bench.run_with(|_| Some(FailureKind::SourceLost));
+    bench.run_with(|_| Some(FailureKind::SourceCorrupt));
     bench.completions.clear();
     bench.lease(&[11]);
     bench.start_load(&[1, 2]);

@@ -2,6 +2,8 @@
 
 mod presumed;
 
+mod stale;
+
 use super::*;
 use crate::domain::hint::{Action, Outcome, Target};
 use crate::domain::retention::{Directive, Shield, TokenRange, Wish};
@@ -172,7 +174,7 @@ fn a_write_that_fails_is_tried_again_and_a_lost_copy_goes() {
     bench.wait(2 * SECOND);
     assert!(bench.restamps.is_empty());
     bench.wait(30 * SECOND);
-    assert_eq!(bench.written(RestampEnd::Lost).len(), 1);
+    assert_eq!(bench.written(RestampEnd::Corrupt).len(), 1);
     assert_eq!(bench.found(&[1, 2]), "nvme:1");
 }
 
@@ -418,4 +420,30 @@ fn a_daemon_that_stops_writes_what_is_in_line() {
     let first = bench.written(RestampEnd::Written).len();
     assert!(first > 0);
     assert_eq!(first + bench.written(RestampEnd::Written).len(), 2, "one end starts the next");
+}
+
+#[test]
+fn an_object_that_was_due_says_nothing_of_what_is_stored_in_its_place() {
+    let ordinary = RetentionRecord::default();
+    let mut bench = Bench::new([0, 4, 0, 20]);
+    bench.now = Time::ZERO + HOUR;
+    let due = RetentionRecord { delete_after: Time::from_millis(5), ..ordinary };
+    bench.found_object(frame(7, None, 0, ordinary));
+    bench.found_object(frame(8, Some(7), 1, due));
+    let (tier, place, erased) = bench.erases.pop_front().expect("what is due goes");
+    bench.event(Event::Erased { tier, place, key: erased, done: true });
+
+    // Another node stores it anew, without that promise, and one behind it.
+    bench.found_object(frame(8, Some(7), 1, ordinary));
+    bench.found_object(frame(9, Some(8), 2, ordinary));
+    assert_eq!(bench.found(&[7, 8, 9]), "object:3");
+
+    // Or an engine of this node does.
+    bench.found_object(frame(17, None, 0, due));
+    let (tier, place, erased) = bench.erases.pop_front().expect("what is due goes");
+    bench.event(Event::Erased { tier, place, key: erased, done: true });
+    bench.store(None, &[17]);
+    bench.found_object(frame(18, Some(17), 1, ordinary));
+    assert_eq!(bench.found(&[17, 18]), "dram:1 object:1");
+    assert!(bench.erases.is_empty(), "{:?}", bench.erases);
 }

@@ -44,10 +44,10 @@ impl Machine {
         let Some(frame) = self.stored_mut(tier, place, key) else {
             let lost = place.is_none() && self.lost_objects.contains(&key);
             let what = format!("{address:?} held nothing when its record was written");
-            return if lost { Ok(RestampEnd::Lost) } else { Err(what) };
+            return if lost { Ok(RestampEnd::Missing) } else { Err(what) };
         };
         if frame.damaged {
-            return Ok(RestampEnd::Lost);
+            return Ok(RestampEnd::Corrupt);
         }
         let Some(header) = frame.header.as_mut().filter(|header| header.meta.key == key) else {
             return Err(format!("{address:?} did not hold {key} when its record was written"));
@@ -55,7 +55,7 @@ impl Machine {
         match end {
             RestampEnd::Written => header.meta.record = record,
             RestampEnd::Failed => {}
-            RestampEnd::Lost => {
+            RestampEnd::Missing | RestampEnd::Corrupt => {
                 frame.damaged = true;
                 if place.is_none() {
                     self.objects.remove(&key);

@@ -213,7 +213,7 @@ fn note_sums(unsealed: &mut [Option<Unsealed>], sums: Sums) {
 
 fn device_failure(error: &StoreError) -> FailureKind {
     match error {
-        StoreError::Missing(_) => FailureKind::SourceLost,
+        StoreError::Missing(_) => FailureKind::SourceMissing,
         error => write_failure(error),
     }
 }

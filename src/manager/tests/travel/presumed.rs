@@ -75,12 +75,14 @@ fn one_that_is_not_there_costs_its_load_and_what_hangs_on_it() {
     let mut bench = Bench::presuming();
     bench.start_load(&[1, 2, 3]);
     let lost = |item: &TransferItem| {
-        (item.meta.key == key(2) && item.from == End::Object).then_some(FailureKind::SourceLost)
+        (item.meta.key == key(2) && item.from == End::Object).then_some(FailureKind::SourceMissing)
     };
     bench.run_with(lost);
     let end = bench.completions.pop().expect("a load completes");
     assert!(end.failed.contains(&1), "{:?}", end.failed);
     assert_eq!(bench.found(&[1, 2, 3]), "dram:1");
+    assert!(bench.erases.is_empty(), "another node may have written it since: {:?}", bench.erases);
+    assert_eq!(bench.manager.status().corrupt_copies, 0, "who wrote it has erased it");
 }
 
 #[test]

@@ -1,0 +1,90 @@
+//! Frames that are left in slots: none is there to be believed after a restart.
+
+use super::*;
+
+impl Bench {
+    /// Two slots of NVMe, taken by blocks that are in memory as well.
+    fn written_through() -> Self {
+        let mut bench = Self::with_config([0, 20, 2, 0], 1, |_| {});
+        for block in [1, 11] {
+            let reply = bench.store_durable(block);
+            assert!(matches!(reply, Reply::Store { .. }), "{reply:?}");
+            bench.run();
+        }
+        assert_eq!(bench.tier(Tier::Nvme).blocks, 2);
+        bench
+    }
+
+    fn store_durable(&mut self, block: u64) -> Reply {
+        let (request, pool) = (RequestId(block), self.pool);
+        self.ask(Command::Store {
+            request,
+            session: None,
+            directives: Directives::default(),
+            parent: None,
+            keys: vec![key(block)],
+            labels: Labels::default(),
+            pool,
+            slots: vec![0],
+            durable: true,
+        })
+    }
+
+    /// As `run_with`, and whose frames are made unreadable meanwhile.
+    fn run_wiping(&mut self, failure: Option<FailureKind>) -> Vec<Key> {
+        let mut wiped = Vec::new();
+        while let Some(transfer) = self.transfers.pop_front() {
+            let items = (0..).take(transfer.items.len());
+            let failed = items.filter_map(|item| Some(ItemFailure { item, kind: failure? }));
+            let (transfer, failed) = (transfer.id, failed.collect());
+            self.event(Event::TransferDone { transfer, failed });
+            wiped.extend(self.erases.iter().map(|(_, _, key)| *key));
+            self.end_slot_erases();
+        }
+        wiped
+    }
+}
+
+#[test]
+fn one_that_turned_out_corrupt_is_erased() {
+    let mut bench = recovering();
+    bench.scanned(frame(1, None, 0, RetentionRecord::default()));
+    bench.event(Event::ScanDone { tier: Tier::Nvme });
+    bench.start_load(&[1]);
+    assert_eq!(bench.run_wiping(Some(FailureKind::SourceCorrupt)), [key(1)]);
+    assert_eq!(bench.found(&[1]), "");
+}
+
+#[test]
+fn a_slot_that_is_given_on_is_written_over_and_one_that_is_not_is_erased() {
+    let mut bench = Bench::written_through();
+    bench.store_durable(21);
+    assert_eq!(bench.run_wiping(None), [], "it has the slot of another");
+
+    // Blocks of another length count as well, and lie elsewhere.
+    let mut longer = namespace(1);
+    longer.shape.page_bytes *= 2;
+    bench.client = ClientId(2);
+    bench.ask(Command::hello(longer));
+    bench.pool = bench.register(0);
+    bench.store_durable(1_000_001);
+    let wiped = bench.run_wiping(None);
+    assert_eq!(wiped.len(), 1, "its room came from one of the others: {wiped:?}");
+    assert_eq!(bench.tier(Tier::Nvme).blocks, 2);
+}
+
+#[test]
+fn what_was_written_by_a_clock_ahead_is_older_than_what_is_used_now() {
+    let mut bench = recovering();
+    let mut ahead = frame(1, None, 0, RetentionRecord::default());
+    ahead.header.meta.created_at = bench.now + 24 * HOUR;
+    bench.scanned(ahead);
+    bench.scanned(frame(2, None, 0, RetentionRecord::default()));
+    bench.event(Event::ScanDone { tier: Tier::Nvme });
+    bench.found(&[2]);
+    let tick = |n| {
+        let row = bench.manager.directory.find(key(n)).expect("it is here");
+        bench.manager.directory.get(row).copy(Tier::Nvme).tick
+    };
+    assert!(tick(1) < tick(2), "{} and {}", tick(1), tick(2));
+}
