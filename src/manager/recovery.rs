@@ -122,8 +122,7 @@ impl Manager {
         if self.namespace(namespace).payload_bytes != payload_bytes {
             return false;
         }
-        // Making room may cost the parent.
-        let Some(page) = self.slot_for_found(tier, namespace, frame.place) else { return false };
+        let Some(page) = self.slot_for_found(tier, namespace, frame) else { return false };
         if !self.chain_holds(frame, namespace) {
             self.space(tier).slots.free(page);
             self.unsettle(tier);
@@ -177,8 +176,9 @@ impl Manager {
         &mut self,
         tier: Tier,
         namespace: NamespaceId,
-        place: Place,
+        frame: &FoundFrame,
     ) -> Option<SlotPage> {
+        let place = frame.place;
         let kind = SlotKind::whole(self.namespace(namespace).slot_bytes(tier));
         if tier != Tier::Object {
             let page = SlotPage::at(place.offset).filter(|_| place.slot_bytes == kind.bytes)?;
@@ -188,11 +188,25 @@ impl Manager {
         let class = self.space(tier).class_index(kind, policy);
         if self.space(tier).classes[class].waiting.is_empty() {
             if !self.space(tier).slots.has_room(kind) {
-                self.evict_one(tier, class, None);
+                self.make_room_behind(frame.header.meta.parent, tier, class);
             }
             return self.space(tier).slots.alloc(kind);
         }
         None
+    }
+
+    /// One copy makes room, and not the parent's: nobody has read what is only just found, so it would
+    /// often be the first to go.
+    fn make_room_behind(&mut self, parent: Option<Key>, tier: Tier, class: usize) {
+        let parent = parent.and_then(|parent| self.directory.find(parent));
+        let parent = parent.filter(|at| self.directory.get(*at).copy(tier).state.is_readable());
+        if let Some(parent) = parent {
+            self.pin(parent, tier);
+        }
+        self.evict_one(tier, class, None);
+        if let Some(parent) = parent {
+            self.unpin(parent, tier);
+        }
     }
 
     /// A frame of a block that is here. The sooner promise to forget counts. Where a client stored the
@@ -226,7 +240,7 @@ impl Manager {
         if block.doomed || block.copy(tier).state != CopyState::Absent || !is_same {
             return false;
         }
-        let Some(page) = self.slot_for_found(tier, namespace, frame.place) else { return false };
+        let Some(page) = self.slot_for_found(tier, namespace, frame) else { return false };
         let tick = self.tick_of(&frame.header);
         self.directory.apply(row, tier, CopyEvent::FillStarted);
         self.directory.apply(row, tier, CopyEvent::FillLanded);

@@ -97,3 +97,23 @@ fn what_does_not_hang_together_is_not_taken_in() {
     bench.presume(12, Some(11), 1);
     assert_eq!(bench.found(&[11, 12]), "dram:2", "what is here already stays as it is");
 }
+
+#[test]
+fn a_chain_finds_room_in_a_full_tier_whatever_the_policy() {
+    for policy in [PolicyName::Value, PolicyName::Lru, PolicyName::S3Fifo] {
+        let mut bench = Bench::with_config([0, 100, 0, 8], 1, |config| config.policy = policy);
+        for chain in 0..10 {
+            let first = 100 * chain;
+            for (position, block) in (0..).zip(first..first + 6) {
+                let parent = (position > 0).then(|| block - 1);
+                let mut found = frame(block, parent, position, RetentionRecord::default());
+                found.header.node_id = [7; 16];
+                bench.found_object(found);
+            }
+            let blocks: Vec<u64> = (first..first + 6).collect();
+            assert_eq!(bench.found(&blocks), "object:6", "{policy:?}, chain {chain}");
+            bench.start_load(&blocks);
+            bench.run();
+        }
+    }
+}
