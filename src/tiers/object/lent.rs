@@ -1,6 +1,6 @@
-//! A frame lent to the HTTP client as a request's body, without a copy.
+//! A frame lent to whoever writes it, without a copy.
 //!
-//! The client may keep it longer than the request: the frame's owner waits until it is returned.
+//! They may keep it longer than the operation: the frame's owner waits until it is returned.
 
 use std::sync::Arc;
 

@@ -150,7 +150,7 @@ impl Packs {
         };
         let (written, count) =
             (self.log.write((Holds::Frames, head_pages), body).await, frames.len());
-        // A connection may hold frames beyond its request's end.
+        // An attempt that was given up may be reading them still, for a moment.
         join_all(returned.into_iter().map(Returned::wait)).await;
         let now = self.now();
         let ended = self.with(|index| {

@@ -6,7 +6,7 @@
 
 use std::sync::atomic::Ordering;
 
-use aws_sdk_s3::primitives::ByteStream;
+use bytes::Bytes;
 
 use super::super::lent::LentFrame;
 use super::attempts::{ERASE, LOOK, RESTAMP, WRITE};
@@ -61,9 +61,9 @@ impl Requests {
             header.meta.record
         };
         let (lent, returned) = LentFrame::new(&self.arena, frame);
-        let body = bytes::Bytes::from_owner(lent).into();
+        let body = Bytes::from_owner(lent).into();
         let result = self.write_where_none_is(key, body, &record).await;
-        // A connection may hold the frame beyond its request's end.
+        // An attempt that was given up may be reading it still, for a moment.
         returned.wait().await;
         result
     }
@@ -161,9 +161,11 @@ impl Requests {
         let put =
             self.clients().bodies.put_object().bucket(&self.bucket).key(name).if_none_match("*");
         let put = put.set_tagging(tag);
+        let (body, loan) = body.lend();
         // The frame has a checksum of its own.
-        let put = put.body(body.into_stream()).customize().disable_payload_signing();
-        match put.send().await {
+        let sent = put.body(body).customize().disable_payload_signing().send().await;
+        drop(loan);
+        match sent {
             Ok(_) => Ok(Some(Put::Written)),
             Err(error) if is_there_already(&error) => Ok(Some(Put::ThereAlready)),
             Err(error) if knows_no_condition(&error) => {
@@ -187,8 +189,11 @@ impl Requests {
         let NewObject { name, body, tag } = new;
         let put = self.clients().bodies.put_object().bucket(&self.bucket).key(name);
         let had_state = state.is_some();
-        let put = put.set_tagging(tag).set_if_match(state).body(body.into_stream());
-        match put.customize().disable_payload_signing().send().await {
+        let (body, loan) = body.lend();
+        let put = put.set_tagging(tag).set_if_match(state).body(body);
+        let sent = put.customize().disable_payload_signing().send().await;
+        drop(loan);
+        match sent {
             Ok(_) => Ok(Put::Written),
             // Another node wrote it, or erased it, since it was looked at.
             Err(error) if is_there_already(&error) || is_conflict(&error) => Err(StoreError::Busy),
@@ -236,9 +241,12 @@ impl Requests {
         frame::restamp(&mut frame, key, record).map_err(something_else)?;
         let conditional = self.conditional.load(Ordering::Relaxed);
         let put = self.clients().bodies.put_object().bucket(&self.bucket).key(name);
-        let put = put.set_if_match(tag.filter(|_| conditional)).body(ByteStream::from(frame));
+        let (body, loan) = Pieces::from(Bytes::from(frame)).lend();
+        let put = put.set_if_match(tag.filter(|_| conditional)).body(body);
         let put = put.set_tagging(self.tag(record));
-        match put.customize().disable_payload_signing().send().await {
+        let sent = put.customize().disable_payload_signing().send().await;
+        drop(loan);
+        match sent {
             Ok(_) => Ok(()),
             // Another node wrote it, or erased it, since it was read.
             Err(error) if is_there_already(&error) || is_conflict(&error) => Err(StoreError::Busy),
