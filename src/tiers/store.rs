@@ -128,10 +128,11 @@ pub trait TierStore: Send + Sync + 'static {
     }
 
     /// Reports every whole frame found from before a restart, by reading headers only. Stores that
-    /// forget find nothing.
+    /// forget find nothing. Single unreadable headers are passed over; a store that can't be read at
+    /// all is waited for, and its health says so.
     ///
     /// # Errors
-    /// The store can't be read at all; single unreadable headers are passed over.
+    /// The scan did not end: frames that it did not report may be there, and must not be written over.
     fn scan(&self, _found: &mut dyn FnMut(FoundFrame)) -> Result<(), StoreError> {
         Ok(())
     }

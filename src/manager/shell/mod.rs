@@ -138,7 +138,8 @@ impl Shell {
     }
 }
 
-/// Reports what a store holds from before a restart.
+/// Reports what a store holds from before a restart. A tier whose scan failed stays closed: what was not
+/// found would be written over.
 fn scan(store: &dyn TierStore, events: &crossbeam_channel::Sender<Event>) {
     let tier = store.tier();
     let mut frames = 0_u64;
@@ -148,8 +149,15 @@ fn scan(store: &dyn TierStore, events: &crossbeam_channel::Sender<Event>) {
         let _ = events.send(Event::Found { tier, frame: Box::new(frame) });
     });
     match scanned {
-        Ok(()) => tracing::info!(%tier, frames, "scanned what was there from before"),
-        Err(error) => tracing::error!(%tier, %error, "could not scan what was there from before"),
+        Ok(()) => {
+            tracing::info!(%tier, frames, "scanned what was there from before");
+            let _ = events.send(Event::ScanDone { tier });
+        }
+        Err(error) => tracing::error!(
+            %tier,
+            %error,
+            "could not scan what was there from before: the tier takes nothing until the daemon is \
+             started anew"
+        ),
     }
-    let _ = events.send(Event::ScanDone { tier });
 }

@@ -21,6 +21,7 @@ use crate::tiers::hbm::{
     BlockCopy, ClaimedPool, CopiesDone, CopiesEnd, CopyEnd, EngineCame, EnginePool, Exported,
     LentMemory, PagedLayout, Stream,
 };
+use crate::tiers::store::{Done, FoundFrame, StoreError, StoreOp};
 
 /// A device with engines, which end what they were given when the test says so.
 #[derive(Default)]
@@ -267,4 +268,28 @@ async fn residency_is_told_under_the_name_of_who_has_the_number_now() {
     });
     assert_eq!(told, [example().digest(), example().digest(), other.digest()]);
     rig.shell.stop(Duration::ZERO);
+}
+
+/// A store that can't say what it holds.
+struct Unreadable;
+
+impl TierStore for Unreadable {
+    fn tier(&self) -> Tier {
+        Tier::Nvme
+    }
+
+    fn submit(&self, _: StoreOp, _: Done) {
+        unreachable!("nobody writes to a tier that is closed");
+    }
+
+    fn scan(&self, _: &mut dyn FnMut(FoundFrame)) -> Result<(), StoreError> {
+        Err(StoreError::TierLost("as planned".into()))
+    }
+}
+
+#[test]
+fn a_scan_that_failed_opens_no_tier() {
+    let (events, told) = crossbeam_channel::bounded(1);
+    scan(&Unreadable, &events);
+    assert!(told.try_recv().is_err(), "what was not found would be written over");
 }

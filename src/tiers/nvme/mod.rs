@@ -19,6 +19,7 @@ mod queue;
 mod recovery;
 mod ring;
 mod slots;
+mod stall;
 mod stamp;
 mod store;
 mod striped;

@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::fs::FallocateFlags;
 
@@ -46,6 +47,11 @@ pub trait Access: Send + Sync {
 
     fn kernel(&self, kernel: Box<dyn Kernel>) -> Box<dyn Kernel> {
         kernel
+    }
+
+    /// Lets the device be for so long.
+    fn pause(&self, how_long: Duration) {
+        std::thread::sleep(how_long);
     }
 }
 

@@ -11,6 +11,7 @@ use super::home::Home;
 use super::queue::{Bell, Queue};
 use super::ring::{self, Parts};
 use super::slots::{Access, SlotFile};
+use super::stall::Stall;
 use super::superblock::Superblock;
 use super::survey::{self, Survey};
 use super::table::{ChunkTable, Clerk};
@@ -21,6 +22,7 @@ use crate::domain::tier::Tier;
 use crate::domain::units::PAGE_BYTES;
 use crate::tiers::dram::Arena;
 use crate::tiers::frame::FrameHeader;
+use crate::tiers::health::Health;
 use crate::tiers::open::OpenError;
 use crate::tiers::store::{Done, FoundFrame, FrameSpan, Place, StoreError, StoreOp, TierStore};
 use crate::tiers::sync::Syncer;
@@ -49,6 +51,7 @@ pub struct NvmeStore {
     engine: Line,
     stampers: Line,
     syncer: Syncer,
+    stall: Stall,
     /// Holds the folder's lock until the last thread is gone.
     _lock: File,
 }
@@ -102,6 +105,7 @@ impl NvmeStore {
         let syncer = syncer.map_err(no_thread)?;
         let store = Self {
             gate: Gate::new(config.ops_max),
+            stall: Stall::new(home.dir.clone(), access),
             dir: home.dir,
             table,
             arena: Arc::clone(arena),
@@ -203,8 +207,12 @@ impl TierStore for NvmeStore {
         self.syncer.ask(done);
     }
 
+    fn health(&self) -> Health {
+        self.stall.health()
+    }
+
     fn scan(&self, found: &mut dyn FnMut(FoundFrame)) -> Result<(), StoreError> {
-        recovery::scan(&self.dir, &self.slots, &self.table, found)
+        recovery::scan(&self.dir, &self.slots, &self.table, &self.stall, found)
     }
 }
 

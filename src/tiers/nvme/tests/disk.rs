@@ -11,6 +11,7 @@ use crate::domain::units::CHUNK_BYTES;
 use crate::tiers::nvme::home::SLOTS_NAME;
 use crate::tiers::nvme::recovery::{Passed, look_through};
 use crate::tiers::nvme::slots::{Access, SlotFile, Straight};
+use crate::tiers::nvme::stall::Stall;
 use crate::tiers::nvme::superblock::Superblock;
 use crate::tiers::nvme::table::ChunkTable;
 use crate::tiers::nvme::{EngineChoice, open_through};
@@ -94,7 +95,8 @@ fn tells_damage(access: &Arc<dyn Access>) {
         let slots = Straight.slots(Arc::new(file));
         let mut frames = 0;
         let table = Arc::new(ChunkTable::new(&superblock));
-        let passed = look_through(&slots, &table, &mut |_| frames += 1).unwrap();
+        let stall = Stall::new(config.dir.clone(), access);
+        let passed = look_through(&slots, &table, &stall, &mut |_| frames += 1).unwrap();
         assert_eq!(frames, wanted);
         passed
     };

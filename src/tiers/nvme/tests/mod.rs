@@ -6,6 +6,7 @@ mod faults;
 mod folder;
 mod neighbours;
 mod striped;
+mod unread;
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
