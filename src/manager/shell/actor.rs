@@ -304,7 +304,7 @@ impl Actor {
             Effect::AwaitEngine { op, pool } => self.performer.await_engine(op, &self.pools[&pool]),
             Effect::Start(transfer) => {
                 self.under_way += 1;
-                let namespace = self.manager.namespace(transfer.namespace).clone();
+                let namespace = self.entry(transfer.namespace);
                 let pools = &self.pools;
                 let pool = |id: PoolId| Arc::clone(&pools[&id]);
                 Performer::start(&self.performer, transfer, &namespace, pool);

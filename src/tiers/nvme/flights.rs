@@ -101,6 +101,7 @@ struct Piece {
 pub struct Flights {
     cutting: Cutting,
     flights: Vec<Option<Flight>>,
+    free_flights: Vec<usize>,
     pieces: Vec<Option<Piece>>,
     free_pieces: Vec<usize>,
     /// Pieces in flight each way.
@@ -120,10 +121,12 @@ impl Flights {
     pub fn new(cutting: Cutting) -> Self {
         assert!(cutting.pieces_max > 0 && cutting.io_bytes > 0 && cutting.region_bytes > 0);
         let pieces_max = cutting.pieces_max;
+        // Each holds a piece, but for one a way that waits for its first.
+        let flights_max = pieces_max + Way::ALL.len();
         Self {
             cutting,
-            // Each holds a piece, but for one a way that waits for its first.
-            flights: (0..pieces_max + Way::ALL.len()).map(|_| None).collect(),
+            flights: (0..flights_max).map(|_| None).collect(),
+            free_flights: (0..flights_max).rev().collect(),
             pieces: vec![None; pieces_max],
             free_pieces: (0..pieces_max).rev().collect(),
             moving: Default::default(),
@@ -166,7 +169,7 @@ impl Flights {
     /// [`Self::takes`] was not asked.
     pub fn add(&mut self, ticket: Ticket) {
         // A flight holds a piece or waits uncut, and then none was added: so there is room.
-        let index = self.flights.iter().position(Option::is_none).expect("takes was asked");
+        let index = self.free_flights.pop().expect("takes was asked");
         let io = whole(&ticket.op);
         let tickets = vec![ticket];
         self.flights[index] = Some(Flight { tickets, io, cut: 0, pieces: 0, failed: None });
@@ -265,6 +268,7 @@ impl Flights {
         }
         let Flight { mut tickets, failed, .. } =
             self.flights[index].take().expect("it was there above");
+        self.free_flights.push(index);
         match failed {
             None => tickets.into_iter().map(|ticket| (ticket, Ok(()))).collect(),
             Some(_) if tickets.len() > 1 => {
