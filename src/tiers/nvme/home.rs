@@ -259,11 +259,36 @@ fn reopen_direct(path: &Path) -> Result<Option<File>, OpenError> {
     if kind.f_type == libc::TMPFS_MAGIC {
         return Ok(None);
     }
-    // A device whose blocks are larger than a page refuses at the first read.
-    let mut page = Page::zeroed();
-    match file.read_exact_at(page.bytes_mut(), 0) {
-        Ok(()) => Ok(Some(file)),
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(None),
-        Err(error) => Err(OpenError::io("read", path)(error)),
+    Ok(takes_pages(&file).then_some(file))
+}
+
+/// Whether single pages can be read past the page cache: a device whose blocks are larger refuses at the
+/// first read. Any other error is one of that page, and costs what lies there.
+fn takes_pages(slots: &dyn FileExt) -> bool {
+    let read = slots.read_exact_at(Page::zeroed().bytes_mut(), 0);
+    read.err().and_then(|error| error.raw_os_error()) != Some(libc::EINVAL)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A file of which every read ends with the errno.
+    struct Refuses(i32);
+
+    impl FileExt for Refuses {
+        fn read_at(&self, _: &mut [u8], _: u64) -> io::Result<usize> {
+            Err(io::Error::from_raw_os_error(self.0))
+        }
+
+        fn write_at(&self, _: &[u8], _: u64) -> io::Result<usize> {
+            unreachable!("only looks")
+        }
+    }
+
+    #[test]
+    fn a_bad_first_page_is_no_reason_to_read_through_the_cache_or_not_to_start() {
+        assert!(takes_pages(&Refuses(libc::EIO)));
+        assert!(!takes_pages(&Refuses(libc::EINVAL)));
     }
 }
