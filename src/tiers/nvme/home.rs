@@ -1,6 +1,6 @@
 //! The tier's folder: locked for one daemon, holding the slot file and its superblock.
 //!
-//! Never truncates or overwrites a slot file, whatever it finds.
+//! Never makes a slot file shorter than it finds it, and never overwrites one, whatever it finds.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
@@ -66,8 +66,16 @@ impl Home {
         let path = dir.join(SLOTS_NAME);
         let slots =
             private_file().create(true).open(&path).map_err(OpenError::io("open", &path))?;
-        let preallocated = make_room(&slots, &path, config.capacity_bytes)?;
-        if superblock.slot_bytes.len() < chunks {
+        let Room { preallocated, is_new } = make_room(&slots, &path, config.capacity_bytes)?;
+        let is_larger = superblock.slot_bytes.len() < chunks;
+        // Room that a former start made and was cut short by may not be durable either.
+        if is_new || is_larger {
+            // From here on the superblock may name chunks that lie there: a file that a loss of power
+            // leaves shorter is refused.
+            slots.sync_all().map_err(OpenError::io("sync", &path))?;
+            lock.sync_all().map_err(OpenError::io("sync the folder", &dir))?;
+        }
+        if is_larger {
             superblock.slot_bytes.resize(chunks, 0);
             save(&superblock)?;
         }
@@ -220,18 +228,26 @@ fn no_space(path: &Path, needed_bytes: u64, free_bytes: u64) -> OpenError {
     OpenError::NoSpace { what, needed_bytes, free_bytes }
 }
 
-/// Gives the file `capacity_bytes`; false if the file system can't promise the room.
-fn make_room(slots: &File, path: &Path, capacity_bytes: u64) -> Result<bool, OpenError> {
+/// The room of the slot file.
+struct Room {
+    /// Whether the file system has promised it.
+    preallocated: bool,
+    /// Whether some of it was made just now.
+    is_new: bool,
+}
+
+/// Gives the file `capacity_bytes`, as room for good where the file system can promise that.
+fn make_room(slots: &File, path: &Path, capacity_bytes: u64) -> Result<Room, OpenError> {
     let needed_bytes = room_lacking(slots, path, capacity_bytes)?;
     if needed_bytes == 0 {
-        return Ok(true);
+        return Ok(Room { preallocated: true, is_new: false });
     }
     let found = slots.metadata().map_err(OpenError::io("look at", path))?;
     match rustix::fs::fallocate(slots, FallocateFlags::empty(), 0, capacity_bytes) {
-        Ok(()) => Ok(true),
+        Ok(()) => Ok(Room { preallocated: true, is_new: true }),
         Err(rustix::io::Errno::OPNOTSUPP) => {
-            slots.set_len(capacity_bytes).map_err(OpenError::io("grow", path))?;
-            Ok(false)
+            lengthen(slots, capacity_bytes).map_err(OpenError::io("grow", path))?;
+            Ok(Room { preallocated: false, is_new: true })
         }
         Err(errno) => {
             // Gives back what the attempt took: the length before is the length after.
@@ -243,6 +259,11 @@ fn make_room(slots: &File, path: &Path, capacity_bytes: u64) -> Result<bool, Ope
             Err(OpenError::io("grow", path)(errno.into()))
         }
     }
+}
+
+/// Has the file end no sooner than after `capacity_bytes`. One that is longer keeps its length.
+fn lengthen(slots: &File, capacity_bytes: u64) -> io::Result<()> {
+    slots.set_len(capacity_bytes.max(slots.metadata()?.len()))
 }
 
 /// The slot file past the page cache; nothing if the file system has no such way.
@@ -283,6 +304,15 @@ mod tests {
 
         fn write_at(&self, _: &[u8], _: u64) -> io::Result<usize> {
             unreachable!("only looks")
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_longer_than_needed_keeps_its_end() {
+        let file = tempfile::tempfile().unwrap();
+        for (capacity_bytes, length) in [(4096, 4096), (12_288, 12_288), (8192, 12_288)] {
+            lengthen(&file, capacity_bytes).unwrap();
+            assert_eq!(file.metadata().unwrap().len(), length);
         }
     }
 

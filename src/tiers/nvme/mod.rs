@@ -8,7 +8,7 @@
 //!   sync -------> syncer (one flush for all who wait) ------------------------> done
 //! ```
 //! The address space is the file: a place's offset is the file's. Never chooses places, never
-//! evicts, and never truncates what it finds. Several folders, each with all this of its own, make one
+//! evicts, and never shortens what it finds. Several folders, each with all this of its own, make one
 //! tier (`striped`).
 
 mod blocking;
