@@ -11,6 +11,7 @@ use rustix::fs::{FallocateFlags, FlockOperation};
 
 use super::NvmeConfig;
 use super::page::Page;
+use super::slots::Straight;
 use super::superblock::{self, CHUNKS_MAX, Stripe, Superblock};
 use crate::domain::units::{Bytes, CHUNK_BYTES};
 use crate::env;
@@ -49,7 +50,7 @@ impl Home {
         let lock = lock(&dir, FlockOperation::NonBlockingLockExclusive)?;
         let found = judge(config, &dir, chunks)?;
         let save = |block: &Superblock| {
-            block.save(&dir).map_err(OpenError::io("write the superblock in", &dir))
+            block.save(&dir, &Straight).map_err(OpenError::io("write the superblock in", &dir))
         };
         // Ours before the slot file is there, and larger only after it has the room: so a start
         // that fails or is cut short is taken up by the next one. One that stands is left alone: a full

@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -47,6 +48,14 @@ pub trait Access: Send + Sync {
 
     fn kernel(&self, kernel: Box<dyn Kernel>) -> Box<dyn Kernel> {
         kernel
+    }
+
+    /// Has the folder's names outlive a loss of power.
+    ///
+    /// # Errors
+    /// The machine's.
+    fn sync_folder(&self, dir: &Path) -> io::Result<()> {
+        File::open(dir)?.sync_data()
     }
 
     /// Lets the device be for so long.

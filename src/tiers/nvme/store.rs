@@ -89,6 +89,7 @@ impl NvmeStore {
         let (queue, waiting) = Queue::new(config.ops_max, None);
         let mut desk = Clerk {
             dir: home.dir.clone(),
+            access: Arc::clone(access),
             slots: Arc::clone(&slots),
             superblock: home.superblock,
             table: Arc::clone(&table),

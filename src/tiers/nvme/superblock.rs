@@ -13,9 +13,9 @@
 //! 48, stand this folder's index among them and their count, u32 each. A folder alone has version 1.
 //!
 //! All numbers are little-endian. The file is replaced whole, by exchanging it with one beside it, so a
-//! crash leaves the old one or the new one. Never repairs or guesses: what can't be read is refused.
+//! crash leaves the old one or the new one; and none is written over before the exchange is durable. Never repairs or guesses: what can't be read is refused.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
+use super::slots::Access;
 use crate::domain::units::CHUNK_BYTES;
 use crate::tiers::frame::{self, HEADER_SPAN_BYTES};
 use crate::tiers::open::{OpenError, read_plain};
@@ -174,10 +175,14 @@ impl Superblock {
     /// the room for the next: so a disk that is full takes one of the same length.
     ///
     /// # Errors
-    /// The machine's; the old superblock stands then.
-    pub fn save(&self, dir: &Path) -> io::Result<()> {
+    /// The machine's; the folder has the old one or this one then, and may have the other after a loss of
+    /// power.
+    pub fn save(&self, dir: &Path, access: &dyn Access) -> io::Result<()> {
         let (fresh, path) = (fresh_path(dir), dir.join(FILE_NAME));
         let bytes = self.encode();
+        // An exchange before this one may not be durable yet: what is written over here would be the
+        // superblock after a loss of power.
+        access.sync_folder(dir)?;
         // Not truncated: its blocks are written over.
         let file = super::home::private_file().create(true).truncate(false).open(&fresh)?;
         file.write_all_at(&bytes, 0)?;
@@ -189,7 +194,7 @@ impl Superblock {
             Err(Errno::NOENT | Errno::INVAL | Errno::NOSYS) => fs::rename(&fresh, &path)?,
             Err(errno) => return Err(errno.into()),
         }
-        File::open(dir)?.sync_data()
+        access.sync_folder(dir)
     }
 
     /// Sees that there is room for the next [`Superblock::save`], if the disk has any.
@@ -235,6 +240,7 @@ mod tests {
     use std::os::unix::fs::DirEntryExt;
 
     use super::*;
+    use crate::tiers::nvme::slots::Straight;
     use proptest::prelude::*;
 
     fn example() -> Superblock {
@@ -258,17 +264,41 @@ mod tests {
             let entries = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().ino());
             entries.collect::<std::collections::BTreeSet<_>>()
         };
-        example().save(dir.path()).unwrap();
+        example().save(dir.path(), &Straight).unwrap();
         example().keep_room(dir.path());
         let before = files();
         assert_eq!(before.len(), 2);
         for chunk in 0..3 {
             let mut next = example();
             next.slot_bytes[chunk] = 4 << 20;
-            next.save(dir.path()).unwrap();
+            next.save(dir.path(), &Straight).unwrap();
             assert_eq!(Superblock::load(dir.path()).unwrap(), Some(next));
         }
         assert_eq!(files(), before, "two files in turn");
+    }
+
+    /// A folder whose names are not made durable.
+    struct NeverSynced;
+
+    impl Access for NeverSynced {
+        fn sync_folder(&self, _: &Path) -> io::Result<()> {
+            Err(io::Error::from_raw_os_error(libc::EIO))
+        }
+    }
+
+    #[test]
+    fn what_a_loss_of_power_may_bring_back_is_not_written_over() {
+        let dir = tempfile::tempdir().unwrap();
+        example().save(dir.path(), &Straight).unwrap();
+        let next = Superblock { node_id: [7; 16], ..example() };
+        next.save(dir.path(), &Straight).unwrap();
+        let files = || {
+            [FILE_NAME, "nvme.superblock.new"].map(|name| fs::read(dir.path().join(name)).unwrap())
+        };
+        let before = files();
+        assert_eq!(before, [next.encode(), example().encode()]);
+        Superblock::new([5; 16], 4).save(dir.path(), &NeverSynced).unwrap_err();
+        assert_eq!(files(), before, "either may be the superblock");
     }
 
     #[test]

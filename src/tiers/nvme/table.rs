@@ -14,7 +14,7 @@ use crossbeam_channel::Receiver;
 
 use super::page::Page;
 use super::queue::Queue;
-use super::slots::SlotFile;
+use super::slots::{Access, SlotFile};
 use super::superblock::{Superblock, is_slot_length};
 use crate::domain::units::CHUNK_BYTES;
 use crate::tiers::store::{Place, StoreError, StoreOp};
@@ -37,10 +37,14 @@ impl ChunkTable {
         self.slot_bytes.len()
     }
 
-    /// The length of the chunk's slots in bytes; zero when it was never written.
+    /// The length of the chunk's slots in bytes; zero when it was never written, or when nobody knows.
     #[must_use]
     pub fn slot_bytes(&self, chunk: usize) -> u32 {
         self.slot_bytes[chunk].load(Ordering::Acquire)
+    }
+
+    fn set(&self, chunk: usize, slot_bytes: u32) {
+        self.slot_bytes[chunk].store(slot_bytes, Ordering::Release);
     }
 
     /// Whether the chunk of `place` is cut into slots of its length.
@@ -70,7 +74,9 @@ pub fn chunk_of(place: Place) -> usize {
 /// Cuts chunks anew, and sends the writes that waited for it on to the engine.
 pub struct Clerk {
     pub dir: PathBuf,
+    pub access: Arc<dyn Access>,
     pub slots: Arc<dyn SlotFile>,
+    /// The last one that was saved.
     pub superblock: Superblock,
     pub table: Arc<ChunkTable>,
     pub waiting: Receiver<Ticket>,
@@ -91,6 +97,12 @@ impl Clerk {
     fn serve(&mut self, batch: Vec<Ticket>) {
         let cuts = self.new_cuts(&batch);
         let outcome = self.cut(&cuts);
+        if outcome.is_err() {
+            // The disk may have either cut: whatever is written next comes here and settles that.
+            for &chunk in cuts.keys() {
+                self.table.set(chunk, 0);
+            }
+        }
         for ticket in batch {
             match &outcome {
                 Err(error) => ticket.finish(Err(StoreError::Io {
@@ -128,10 +140,10 @@ impl Clerk {
             self.forget(chunk, slot_bytes)?;
             next.slot_bytes[chunk] = slot_bytes;
         }
-        next.save(&self.dir)?;
+        next.save(&self.dir, &*self.access)?;
         self.superblock = next;
         for (&chunk, &slot_bytes) in cuts {
-            self.table.slot_bytes[chunk].store(slot_bytes, Ordering::Release);
+            self.table.set(chunk, slot_bytes);
         }
         Ok(())
     }

@@ -4,7 +4,9 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{config, opened, overwrite};
 use crate::domain::units::CHUNK_BYTES;
@@ -181,6 +183,40 @@ fn a_chunk_cut_anew_forgets_what_was_in_it_for_good() {
         // Cut back: nothing of the first cut may come to life again.
         sample::write(&*store, &arena, SMALL, SMALL.place(0, 1)).unwrap();
         assert_eq!(sample::scan(&*store), [(SMALL.place(0, 1), SMALL.key())]);
+    });
+}
+
+/// A folder whose names are made durable only when the test says so.
+#[derive(Default)]
+struct Unsynced(AtomicBool);
+
+impl Access for Unsynced {
+    fn sync_folder(&self, dir: &Path) -> io::Result<()> {
+        let is_new = Superblock::load(dir).unwrap().unwrap().slot_bytes[0] == LARGE.frame_bytes();
+        if is_new && self.0.load(Ordering::SeqCst) {
+            return Err(io::Error::from_raw_os_error(libc::EIO));
+        }
+        Straight.sync_folder(dir)
+    }
+}
+
+#[test]
+fn a_cut_that_may_not_be_durable_is_made_anew_before_the_next_write() {
+    for_each_engine(|engine| {
+        let (dir, arena) = (tempfile::tempdir().unwrap(), sample::arena());
+        let (config, unsynced) = (config(dir.path(), engine), Arc::new(Unsynced::default()));
+        let (store, _) = open_through(&config, &arena, &(Arc::clone(&unsynced) as _)).unwrap();
+        sample::write(&*store, &arena, SMALL, SMALL.place(0, 7)).unwrap();
+        unsynced.0.store(true, Ordering::SeqCst);
+        // The exchange is done, and the folder shows the new cut.
+        let failed = sample::write(&*store, &arena, LARGE, LARGE.place(0, 0)).unwrap_err();
+        assert!(matches!(failed, StoreError::Io { .. }), "{failed}");
+        let place = SMALL.place(0, 9);
+        sample::write(&*store, &arena, SMALL, place).unwrap_err();
+        unsynced.0.store(false, Ordering::SeqCst);
+        sample::write(&*store, &arena, SMALL, place).unwrap();
+        drop(store);
+        assert_eq!(sample::scan(&*opened(&config, &arena).0), [(place, SMALL.key())]);
     });
 }
 

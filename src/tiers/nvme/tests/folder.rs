@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use super::{CHUNKS, config, opened};
 use crate::domain::units::CHUNK_BYTES;
 use crate::tiers::nvme::home::{SLOTS_NAME, look};
+use crate::tiers::nvme::slots::Straight;
 use crate::tiers::nvme::superblock::{self, Superblock};
 use crate::tiers::nvme::{EngineChoice, NvmeConfig, open};
 use crate::tiers::open::OpenError;
@@ -174,7 +175,7 @@ fn another_nodes_folder_is_refused() {
 #[test]
 fn a_first_start_that_was_cut_short_is_taken_up() {
     let dir = tempfile::tempdir().unwrap();
-    Superblock::new([4; 16], 0).save(dir.path()).unwrap();
+    Superblock::new([4; 16], 0).save(dir.path(), &Straight).unwrap();
     fs::write(dir.path().join(SLOTS_NAME), []).unwrap();
     let (_store, facts) = opened(&config(dir.path(), EngineChoice::Auto), &sample::arena());
     assert_eq!((facts.node_id, facts.capacity_bytes), ([4; 16], CHUNKS * CHUNK_BYTES));

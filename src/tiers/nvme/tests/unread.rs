@@ -193,8 +193,8 @@ fn a_header_that_stays_unreadable_costs_its_own_block() {
     device.bad_offset.store(left.remove(1).offset, Ordering::SeqCst);
     thread::scope(|scope| {
         let scanned = scope.spawn(|| sample::scan(&*store));
-        let paused: Duration = (0..4).map(|_| pauses.next(|| {})).sum();
-        assert!((10..=30).contains(&paused.as_secs()), "{paused:?}");
+        let waited: Duration = (0..4).map(|_| pauses.next(|| {})).sum();
+        assert!((10..=30).contains(&waited.as_secs()), "{waited:?}");
         assert_eq!(scanned.join().unwrap(), found(&left));
     });
 }
