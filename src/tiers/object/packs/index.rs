@@ -60,6 +60,8 @@ pub(super) struct Index {
     parted: VecDeque<(Time, FrameId)>,
     /// Packs that lost frames since they were asked for.
     touched: BTreeSet<Name>,
+    /// Packs that could not be cleared away: not told before all of them are taken up again.
+    put_off: BTreeSet<Name>,
     /// Packs whose frames were moved, and that are to be deleted: where to.
     moved: BTreeMap<Name, Vec<Name>>,
     /// Frames that are on their way into packs of this node's.
@@ -82,6 +84,7 @@ impl Index {
             logs: BTreeMap::new(),
             parted: VecDeque::new(),
             touched: BTreeSet::new(),
+            put_off: BTreeSet::new(),
             moved: BTreeMap::new(),
             reserved: 0,
         }
@@ -174,6 +177,7 @@ impl Index {
     pub fn forget(&mut self, name: &Name, now: Time) {
         let Some(frames) = self.packs.remove(name) else { return };
         self.touched.remove(name);
+        self.put_off.remove(name);
         self.moved.remove(name);
         self.seen.remove(name);
         for (at, frame) in (0..).zip(&frames) {

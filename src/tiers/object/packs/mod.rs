@@ -244,6 +244,13 @@ impl Packs {
         self.look_since(Duration::ZERO).await
     }
 
+    /// The same for who clears away, who is not to be woken by what it knows.
+    async fn look_unheard(&self) -> Result<(), StoreError> {
+        let caught_up = self.feed.catch_up(Duration::ZERO).await;
+        self.publish();
+        caught_up
+    }
+
     async fn look_since(&self, age_max: Duration) -> Result<(), StoreError> {
         let caught_up = self.feed.catch_up(age_max).await;
         self.publish();

@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::Packs;
 use super::format::{self, Head, PackedFrame};
-use super::index::{Duty, Found};
+use super::index::{Duty, Found, Index};
 use super::name::{Holds, Name};
 use crate::env;
 use crate::tiers::frame::{self, HEADER_BYTES};
@@ -22,7 +22,7 @@ use crate::tiers::store::StoreError;
 /// How long the first reason waits for others.
 const GATHER: Duration = Duration::from_secs(1);
 
-/// How often what failed is tried again, and what has no need any more is looked for.
+/// How often what failed is tried again, and changes that nobody needs any more are looked for.
 const AGAIN: Duration = Duration::from_secs(30);
 
 /// How often a clear begins anew because others had moved what it counted on.
@@ -30,15 +30,29 @@ const ROUNDS_MAX: u8 = 8;
 
 /// Clears away whenever it is woken, until the store is gone.
 pub(super) async fn serve(packs: Weak<Packs>, mut woken: mpsc::Receiver<()>) {
+    let (mut again_at, mut fails) = (Instant::now() + AGAIN, false);
     loop {
-        match timeout(AGAIN, woken.recv()).await {
+        match timeout_at(again_at, woken.recv()).await {
             Ok(Some(())) => sleep(GATHER).await,
             Ok(None) => return,
             Err(_) => {}
         }
         let Some(packs) = packs.upgrade() else { return };
-        if let Err(error) = packs.shed().await {
-            tracing::warn!(%error, "packs could not all be cleared away; it is tried again");
+        let is_again = Instant::now() >= again_at;
+        if is_again {
+            again_at = Instant::now() + AGAIN;
+        }
+        // What failed waits, whoever wakes; what is new does not.
+        let cleared =
+            if fails && !is_again { packs.clear_packs().await } else { packs.shed().await };
+        match cleared {
+            Ok(()) => fails &= !is_again,
+            Err(error) if !std::mem::replace(&mut fails, true) => tracing::warn!(
+                %error,
+                "packs could not all be cleared away; it is tried every {} s",
+                AGAIN.as_secs()
+            ),
+            Err(_) => {}
         }
     }
 }
@@ -47,30 +61,40 @@ pub(super) async fn serve(packs: Weak<Packs>, mut woken: mpsc::Receiver<()>) {
 type Moved = (Found, Bytes);
 
 impl Packs {
-    /// Clears away what there is to be.
+    /// Clears away what there is to be, also what could not be before.
     pub(super) async fn shed(&self) -> Result<(), StoreError> {
+        self.with(Index::take_up);
+        let cleared = self.clear_packs().await;
+        cleared.and(self.clear_changes().await)
+    }
+
+    /// Clears away packs but for those that could not be before.
+    async fn clear_packs(&self) -> Result<(), StoreError> {
         let mut ended = Ok(());
         for _ in 0..ROUNDS_MAX {
             if ended.is_err() || !self.with(|index| index.is_untidy()) {
                 break;
             }
             // What others have changed goes along, and what they have moved does not.
-            self.look().await?;
+            if let Err(error) = self.look_unheard().await {
+                self.with(Index::put_off_all);
+                return Err(error);
+            }
             ended = self.clear_all().await;
         }
-        ended.and(self.clear_changes().await)
+        ended
     }
 
-    /// Clears away what is known to need it. What fails is told again, and stops nothing else.
+    /// Clears away what is known to need it. What fails is put off, and stops nothing else.
     async fn clear_all(&self) -> Result<(), StoreError> {
         let (empty, rest): (Vec<Duty>, Vec<Duty>) =
-            self.with(super::index::Index::duties).into_iter().partition(Duty::is_deleted_only);
+            self.with(Index::duties).into_iter().partition(Duty::is_deleted_only);
         let alone = empty.into_iter().map(|duty| vec![duty]);
         let mut ended = Ok(());
         for group in alone.chain(groups(rest, self.options.pack_bytes)) {
             let cleared = self.clear(&group).await;
             if cleared.is_err() {
-                self.postpone(&group);
+                self.with(|index| group.iter().for_each(|duty| index.put_off(duty.pack)));
             }
             ended = ended.and(cleared);
         }
@@ -78,8 +102,8 @@ impl Packs {
         ended
     }
 
-    fn postpone(&self, duties: &[Duty]) {
-        self.with(|index| duties.iter().for_each(|duty| index.postpone(duty.pack)));
+    fn tell_again(&self, duties: &[Duty]) {
+        self.with(|index| duties.iter().for_each(|duty| index.tell_again(duty.pack)));
     }
 
     /// Moves what lives in these packs into one, and deletes them. One that is gone takes along what was
@@ -89,7 +113,7 @@ impl Packs {
         for duty in duties.iter().filter(|duty| !duty.live.is_empty()) {
             let Some(out) = self.take_out(duty).await? else {
                 self.note_gone(&duty.pack).await?;
-                self.postpone(duties);
+                self.tell_again(duties);
                 return Ok(());
             };
             moved.extend(out);
@@ -108,7 +132,7 @@ impl Packs {
     /// Deletes a pack of which nothing is needed any more, if that is still so.
     async fn let_go(&self, duty: &Duty) -> Result<(), StoreError> {
         if !self.are_there(&duty.elsewhere).await? {
-            self.postpone(std::slice::from_ref(duty));
+            self.tell_again(std::slice::from_ref(duty));
             return Ok(());
         }
         self.blobs.delete(&duty.pack.to_string()).await?;
@@ -192,11 +216,15 @@ impl Packs {
             }
             None => self.with(|index| index.spare_logs()),
         };
+        let mut ended = Ok(());
         for name in spare {
-            self.blobs.delete(&name.to_string()).await?;
-            self.with(|index| index.unlogged(&name));
+            let deleted = self.blobs.delete(&name.to_string()).await;
+            if deleted.is_ok() {
+                self.with(|index| index.unlogged(&name));
+            }
+            ended = ended.and(deleted);
         }
-        Ok(())
+        ended
     }
 }
 

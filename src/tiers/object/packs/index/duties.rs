@@ -43,14 +43,32 @@ impl Index {
     /// those with frames whose bytes it promised to make go. Each is told once.
     pub fn duties(&mut self) -> Vec<Duty> {
         let touched = std::mem::take(&mut self.touched);
-        touched.into_iter().filter_map(|name| self.duty(name)).collect()
+        let is_on = |name: &Name| !self.put_off.contains(name);
+        touched.into_iter().filter(is_on).filter_map(|name| self.duty(name)).collect()
     }
 
-    /// It could not be done now.
-    pub fn postpone(&mut self, name: Name) {
+    /// What was thought of it does not hold any more: it is told anew.
+    pub fn tell_again(&mut self, name: Name) {
         if self.has(&name) {
             self.touched.insert(name);
         }
+    }
+
+    /// It could not be done now: it is not told before it is taken up again.
+    pub fn put_off(&mut self, name: Name) {
+        if self.has(&name) {
+            self.put_off.insert(name);
+        }
+    }
+
+    /// Nothing could be done now.
+    pub fn put_off_all(&mut self) {
+        self.put_off.append(&mut self.touched);
+    }
+
+    /// What could not be done is told again.
+    pub fn take_up(&mut self) {
+        self.touched.append(&mut self.put_off);
     }
 
     fn duty(&self, pack: Name) -> Option<Duty> {

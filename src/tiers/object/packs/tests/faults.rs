@@ -18,9 +18,15 @@ pub(super) enum Call {
     Delete,
 }
 
-/// Which calls fail: those whose name has this part.
+/// Which calls fail: those whose name has this part. Counts all that are made.
 #[derive(Clone, Default)]
-pub(super) struct Faults(Arc<Mutex<Vec<(Call, String)>>>);
+pub(super) struct Faults(Arc<Mutex<Known>>);
+
+#[derive(Default)]
+struct Known {
+    fail: Vec<(Call, String)>,
+    made: Vec<(Call, String)>,
+}
 
 impl Faults {
     pub fn around(&self, blobs: Arc<dyn Blobs>) -> Arc<dyn Blobs> {
@@ -28,16 +34,23 @@ impl Faults {
     }
 
     pub fn fail(&self, call: Call, part: &str) {
-        self.0.lock().unwrap().push((call, part.to_owned()));
+        self.0.lock().unwrap().fail.push((call, part.to_owned()));
     }
 
     pub fn heal(&self) {
-        self.0.lock().unwrap().clear();
+        self.0.lock().unwrap().fail.clear();
+    }
+
+    /// How often that was asked of names with this part.
+    pub fn made(&self, call: Call, part: &str) -> usize {
+        let known = self.0.lock().unwrap();
+        known.made.iter().filter(|(made, name)| *made == call && name.contains(part)).count()
     }
 
     fn check(&self, call: Call, name: &str) -> Result<(), StoreError> {
-        let faults = self.0.lock().unwrap();
-        if faults.iter().any(|(fails, part)| *fails == call && name.contains(part)) {
+        let mut known = self.0.lock().unwrap();
+        known.made.push((call, name.to_owned()));
+        if known.fail.iter().any(|(fails, part)| *fails == call && name.contains(part)) {
             return Err(StoreError::TierLost("on purpose".into()));
         }
         Ok(())

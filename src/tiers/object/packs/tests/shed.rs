@@ -1,12 +1,14 @@
 //! Packs that lost frames give their room back, and nobody loses a block by it.
 
 use std::fs;
+use std::time::Duration;
 
 use super::faults::{Call, Faults};
 use super::ground::{Ground, Node, options};
 use super::{ANYWHERE, block, erase, on_both, priority, read_all, restamp, write_all};
 use crate::domain::retention::RetentionRecord;
 use crate::domain::units::Time;
+use crate::env::Stopwatch;
 use crate::tiers::object::packs::PackOptions;
 use crate::tiers::sample;
 use crate::tiers::store::StoreOp;
@@ -38,7 +40,7 @@ fn a_pack_in_which_nothing_lives_goes_by_itself() {
         let mut tries = 0..200;
         while !ground.files('p').is_empty() {
             assert!(tries.next().is_some(), "it stays");
-            std::thread::sleep(std::time::Duration::from_millis(50));
+            std::thread::sleep(Duration::from_millis(50));
         }
         assert_eq!(priority(&ground.node(2), 0), None);
     });
@@ -47,7 +49,7 @@ fn a_pack_in_which_nothing_lives_goes_by_itself() {
 #[test]
 fn what_lives_in_a_pack_that_lost_most_moves_and_is_found_by_who_knew_where_it_was() {
     on_both(|ground| {
-        let late = PackOptions { freshness: std::time::Duration::from_mins(10), ..options(2) };
+        let late = PackOptions { freshness: Duration::from_mins(10), ..options(2) };
         let one = ground.node(1);
         write_all(&one, 0..8);
         let two = ground.node_with(late, |blobs| blobs);
@@ -221,4 +223,34 @@ fn a_pack_that_can_not_be_deleted_holds_up_no_other_and_is_moved_once() {
         assert_eq!((copies(ground, 0), copies(ground, 1)), (0, 1));
         assert_eq!(read_all(&ground.node(2), 0..12), [1, 2, 3, 5, 6, 7]);
     });
+}
+
+#[test]
+fn what_can_not_be_cleared_is_asked_for_now_and_then_and_holds_up_nothing_new() {
+    let ground = Ground::folder();
+    let (one, faults) = ground.node_with_faults(1);
+    write_all(&one, 0..4);
+    let stuck = one.pack_of(0);
+    write_all(&one, 4..8);
+    faults.fail(Call::Delete, &stuck);
+    (0..4).for_each(|number| erase(&one, number).unwrap());
+    let tried = || faults.made(Call::Delete, &stuck);
+    let soon = Duration::from_secs(10);
+    await_that("it is tried", soon, || tried() > 0);
+    std::thread::sleep(Duration::from_millis(200));
+    let before = (tried(), faults.made(Call::List, ""));
+    // Long enough for two more tries, had it woken itself.
+    std::thread::sleep(Duration::from_millis(2_500));
+    assert_eq!((tried(), faults.made(Call::List, "")), before);
+    forget(&one, 4);
+    await_that("another one's bytes go", soon, || copies(&ground, 4) == 0);
+    assert_eq!(tried(), 1);
+}
+
+fn await_that(what: &str, patience: Duration, is_so: impl Fn() -> bool) {
+    let waiting = Stopwatch::start();
+    while !is_so() {
+        assert!(waiting.elapsed() < patience, "{what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
