@@ -4,6 +4,7 @@
 //! Nothing is deleted before what is needed of it lies elsewhere, and whatever was begun and not ended
 //! costs room, never a block.
 
+use std::ops::Range;
 use std::sync::Weak;
 use std::time::Duration;
 
@@ -246,6 +247,10 @@ fn groups(duties: Vec<Duty>, pack_bytes: u64) -> Vec<Vec<Duty>> {
 }
 
 /// The frames of a pack's bytes, with the records that count. A damaged one serves nobody: it stays behind.
+///
+/// They keep at most twice their own bytes in memory until they are written: of a pack of which less than
+/// half lives they are copied out. So a group of packs keeps twice what is written anew, however many they
+/// are, and beside it the one that is being read.
 fn whole_frames(mut bytes: Vec<u8>, live: Vec<Found>) -> Vec<Moved> {
     let mut whole = Vec::with_capacity(live.len());
     for found in live {
@@ -260,6 +265,66 @@ fn whole_frames(mut bytes: Vec<u8>, live: Vec<Found>) -> Vec<Moved> {
         });
         whole.extend(span.filter(|_| kept).map(|span| (found, span)));
     }
+    let kept_bytes: usize = whole.iter().map(|(_, span)| span.len()).sum();
+    if kept_bytes * 2 < bytes.capacity() {
+        bytes = gathered(&bytes, kept_bytes, &mut whole);
+    }
     let bytes = Bytes::from(bytes);
     whole.into_iter().map(|(found, span)| (found, bytes.slice(span))).collect()
+}
+
+/// These spans' bytes, one behind the other, where they are told to lie from here on.
+fn gathered(bytes: &[u8], kept_bytes: usize, spans: &mut [(Found, Range<usize>)]) -> Vec<u8> {
+    let mut kept = Vec::with_capacity(kept_bytes);
+    for (_, span) in spans {
+        let at = kept.len();
+        kept.extend_from_slice(&bytes[span.clone()]);
+        *span = at..kept.len();
+    }
+    kept
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::format::{FrameId, Version};
+    use super::*;
+    use crate::tiers::frame::FrameHeader;
+    use crate::tiers::sample::Sample;
+
+    /// A pack of eight frames, and these of them.
+    fn taken_out(live: Range<u32>) -> Vec<Moved> {
+        let block = |number| Sample { number, payload_bytes: 20_000 };
+        let pack: Vec<u8> = (0..8).flat_map(|number| block(number).bytes()).collect();
+        let found = |number| {
+            let bytes = block(number).bytes();
+            let (at, header) = (bytes.len() as u64, FrameHeader::decode(&bytes).unwrap());
+            let pack = Name::new([1; 16], 7, Holds::Frames, 1);
+            let (id, version) = (FrameId([0; 16]), Version(0));
+            let bytes = u32::try_from(at).unwrap();
+            Found { pack, id, version, at: at * u64::from(number), bytes, header }
+        };
+        let moved = whole_frames(pack, live.clone().map(found).collect());
+        for (number, (_, bytes)) in live.zip(&moved) {
+            assert_eq!(bytes[..], block(number).bytes());
+        }
+        moved
+    }
+
+    /// The bytes that the frames keep in memory, which they lie in.
+    fn kept_bytes(moved: Vec<Moved>) -> usize {
+        let mut frames = moved.into_iter().map(|(_, bytes)| bytes);
+        let first = frames.next().unwrap();
+        frames.for_each(drop);
+        // The last one that holds a buffer is given all of it.
+        Vec::from(first.try_into_mut().unwrap()).capacity()
+    }
+
+    #[test]
+    fn what_lives_in_a_pack_keeps_twice_its_own_bytes_in_memory_at_most() {
+        for live in [0..1, 0..3, 0..4, 0..8] {
+            let bytes = taken_out(live.clone()).iter().map(|(_, bytes)| bytes.len()).sum::<usize>();
+            assert!(kept_bytes(taken_out(live.clone())) <= 2 * bytes, "{live:?}");
+        }
+        taken_out(3..6);
+    }
 }
