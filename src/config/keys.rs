@@ -242,7 +242,8 @@ pub const KEYS: &[Key] = &[
         "object.requests_max",
         count(1, 1024),
         "64",
-        "Requests to the object store that are under way at once.",
+        "Requests to the object store that are under way at once, for what is read, written and \
+         erased. Up to 256 for headers and lists, which lookups wait for, come on top.",
     ),
     key(
         "object.endpoint",

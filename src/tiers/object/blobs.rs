@@ -47,7 +47,8 @@ pub(super) trait Blobs: Send + Sync + 'static {
         self.put(name, body)
     }
 
-    /// The object's first bytes: no fewer than asked for.
+    /// The object's first bytes: as many as asked for, or all of a shorter one. More than that come from a
+    /// server that knows no ranges.
     fn head<'a>(&'a self, name: &'a str, bytes: u64) -> Answer<'a, Vec<u8>>;
 
     /// Fetches pieces of one object, by one request, into the arena. They lie one behind the other in

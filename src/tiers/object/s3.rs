@@ -2,7 +2,7 @@
 //!
 //! A frame goes from the arena to the socket and from the socket to the arena; nothing keeps it in
 //! between. Never answers a write while a connection may still read the frame, and never lets more
-//! requests run than the options say.
+//! requests for frames run than the options say; those for headers and lists have turns of their own.
 
 mod attempts;
 mod blobs;

@@ -141,8 +141,12 @@ impl Index {
     pub fn scattered_logs(&self) -> Option<(Vec<Name>, Vec<Change>)> {
         let with_few = self.logs.iter().filter(|(_, changes)| changes.len() < FEW);
         let names: Vec<Name> = with_few.map(|(name, _)| *name).collect();
+        // Asked first: what is needed is much to look up while others wait.
+        if names.len() <= LOGS_MAX {
+            return None;
+        }
         let needed = names.iter().flat_map(|name| self.needed(name)).collect();
-        (names.len() > LOGS_MAX).then_some((names, needed))
+        Some((names, needed))
     }
 
     /// Those of an object's changes that none that is stored outdoes: the newest one may not be yet. One
