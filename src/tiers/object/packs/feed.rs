@@ -55,10 +55,15 @@ struct Lists {
     found: BTreeMap<Writer, Vec<String>>,
     failed: BTreeSet<Writer>,
     error: Option<StoreError>,
+    /// Writers whose folder is not there any more, and had nothing new.
+    gone: BTreeSet<Writer>,
 }
 
 impl Lists {
     fn take(&mut self, writer: Writer, list: Result<Vec<String>, StoreError>) {
+        if list.as_ref().map_or(true, |names| !names.is_empty()) {
+            self.gone.remove(&writer);
+        }
         match list {
             Ok(names) => drop(self.found.insert(writer, names)),
             Err(error) => {
@@ -121,6 +126,7 @@ impl Feed {
         let listed = lists.error.map_or(Ok(()), Err);
         let names = state.new_names(lists.found);
         let read = self.read_all(state, names).await;
+        self.drop_gone(state, &lists.gone);
         if is_own_listed {
             let own = state.writers.get(&self.own);
             self.log.seen(own.and_then(Place::greatest), self.clock.now());
@@ -153,7 +159,14 @@ impl Feed {
         let (folders, of_known) = join(self.blobs.list(FOLDER, ""), listing).await;
         let mut lists = Lists::default();
         let fresh = match folders {
-            Ok(folders) => state.fresh(folders),
+            Ok(folders) => {
+                lists.gone = known.iter().copied().collect();
+                let there = folders.iter().filter_map(|folder| name::writer_of(&folder.name));
+                there.for_each(|writer| {
+                    lists.gone.remove(&writer);
+                });
+                state.fresh(folders)
+            }
             Err(error) => {
                 lists.error = Some(error);
                 Vec::new()
@@ -164,6 +177,17 @@ impl Feed {
         let all = known.into_iter().chain(fresh).zip(of_known.into_iter().chain(of_fresh));
         all.for_each(|(writer, list)| lists.take(writer, list));
         lists
+    }
+
+    /// Lists those no more of whom nothing is left: a node without a disk is another one after each start.
+    /// Whoever comes back has a folder again, which is read from its beginning.
+    fn drop_gone(&self, state: &mut State, gone: &BTreeSet<Writer>) {
+        for writer in gone.iter().filter(|writer| **writer != self.own) {
+            let waits = state.writers.get(writer).is_some_and(Place::waits);
+            if !waits && !self.with(|index| index.has_of(*writer)) {
+                state.writers.remove(writer);
+            }
+        }
     }
 
     async fn list_of(&self, writer: Writer, place: &Place) -> Result<Vec<String>, StoreError> {

@@ -94,6 +94,12 @@ impl Index {
         self.packs.contains_key(name)
     }
 
+    /// Whether a pack of this writer is known.
+    pub fn has_of(&self, writer: Writer) -> bool {
+        let (first, last) = (Name { writer, ..FIRST }, Name { writer, ..LAST });
+        self.packs.range(first..=last).next().is_some()
+    }
+
     /// Packs and frames that are known.
     pub fn counts(&self) -> (usize, usize) {
         (self.packs.len(), self.spots.len())

@@ -31,6 +31,11 @@ impl Place {
         missed.max(Some(self.last))
     }
 
+    /// Whether something is still to be read.
+    pub fn waits(&self) -> bool {
+        !self.missed.is_empty()
+    }
+
     pub fn has_read(&self, name: &Name) -> bool {
         self.read.contains(name)
     }

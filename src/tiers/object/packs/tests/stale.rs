@@ -173,3 +173,27 @@ fn a_folder_that_can_not_be_listed_hides_no_other_ones_news() {
         assert!(erase(&two, 0).is_err());
     });
 }
+
+/// As that of a node without a disk, which has another one after each start.
+#[test]
+fn a_folder_that_is_gone_is_listed_no_more_and_is_found_when_it_is_back() {
+    on_both(|ground| {
+        let (nine, (two, faults)) = (ground.node(9), ground.node_with_faults(2));
+        let folder = "09".repeat(16);
+        let listed = || faults.made(Call::List, &folder);
+        write_all(&nine, 0..4);
+        assert_eq!(priority(&two, 0), Some(35));
+        drop(nine);
+        fs::remove_dir_all(ground.root.join("v1/packs").join(&folder)).unwrap();
+        let before = listed();
+        assert_eq!(priority(&two, 8), None);
+        assert!(listed() > before, "its packs are known and may be back");
+        ground.handle.block_on(two.store.packs.sweep()).unwrap();
+        assert_eq!(priority(&two, 8), None);
+        let before = listed();
+        assert_eq!(priority(&two, 8), None);
+        assert_eq!(listed(), before);
+        write_all(&ground.node(9), 4..8);
+        assert_eq!(read_all(&two, 4..8).len(), 4);
+    });
+}
