@@ -13,6 +13,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use super::breaker::{Breaker, Heard};
+use super::refused::is_refused;
 use crate::domain::units::Time;
 use crate::env::{self, Clock, SystemClock};
 use crate::tiers::health::{Health, Refuses};
@@ -121,6 +122,8 @@ impl Guard {
             Ok(_) | Err(StoreError::Missing(_) | StoreError::Corrupt(_)) => {
                 return self.worked(way);
             }
+            // It answers others.
+            Err(error) if is_refused(error) => return self.worked(way),
             Err(error @ StoreError::TierLost(_)) => (Heard::Lost, error),
             Err(error) => (Heard::Failed, error),
         };

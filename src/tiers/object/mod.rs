@@ -13,6 +13,7 @@ mod guard;
 mod lent;
 mod packs;
 mod question;
+mod refused;
 mod s3;
 mod target;
 

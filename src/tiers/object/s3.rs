@@ -8,6 +8,7 @@ mod attempts;
 mod blobs;
 mod body;
 mod connect;
+mod denial;
 mod errors;
 mod get;
 mod limiter;
@@ -110,6 +111,7 @@ impl S3Store {
             clock: SystemClock::start(),
             conditional: AtomicBool::new(true),
             ranges: AtomicBool::new(true),
+            rights: denial::Rights::default(),
             guard: Guard::new(),
         });
         let asked = Arc::downgrade(&requests);
@@ -193,6 +195,7 @@ struct Requests {
     /// Whether the store knows `If-None-Match`, and ranges; some S3 look-alikes don't.
     conditional: AtomicBool,
     ranges: AtomicBool,
+    rights: denial::Rights,
     guard: Arc<Guard>,
 }
 

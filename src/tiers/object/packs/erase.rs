@@ -29,6 +29,9 @@ impl Packs {
         let changes: Vec<Change> =
             packed.iter().filter(goes).map(|found| erased(key, why, found)).collect();
         self.apply(&changes);
+        if why != Erasure::ForRoom {
+            self.with(|index| index.note_erased(key, why == Erasure::Promised));
+        }
         let saved = self.save_erased(key, changes);
         // What nobody packed was looked at before by who wants its room.
         let asks = why == Erasure::ForRoom && !packed.is_empty();

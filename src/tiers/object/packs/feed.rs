@@ -5,6 +5,7 @@
 //! once and passed over. Never says that it looked when a folder or a head could not be read.
 
 mod place;
+mod refused;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,6 +22,7 @@ use super::name::{self, Name, Writer};
 use super::{FOLDER, same_for_all};
 use crate::env::{Clock, SystemClock};
 use crate::tiers::object::blobs::{Blobs, Listed};
+use crate::tiers::object::refused::is_refused_alone;
 use crate::tiers::store::StoreError;
 
 use place::Place;
@@ -47,6 +49,7 @@ struct State {
     /// Whether somebody was told that not all can be listed, and that packs are passed over.
     is_told: bool,
     is_told_full: bool,
+    is_told_refused: bool,
 }
 
 /// What the folders have, as far as they could be listed.
@@ -213,13 +216,17 @@ impl Feed {
         ended
     }
 
-    /// Without those that this run wrote, or is writing.
+    /// Without those that this run wrote or is writing, and those that are known.
     fn unknown(&self, state: &mut State, names: Vec<Name>) -> Vec<Name> {
         let mut unknown = Vec::with_capacity(names.len());
         for name in names {
             match self.log.origin(&name) {
                 Origin::Stored => state.place(&name).note_read(name),
                 Origin::UnderWay => {}
+                // All was read before, and is looked through again.
+                Origin::Foreign if self.with(|index| index.has(&name)) => {
+                    state.place(&name).note_read(name);
+                }
                 Origin::Foreign => unknown.push(name),
             }
         }
@@ -261,6 +268,9 @@ impl Feed {
                 state.complain(&why, "(it is passed over)");
                 state.place(&name).pass_over(name);
                 return Ok(());
+            }
+            Err(error) if is_refused_alone(&error) => {
+                return self.keep_refused(state, &name, error);
             }
             Err(error) => {
                 state.complain(&name.to_string(), &format!("can't be read now: {error}"));
@@ -305,7 +315,7 @@ impl State {
         let mut names = Vec::new();
         for (writer, texts) in listed {
             let place = self.writers.entry(writer).or_default();
-            names.extend(place.take_missed());
+            names.extend(place.missed());
             let mut foreign = Vec::new();
             for text in texts {
                 match Name::parse(writer, &text) {

@@ -4,6 +4,7 @@
 //! have read the same objects answer the same.
 
 mod duties;
+mod hidden;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -42,6 +43,7 @@ struct Known {
 }
 
 pub(super) use duties::Duty;
+use hidden::Hidden;
 
 pub(super) struct Index {
     own: Writer,
@@ -49,8 +51,9 @@ pub(super) struct Index {
     packs: BTreeMap<Name, Vec<PackedFrame>>,
     /// When each pack was last seen to be there.
     seen: BTreeMap<Name, Time>,
-    /// Whether there are packs that are not known for want of room.
+    /// Whether there are packs that are not known, for want of room or since they are refused.
     is_blind: bool,
+    hidden: Hidden,
     /// Each frame by its block's key.
     spots: BTreeSet<(Key, Name, u32)>,
     changes: BTreeMap<FrameId, Known>,
@@ -79,6 +82,7 @@ impl Index {
             packs: BTreeMap::new(),
             seen: BTreeMap::new(),
             is_blind: false,
+            hidden: Hidden::default(),
             spots: BTreeSet::new(),
             changes: BTreeMap::new(),
             logs: BTreeMap::new(),
@@ -131,6 +135,7 @@ impl Index {
             || frames.iter().any(|frame| self.lies_somewhere(frame));
         if is_known {
             self.add(name, frames, now);
+            self.unhide(&name, now);
         } else {
             self.is_blind = true;
         }
@@ -318,12 +323,15 @@ fn outdoes(one: &Change, other: &Change) -> bool {
     }
 }
 
+/// The bit of a version from which on it counts; those below are drawn.
+const COUNTED_FROM: u32 = 24;
+
 impl Version {
     /// The one after it. Nodes that change one record at once draw different ones.
     pub fn next(self) -> Self {
         let [one, two, three] = env::random_bytes();
         let drawn = u64::from_le_bytes([one, two, three, 0, 0, 0, 0, 0]);
-        Self((((self.0 >> 24) + 1) << 24) | drawn)
+        Self((((self.0 >> COUNTED_FROM) + 1) << COUNTED_FROM) | drawn)
     }
 }
 

@@ -325,9 +325,10 @@ impl Packs {
         }
         let stale = found.iter().filter(|found| found.header.meta.record != *record);
         let what = What::Record(*record);
-        let changes: Vec<Change> = stale
-            .map(|found| Change { id: found.id, key, version: found.version.next(), what })
-            .collect();
+        let changes: Vec<Change> = self.with(|index| {
+            let next = |found: &Found| index.after(found.version);
+            stale.map(|found| Change { id: found.id, key, version: next(found), what }).collect()
+        });
         let saved = if changes.is_empty() { Ok(()) } else { self.changes.save(changes).await };
         ticket.finish(saved);
     }

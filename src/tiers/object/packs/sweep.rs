@@ -1,5 +1,5 @@
 //! Looks now and then whether the packs that are known are still there: a lifecycle rule, another node or
-//! an operator deletes them without a word.
+//! an operator deletes them without a word. And whether those are given again that were refused.
 //!
 //! One LIST of each folder, and one HEAD for each pack that it does not show. Deletes nothing, and
 //! forgets no pack before what may have been moved out of it was looked for.
@@ -12,6 +12,7 @@ use futures_util::future::join_all;
 use tokio::time::sleep;
 
 use super::Packs;
+use super::index::Index;
 use super::name::{self, Name, Writer};
 use crate::tiers::object::guard::jittered;
 use crate::tiers::store::StoreError;
@@ -31,9 +32,17 @@ pub(super) async fn serve(packs: Weak<Packs>, every: Duration) {
 }
 
 impl Packs {
-    /// Forgets packs that are gone.
+    /// Forgets packs that are gone, and reads those that are given again.
     pub(super) async fn sweep(&self) -> Result<(), StoreError> {
         let mut ended = Ok(());
+        if self.feed.ask_for_refused().await {
+            ended = self.look().await;
+        }
+        let late = self.with(Index::take_late);
+        if !late.is_empty() {
+            // What can't be written is owed, and written later.
+            ended = ended.and(self.changes.save(late).await);
+        }
         let mut unlisted = Vec::new();
         for (writer, known) in self.with(|index| index.names()) {
             match self.unlisted(writer, known).await {

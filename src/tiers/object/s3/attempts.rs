@@ -28,13 +28,17 @@ pub(super) struct Errand {
     pub verb: &'static str,
     /// A lookup waits for it: it does not queue behind whole frames.
     pub is_short: bool,
+    /// A denial may be this object's own.
+    pub reads_an_object: bool,
 }
 
-pub(super) const LOOK: Errand = Errand { way: Way::Read, verb: "look at", is_short: true };
+pub(super) const LOOK: Errand =
+    Errand { way: Way::Read, verb: "look at", is_short: true, reads_an_object: true };
 /// Lookups wait for it as well.
-pub(super) const LIST: Errand = Errand { verb: "list", ..LOOK };
-pub(super) const READ: Errand = Errand { way: Way::Read, verb: "read", is_short: false };
-pub(super) const WRITE: Errand = Errand { way: Way::Write, verb: "write", is_short: false };
+pub(super) const LIST: Errand = Errand { verb: "list", reads_an_object: false, ..LOOK };
+pub(super) const READ: Errand = Errand { verb: "read", is_short: false, ..LOOK };
+pub(super) const WRITE: Errand =
+    Errand { way: Way::Write, verb: "write", is_short: false, reads_an_object: false };
 pub(super) const RESTAMP: Errand = Errand { verb: "write a record to", ..WRITE };
 pub(super) const ERASE: Errand = Errand { verb: "erase", ..WRITE };
 
@@ -105,6 +109,7 @@ impl Requests {
         loop {
             let late = || Err(errors::too_late(errand.verb, self.op_timeout));
             let result = timeout_at(deadline, once()).await.unwrap_or_else(|_| late());
+            let result = self.judged(errand, result).await;
             let again = attempt < attempts
                 && result.as_ref().is_err_and(is_worth_another)
                 && Instant::now() + pause < deadline;

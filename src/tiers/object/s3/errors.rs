@@ -7,6 +7,7 @@ use std::time::Duration;
 use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata};
 use aws_sdk_s3::primitives::ByteStreamError;
 
+use super::super::refused::refused;
 use super::{Coded, Failure};
 use crate::tiers::store::StoreError;
 
@@ -27,6 +28,19 @@ const LOST: [(&str, &str); 11] = [
 ];
 const ELSEWHERE: &str = "the bucket is in another region: mend object.region";
 const RENEW: &str = "renew the credentials: they are looked up again by themselves";
+
+/// Answers that are about one object only, and what the operator does about them.
+/// Source: Amazon S3 API reference, "List of error codes"; AWS KMS API reference, "Decrypt".
+const REFUSED: [(&str, &str); 4] = [
+    (
+        "InvalidObjectState",
+        "it lies in an archive class: restore it, and have no rule move objects of this prefix there",
+    ),
+    ("KMS.DisabledException", ENABLE),
+    ("KMS.KMSInvalidStateException", ENABLE),
+    ("KMS.NotFoundException", "the key is gone that it was encrypted with: delete the object"),
+];
+const ENABLE: &str = "enable the key that it was encrypted with";
 
 const GRANT: &str = "; grant s3:GetObject, s3:PutObject and s3:DeleteObject on the objects and s3:ListBucket \
      on the bucket";
@@ -63,6 +77,11 @@ pub fn failed<E: Coded>(verb: &str, name: &str, error: &Failure<E>) -> StoreErro
         (code, _) if lost(code).is_some() => {
             let remedy = lost(code).unwrap_or_default();
             StoreError::TierLost(format!("{}: {code} ({remedy})", what()))
+        }
+        // A write says nothing of one object: its key is the bucket's.
+        (code, _) if refused_for(code).is_some() && matches!(verb, "look at" | "read") => {
+            let remedy = refused_for(code).unwrap_or_default();
+            refused(what(), format!("{code} ({remedy})"), true)
         }
         (code, _) if BUSY.contains(&code) => StoreError::Busy,
         (_, Some(429 | 503)) => StoreError::Busy,
@@ -127,6 +146,10 @@ pub fn causes(error: &(dyn Error + 'static)) -> String {
 
 fn lost(code: &str) -> Option<&'static str> {
     LOST.iter().find(|(name, _)| *name == code).map(|(_, remedy)| *remedy)
+}
+
+fn refused_for(code: &str) -> Option<&'static str> {
+    REFUSED.iter().find(|(name, _)| *name == code).map(|(_, remedy)| *remedy)
 }
 
 /// Whether the connection broke under the request: perhaps for what was sent on it before.

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 
 use crate::tiers::object::blobs::{Answer, Blobs, Listed, Piece};
+use crate::tiers::object::refused::refused;
 use crate::tiers::store::StoreError;
 
 /// What may fail.
@@ -14,6 +15,8 @@ pub(super) enum Call {
     /// What is put is stored, and nobody hears of it.
     PutAnswer,
     Head,
+    /// Is refused by itself, as what lies in an archive.
+    HeadAlone,
     List,
     Delete,
 }
@@ -51,7 +54,10 @@ impl Faults {
         let mut known = self.0.lock().unwrap();
         known.made.push((call, name.to_owned()));
         if known.fail.iter().any(|(fails, part)| *fails == call && name.contains(part)) {
-            return Err(StoreError::TierLost("on purpose".into()));
+            return Err(match call {
+                Call::HeadAlone => refused("read".into(), "on purpose".into(), true),
+                _ => StoreError::TierLost("on purpose".into()),
+            });
         }
         Ok(())
     }
@@ -74,6 +80,7 @@ impl Blobs for Faulty {
     fn head<'a>(&'a self, name: &'a str, bytes: u64) -> Answer<'a, Vec<u8>> {
         Box::pin(async move {
             self.faults.check(Call::Head, name)?;
+            self.faults.check(Call::HeadAlone, name)?;
             self.blobs.head(name, bytes).await
         })
     }

@@ -7,6 +7,7 @@ mod faults;
 mod fleet;
 mod ground;
 mod outage;
+mod refused;
 mod room;
 mod shed;
 mod stale;

@@ -110,6 +110,32 @@ fn a_bucket_that_may_only_be_read_serves_reads() {
 }
 
 #[test]
+fn an_object_that_is_refused_by_itself_is_no_outage_and_a_refusal_of_all_is() {
+    for (code, said) in [
+        (S3ErrorCode::AccessDenied, "AccessDenied"),
+        (S3ErrorCode::InvalidObjectState, "restore it"),
+    ] {
+        let (server, arena) = (Server::start(), sample::arena());
+        let store = hasty_store(&server, server.port(), &arena);
+        sample::write(&store, &arena, BLOCK, ANYWHERE).unwrap();
+        server.becomes(Mood::RefusesObjects(vec![object_name(BLOCK.key())], code));
+        for _ in 0..30 {
+            let error = sample::read(&store, &arena, BLOCK, ANYWHERE).unwrap_err();
+            assert!(error.to_string().contains(said), "{error}");
+            sample::peek(&store, BLOCK).unwrap_err();
+        }
+        assert_eq!(store.health(), Health::Well);
+        server.becomes(Mood::Refuses(S3ErrorCode::AccessDenied));
+        // What was answered a moment ago counts for a second.
+        let waiting = Stopwatch::start();
+        while store.health() == Health::Well {
+            sample::read(&store, &arena, BLOCK, ANYWHERE).unwrap_err();
+            assert!(waiting.elapsed() < PATIENCE);
+        }
+    }
+}
+
+#[test]
 fn writes_wait_for_the_one_that_tries_whether_the_store_takes_them() {
     let (server, arena) = (Server::start(), sample::arena());
     let store = hasty_store(&server, server.port(), &arena);

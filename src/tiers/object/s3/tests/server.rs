@@ -26,6 +26,8 @@ pub(in crate::tiers::object) enum Mood {
     RefusesWrites(S3ErrorCode),
     /// Refuses all but every third.
     RefusesMost(S3ErrorCode),
+    /// Refuses objects whose names have one of these parts.
+    RefusesObjects(Vec<String>, S3ErrorCode),
     /// Takes requests and never answers.
     Silent,
 }
@@ -47,6 +49,12 @@ impl S3Access for Door {
             Mood::RefusesWrites(code) if writes => return Err(S3Error::new(code)),
             Mood::RefusesMost(code) if !number.is_multiple_of(3) => return Err(S3Error::new(code)),
             Mood::Refuses(code) => return Err(S3Error::new(code)),
+            Mood::RefusesObjects(parts, code) => {
+                let (_, name) = cx.s3_path().as_object().unwrap_or_default();
+                if parts.iter().any(|part| name.contains(part)) {
+                    return Err(S3Error::new(code));
+                }
+            }
             Mood::Silent => std::future::pending().await,
             Mood::Well | Mood::RefusesWrites(_) | Mood::RefusesMost(_) => {}
         }
