@@ -242,8 +242,7 @@ pub const KEYS: &[Key] = &[
         "object.requests_max",
         count(1, 1024),
         "64",
-        "Requests to the object store that are under way at once, for what is read, written and \
-         erased. Up to 256 for headers and lists, which lookups wait for, come on top.",
+        "Requests to it under way at once. Up to 256 for headers and lists come on top.",
     ),
     key(
         "object.endpoint",
