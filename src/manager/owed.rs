@@ -1,8 +1,9 @@
-//! Objects that were promised to be erased and could not be: tried again until they are gone.
+//! Objects that are to be erased: under way, and owed where the store did not do it.
 //!
-//! Keeps a bounded number of them in line, and has a bounded number erased at a time, none while the
-//! store takes no writes. What finds the line full is erased by whoever finds it in the store. Never
-//! tries anything but promises again.
+//! Keeps a bounded number of them in line, and has a bounded number erased again at a time, none while
+//! the store takes no writes. What was promised and finds the line full is erased by whoever finds it in
+//! the store. What only makes room is not begun while too much is to be erased: the tier would hold more
+//! than it says.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -29,12 +30,16 @@ impl Manager {
         self.out.push(Effect::Erase { tier: Tier::Object, place: None, key, why });
     }
 
-    /// The end of that. A promise that could not be kept is kept later.
+    /// Whether so much is to be erased that nothing goes for the sake of room.
+    pub(super) fn owes_room(&self, tier: Tier) -> bool {
+        tier == Tier::Object && self.erasing.len() >= self.config.rewrites.erasing_max
+    }
+
+    /// The end of that. What could not be done is done later.
     pub(super) fn object_erased(&mut self, key: Key, done: bool) {
         self.owed.under_way.remove(&key);
         let limits = self.config.rewrites;
-        let is_promised = self.erasing.get(&key) == Some(&Erasure::Promised);
-        if !done && is_promised && self.owed.line.len() < limits.queued_max {
+        if !done && self.owed.line.len() < limits.queued_max {
             self.owed.line.push_back((self.now + limits.retry_delay, key));
         } else {
             self.erasing.remove(&key);
@@ -49,8 +54,9 @@ impl Manager {
         while self.owed.under_way.len() < self.config.rewrites.under_way_max
             && let Some((_, key)) = self.owed.line.pop_front_if(|(due, _)| *due <= self.now)
         {
+            let why = self.erasing.get(&key).copied().unwrap_or(Erasure::Promised);
             self.owed.under_way.insert(key);
-            self.erase_object(key, Erasure::Promised);
+            self.erase_object(key, why);
         }
     }
 
@@ -66,7 +72,7 @@ impl Manager {
     pub(super) fn check_owed(&self) -> Result<(), String> {
         let owed = self.owed.line.iter().map(|(_, key)| key).chain(&self.owed.under_way);
         for key in owed {
-            if self.erasing.get(key) != Some(&Erasure::Promised) {
+            if !self.erasing.contains_key(key) {
                 return Err(format!("{key} is to be erased, and may be written meanwhile"));
             }
         }

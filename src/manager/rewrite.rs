@@ -30,6 +30,8 @@ pub struct RewriteLimits {
     pub under_way_max: usize,
     /// Blocks in line. Those that find it full are looked for when it is half empty.
     pub queued_max: usize,
+    /// Objects to be erased, from which number on none goes to make room.
+    pub erasing_max: usize,
 }
 
 impl Default for RewriteLimits {
@@ -39,6 +41,7 @@ impl Default for RewriteLimits {
             retry_delay: Duration::from_secs(30),
             under_way_max: 128,
             queued_max: 65_536,
+            erasing_max: 4096,
         }
     }
 }

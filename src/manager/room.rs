@@ -83,6 +83,9 @@ impl Manager {
     /// Starts one copy of this class on its way out, for the sake of who waits if that is known. False
     /// if none may go.
     pub(super) fn evict_one(&mut self, tier: Tier, class: usize, newcomer: Option<&Want>) -> bool {
+        if self.owes_room(tier) {
+            return false;
+        }
         // Nobody waits for what is copied ahead of need.
         let job = newcomer.map(|want| want.job);
         let is_needed = !matches!(job, Some(Job::Fill { class, .. }) if class != Class::Demand);

@@ -122,6 +122,11 @@ pub trait TierStore: Send + Sync + 'static {
         told(Err(StoreError::Missing(format!("{key}: this store is not asked by key"))));
     }
 
+    /// How many erasures it takes at a time without keeping others waiting.
+    fn erasures_max(&self) -> usize {
+        64
+    }
+
     /// How the store is. Stores that can't tell are well.
     fn health(&self) -> Health {
         Health::Well

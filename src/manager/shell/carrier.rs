@@ -9,13 +9,12 @@ use std::time::Duration;
 
 use crossbeam_channel::Receiver;
 use tokio::runtime;
-use tokio::sync::Semaphore;
 
-use super::ERASES_MAX;
 use super::complaints::Complaints;
 use super::perform::Performer;
 use super::sealing::SealThreads;
 use super::staging::Staging;
+use super::upkeep::Erasing;
 use crate::manager::NamespaceEntry;
 use crate::manager::api::{Event, ItemFailure, Transfer, TransferId};
 use crate::tiers::dram::Arena;
@@ -63,11 +62,11 @@ impl Carrier {
             staging: Staging::new(0..0),
             arena: parts.arena,
             device: parts.device,
+            erasing: Erasing::of(parts.nvme.as_ref(), parts.object.as_ref()),
             nvme: parts.nvme,
             object: parts.object,
             node_id: parts.node_id,
             events,
-            erasing: Semaphore::new(ERASES_MAX),
             complaints: Arc::new(Complaints::start()),
             seal_threads: Arc::new(seal_threads),
             runtime: parts.runtime,

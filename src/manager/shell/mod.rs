@@ -33,7 +33,6 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::runtime;
-use tokio::sync::Semaphore;
 
 use crate::domain::tier::Tier;
 use crate::env::{self, Clock};
@@ -52,6 +51,7 @@ use perform::Performer;
 use sealing::SealThreads;
 use shared::Shared;
 use staging::Staging;
+use upkeep::Erasing;
 
 /// What a daemon is made of.
 pub struct ShellParts {
@@ -78,8 +78,6 @@ pub struct Shell {
 
 /// Commands that may wait for the manager's thread; more are told to try again.
 const COMMANDS_QUEUED_MAX: usize = 1024;
-/// Objects erased at a time.
-const ERASES_MAX: usize = 64;
 /// Ends of transfers and scanned frames that may wait; their senders wait for room.
 const EVENTS_QUEUED_MAX: usize = 4096;
 
@@ -98,11 +96,11 @@ impl Shell {
             staging: Staging::new(parts.staging),
             arena: Arc::clone(&parts.arena),
             device: Arc::clone(&parts.device),
+            erasing: Erasing::of(parts.nvme.as_ref(), parts.object.as_ref()),
             nvme: parts.nvme,
             object: parts.object,
             node_id: parts.node_id,
             events: events.clone(),
-            erasing: Semaphore::new(ERASES_MAX),
             complaints: Arc::new(Complaints::start()),
             seal_threads: Arc::new(SealThreads::start()?),
             runtime: parts.runtime,

@@ -11,13 +11,14 @@ use std::sync::Arc;
 
 use crossbeam_channel::{Sender, TrySendError};
 use tokio::runtime;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
 
 use super::complaints::Complaints;
 use super::ends::{at_all_ends, on_end};
 use super::sealing::SealThreads;
 use super::shared::frame_of;
 use super::staging::{Hold, Staging};
+use super::upkeep::Erasing;
 use crate::domain::namespace::NamespaceDigest;
 use crate::domain::tier::Tier;
 use crate::env;
@@ -44,8 +45,7 @@ pub(super) struct Performer {
     pub object: Option<Arc<dyn TierStore>>,
     pub node_id: [u8; 16],
     pub events: Sender<Event>,
-    /// Erases at a time: fewer than any store's queue holds.
-    pub erasing: Semaphore,
+    pub erasing: Erasing,
     pub complaints: Arc<Complaints>,
     pub seal_threads: Arc<SealThreads>,
     pub runtime: runtime::Handle,

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
 
 use super::ends::on_end;
 use super::perform::{NO_PLACE, Performer, read_failure};
@@ -14,11 +14,32 @@ use crate::domain::tier::Tier;
 use crate::env;
 use crate::manager::api::{Event, FailureKind, Reply, RestampEnd};
 use crate::tiers::hbm::{EnginePool, Gone};
-use crate::tiers::store::{Erasure, Place, StoreError, StoreOp};
+use crate::tiers::store::{Erasure, Place, StoreError, StoreOp, TierStore};
 
 /// An erase that fails is tried again at once: what it leaves, a restart would find. What was promised
 /// the manager asks for again later.
 const ERASE_TRIES: usize = 3;
+
+/// Erasures at a time: as many as each store takes, so that none waits for a slower store's.
+pub(super) struct Erasing {
+    nvme: Semaphore,
+    object: Semaphore,
+}
+
+impl Erasing {
+    pub fn of(nvme: Option<&Arc<dyn TierStore>>, object: Option<&Arc<dyn TierStore>>) -> Self {
+        let turns = |store: Option<&Arc<dyn TierStore>>| {
+            Semaphore::new(store.map_or(0, |store| store.erasures_max()))
+        };
+        Self { nvme: turns(nvme), object: turns(object) }
+    }
+
+    async fn turn(&self, tier: Tier) -> Option<SemaphorePermit<'_>> {
+        let turns = if tier == Tier::Object { &self.object } else { &self.nvme };
+        // Never closed.
+        turns.acquire().await.ok()
+    }
+}
 
 impl Performer {
     /// Erases what is there, a bounded number at a time; the manager hears of the end.
@@ -30,7 +51,7 @@ impl Performer {
     ) {
         let this = Arc::clone(performer);
         env::spawn_task_on(&performer.runtime, async move {
-            let _turn = this.erasing.acquire().await;
+            let _turn = this.erasing.turn(tier).await;
             let at = place.unwrap_or(NO_PLACE);
             let is_left = why == Erasure::ForRoom && this.is_others(tier, key).await;
             let tries = if is_left { 0 } else { ERASE_TRIES };

@@ -200,3 +200,28 @@ fn what_was_promised_to_go_and_failed_is_tried_again_after_a_while_and_not_found
     bench.store(None, &[2]);
     assert_eq!(bench.found(&[1]), "object:1", "it may be written again");
 }
+
+#[test]
+fn no_object_goes_for_room_while_too_many_are_to_be_erased() {
+    let mut bench = Bench::with_config([0, 2, 0, 4], 1, |config| config.rewrites.erasing_max = 2);
+    for block in 1..=6 {
+        bench.store(None, &[block]);
+    }
+    assert_eq!(bench.tier(Tier::Object).blocks, 4);
+    bench.store(None, &[7, 8]);
+    assert_eq!(bench.erases.len(), 2, "two went for those that came down");
+    bench.store(None, &[9, 10]);
+    assert_eq!(bench.erases.len(), 2, "what comes down then finds no room");
+    assert_eq!(bench.found(&[9]), "dram:1", "and memory has room all the same");
+
+    // What the store did not do is not forgotten: it is done later, and counts until then.
+    for done in [true, false] {
+        let (tier, place, key) = bench.erases.pop_front().expect("both are under way");
+        bench.event(Event::Erased { tier, place, key, done });
+    }
+    bench.store(None, &[11, 12]);
+    assert_eq!(bench.erases.len(), 1);
+    bench.now = bench.now + Duration::from_secs(31);
+    bench.event(Event::Tick);
+    assert_eq!(bench.erases.len(), 2, "the one that failed, again");
+}

@@ -106,6 +106,10 @@ impl TierStore for Faulty {
         self.store.tier()
     }
 
+    fn erasures_max(&self) -> usize {
+        self.store.erasures_max()
+    }
+
     fn health(&self) -> Health {
         self.store.health()
     }

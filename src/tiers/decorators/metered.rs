@@ -64,6 +64,10 @@ impl TierStore for Metered {
         self.store.tier()
     }
 
+    fn erasures_max(&self) -> usize {
+        self.store.erasures_max()
+    }
+
     fn health(&self) -> Health {
         self.store.health()
     }

@@ -77,6 +77,10 @@ impl TierStore for Throttled {
         self.store.tier()
     }
 
+    fn erasures_max(&self) -> usize {
+        self.store.erasures_max()
+    }
+
     fn health(&self) -> Health {
         self.store.health()
     }

@@ -169,6 +169,10 @@ impl TierStore for Watched {
         }
     }
 
+    fn erasures_max(&self) -> usize {
+        self.store.erasures_max()
+    }
+
     fn health(&self) -> Health {
         let silence = self.silence();
         if silence <= self.watch.patience.silence_max {

@@ -100,6 +100,7 @@ pub(super) struct PackedStore {
     gate: Arc<Gate>,
     writes: mpsc::Sender<Ticket>,
     reads: mpsc::Sender<Ticket>,
+    erasures_max: usize,
     packs: Arc<Packs>,
 }
 
@@ -160,7 +161,9 @@ impl PackedStore {
             // Whoever needs it asks again.
             let _ = early.catch_up().await;
         });
-        Self { gate: Gate::new(ops_max), writes, reads, packs }
+        // Each may ask for a header, and lookups want to as well.
+        let erasures_max = (ops_max / 16).max(1);
+        Self { gate: Gate::new(ops_max), writes, reads, erasures_max, packs }
     }
 }
 
@@ -214,6 +217,11 @@ impl TierStore for PackedStore {
             let found = packs.peek(key).await;
             question.answer(found);
         });
+    }
+
+    /// Erasures wait for each other, not for the store: it is told of all that come together at once.
+    fn erasures_max(&self) -> usize {
+        self.erasures_max
     }
 
     fn health(&self) -> Health {

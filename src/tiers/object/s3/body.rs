@@ -14,8 +14,9 @@ use aws_sdk_s3::primitives::ByteStream;
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 
-/// What a client gets at a time, in bytes.
-const COPY_BYTES: usize = 256 << 10;
+/// What a client gets at a time, in bytes. Not little: the more often it sends, the more likely it is that the
+/// answer of a server which refuses a body unread is lost with the connection.
+const COPY_BYTES: usize = 2 << 20;
 
 /// One behind the other.
 #[derive(Clone)]
