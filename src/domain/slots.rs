@@ -1,7 +1,13 @@
 //! Hands out a tier's space: chunks of one slot length each, slots inside them.
 //!
 //! Never touches bytes. Allocation and release are O(1), whatever the tier's size; a chunk whose
-//! slots are all free goes back to be used for any slot length.
+//! slots are all free goes back to be used for any slot length. One chunk at a time can be emptied for
+//! another kind of slots.
+
+mod emptying;
+
+#[cfg(test)]
+mod tests;
 
 use super::units::{CHUNK_BYTES, PAGE_BYTES};
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,6 +22,13 @@ impl SlotPage {
     #[must_use]
     pub const fn offset_bytes(self) -> u64 {
         (self.0.get() as u64 - 1) * PAGE_BYTES as u64
+    }
+
+    /// The chunk that it lies in.
+    #[must_use]
+    pub fn chunk(self) -> u32 {
+        u32::try_from(self.offset_bytes() / CHUNK_BYTES)
+            .expect("a tier has fewer chunks than pages")
     }
 
     /// The page at `offset` bytes, if that is a page's start and within reach.
@@ -73,6 +86,8 @@ pub struct SlotMap {
     open: BTreeMap<SlotKind, Vec<Vec<u32>>>,
     /// The stripe that gives the next slot.
     turn: usize,
+    /// The chunk that gives out no slots until it is empty, and then slots of this kind.
+    emptying: Option<(u32, SlotKind)>,
 }
 
 const CHUNK_BYTES_U32: u32 = 64 << 20;
@@ -100,6 +115,7 @@ impl SlotMap {
             bytes_used: 0,
             open: BTreeMap::new(),
             turn: 0,
+            emptying: None,
         }
     }
 
@@ -130,10 +146,16 @@ impl SlotMap {
     /// Whether `alloc` would find a slot of this kind.
     #[must_use]
     pub fn has_room(&self, kind: SlotKind) -> bool {
-        self.slots_used < self.slots_max
-            && (self.open.get(&kind).is_some_and(|open| open.iter().any(|some| !some.is_empty()))
-                || self.idle.iter().any(|idle| !idle.is_empty())
-                || (self.chunks.len() as u64) < u64::from(self.chunks_max))
+        self.slots_used < self.slots_max && self.has_chunk(kind)
+    }
+
+    /// Whether there would be a slot of this kind if only they were not counted out.
+    #[must_use]
+    pub fn has_chunk(&self, kind: SlotKind) -> bool {
+        self.open.get(&kind).is_some_and(|open| open.iter().any(|some| !some.is_empty()))
+            || self.idle.iter().any(|idle| !idle.is_empty())
+            || (self.chunks.len() as u64) < u64::from(self.chunks_max)
+            || self.is_emptied_for(kind)
     }
 
     /// A free slot of this kind, or nothing if there is none.
@@ -141,6 +163,7 @@ impl SlotMap {
         if self.slots_used >= self.slots_max {
             return None;
         }
+        self.hand_over(kind);
         let stripes = self.idle.len();
         let turns = (0..stripes).map(|more| (self.turn + more) % stripes);
         let turns: Vec<usize> = turns.collect();
@@ -170,7 +193,7 @@ impl SlotMap {
     /// As [`Self::reserve`], however many slots the tier has: nobody is to get this one yet.
     pub fn withhold(&mut self, page: SlotPage, kind: SlotKind) -> bool {
         let slot_bytes = kind.bytes;
-        let chunk_index = u32::try_from(page.offset_bytes() / CHUNK_BYTES).unwrap_or(u32::MAX);
+        let chunk_index = page.chunk();
         let within = page.offset_bytes() % CHUNK_BYTES;
         let slot = within / u64::from(slot_bytes.max(1));
         let fits = slot_bytes > 0
@@ -185,6 +208,9 @@ impl SlotMap {
             self.add_chunk();
         }
         if self.chunks[chunk_index as usize].is_none() {
+            if self.is_withheld(chunk_index) {
+                return false;
+            }
             let stripe = self.stripe_of(chunk_index);
             self.idle[stripe].remove(&chunk_index);
             self.install(chunk_index, kind);
@@ -198,7 +224,7 @@ impl SlotMap {
         };
         chunk.free.remove(at);
         chunk.used += 1;
-        if chunk.free.is_empty() {
+        if chunk.free.is_empty() && !self.is_withheld(chunk_index) {
             self.close(chunk_index);
         }
         self.slots_used += 1;
@@ -211,11 +237,10 @@ impl SlotMap {
     /// # Panics
     /// The slot was not taken: a broken invariant of the caller.
     pub fn free(&mut self, page: SlotPage) {
-        let chunk_index = u32::try_from(page.offset_bytes() / CHUNK_BYTES).expect("within a tier");
+        let chunk_index = page.chunk();
         let chunk = self.chunk_mut(chunk_index);
         let kind = chunk.kind;
-        let slot = page.offset_bytes() % CHUNK_BYTES / u64::from(kind.bytes);
-        let slot = u16::try_from(slot).expect("a chunk has at most 16,384 slots");
+        let slot = slot_within(page, kind);
         debug_assert!(
             !chunk.free.contains(&slot),
             "slot {slot} of chunk {chunk_index} freed twice"
@@ -224,14 +249,17 @@ impl SlotMap {
         chunk.free.push(slot);
         chunk.used -= 1;
         let (used, free) = (chunk.used, chunk.free.len());
-        if free == 1 {
+        let is_withheld = self.is_withheld(chunk_index);
+        if free == 1 && !is_withheld {
             self.reopen(chunk_index, kind);
         }
         if used == 0 {
-            self.close(chunk_index);
+            if !is_withheld {
+                self.close(chunk_index);
+                let stripe = self.stripe_of(chunk_index);
+                self.idle[stripe].insert(chunk_index);
+            }
             self.chunks[chunk_index as usize] = None;
-            let stripe = self.stripe_of(chunk_index);
-            self.idle[stripe].insert(chunk_index);
         }
         self.slots_used -= 1;
         self.bytes_used -= u64::from(kind.bytes);
@@ -290,106 +318,12 @@ impl SlotMap {
     }
 }
 
+fn slot_within(page: SlotPage, kind: SlotKind) -> u16 {
+    let slot = page.offset_bytes() % CHUNK_BYTES / u64::from(kind.bytes);
+    u16::try_from(slot).expect("a chunk has at most 16,384 slots")
+}
+
 fn page_of(chunk: u32, slot_bytes: u32, slot: u16) -> SlotPage {
     let offset = u64::from(chunk) * CHUNK_BYTES + u64::from(slot) * u64::from(slot_bytes);
     SlotPage::at(offset).expect("a chunk lies within the tier")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    const MIB: u32 = 1 << 20;
-
-    #[test]
-    fn a_full_map_refuses_and_recovers() {
-        let mut map = SlotMap::new(2 * CHUNK_BYTES, u64::MAX);
-        let pages: Vec<_> = std::iter::from_fn(|| map.alloc(SlotKind::whole(16 * MIB))).collect();
-        assert_eq!(pages.len(), 8);
-        assert!(!map.has_room(SlotKind::whole(16 * MIB)));
-        map.free(pages[3]);
-        assert_eq!(map.alloc(SlotKind::whole(16 * MIB)), Some(pages[3]));
-    }
-
-    #[test]
-    fn an_emptied_chunk_serves_another_length() {
-        let mut map = SlotMap::new(CHUNK_BYTES, u64::MAX);
-        let page = map.alloc(SlotKind::whole(MIB)).expect("empty");
-        assert_eq!(map.alloc(SlotKind::whole(2 * MIB)), None);
-        map.free(page);
-        assert!(map.alloc(SlotKind::whole(2 * MIB)).is_some());
-    }
-
-    #[test]
-    fn slots_that_lie_differently_never_share_a_chunk() {
-        let mut map = SlotMap::new(CHUNK_BYTES, u64::MAX);
-        let kind = |interleave_bytes| SlotKind { bytes: MIB, interleave_bytes };
-        assert!(map.alloc(kind(4096)).is_some());
-        assert_eq!(map.alloc(kind(8192)), None);
-        assert!(map.alloc(kind(4096)).is_some());
-    }
-
-    #[test]
-    fn stripes_take_turns_and_a_full_one_is_passed_by() {
-        let half = SlotKind::whole(32 * MIB);
-        let mut map = SlotMap::new(5 * CHUNK_BYTES, u64::MAX).striped(2);
-        let chunks = |map: &mut SlotMap, count: usize| -> Vec<u64> {
-            let pages = (0..count).map(|_| map.alloc(half).expect("there is room"));
-            pages.map(|page| page.offset_bytes() / CHUNK_BYTES).collect()
-        };
-        assert_eq!(chunks(&mut map, 4), [0, 1, 0, 1]);
-        assert_eq!(chunks(&mut map, 6), [2, 3, 2, 3, 4, 4]);
-        assert!(!map.has_room(half) && map.alloc(half).is_none());
-        map.free(SlotPage::at(CHUNK_BYTES).expect("aligned"));
-        assert_eq!(chunks(&mut map, 1), [1]);
-    }
-
-    #[test]
-    fn the_slot_limit_holds() {
-        let mut map = SlotMap::new(CHUNK_BYTES, 2);
-        assert!(
-            map.alloc(SlotKind::whole(4096)).is_some()
-                && map.alloc(SlotKind::whole(4096)).is_some()
-        );
-        assert_eq!(map.alloc(SlotKind::whole(4096)), None);
-    }
-
-    #[test]
-    fn reserved_slots_are_not_given_out() {
-        let mut map = SlotMap::new(2 * CHUNK_BYTES, u64::MAX);
-        let page = SlotPage::at(CHUNK_BYTES + 32 * u64::from(MIB)).expect("aligned");
-        assert!(map.reserve(page, SlotKind::whole(16 * MIB)));
-        assert!(!map.reserve(page, SlotKind::whole(16 * MIB)), "taken");
-        let other = SlotPage::at(CHUNK_BYTES).expect("aligned");
-        assert!(!map.reserve(other, SlotKind::whole(8 * MIB)), "another length");
-        let pages: BTreeSet<_> =
-            std::iter::from_fn(|| map.alloc(SlotKind::whole(16 * MIB))).collect();
-        assert_eq!(pages.len(), 7);
-        assert!(!pages.contains(&page));
-    }
-
-    proptest! {
-        #[test]
-        fn slots_never_overlap(ops in prop::collection::vec((0u8..4, any::<prop::sample::Index>()), 1..400)) {
-            const LENGTHS: [u32; 3] = [4 * MIB, 7 * MIB, 20 * MIB];
-            let mut map = SlotMap::new(4 * CHUNK_BYTES, u64::MAX).striped(1 + ops.len() % 3);
-            let mut taken: Vec<(SlotPage, u32)> = Vec::new();
-            for (op, pick) in ops {
-                if op == 3 && !taken.is_empty() {
-                    let (page, _) = taken.swap_remove(pick.index(taken.len()));
-                    map.free(page);
-                } else if let Some(page) = map.alloc(SlotKind::whole(LENGTHS[op as usize % 3])) {
-                    taken.push((page, LENGTHS[op as usize % 3]));
-                }
-                let mut spans: Vec<_> = taken.iter()
-                    .map(|(page, bytes)| (page.offset_bytes(), page.offset_bytes() + u64::from(*bytes)))
-                    .collect();
-                spans.sort_unstable();
-                prop_assert!(spans.windows(2).all(|pair| pair[0].1 <= pair[1].0));
-                prop_assert!(spans.last().is_none_or(|span| span.1 <= 4 * CHUNK_BYTES));
-                prop_assert_eq!(map.slots_used(), taken.len() as u64);
-            }
-        }
-    }
 }

@@ -10,7 +10,7 @@ use crate::domain::tier::Tier;
 
 use super::Manager;
 use super::going::{may_go, waits_for_a_tier};
-use super::state::Job;
+use super::state::{Job, SizeClass};
 
 impl Manager {
     /// Checks every invariant.
@@ -121,6 +121,7 @@ impl Manager {
         if too_many || space.slots.bytes_used() > space.config.capacity_bytes {
             return Err(format!("{tier} holds more than its capacity"));
         }
+        self.check_holders(tier)?;
         let draining = self.directory.iter();
         let draining =
             draining.filter(|(_, block)| block.copy(tier).state == CopyState::Draining).count();
@@ -128,6 +129,36 @@ impl Manager {
         (draining == counted)
             .then_some(())
             .ok_or_else(|| format!("{tier}: {draining} copies drain, {counted} are counted"))
+    }
+
+    /// Who has a slot is known by it, and a chunk is emptied for somebody, by what is on its way out.
+    fn check_holders(&self, tier: Tier) -> Result<(), String> {
+        let Some(space) = &self.tiers[tier.index()] else { return Ok(()) };
+        let mut known = BTreeMap::<u32, BTreeSet<BlockIndex>>::new();
+        for (index, block) in self.directory.iter() {
+            let Some(page) = block.copy(tier).page else { continue };
+            let chunk = page.chunk();
+            let occupants = known
+                .entry(chunk)
+                .or_insert_with(|| self.occupants(tier, chunk).into_iter().collect());
+            if !occupants.contains(&index) {
+                return Err(format!("nobody is known to have {}'s slot of {tier}", block.key));
+            }
+        }
+        let Some((chunk, kind)) = space.slots.emptying() else { return Ok(()) };
+        let stays =
+            |index: &BlockIndex| self.directory.get(*index).copy(tier).state != CopyState::Draining;
+        if let Some(index) = self.occupants(tier, chunk).into_iter().find(stays) {
+            let key = self.directory.get(index).key;
+            return Err(format!("{key} stays in a chunk of {tier} that is being emptied"));
+        }
+        let waits = |class: &SizeClass| class.kind == kind && !class.waiting.is_empty();
+        space
+            .classes
+            .iter()
+            .any(waits)
+            .then_some(())
+            .ok_or_else(|| format!("a chunk of {tier} is emptied for nobody"))
     }
 
     fn count_readers(&self) -> BTreeMap<(BlockIndex, Tier), u32> {

@@ -66,13 +66,36 @@ pub(super) fn left_without(block: &Block, tier: Tier, ways: Ways) -> Left {
 
 /// Whether the copy may go now.
 pub(super) fn may_go(block: &Block, tier: Tier, ways: Ways) -> bool {
-    let copy = block.copy(tier);
-    let leaf = copy.children == 0;
-    let idle = copy.state == CopyState::Resident && copy.busy == 0;
-    let held = block.leases > 0 || block.doomed || block.is_lifted(tier);
-    leaf && idle
-        && !held
+    block.copy(tier).children == 0
+        && is_at_rest(block, tier)
         && (left_without(block, tier, ways) != Left::Nothing || may_leave(block, tier, ways))
+}
+
+/// Whether nobody reads the copy, writes it or holds it.
+fn is_at_rest(block: &Block, tier: Tier) -> bool {
+    let copy = block.copy(tier);
+    let held = block.leases > 0 || block.doomed || block.is_lifted(tier);
+    copy.state == CopyState::Resident && copy.busy == 0 && !held
+}
+
+/// Whether a copy may go once no child of it stays in the tier.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Follows {
+    Yes,
+    /// If its children are gone from all tiers by then: it is the block's last copy.
+    Last,
+    No,
+}
+
+/// Whether the copy may go after its children.
+pub(super) fn may_follow(block: &Block, tier: Tier, ways: Ways) -> Follows {
+    if !is_at_rest(block, tier) {
+        return Follows::No;
+    }
+    if left_without(block, tier, ways) != Left::Nothing || may_leave(block, tier, ways) {
+        return Follows::Yes;
+    }
+    if block.drains() || block.fills() { Follows::No } else { Follows::Last }
 }
 
 /// Whether it may not go now, and may once no tier is out.

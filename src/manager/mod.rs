@@ -48,6 +48,10 @@ mod lent;
 
 mod room;
 
+mod recut;
+
+mod holders;
+
 mod transfers;
 
 mod behind;

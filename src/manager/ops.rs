@@ -178,6 +178,7 @@ impl Manager {
         for (tier, want) in refused.into_iter().rev() {
             let Job::Store(part) = want.job else { unreachable!("only stores wait with a part") };
             self.store_failed(want.block, tier, part);
+            self.unsettle(tier);
         }
     }
 }

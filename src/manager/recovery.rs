@@ -146,6 +146,7 @@ impl Manager {
         (copy.page, copy.tick) = (Some(page), tick);
         let is_own = !shared || frame.header.node_id == self.config.node_id;
         copy.writer = if is_own { Writer::ThisNode } else { Writer::Another };
+        self.note_holder(row, tier);
         self.inherit(row);
         if shared {
             self.reconsider(row, tier);
@@ -247,6 +248,7 @@ impl Manager {
         let copy = self.directory.get_mut(row).copy_mut(tier);
         (copy.page, copy.tick) = (Some(page), tick);
         copy.writer = Writer::ThisNode;
+        self.note_holder(row, tier);
         self.record_changed(row, &meta.record);
         self.rank_changed(row);
         true

@@ -5,7 +5,7 @@
 
 use crate::domain::directory::BlockIndex;
 use crate::domain::residency::{CopyEvent, CopyState};
-use crate::domain::slots::{SlotKind, slots_per_chunk};
+use crate::domain::slots::SlotKind;
 use crate::domain::tier::Tier;
 use crate::movement::Class;
 
@@ -16,7 +16,7 @@ use super::ranks::Pick;
 use super::state::{Job, Part, SizeClass, Want};
 
 /// Whether room was made.
-enum Room {
+pub(super) enum Room {
     /// Something was freed or is draining: look again.
     Made,
     /// Nothing more can go, but what drains already may free a chunk.
@@ -46,14 +46,17 @@ impl Manager {
     /// Gives out free slots in order, makes room for those still waiting, and refuses, from the
     /// tail, those for whom none can be made.
     pub(super) fn settle(&mut self, tier: Tier, class: usize) {
+        self.review_emptying(tier);
         loop {
+            self.stop_unwanted(tier);
             let space = self.space(tier);
             let kind = space.classes[class].kind;
             let room = space.slots.has_room(kind);
+            let draining = space.draining_for(class);
             let line = &mut space.classes[class];
             if room && let Some(want) = line.waiting.pop_front() {
                 self.grant(tier, want, kind);
-            } else if line.waiting.len() <= line.draining {
+            } else if line.waiting.len() <= draining {
                 return;
             } else {
                 let last = *line.waiting.back().expect("more wait than drain");
@@ -70,8 +73,15 @@ impl Manager {
     }
 
     fn grant(&mut self, tier: Tier, want: Want, kind: SlotKind) {
-        let page = self.space(tier).slots.alloc(kind).expect("the caller saw room");
+        let slots = &mut self.space(tier).slots;
+        let was_emptying = slots.emptying().is_some();
+        let page = slots.alloc(kind).expect("the caller saw room");
+        if was_emptying && slots.emptying().is_none() {
+            // Another class may have a chunk emptied now.
+            self.unsettle(tier);
+        }
         self.directory.get_mut(want.block).copy_mut(tier).page = Some(page);
+        self.note_holder(want.block, tier);
         self.start_item(Some(tier), want.block, want.job);
         if let Some(partial) = self.partials.get_mut(&want.block) {
             for part in std::mem::take(&mut partial.waiting) {
@@ -87,15 +97,8 @@ impl Manager {
             return false;
         }
         // Nobody waits for what is copied ahead of need.
-        let job = newcomer.map(|want| want.job);
-        let is_needed = !matches!(job, Some(Job::Fill { class, .. }) if class != Class::Demand);
-        // Shards are put together in memory: to a colder tier there is no other way.
-        let passes_by = |want: &&Want| {
-            let is_partial = self.partials.contains_key(&want.block);
-            !is_partial || self.sink(want.block, tier).is_none_or(|sink| sink == Tier::Dram)
-        };
-        let newcomer = newcomer.filter(|want| !Self::is_asked_for(want)).filter(passes_by);
-        let newcomer = newcomer.map(|want| want.block);
+        let is_needed = newcomer.is_none_or(Self::is_needed);
+        let newcomer = newcomer.and_then(|want| self.rival(want, tier));
         loop {
             match self.next_victim(tier, class, newcomer, false) {
                 Pick::Goes(victim) => {
@@ -117,7 +120,21 @@ impl Manager {
         true
     }
 
-    fn evict(&mut self, block: BlockIndex, tier: Tier, class: usize) {
+    pub(super) fn is_needed(want: &Want) -> bool {
+        !matches!(want.job, Job::Fill { class, .. } if class != Class::Demand)
+    }
+
+    /// The block that has to be worth more than what goes for its sake; nothing where it takes its
+    /// room whatever that costs.
+    pub(super) fn rival(&self, want: &Want, tier: Tier) -> Option<BlockIndex> {
+        // Shards are put together in memory: to a colder tier there is no other way.
+        let is_partial = self.partials.contains_key(&want.block);
+        let passes_by =
+            !is_partial || self.sink(want.block, tier).is_none_or(|sink| sink == Tier::Dram);
+        (!Self::is_asked_for(want) && passes_by).then_some(want.block)
+    }
+
+    pub(super) fn evict(&mut self, block: BlockIndex, tier: Tier, class: usize) {
         self.space(tier).stats.evicted_copies += 1;
         let ways = self.ways();
         let row = self.directory.get(block);
@@ -152,37 +169,42 @@ impl Manager {
         }
     }
 
-    /// Makes room in this class, or else by emptying a chunk that holds slots of another length.
+    /// Makes room in this class, or else at the cost of the others.
     fn make_room(&mut self, tier: Tier, class: usize, newcomer: &Want) -> Room {
+        if self.is_enough_coming(tier, class) {
+            return Room::Coming;
+        }
         if self.evict_one(tier, class, Some(newcomer)) {
             return Room::Made;
         }
-        let erasing = self.is_erasing_slots(tier);
-        let mut coming = if erasing { Room::Coming } else { Room::None };
         let space = self.space(tier);
-        let is_count_full = space.slots.slots_used() >= space.config.slots_max;
+        if space.slots.has_chunk(space.classes[class].kind) {
+            self.uncount_one(tier, class, newcomer)
+        } else {
+            self.recut(tier, class, newcomer)
+        }
+    }
+
+    /// Slots are counted out, and there would be room: a slot of any class that comes free helps.
+    fn uncount_one(&mut self, tier: Tier, class: usize, newcomer: &Want) -> Room {
+        let mut coming = self.is_erasing_slots(tier);
+        let space = self.space(tier);
         let waiting = space.classes[class].waiting.len();
-        let others = 0..space.classes.len();
-        for other in others.filter(|other| *other != class) {
-            let line = &self.space(tier).classes[other];
-            let chunk = slots_per_chunk(line.kind.bytes) as usize;
-            // Where slots are counted out, as many help as wait.
-            let enough = if is_count_full { waiting.min(chunk) } else { chunk };
-            if line.draining >= enough {
+        for other in (0..space.classes.len()).filter(|other| *other != class) {
+            let draining = self.space(tier).classes[other].draining;
+            if draining >= waiting {
                 return Room::Coming;
             }
-            if line.draining > 0 {
-                coming = Room::Coming;
-            }
+            coming |= draining > 0;
             if self.evict_one(tier, other, Some(newcomer)) {
                 return Room::Made;
             }
         }
-        coming
+        if coming { Room::Coming } else { Room::None }
     }
 
     /// The copy that goes next to make room for `newcomer`, shielded ones only if they may be broken.
-    fn next_victim(
+    pub(super) fn next_victim(
         &mut self,
         tier: Tier,
         class: usize,
@@ -223,6 +245,7 @@ impl Manager {
 
     /// Something about the tier's room changed: whoever waits is looked at again.
     pub(super) fn unsettle(&mut self, tier: Tier) {
+        self.stop_unwanted(tier);
         let Some(space) = &self.tiers[tier.index()] else { return };
         let waiting = (0..space.classes.len()).filter(|i| !space.classes[*i].waiting.is_empty());
         self.unsettled.extend(waiting.map(|class| (tier, class)));

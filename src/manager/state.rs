@@ -14,8 +14,10 @@ use super::api::{
     TransferItem,
 };
 use super::config::{PolicyName, TierConfig};
+use super::holders::Holders;
 use super::plan::{CallCost, PrefillRate};
 use super::ranks::Ranks;
+use super::recut::Recut;
 use super::requests::EngineId;
 
 /// A namespace by its digest; blocks found after a restart bring only that and their size.
@@ -59,6 +61,8 @@ pub(super) struct TierSpace {
     /// Whether the tier takes copies: false until its scan is over.
     pub ready: bool,
     pub stats: TierStatus,
+    pub holders: Holders,
+    pub recut: Recut,
 }
 
 /// The slots of one kind in one tier.
@@ -79,7 +83,19 @@ impl TierSpace {
             classes: Vec::new(),
             ready: !config.recovers,
             stats: TierStatus { present: true, capacity_bytes, ..TierStatus::default() },
+            holders: Holders::default(),
+            recut: Recut::default(),
         }
+    }
+
+    /// Copies of the class on their way down whose slots come free for it: not those in the chunk that
+    /// is emptied for another.
+    pub fn draining_for(&self, class: usize) -> usize {
+        let SizeClass { kind, draining, .. } = &self.classes[class];
+        let emptied = self.slots.emptying().map(|(chunk, _)| chunk);
+        let emptied = emptied.filter(|chunk| self.slots.kind_of(*chunk) == Some(*kind));
+        let lost = emptied.map_or(0, |chunk| self.slots.used_in(chunk) as usize);
+        draining.saturating_sub(lost)
     }
 
     /// Whether what comes in soon pushes out what is there.

@@ -10,6 +10,8 @@ mod sessions;
 
 mod travel;
 
+mod recut;
+
 mod lent;
 mod lifts;
 

@@ -14,7 +14,7 @@ use crate::tiers::store::{FoundFrame, FrameMeta};
 const HOUR: Duration = Duration::from_hours(1);
 const SECOND: Duration = Duration::from_secs(1);
 
-fn shield(ttl: Duration) -> Wish {
+pub(super) fn shield(ttl: Duration) -> Wish {
     Wish { shield: Some(Shield { ttl, refresh_on_hit: true }), ..Wish::default() }
 }
 
@@ -53,7 +53,7 @@ impl Bench {
         self.run();
     }
 
-    fn retain(&mut self, blocks: &[u64], wish: Wish) {
+    pub(super) fn retain(&mut self, blocks: &[u64], wish: Wish) {
         let action = Action::Retain { target: Target::Keys(keys(blocks)), wish };
         let reply = self.ask(Command::Hint { actions: vec![action] });
         let Reply::Hint { outcomes } = reply else { panic!("{reply:?}") };
