@@ -187,11 +187,11 @@ impl SlotMap {
     /// something taken, is of another kind than its chunk's slots, lies outside the tier, or the tier
     /// may have no more slots.
     pub fn reserve(&mut self, page: SlotPage, kind: SlotKind) -> bool {
-        self.slots_used < self.slots_max && self.withhold(page, kind)
+        self.slots_used < self.slots_max && self.take_back(page, kind)
     }
 
     /// As [`Self::reserve`], however many slots the tier has: nobody is to get this one yet.
-    pub fn withhold(&mut self, page: SlotPage, kind: SlotKind) -> bool {
+    pub fn take_back(&mut self, page: SlotPage, kind: SlotKind) -> bool {
         let slot_bytes = kind.bytes;
         let chunk_index = page.chunk();
         let within = page.offset_bytes() % CHUNK_BYTES;

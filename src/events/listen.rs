@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Semaphore, watch};
 
-use crate::env;
+use crate::env::{self, Seldom};
 
 use super::endpoint::Endpoint;
 
@@ -102,6 +102,7 @@ async fn accept_all<F>(
     F: Future<Output = io::Result<()>> + Send + 'static,
 {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let refusals = Seldom::start();
     let mut ended = running.clone();
     loop {
         let accepted = tokio::select! {
@@ -113,7 +114,10 @@ async fn accept_all<F>(
             continue;
         };
         let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
-            tracing::warn!("too many connections for events: one is turned away");
+            // Subscribers come again by themselves, many times a second.
+            if let Some(others) = refusals.turn() {
+                tracing::warn!(others, "too many connections for events: one is turned away");
+            }
             continue;
         };
         let (serving, mut ended) = (serve(halves), running.clone());

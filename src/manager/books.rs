@@ -159,7 +159,7 @@ impl Manager {
         while let Some((key, place)) = self.vacated.pop() {
             let page = SlotPage::at(place.offset).expect("a slot starts on a page");
             let kind = SlotKind::whole(place.slot_bytes);
-            if self.space(Tier::Nvme).slots.withhold(page, kind) {
+            if self.space(Tier::Nvme).slots.take_back(page, kind) {
                 self.erase_slot(Tier::Nvme, (key, place));
             }
         }

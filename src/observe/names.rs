@@ -159,7 +159,8 @@ metrics! {
         "Shields that gave way because nothing else was left to evict.";
 
     TIER_OP_SECONDS: Histogram Seconds "terrace_tier_op_seconds" ["tier", "op"]
-        "How long a tier's store took for a write, read or erase, its queue included.";
+        "How long a tier's store took for a write, read, erase, peek (a header) or restamp (a record), \
+         its queue included.";
     TIER_OP_BYTES: Counter Bytes "terrace_tier_bytes_total" ["tier", "op"]
         "Frames that a tier's store wrote or read, headers included.";
     TIER_ERRORS: Counter Count "terrace_tier_errors_total" ["tier", "op"]
