@@ -32,7 +32,9 @@ impl Manager {
 
     /// Whether so much is to be erased that nothing goes for the sake of room.
     pub(super) fn owes_room(&self, tier: Tier) -> bool {
-        tier == Tier::Object && self.erasing.len() >= self.config.rewrites.erasing_max
+        let limits = self.config.rewrites;
+        let owed = self.owed.line.len() + self.owed.under_way.len();
+        tier == Tier::Object && (owed >= limits.owed_max || self.erasing.len() >= limits.queued_max)
     }
 
     /// The end of that. What could not be done is done later.

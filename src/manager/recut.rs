@@ -23,9 +23,9 @@ use super::state::Want;
 pub(super) struct Recut {
     /// The step in which the last chunk was begun.
     begun: u64,
-    /// The step in which no chunk could be had, and whether shields and lifts could have been broken
-    /// for it: no use to look again before the next.
-    fruitless: Option<(u64, bool)>,
+    /// The step in which no chunk could be had, whether shields and lifts could have been broken for
+    /// it, and for which class, if not for all: no use to look again before the next.
+    fruitless: Option<(u64, bool, Option<usize>)>,
     /// Where to look on among the chunks.
     next: u32,
 }
@@ -78,6 +78,9 @@ impl Search {
 impl Manager {
     /// Empties a chunk of another class for the newcomer's, or waits for one that is being emptied.
     pub(super) fn recut(&mut self, tier: Tier, class: usize, newcomer: &Want) -> Room {
+        if self.owes_room(tier) {
+            return Room::None;
+        }
         self.review_emptying(tier);
         if self.space(tier).slots.emptying().is_some() {
             return Room::Coming;
@@ -91,16 +94,18 @@ impl Manager {
         let is_needed = Self::is_needed(newcomer);
         let step = self.tick;
         let fruitless = self.space(tier).recut.fruitless;
-        if fruitless.is_some_and(|(at, needed)| at == step && (needed || !is_needed)) {
+        if fruitless.is_some_and(|(at, needed, whose)| {
+            at == step && (needed || !is_needed) && whose.is_none_or(|whose| whose == class)
+        }) {
             return otherwise;
         }
         let rival = self.rival(newcomer, tier);
-        let mut losers = Vec::new();
+        let (mut losers, mut is_beaten) = (Vec::new(), false);
         for other in others {
             match self.choose(tier, other, rival) {
                 Choice::This(clearing) => return self.clear(tier, (class, other), &clearing),
                 Choice::None => losers.push(other),
-                Choice::Newcomer => {}
+                Choice::Newcomer => is_beaten = true,
             }
         }
         if is_needed && !losers.is_empty() {
@@ -113,7 +118,10 @@ impl Manager {
                 }
             }
         }
-        self.space(tier).recut.fruitless = Some((step, is_needed));
+        // Who waits before it may be worth more.
+        if !is_beaten {
+            self.space(tier).recut.fruitless = Some((step, is_needed, Some(class)));
+        }
         otherwise
     }
 
@@ -140,7 +148,7 @@ impl Manager {
         let step = self.tick;
         let space = self.space(tier);
         if space.recut.begun == step {
-            space.recut.fruitless = Some((step, true));
+            space.recut.fruitless = Some((step, true, None));
         }
         space.slots.stop_emptying();
         self.unsettle(tier);
@@ -260,6 +268,7 @@ impl Manager {
         let tier = search.tier;
         let ways = self.ways();
         let mut stack = self.occupants(tier, chunk);
+        search.looks_left = search.looks_left.checked_sub(stack.len())?;
         let (mut found, mut shields) = (BTreeSet::new(), 0);
         while let Some(index) = stack.pop() {
             search.looks_left = search.looks_left.checked_sub(1)?;

@@ -28,10 +28,11 @@ pub struct RewriteLimits {
     pub retry_delay: Duration,
     /// Headers written at a time, and a tick.
     pub under_way_max: usize,
-    /// Blocks in line. Those that find it full are looked for when it is half empty.
+    /// Blocks in line. Those that find it full are looked for when it is half empty. Of objects that are
+    /// to be erased as many.
     pub queued_max: usize,
-    /// Objects to be erased, from which number on none goes to make room.
-    pub erasing_max: usize,
+    /// Objects that the store failed to erase, from which number on none goes to make room.
+    pub owed_max: usize,
 }
 
 impl Default for RewriteLimits {
@@ -41,7 +42,7 @@ impl Default for RewriteLimits {
             retry_delay: Duration::from_secs(30),
             under_way_max: 128,
             queued_max: 65_536,
-            erasing_max: 4096,
+            owed_max: 4096,
         }
     }
 }

@@ -203,7 +203,7 @@ fn what_was_promised_to_go_and_failed_is_tried_again_after_a_while_and_not_found
 
 #[test]
 fn no_object_goes_for_room_while_too_many_are_to_be_erased() {
-    let mut bench = Bench::with_config([0, 2, 0, 4], 1, |config| config.rewrites.erasing_max = 2);
+    let mut bench = Bench::with_config([0, 2, 0, 4], 1, |config| config.rewrites.queued_max = 2);
     for block in 1..=6 {
         bench.store(None, &[block]);
     }

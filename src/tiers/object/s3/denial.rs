@@ -4,8 +4,8 @@
 //! A denied read is no outage while a question for nobody's object is answered. It is the object's own only
 //! when others were given to this process: else all may be encrypted with a key that it may not use.
 
-use std::io::ErrorKind;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::io::{self, ErrorKind};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use tokio::sync::Mutex;
@@ -19,11 +19,16 @@ use crate::tiers::store::StoreError;
 /// For how long an answer to that question counts.
 const ASKED_EVERY: Duration = Duration::from_secs(1);
 
+/// So many denials with nothing given between them are no single object's any more.
+const DENIED_MAX: u32 = 100;
+
 /// What is known of what this process is given.
 #[derive(Default)]
 pub(super) struct Rights {
     /// Whether any object was.
     were_given: AtomicBool,
+    /// Denials since then.
+    denied: AtomicU32,
     /// When nobody's object was last asked for, and whether that was answered.
     asked: Mutex<Option<(Instant, bool)>>,
 }
@@ -42,12 +47,17 @@ impl Requests {
             Err(StoreError::Io { what, source })
                 if source.kind() == ErrorKind::PermissionDenied =>
             {
+                if self.rights.denied.fetch_add(1, Ordering::Relaxed) >= DENIED_MAX {
+                    let source = io::Error::new(ErrorKind::PermissionDenied, source.to_string());
+                    return Err(StoreError::Io { what, source });
+                }
                 let error = StoreError::Io { what, source };
                 Err(if is_refused(&error) { error } else { self.judged_denial(error).await })
             }
             result => {
                 if result.is_ok() {
                     self.rights.were_given.store(true, Ordering::Relaxed);
+                    self.rights.denied.store(0, Ordering::Relaxed);
                 }
                 result
             }

@@ -110,6 +110,23 @@ fn a_bucket_that_may_only_be_read_serves_reads() {
 }
 
 #[test]
+fn a_key_that_is_disabled_for_all_objects_is_an_outage() {
+    let (server, arena) = (Server::start(), sample::arena());
+    let store = hasty_store(&server, server.port(), &arena);
+    sample::write(&store, &arena, BLOCK, ANYWHERE).unwrap();
+    sample::read(&store, &arena, BLOCK, ANYWHERE).unwrap();
+    server.becomes(Mood::RefusesObjects(
+        vec![object_name(BLOCK.key())],
+        S3ErrorCode::InvalidObjectState,
+    ));
+    let is_out = (0..200).any(|_| {
+        sample::read(&store, &arena, BLOCK, ANYWHERE).unwrap_err();
+        store.health() != Health::Well
+    });
+    assert!(is_out, "{}", store.health());
+}
+
+#[test]
 fn an_object_that_is_refused_by_itself_is_no_outage_and_a_refusal_of_all_is() {
     for (code, said) in [
         (S3ErrorCode::AccessDenied, "AccessDenied"),
