@@ -32,8 +32,9 @@ pub(super) struct Recut {
 
 /// So many of the copies that rank lowest have their chunks looked at.
 const VICTIMS_MAX: usize = 8;
-/// Rows looked at for one choice: about a millisecond's worth.
-const LOOKS_MAX: usize = 16_384;
+/// Rows looked at for one choice, a few milliseconds' worth: enough for one chunk of the shortest slots, twice,
+/// and what hangs on it.
+const LOOKS_MAX: usize = 65_536;
 
 /// What has to go to empty a chunk.
 struct Clearing {
