@@ -56,9 +56,8 @@ impl Manager {
         while self.owed.under_way.len() < self.config.rewrites.under_way_max
             && let Some((_, key)) = self.owed.line.pop_front_if(|(due, _)| *due <= self.now)
         {
-            let why = self.erasing.get(&key).copied().unwrap_or(Erasure::Promised);
             self.owed.under_way.insert(key);
-            self.erase_object(key, why);
+            self.erase_object(key, self.erasing[&key]);
         }
     }
 

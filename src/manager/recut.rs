@@ -23,11 +23,28 @@ use super::state::Want;
 pub(super) struct Recut {
     /// The step in which the last chunk was begun.
     begun: u64,
-    /// The step in which no chunk could be had, whether shields and lifts could have been broken for
-    /// it, and for which class, if not for all: no use to look again before the next.
-    fruitless: Option<(u64, bool, Option<usize>)>,
+    /// The last search that found none.
+    fruitless: Option<Fruitless>,
     /// Where to look on among the chunks.
     next: u32,
+}
+
+/// A search that found no chunk: no use to repeat it in the same step.
+#[derive(Clone, Copy)]
+struct Fruitless {
+    step: u64,
+    /// Whether shields and lifts could have been broken for it.
+    is_needed: bool,
+    /// For which class, if not for all.
+    class: Option<usize>,
+}
+
+impl Fruitless {
+    fn covers(&self, step: u64, is_needed: bool, class: usize) -> bool {
+        self.step == step
+            && (self.is_needed || !is_needed)
+            && self.class.is_none_or(|whose| whose == class)
+    }
 }
 
 /// So many of the copies that rank lowest have their chunks looked at.
@@ -95,9 +112,7 @@ impl Manager {
         let is_needed = Self::is_needed(newcomer);
         let step = self.tick;
         let fruitless = self.space(tier).recut.fruitless;
-        if fruitless.is_some_and(|(at, needed, whose)| {
-            at == step && (needed || !is_needed) && whose.is_none_or(|whose| whose == class)
-        }) {
+        if fruitless.is_some_and(|search| search.covers(step, is_needed, class)) {
             return otherwise;
         }
         let rival = self.rival(newcomer, tier);
@@ -121,7 +136,7 @@ impl Manager {
         }
         // Who waits before it may be worth more.
         if !is_beaten {
-            self.space(tier).recut.fruitless = Some((step, is_needed, Some(class)));
+            self.space(tier).recut.fruitless = Some(Fruitless { step, is_needed, class: Some(class) });
         }
         otherwise
     }
@@ -149,7 +164,7 @@ impl Manager {
         let step = self.tick;
         let space = self.space(tier);
         if space.recut.begun == step {
-            space.recut.fruitless = Some((step, true, None));
+            space.recut.fruitless = Some(Fruitless { step, is_needed: true, class: None });
         }
         space.slots.stop_emptying();
         self.unsettle(tier);

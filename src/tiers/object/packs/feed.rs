@@ -261,12 +261,12 @@ impl Feed {
             }),
             // Deleted since it was listed.
             Err(StoreError::Missing(_)) => {
-                state.place(&name).pass_over(name);
+                self.pass_over(state, &name);
                 return Ok(());
             }
             Err(StoreError::Corrupt(why)) => {
                 state.complain(&why, "(it is passed over)");
-                state.place(&name).pass_over(name);
+                self.pass_over(state, &name);
                 return Ok(());
             }
             Err(error) if is_refused_alone(&error) => {
@@ -280,6 +280,13 @@ impl Feed {
         }
         state.place(&name).note_read(name);
         Ok(())
+    }
+
+    /// It has nothing for anybody: nor is it waited for, if it was refused.
+    fn pass_over(&self, state: &mut State, name: &Name) {
+        state.place(name).pass_over(*name);
+        let now = self.clock.now();
+        self.with(|index| index.unhide(name, now));
     }
 
     async fn read(&self, name: &Name) -> Result<Head, StoreError> {

@@ -135,10 +135,10 @@ impl Index {
             || frames.iter().any(|frame| self.lies_somewhere(frame));
         if is_known {
             self.add(name, frames, now);
-            self.unhide(&name, now);
         } else {
             self.is_blind = true;
         }
+        self.unhide(&name, now);
         is_known
     }
 

@@ -7,7 +7,6 @@
 use futures_util::future::join_all;
 
 use super::{Feed, Place, State};
-use crate::env::Clock;
 use crate::tiers::object::packs::name::Name;
 use crate::tiers::store::StoreError;
 
@@ -49,11 +48,7 @@ impl Feed {
             for (name, head) in group.iter().zip(heads) {
                 match head {
                     Ok(_) => is_back |= state.place(name).give_back(name),
-                    Err(StoreError::Missing(_)) => {
-                        state.place(name).pass_over(*name);
-                        let now = self.clock.now();
-                        self.with(|index| index.unhide(name, now));
-                    }
+                    Err(StoreError::Missing(_)) => self.pass_over(&mut state, name),
                     Err(_) => {}
                 }
             }

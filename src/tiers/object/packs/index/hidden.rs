@@ -1,7 +1,7 @@
 //! What is there and is not known: objects that the store refuses by themselves, and what was asked of
 //! blocks meanwhile that may lie in them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::{COUNTED_FROM, Index};
 use crate::domain::block::Key;
@@ -16,12 +16,22 @@ const ERASED_MAX: usize = 65_536;
 pub(super) struct Hidden {
     /// How many changes there may be at most in objects that are refused.
     changes: u64,
-    /// Packs that are refused, and those that are given again and not read yet.
-    packs: BTreeSet<Name>,
-    /// Blocks that were erased meanwhile, and whether that was promised.
-    erased: BTreeMap<Key, bool>,
+    /// Packs that are refused, and those that are given again and not read yet: which one this was.
+    packs: BTreeMap<Name, u64>,
+    /// How many packs were refused so far.
+    refused: u64,
+    /// Blocks that were erased meanwhile.
+    erased: BTreeMap<Key, Gone>,
     /// What was found of them, erased here and not written.
     late: Vec<Change>,
+}
+
+/// A block was erased while packs could not be read.
+#[derive(Clone, Copy, Default)]
+struct Gone {
+    is_promised: bool,
+    /// How many packs had been refused by then. One that is refused later may have been packed later.
+    refused: u64,
 }
 
 impl Index {
@@ -30,7 +40,11 @@ impl Index {
         match name.holds {
             Holds::Frames => {
                 self.is_blind = true;
-                self.hidden.packs.insert(*name);
+                let Hidden { packs, refused, .. } = &mut self.hidden;
+                packs.entry(*name).or_insert_with(|| {
+                    *refused += 1;
+                    *refused
+                });
             }
             Holds::Changes => self.hidden.changes += format::entries_max(name) as u64,
         }
@@ -45,19 +59,21 @@ impl Index {
     /// The block is to be erased: also from packs that nobody can read now.
     pub fn note_erased(&mut self, key: Key, promised: bool) {
         if !self.hidden.packs.is_empty() && self.hidden.erased.len() < ERASED_MAX {
-            *self.hidden.erased.entry(key).or_default() |= promised;
+            let gone = self.hidden.erased.entry(key).or_default();
+            gone.is_promised |= promised;
+            gone.refused = self.hidden.refused;
         }
     }
 
-    /// A pack that was refused is gone, or was read: all in it is older than what was erased meanwhile.
+    /// A pack that was refused is gone, passed over or was read: all in it is older than what was erased
+    /// since then.
     pub fn unhide(&mut self, name: &Name, now: Time) {
-        if !self.hidden.packs.remove(name) {
-            return;
-        }
+        let Some(place) = self.hidden.packs.remove(name) else { return };
         let frames = self.packs.get(name).into_iter().flatten();
         let erased = frames.filter_map(|frame| {
             let key = frame.header.meta.key;
-            let what = What::Erased { promised: *self.hidden.erased.get(&key)? };
+            let gone = self.hidden.erased.get(&key).filter(|gone| gone.refused >= place)?;
+            let what = What::Erased { promised: gone.is_promised };
             Some(Change { id: frame.id, key, version: frame.version.next(), what })
         });
         let erased: Vec<Change> = erased.collect();

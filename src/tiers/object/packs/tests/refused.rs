@@ -86,6 +86,23 @@ fn what_is_erased_while_its_pack_is_refused_is_erased_when_it_is_given_again() {
     });
 }
 
+#[test]
+fn what_was_packed_after_it_was_erased_is_found_when_its_pack_is_given_again() {
+    on_both(|ground| {
+        let one = ground.node(1);
+        write_all(&one, 0..4);
+        let (two, faults) = refused(ground, 2, &one.pack_of(0));
+        until_a_miss(&two);
+        erase(&two, 9).unwrap();
+        write_all(&one, 8..10);
+        faults.fail(Call::HeadAlone, &one.pack_of(9));
+        until_a_miss(&two);
+        faults.heal();
+        ground.handle.block_on(two.store.packs.sweep()).unwrap();
+        assert_eq!(read_all(&two, 0..10), [0, 1, 2, 3, 8, 9]);
+    });
+}
+
 /// The change is forgotten meanwhile, since no known pack has its frame.
 #[test]
 fn what_was_erased_in_a_pack_before_it_was_refused_stays_erased() {
