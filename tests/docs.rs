@@ -11,6 +11,7 @@ use terrace::config::{KEYS, Kind};
 use terrace::domain::namespace::NamespaceDigest;
 use terrace::hints::{Hashes, envelope};
 use terrace::observe::names::METRICS;
+use terrace::workload::trace::Trace;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -90,6 +91,17 @@ fn every_example_of_hints_is_understood() {
     for action in envelope::ACTION_TYPES {
         assert!(text.contains(&format!("`{action}`")), "docs/hints.md says nothing of {action}");
     }
+}
+
+/// The example of the page is a whole trace.
+#[test]
+fn the_example_of_a_trace_is_taken() {
+    let text = fs::read_to_string(root().join("docs/traces.md")).unwrap();
+    let example = text.split("```json\n").nth(1).unwrap().split("```").next().unwrap();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(file.path(), example).unwrap();
+    let info = *Trace::open(file.path()).unwrap().info();
+    assert_eq!((info.format.name(), info.requests, info.unique_blocks), ("kvtrace-rle-1", 3, 5));
 }
 
 fn as_code(words: &[&str]) -> Vec<String> {

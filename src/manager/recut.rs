@@ -136,7 +136,8 @@ impl Manager {
         }
         // Who waits before it may be worth more.
         if !is_beaten {
-            self.space(tier).recut.fruitless = Some(Fruitless { step, is_needed, class: Some(class) });
+            self.space(tier).recut.fruitless =
+                Some(Fruitless { step, is_needed, class: Some(class) });
         }
         otherwise
     }

@@ -67,8 +67,12 @@ pub enum Fault {
 /// What is wrong with one line by itself.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LineFault {
-    #[error("not a trace line ({0}); mend the line or delete it")]
-    Json(String),
+    #[error("not a trace line ({what}); mend the line or delete it")]
+    Json {
+        what: String,
+        /// It is right as far as it goes.
+        is_cut: bool,
+    },
     #[error(
         "neither a kvtrace-rle-1 nor a Mooncake nor an LMCache line ({0}); \
          give a trace of one of these formats"

@@ -47,7 +47,8 @@ pub struct Header {
 pub fn parse_line(bytes: &[u8]) -> Result<Line, LineFault> {
     if bytes.trim_ascii_start().first() == Some(&b'[') {
         // Serde would take a list as the fields in their order here, which no format means.
-        return Err(LineFault::Json("column 1: a list, not an object".into()));
+        let what = "column 1: a list, not an object".into();
+        return Err(LineFault::Json { what, is_cut: false });
     }
     let raw: RawLine = serde_json::from_slice(bytes).map_err(|error| json_fault(&error))?;
     if raw.format.is_some() {
@@ -70,7 +71,7 @@ pub fn parse_line(bytes: &[u8]) -> Result<Line, LineFault> {
 fn json_fault(error: &serde_json::Error) -> LineFault {
     let text = error.to_string();
     let what = text.split(" at line ").next().unwrap_or_default();
-    LineFault::Json(format!("column {}: {what}", error.column()))
+    LineFault::Json { what: format!("column {}: {what}", error.column()), is_cut: error.is_eof() }
 }
 
 /// The fields of all formats together; which are there tells the format.

@@ -6,7 +6,7 @@ use crate::domain::units::Time;
 use crate::workload::request::Request;
 
 use super::Format;
-use super::error::{Fault, TraceError};
+use super::error::{Fault, LineFault, TraceError};
 use super::line::{Header, Line, parse_line};
 use super::source::Lines;
 
@@ -123,7 +123,9 @@ impl Requests {
             }
             return match parse_line(line) {
                 Ok(line) => Ok(Some(line)),
-                Err(_) if !ended && self.line_number > 1 => Err(Fault::CutLine),
+                Err(LineFault::Json { is_cut: true, .. }) if !ended && self.line_number > 1 => {
+                    Err(Fault::CutLine)
+                }
                 Err(fault) => Err(Fault::Line(fault)),
             };
         }

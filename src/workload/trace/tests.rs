@@ -82,6 +82,10 @@ fn bad_files_are_named() {
     check("not a trace", "hello\n", ":1: not a trace line (column 1: expected value)");
     check("header only", &joined(&[HEAD]), ": the trace has no requests");
     check("cut line", &cut(&[HEAD, KV_1, KV_2], 9), ":3: the last line is cut short; download");
+    let odd = KV_2.replace("[[", "[[-");
+    check("last value", &cut(&[HEAD, KV_1, &odd], 1), ":3: not a trace line (column");
+    let odd = KV_2.replace("\"sub\":1", "\"sub\":4294967296");
+    check("last value", &cut(&[HEAD, KV_1, &odd], 1), ":3: `sub` is 4294967296: it must be");
     check("missing line", &joined(&[HEAD, KV_1]), "promises 2 requests, the file has 1");
     check("unique", &joined(&[HEAD, KV_1, KV_1]), "promises 5 unique blocks, the file has 3");
     check("no header", &joined(&[KV_1]), ":1: a kvtrace-rle-1 request without a header");
