@@ -300,6 +300,13 @@ fn cli_refuses_bad_lines() {
     refused("serve --dram-capcity 1GiB", "'--dram-capacity'");
     refused("serve --dram-capacity 1", "dram.capacity: the unit is missing");
     refused("serve --config @/gone.toml", "name a readable TOML file with --config");
+    refused("serve --hbm-device cuda:99", "hbm.device: cuda:99 can't be used");
+    refused("serve --dram-numa-node 99", "name one of these, or auto");
+    assert!(!folder.path().join(".local").exists(), "nothing was made");
+    let settings = folder.path().join(".config/terrace");
+    fs::create_dir_all(&settings).unwrap();
+    std::os::unix::fs::symlink("gone", settings.join("config.toml")).unwrap();
+    refused("serve", "the config file can't be read");
 }
 
 const HEADER: &str =
@@ -341,7 +348,16 @@ fn cli_refuses_bad_traces() {
         refused("fewer", "the header promises 1 requests, the file has 2");
     }
     fs::write(at.join("whole"), &whole).unwrap();
-    refused(at, "replay @/whole --live --hbm 0", 1, "every tier has capacity 0");
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        at.join("pipe"),
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::RUSR,
+        0,
+    )
+    .unwrap();
+    refused(at, "replay @/pipe --simulate", 1, "it is no plain file");
+    refused(at, "replay @/whole --live --hbm 0", 2, "every tier has capacity 0");
 }
 
 #[test]

@@ -324,6 +324,10 @@ fn what_cannot_be_replayed_is_refused_with_the_remedy() {
     let two = &["--simulate", "--instant", "--policy", "opt", "--hbm", "1%", "--dram", "5%"];
     check("good", good, two, "the upper bound of one tier");
     check("good", good, &["--simulate", "--hint-sigma=-2"], "-2 is out of range: give 0 to 100");
+    let told = &["--simulate", "--instant", "--policy", "opt", "--hbm", "1%", "--hints", "timing"];
+    check("good", good, told, "--policy opt knows more than hints say; leave it out");
+    let moon = b"{\"timestamp\":1,\"input_length\":1,\"output_length\":1,\"hash_ids\":[]}";
+    check("moon", moon, &["--simulate", "--hints", "engine"], "a Mooncake trace has no sessions");
     check("good", good, &["--live", "--policy", "opt"], "no daemon knows the future");
     check("good", good, &["--live", "--hints", "timing"], "--hints timing needs --simulate");
     check("good", good, &[], "--simulate|--live");

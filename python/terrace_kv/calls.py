@@ -50,6 +50,10 @@ class Stored:
     clipped_directives: int
 
 
+# So long the daemon asks the shared store at most (docs/protocol.md).
+_ASK_SHARED_MS_MAX = 8000
+
+
 def lookup(
     session: Session,
     hashes: Hashes,
@@ -68,7 +72,8 @@ def lookup(
         ask_shared_ms=ask_shared_ms,
         queued=queued,
     )
-    wait_s = _patience(session, timeout_s) + (ask_shared_ms / 1000 if timeout_s is None else 0)
+    asks_s = min(message.ask_shared_ms, _ASK_SHARED_MS_MAX) / 1000
+    wait_s = _patience(session, timeout_s) + (asks_s if timeout_s is None else 0)
 
     def read(answer: Any) -> answers.Lookup:
         return convert.lookup(answer, session.epoch)

@@ -81,6 +81,15 @@ impl From<ConfigError> for Failure {
     }
 }
 
+impl From<replay::ReplayError> for Failure {
+    fn from(error: replay::ReplayError) -> Self {
+        match error {
+            replay::ReplayError::Usage(said) => Self::Usage(said),
+            error => Self::failed(error),
+        }
+    }
+}
+
 /// Parses this process's command line and runs it.
 #[must_use]
 pub fn main() -> ExitCode {
@@ -101,7 +110,7 @@ fn run(command: Command) -> (bool, Result<Outcome, Failure>) {
     match command {
         Command::Serve(args) => (args.json, serve::run(&args).map(done)),
         Command::Demo(args) => (args.json, demo::run(&args).map_err(Failure::failed)),
-        Command::Replay(args) => (args.json, replay::run(&args).map_err(Failure::failed)),
+        Command::Replay(args) => (args.json, replay::run(&args).map_err(Failure::from)),
         Command::Status(args) => (args.json, status::run(&args).map(done)),
         Command::Sessions(args) => (args.json, sessions::run(&args).map(done)),
         Command::Inspect(args) => (args.json, inspect::run(&args).map(done)),

@@ -167,8 +167,8 @@ pub const KEYS: &[Key] = &[
         "nvme.capacity",
         Kind::Size,
         "what the folder holds already, else a twentieth of the free disk, at most 16GiB",
-        "Bytes of the NVMe tier, in whole 64 MiB chunks, preallocated. It may grow from one start \
-         to the next, never shrink.",
+        "Bytes of the NVMe tier, in whole 64 MiB chunks, less than 16 TiB, preallocated. It may grow \
+         from one start to the next, never shrink.",
     ),
     key("nvme.blocks_max", count(1, 1 << 40), "no limit", BLOCKS_MAX_ABOUT),
     key(
@@ -233,9 +233,9 @@ pub const KEYS: &[Key] = &[
         "object.capacity",
         Kind::Size,
         "a twentieth of the free disk, at most 16GiB, for `file://`; 1TiB for `s3://`",
-        "Bytes of the object tier that this node keeps track of. It erases what it wrote itself \
-         and has no room for; what other nodes or a former run left there counts from when a \
-         lookup finds it, and is forgotten here, not erased.",
+        "Bytes of the object tier that this node keeps track of, less than 16 TiB. It erases what it \
+         wrote itself and has no room for; what other nodes or a former run left there counts from \
+         when a lookup finds it, and is forgotten here, not erased.",
     ),
     key("object.blocks_max", count(1, 1 << 40), "no limit", BLOCKS_MAX_ABOUT),
     key(

@@ -204,6 +204,11 @@ impl Level {
 }
 
 impl Config {
+    /// Bytes of this machine's memory that the HBM tier takes: all of it, unless it lies on a GPU.
+    pub fn hbm_in_memory(&self, machine: &dyn Machine) -> u64 {
+        tiers::hbm_in_memory(machine, self.device, self.hbm)
+    }
+
     /// The configuration that the sources give on this machine.
     ///
     /// # Errors

@@ -165,8 +165,9 @@ pub(super) fn metrics(reader: &Reader<'_>) -> Result<Option<SocketAddr>, ConfigE
 }
 
 /// The modules that can be named: the rooms of the library.
-const MODULES: [&str; 9] =
-    ["env", "tiers", "movement", "manager", "wire", "service", "client", "observe", "cli"];
+const MODULES: [&str; 10] = [
+    "env", "tiers", "movement", "manager", "wire", "service", "events", "client", "observe", "cli",
+];
 
 pub(super) fn log(reader: &Reader<'_>) -> Result<Log, ConfigError> {
     let json = reader.choice("log.format")? == Some("json");

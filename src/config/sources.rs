@@ -50,7 +50,7 @@ impl Sources {
             file.map(Path::to_path_buf).or_else(|| sources.var(FILE_ENV).map(PathBuf::from));
         let path = match (named, sources.usual_file()) {
             (Some(named), _) => named,
-            (None, Some(usual)) if usual.exists() => usual,
+            (None, Some(usual)) if is_something(&usual) => usual,
             _ => return Ok(sources),
         };
         let text = read(&path).map_err(|error| ConfigError {
@@ -216,11 +216,18 @@ fn candidates(name: &str) -> impl Iterator<Item = &'static str> + use<> {
     })
 }
 
+/// Whether it is there, as far as anybody can tell: what can't be reached may be.
+fn is_something(path: &Path) -> bool {
+    let absent = [io::ErrorKind::NotFound, io::ErrorKind::NotADirectory];
+    !path.symlink_metadata().is_err_and(|error| absent.contains(&error.kind()))
+}
+
 /// A string, number or truth value as it was written.
 fn plain(value: &DeValue<'_>) -> Option<String> {
     match value {
         DeValue::String(text) => Some(text.to_string()),
-        DeValue::Integer(number) => Some(number.as_str().to_owned()),
+        // As it was written: other radixes than ten are not numbers here.
+        DeValue::Integer(number) => Some(number.to_string()),
         DeValue::Float(number) => Some(number.as_str().to_owned()),
         DeValue::Boolean(truth) => Some(truth.to_string()),
         DeValue::Datetime(_) | DeValue::Array(_) | DeValue::Table(_) => None,

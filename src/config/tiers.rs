@@ -3,13 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use super::error::{ConfigError, Problem};
-use super::machine::Disk;
+use super::machine::{Disk, Machine};
 use super::packs::packs;
 use super::parse::{shown, size_text};
 use super::places::Places;
 use super::reader::Reader;
 use super::{Dram, Hbm, HbmDevice, Note, Nvme, Object};
 use crate::domain::admission::{Rule, WriteMode, WriteRules};
+use crate::domain::slots::TIER_BYTES_MAX;
 use crate::domain::units::CHUNK_BYTES;
 use crate::tiers::hbm::DeviceChoice;
 use crate::tiers::hbm::cuda::CudaConfig;
@@ -27,6 +28,16 @@ const PRETOUCH_THREADS_MAX: usize = 64;
 /// Whole chunks, rounded down.
 const fn chunks_below(bytes: u64) -> u64 {
     bytes / CHUNK_BYTES * CHUNK_BYTES
+}
+
+/// A tier hands out no more than its slots' addresses reach.
+fn check_reach(reader: &Reader<'_>, name: &str, bytes: u64) -> Result<(), ConfigError> {
+    if bytes <= TIER_BYTES_MAX {
+        return Ok(());
+    }
+    let problem = "a tier holds less than 16 TiB";
+    let remedy = format!("give {} or less", size_text(TIER_BYTES_MAX));
+    Err(reader.wrong(name, Problem::new(problem, remedy)))
 }
 
 fn blocks_max(reader: &Reader<'_>, name: &str) -> Result<Option<u64>, ConfigError> {
@@ -51,6 +62,7 @@ pub(super) fn device(reader: &Reader<'_>) -> Result<HbmDevice, ConfigError> {
 /// The HBM tier, if there is one.
 pub(super) fn hbm(reader: &Reader<'_>) -> Result<Option<Hbm>, ConfigError> {
     let capacity_bytes = reader.chunks("hbm.capacity")?.unwrap_or(0);
+    check_reach(reader, "hbm.capacity", capacity_bytes)?;
     let blocks_max = blocks_max(reader, "hbm.blocks_max")?;
     Ok((capacity_bytes > 0).then_some(Hbm { capacity_bytes, blocks_max }))
 }
@@ -58,6 +70,7 @@ pub(super) fn hbm(reader: &Reader<'_>) -> Result<Option<Hbm>, ConfigError> {
 pub(super) fn dram(reader: &Reader<'_>) -> Result<Dram, ConfigError> {
     let usual = (reader.machine.ram_bytes() / 8).min(DRAM_DEFAULT_MAX_BYTES);
     let capacity_bytes = reader.chunks("dram.capacity")?.unwrap_or_else(|| chunks_below(usual));
+    check_reach(reader, "dram.capacity", capacity_bytes)?;
     let staging_bytes = reader.chunks("dram.staging")?.unwrap_or(STAGING_DEFAULT_BYTES);
     if staging_bytes == 0 {
         let problem = "nothing moves between the tiers without staging frames";
@@ -76,6 +89,16 @@ pub(super) fn dram(reader: &Reader<'_>) -> Result<Dram, ConfigError> {
     Ok(Dram { capacity_bytes, blocks_max, staging_bytes, numa, pretouch_threads })
 }
 
+/// What the HBM tier takes of this machine's memory.
+pub(super) fn hbm_in_memory(machine: &dyn Machine, device: HbmDevice, hbm: Option<Hbm>) -> u64 {
+    let on_gpu = match device.choice {
+        DeviceChoice::Cuda(_) => true,
+        DeviceChoice::Auto => hbm.is_some() && machine.has_gpu(),
+        DeviceChoice::Host => false,
+    };
+    hbm.filter(|_| !on_gpu).map_or(0, |hbm| hbm.capacity_bytes)
+}
+
 /// What lies in memory fits there, with a tenth left to everybody else.
 pub(super) fn check_memory(
     reader: &Reader<'_>,
@@ -83,12 +106,7 @@ pub(super) fn check_memory(
     hbm: Option<Hbm>,
     dram: Dram,
 ) -> Result<(), ConfigError> {
-    let on_gpu = match device.choice {
-        DeviceChoice::Cuda(_) => true,
-        DeviceChoice::Auto => hbm.is_some() && reader.machine.has_gpu(),
-        DeviceChoice::Host => false,
-    };
-    let hbm_bytes = hbm.filter(|_| !on_gpu).map_or(0, |hbm| hbm.capacity_bytes);
+    let hbm_bytes = hbm_in_memory(reader.machine, device, hbm);
     let parts = [
         ("hbm.capacity", hbm_bytes),
         ("dram.capacity", dram.capacity_bytes),
@@ -159,6 +177,7 @@ pub(super) fn nvme(
         }
         return Ok(None);
     }
+    check_reach(reader, "nvme.capacity", capacity_bytes)?;
     check_stripes(reader, (&path, &more_paths), capacity_bytes)?;
     let blocks_max = blocks_max(reader, "nvme.blocks_max")?;
     Ok(Some(Nvme {
@@ -310,6 +329,7 @@ pub(super) fn object(
         );
         return Err(reader.wrong("object.capacity", Problem::new(problem, remedy)));
     }
+    check_reach(reader, "object.capacity", given_bytes.unwrap_or(0))?;
     let object = |target, capacity_bytes| Object {
         target,
         capacity_bytes,

@@ -101,8 +101,9 @@ impl TierSpace {
     /// Whether what comes in soon pushes out what is there.
     pub fn is_all_but_full(&self) -> bool {
         let used_bytes = self.slots.bytes_used();
-        let by_slots = self.slots.slots_used() >= self.config.slots_max / 100 * 95;
-        by_slots || used_bytes >= self.config.capacity_bytes / 100 * 95
+        let (slots_max, bytes_max) = (self.config.slots_max, self.config.capacity_bytes);
+        let by_slots = self.slots.slots_used() >= slots_max - slots_max / 20;
+        by_slots || used_bytes >= bytes_max - bytes_max / 20
     }
 
     /// The class of slots of this kind, made when first asked for.

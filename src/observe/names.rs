@@ -164,7 +164,7 @@ metrics! {
     TIER_OP_BYTES: Counter Bytes "terrace_tier_bytes_total" ["tier", "op"]
         "Frames that a tier's store wrote or read, headers included.";
     TIER_ERRORS: Counter Count "terrace_tier_errors_total" ["tier", "op"]
-        "Writes, reads and erases that a tier's store failed.";
+        "Writes, reads, erases, peeks and restamps that a tier's store failed.";
     OBJECT_OUT: Gauge Count "terrace_object_out" []
         "1 while the object store is out and asked by itself whether it is back, else 0.";
     OBJECT_PACKS: Gauge Count "terrace_object_packs" []

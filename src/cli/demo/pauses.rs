@@ -114,7 +114,7 @@ async fn lived(
     let handle = client.register_pool(&pool, 0).await?;
     let engine = Arc::new(Engine { client, pool, handle, content: Content::new(seed) });
     let agents = (0..AGENTS).map(|number| {
-        let (engine, draw) = (Arc::clone(&engine), Draw::new(seed + u64::from(number)));
+        let (engine, draw) = (Arc::clone(&engine), Draw::new(seed.wrapping_add(number.into())));
         env::spawn_task(async move { Agent { number, engine, draw }.live().await })
     });
     let mut all = Met::default();

@@ -1,9 +1,12 @@
 //! The daemon's places: the state folder, the socket, and whether a daemon is there already.
 
+use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 
+use super::super::{Failure, PATIENCE, ask};
 use super::Check;
 use crate::cli::serve::state_dir;
+use crate::client;
 use crate::config::Places;
 use crate::service::{BindError, look_at_socket};
 use crate::tiers::open::{OpenError, check_writable};
@@ -17,7 +20,29 @@ pub(super) fn checks(places: &Places, runs: bool) -> Vec<Check> {
     let state = state_folder(&places.state_dir, runs);
     let is_another = runs && state_dir::look(&places.state_dir).is_ok();
     let socket = if is_another { taken(&places.socket) } else { socket(&places.socket) };
-    vec![state, socket]
+    let silent = if self::runs(places) { silent(&places.socket) } else { None };
+    vec![state, silent.unwrap_or(socket)]
+}
+
+/// Something listens there and answers nothing.
+fn silent(path: &Path) -> Option<Check> {
+    let error = match ask(client::daemon_status(path, PATIENCE)).err()? {
+        Failure::Usage(error) | Failure::Failed(error) => error,
+    };
+    let found = format!("what listens at {} doesn't answer: {error}", path.display());
+    Some(Check::fail("socket", found, "look at its log, and start the daemon again if it hangs"))
+}
+
+/// The metrics endpoint's address.
+pub(super) fn metrics(address: SocketAddr) -> Check {
+    const CHECK: &str = "metrics";
+    match TcpListener::bind(address) {
+        Ok(_) => Check::ok(CHECK, format!("{address} is free")),
+        Err(error) => {
+            let found = format!("nobody can listen on {address}: {error}");
+            Check::fail(CHECK, found, "set metrics.listen to a free address of this machine")
+        }
+    }
 }
 
 /// The folder if it is there, else the nearest above it: where it would be made.
@@ -122,5 +147,17 @@ mod tests {
         assert!(socket(&path).found.contains("no daemon runs"));
         let _listener = UnixListener::bind(&path).unwrap();
         assert!(socket(&path).found.contains("a daemon answers"));
+        let hung = silent(&path).unwrap();
+        assert_eq!(hung.verdict, Verdict::Fail);
+        assert!(hung.found.contains("doesn't answer"), "{hung:?}");
+    }
+
+    #[test]
+    fn an_address_of_metrics_that_is_taken_is_told() {
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = taken.local_addr().unwrap();
+        assert_eq!(metrics(address).verdict, Verdict::Fail);
+        drop(taken);
+        assert_eq!(metrics(address).verdict, Verdict::Ok);
     }
 }

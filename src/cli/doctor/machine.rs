@@ -10,14 +10,14 @@ use crate::tiers::shm::{self, MemoryRoom};
 /// The first kernel whose `io_uring` has all that the NVMe tier uses.
 const KERNEL_MIN: (u32, u32) = (5, 6);
 
-pub(super) fn checks(config: Option<&Config>) -> Vec<Check> {
+pub(super) fn checks(config: Option<&Config>, runs: bool) -> Vec<Check> {
     let room = MemoryRoom::of_this_machine();
     let release = rustix::system::uname().release().to_string_lossy().into_owned();
     let mut checks = vec![cpu(has_fast_checksums()), kernel(&release)];
     if let Some(config) = config {
         let arena_bytes = config.dram.capacity_bytes + config.dram.staging_bytes;
         checks.extend([
-            memory(ThisMachine.ram_bytes(), room.available_bytes, arena_bytes),
+            memory(ThisMachine.ram_bytes(), room, wanted(config, arena_bytes), runs),
             huge_pages(room, arena_bytes, shm::makes_huge_pages()),
             locked_memory(getrlimit(Resource::Memlock).current, arena_bytes),
         ]);
@@ -54,19 +54,57 @@ fn cpu(fast_checksums: bool) -> Check {
     )
 }
 
-fn memory(total_bytes: u64, available_bytes: Option<u64>, arena_bytes: u64) -> Check {
-    let available = available_bytes.unwrap_or(total_bytes);
-    let found = format!(
-        "{} in all, {} to be had, {} for the DRAM tier and staging",
-        Bytes(total_bytes),
-        Bytes(available),
-        Bytes(arena_bytes)
-    );
-    if arena_bytes <= available {
-        return Check::ok("memory", found);
+/// Memory that the daemon takes at the start: the arena, and HBM where that is on the host.
+struct Wanted {
+    arena_bytes: u64,
+    hbm_bytes: u64,
+}
+
+fn wanted(config: &Config, arena_bytes: u64) -> Wanted {
+    Wanted { arena_bytes, hbm_bytes: config.hbm_in_memory(&ThisMachine) }
+}
+
+impl Wanted {
+    fn bytes(&self) -> u64 {
+        self.arena_bytes.saturating_add(self.hbm_bytes)
     }
-    let remedy = "free some memory, or lower dram.capacity: all of it is taken at the start";
-    Check::fail("memory", found, remedy)
+
+    /// What no reserved huge pages are there for, which are no part of what is available.
+    fn plain_bytes(&self, huge_free_bytes: u64) -> u64 {
+        let (mut huge, mut plain) = (huge_free_bytes, 0_u64);
+        for bytes in [self.arena_bytes, self.hbm_bytes] {
+            match huge.checked_sub(bytes) {
+                Some(left) => huge = left,
+                None => plain = plain.saturating_add(bytes),
+            }
+        }
+        plain
+    }
+}
+
+fn memory(total_bytes: u64, room: MemoryRoom, wanted: Wanted, runs: bool) -> Check {
+    const CHECK: &str = "memory";
+    let total = Bytes(total_bytes);
+    let for_what = if wanted.hbm_bytes > 0 {
+        "the DRAM tier, staging and the HBM tier on the host"
+    } else {
+        "the DRAM tier and staging"
+    };
+    let needs = format!("{} for {for_what}", Bytes(wanted.bytes()));
+    if runs {
+        return Check::ok(CHECK, format!("{total} in all; the running daemon has {needs}"));
+    }
+    let available = room.available_bytes.unwrap_or(total_bytes);
+    let found = format!("{total} in all, {} to be had, {needs}", Bytes(available));
+    if wanted.plain_bytes(room.huge_free_bytes) <= available {
+        return Check::ok(CHECK, found);
+    }
+    let remedy = if wanted.hbm_bytes > 0 {
+        "free some memory, or lower dram.capacity or hbm.capacity: all of it is taken at the start"
+    } else {
+        "free some memory, or lower dram.capacity: all of it is taken at the start"
+    };
+    Check::fail(CHECK, found, remedy)
 }
 
 fn huge_pages(room: MemoryRoom, arena_bytes: u64, are_made: bool) -> Check {
@@ -132,9 +170,17 @@ mod tests {
         };
         check(cpu(true), Verdict::Ok);
         check(cpu(false), Verdict::Warn);
-        check(memory(8 << 30, Some(4 << 30), 1 << 30), Verdict::Ok);
-        check(memory(8 << 30, Some(4 << 30), 5 << 30), Verdict::Fail);
-        check(memory(8 << 30, None, 5 << 30), Verdict::Ok);
+        let of = |available_bytes, arena_bytes, hbm_bytes, runs| {
+            let huge_free_bytes = 2 << 30;
+            let room = MemoryRoom { available_bytes, huge_free_bytes, huge_page_bytes: 2 << 20 };
+            memory(16 << 30, room, Wanted { arena_bytes, hbm_bytes }, runs)
+        };
+        check(of(Some(4 << 30), 3 << 30, 0, false), Verdict::Ok);
+        check(of(Some(4 << 30), 5 << 30, 0, false), Verdict::Fail);
+        check(of(Some(4 << 30), 3 << 30, 3 << 30, false), Verdict::Fail);
+        check(of(Some(4 << 30), 2 << 30, 3 << 30, false), Verdict::Ok);
+        check(of(Some(1 << 30), 3 << 30, 0, true), Verdict::Ok);
+        check(of(None, 5 << 30, 0, false), Verdict::Ok);
         let room = MemoryRoom {
             available_bytes: None,
             huge_free_bytes: 1 << 30,

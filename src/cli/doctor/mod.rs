@@ -87,11 +87,14 @@ pub fn run(args: &DoctorArgs) -> Result<Outcome, Failure> {
 fn checks(sources: &Sources) -> Vec<Check> {
     let config = Config::load(sources, &ThisMachine);
     let mut checks = settings(&config);
-    checks.extend(machine::checks(config.as_ref().ok()));
+    let places = Places::load(sources, &ThisMachine);
+    let runs = places.as_ref().is_ok_and(daemon::runs);
+    checks.extend(machine::checks(config.as_ref().ok(), runs));
     checks.extend(gpu::checks(config.as_ref().ok()));
-    if let Ok(places) = Places::load(sources, &ThisMachine) {
-        let runs = daemon::runs(&places);
+    if let Ok(places) = places {
         checks.extend(daemon::checks(&places, runs));
+        let metrics = config.as_ref().ok().and_then(|config| config.metrics);
+        checks.extend(metrics.filter(|_| !runs).map(daemon::metrics));
         checks.extend(storage::checks(&places, config.as_ref().ok(), runs));
     }
     checks

@@ -1,13 +1,12 @@
 //! The disk: the NVMe tier's folders are looked at, and a small tier of its own is tried and goes again.
 
-use std::fs::{self, DirBuilder};
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use super::daemon::standing;
 use super::{Check, object};
+use crate::cli::daemon::{DaemonError, OwnFolder};
 use crate::config::{Config, Machine, Nvme, Places, ThisMachine};
 use crate::domain::units::{Bytes, CHUNK_BYTES};
 use crate::tiers::dram::{Arena, ArenaConfig};
@@ -123,24 +122,6 @@ fn free_disk(path: &Path) -> Check {
     Check::ok("disk", found)
 }
 
-/// A folder that goes with everything in it.
-struct Trial(PathBuf);
-
-impl Trial {
-    fn make(parent: &Path) -> io::Result<Self> {
-        let path = parent.join(format!(".terrace-doctor-{}", std::process::id()));
-        DirBuilder::new().mode(0o700).create(&path)?;
-        Ok(Self(path))
-    }
-}
-
-impl Drop for Trial {
-    fn drop(&mut self) {
-        // What can't be removed is empty or lies where the user can see it.
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
 pub(super) fn small_arena() -> io::Result<Arc<Arena>> {
     let config = ArenaConfig { tier_bytes: 0, staging_bytes: 64 << 10, pretouch_threads: 0 };
     Arena::new(config).map(Arc::new)
@@ -148,11 +129,16 @@ pub(super) fn small_arena() -> io::Result<Arc<Arena>> {
 
 /// What an NVMe tier in this folder turns out to be.
 fn trial_tier(folder: &Path) -> Result<(NvmeFacts, io::Result<Survey>), OpenError> {
-    let trial = Trial::make(folder).map_err(OpenError::io("write to the folder", folder))?;
-    let config = NvmeConfig::new(trial.0.join("nvme"), CHUNK_BYTES);
+    let refused = |error| match error {
+        DaemonError::Io { source, .. } => source,
+        other => io::Error::other(other.to_string()),
+    };
+    let trial = OwnFolder::make(folder).map_err(refused);
+    let trial = trial.map_err(OpenError::io("write to the folder", folder))?;
+    let config = NvmeConfig::new(trial.path().join("nvme"), CHUNK_BYTES);
     let arena = small_arena().map_err(OpenError::io("have memory to try out", folder))?;
     let (_store, facts) = nvme::open(&config, &arena)?;
-    Ok((facts, nvme::try_out(&trial.0)))
+    Ok((facts, nvme::try_out(trial.path())))
 }
 
 fn io_uring(facts: &NvmeFacts) -> Check {
@@ -215,7 +201,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (facts, _) = trial_tier(folder.path()).unwrap();
         assert_eq!(facts.capacity_bytes, CHUNK_BYTES);
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 
     #[test]
@@ -273,7 +259,7 @@ mod tests {
         assert!(nvme_folder(&nvme, false).found.contains("is ours"));
         let less = Nvme { capacity_bytes: CHUNK_BYTES, ..nvme.clone() };
         assert!(nvme_folder(&less, false).remedy.unwrap().contains("never shrinks"));
-        fs::write(path.join("nvme.superblock"), "junk").unwrap();
+        std::fs::write(path.join("nvme.superblock"), "junk").unwrap();
         let refused = nvme_folder(&nvme, true);
         assert_eq!(refused.verdict, Verdict::Fail);
         assert!(refused.remedy.unwrap().contains("is not a superblock of Terrace"));

@@ -21,6 +21,7 @@ pub(super) fn simulate(args: &ReplayArgs) -> Result<ReplayReport, ReplayError> {
     let elapsed = Stopwatch::start();
     let trace = Trace::open(&args.trace)?;
     let info = *trace.info();
+    check_hints(args, info.format)?;
     let capacity_blocks = args.capacity_blocks(info.unique_blocks)?;
     let pace = pace(args, info.block_tokens)?;
     let writes = writes(args, info.block_tokens, capacity_blocks)?;
@@ -103,10 +104,20 @@ fn run(mut replay: Replay, trace: &Trace, limit: usize) -> Result<ReplayOutcome,
     Ok(outcome)
 }
 
-/// What the agents of the trace say. A trace without sessions has nobody who could say anything.
+/// Who could say anything is a session of the trace, and who could hear it a policy that learns.
+fn check_hints(args: &ReplayArgs, format: Format) -> Result<(), ReplayError> {
+    let why = match (format, args.policy) {
+        _ if args.hints == Hints::None => return Ok(()),
+        (Format::Mooncake, _) => "a Mooncake trace has no sessions that could give any",
+        (_, ReplayPolicy::Opt) => "--policy opt knows more than hints say",
+        _ => return Ok(()),
+    };
+    Err(ReplayError::Usage(format!("--hints {}: {why}; leave it out", args.hints)))
+}
+
+/// What the agents of the trace say.
 fn told(args: &ReplayArgs, trace: &Trace, limit: usize) -> Result<Told, ReplayError> {
-    let has_sessions = trace.info().format != Format::Mooncake;
-    let hints = if has_sessions { args.hints } else { Hints::None };
+    let hints = args.hints;
     let mut foresight = Foresight::default();
     if hints > Hints::None {
         for request in trace.requests()?.take(limit) {

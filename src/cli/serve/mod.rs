@@ -59,6 +59,7 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
     for note in &config.notes {
         tracing::warn!("{note}");
     }
+    node::check(&config).map_err(|error| Failure::Usage(error.to_string()))?;
     // Both before anything large is made: that takes seconds, and changes what it finds.
     refuse_second_daemon(&config)?;
     let _state = StateDir::open(&config.places.state_dir).map_err(Failure::failed)?;

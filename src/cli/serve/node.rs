@@ -18,7 +18,7 @@ use crate::manager::{ManagerConfig, ShieldShares, TierConfig};
 use crate::movement::{Link, LinkLimits};
 use crate::tiers::decorators::{Metered, Patience, Watched};
 use crate::tiers::dram::{Arena, ArenaConfig};
-use crate::tiers::hbm::cuda::{self, CudaConfig};
+use crate::tiers::hbm::cuda::{self, CudaConfig, NoDriver};
 use crate::tiers::hbm::{Device, DeviceChoice, HostDevice, HostDeviceConfig};
 use crate::tiers::nvme::{self, NvmeConfig, NvmeFacts, Striped};
 use crate::tiers::object::{self, ObjectOptions, PackOptions};
@@ -68,6 +68,29 @@ pub const fn transfers_max(link: Link) -> usize {
         | Link::ObjectGet
         | Link::ObjectPut => 8,
     }
+}
+
+/// Looks whether the GPU and the NUMA node that are named are there: nothing is made for it.
+///
+/// # Errors
+/// `Gpu` or `Numa`.
+pub fn check(config: &Config) -> Result<(), NodeError> {
+    if let DeviceChoice::Cuda(ordinal) = config.device.choice {
+        let why = match cuda::gpus() {
+            Ok(gpus) if config.device.choice.among(&gpus).is_some() => None,
+            Ok(gpus) if gpus.is_empty() => Some("there is no GPU that this process may use".into()),
+            Ok(gpus) => Some(format!("there are {} GPUs, counted from 0", gpus.len())),
+            // One that is broken hides none of the others.
+            Err(NoDriver::Broken(_)) => None,
+            Err(error) => Some(error.to_string()),
+        };
+        why.map_or(Ok(()), |why| Err(NodeError::Gpu { ordinal, why }))?;
+    }
+    let place = Placement::here(config.dram.numa, config.device.choice);
+    if matches!(place, Placement::Missing { .. }) {
+        return Err(NodeError::Numa(format!("{place}: name one of these, or auto")));
+    }
+    Ok(())
 }
 
 impl Node {
@@ -120,9 +143,6 @@ impl Node {
 
 fn open_arena(config: &Config) -> Result<Arc<Arena>, NodeError> {
     let place = Placement::here(config.dram.numa, config.device.choice);
-    if matches!(place, Placement::Missing { .. }) {
-        return Err(NodeError::Numa(format!("{place}: name one of these, or auto")));
-    }
     let sizes = ArenaConfig {
         tier_bytes: config.dram.capacity_bytes,
         staging_bytes: config.dram.staging_bytes,

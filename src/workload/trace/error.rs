@@ -24,6 +24,8 @@ pub enum Fault {
     Open(io::Error),
     #[error("it is a folder; give a trace file")]
     Folder,
+    #[error("it is no plain file, and a trace is read more than once; write it to a file first")]
+    NoFile,
     #[error("{0}; read the file again, or copy it anew")]
     Read(io::Error),
     #[error("the file is empty; give a kvtrace-rle-1, Mooncake or LMCache trace")]

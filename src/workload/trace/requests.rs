@@ -118,6 +118,7 @@ impl Requests {
         loop {
             self.line_number += 1;
             let Some((line, ended)) = self.lines.read()? else { return Ok(None) };
+            let line = if self.line_number == 1 { without_mark(line) } else { line };
             if line.trim_ascii().is_empty() {
                 continue;
             }
@@ -160,6 +161,11 @@ impl Requests {
         }
         Ok(())
     }
+}
+
+/// The mark that some editors put before a text says nothing here.
+fn without_mark(line: &[u8]) -> &[u8] {
+    line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line)
 }
 
 fn seconds(time: Time) -> f64 {

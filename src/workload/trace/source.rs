@@ -28,15 +28,19 @@ impl Lines {
     }
 
     fn open_file(path: &Path) -> Result<Self, Fault> {
-        let file = File::open(path).map_err(Fault::Open)?;
-        if file.metadata().map_err(Fault::Open)?.is_dir() {
+        let found = path.metadata().map_err(Fault::Open)?;
+        if found.is_dir() {
             return Err(Fault::Folder);
         }
+        if !found.is_file() {
+            return Err(Fault::NoFile);
+        }
+        let file = File::open(path).map_err(Fault::Open)?;
         Self::new(BufReader::with_capacity(1 << 16, file))
     }
 
     fn new(mut file: impl BufRead + 'static) -> Result<Self, Fault> {
-        // A pipe may hand out its first bytes one by one, so the magic is collected, then put back.
+        // A reader may hand out its first bytes one by one, so the magic is collected, then put back.
         let mut head = Vec::with_capacity(8);
         file.by_ref().take(8).read_to_end(&mut head).map_err(Fault::Read)?;
         if head.is_empty() {

@@ -60,6 +60,9 @@ fn good_files() {
     assert_eq!((info.unique_blocks, info.requests), (4, 2));
     assert_ne!(requests[0].session, requests[1].session);
 
+    let marked = format!("\u{feff}{MOON_1}");
+    assert_eq!(good(&[&marked]).0.requests, 1);
+
     let (info, requests) = good(&[LM_1, LM_2]);
     assert_eq!((info.format, info.block_tokens), (Format::LmCache, 64));
     assert_eq!((info.unique_blocks, info.requests), (2, 2));

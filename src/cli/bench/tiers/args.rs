@@ -4,9 +4,11 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use crate::cli::Failure;
+use crate::cli::serve::transfers_max;
 use crate::config::parse;
 use crate::domain::namespace::PAYLOAD_BYTES_MAX;
 use crate::domain::units::{Bytes, CHUNK_BYTES, PAGE_BYTES};
+use crate::movement::Link;
 use crate::tiers::hbm::DeviceChoice;
 use crate::tiers::object::Target;
 
@@ -46,7 +48,7 @@ pub struct TiersArgs {
     pub seconds: u32,
     /// Blocks under way at once on disks and object stores, and threads of the loops beside them
     #[arg(long, value_name = "BLOCKS", default_value_t = 16,
-        value_parser = clap::value_parser!(u16).range(1..=256))]
+        value_parser = depth)]
     pub depth: u16,
     /// Bytes that go round, on each side, in whole 64MiB up to 64GiB: more than the caches hold
     #[arg(long = "set", value_name = "SIZE", default_value = "256MiB", value_parser = set)]
@@ -231,6 +233,20 @@ fn set(text: &str) -> Result<u64, String> {
     })
 }
 
+const DEPTH_MAX: u16 = 256;
+
+/// The daemon cuts a depth into transfers of as many blocks each, the limit beside it does not: only
+/// where they come out even, both have as much under way.
+fn depth(text: &str) -> Result<u16, String> {
+    let transfers = transfers_max(Link::NvmeRead);
+    let depth = text.parse::<u16>().map_err(|error| error.to_string())?;
+    let comes_out = usize::from(depth) <= transfers || usize::from(depth).is_multiple_of(transfers);
+    if depth > 0 && depth <= DEPTH_MAX && comes_out {
+        return Ok(depth);
+    }
+    Err(format!("give 1 to {transfers}, or a multiple of {transfers} up to {DEPTH_MAX}"))
+}
+
 #[cfg(test)]
 mod tests {
     use clap::Parser;
@@ -287,7 +303,8 @@ mod tests {
         check("--fragment pages", "not a size: give a whole number and a unit");
         check("--set 100MiB", "a set of 100 MiB can't be had: give a multiple of 64MiB");
         check("--seconds 0", "0 is not in 1..=86400");
-        check("--depth 1000", "1000 is not in 1..=256");
+        check("--depth 1000", "give 1 to 8, or a multiple of 8 up to 256");
+        check("--depth 15", "give 1 to 8, or a multiple of 8 up to 256");
         check("--device gpu", "device `gpu` is not known: use host, auto, or cuda:0");
         check("--against disk", "`disk` is nothing to hold HBM against: use memory or calls");
         check("--object gs://x", "`gs://` is not known");

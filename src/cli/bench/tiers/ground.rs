@@ -39,12 +39,13 @@ pub struct Ground {
     bucket: Option<Bucket>,
     pub depth: usize,
     pub against: Against,
-    /// What is kept beside the daemon's own files: the limits' files.
+    /// What is kept beside the daemon's own files, and beside its objects: the limits' files.
     beside: PathBuf,
+    beside_objects: PathBuf,
     interrupted: Arc<AtomicBool>,
     // Everything above is let go before the threads and the folders it uses.
     runtime: Runtime,
-    _folders: Vec<Folder>,
+    _folders: [Option<Folder>; 2],
 }
 
 impl Ground {
@@ -68,8 +69,15 @@ impl Ground {
     ) -> Result<Self, Failure> {
         let uses = |tier| cells.iter().any(|cell| cell.path.far_tier() == tier);
         let parent = args.dir.clone().unwrap_or_else(std::env::temp_dir);
-        let files = uses(Tier::Object) && !matches!(args.object, Some(Target::S3(_)));
-        check_room(&parent, args.set_bytes, uses(Tier::Nvme), files)?;
+        let objects = match &args.object {
+            _ if !uses(Tier::Object) => None,
+            None => Some((&parent, "--dir")),
+            Some(Target::Dir { path, .. }) => Some((path, "--object")),
+            Some(Target::S3(_)) => None,
+        };
+        let slots = uses(Tier::Nvme).then_some((&parent, "--dir"));
+        check_folder(&parent, "--dir")?;
+        check_room([slots, objects], args.set_bytes)?;
         let runtime = serve::start_runtime()
             .map_err(|error| Failure::Failed(format!("can't start the runtime: {error}")))?;
         // Before anything is made that has to go again.
@@ -83,9 +91,11 @@ impl Ground {
         let nvme = uses(Tier::Nvme).then(|| open_nvme(args, folder.path(), &arena)).transpose()?;
         let (store, facts) = nvme.unzip();
         let beside = folder.path().to_owned();
-        let mut folders = vec![folder];
+        let own = objects.filter(|(there, _)| **there != parent);
+        let own = own.map(|(there, flag)| folder_in(there, flag)).transpose()?;
+        let beside_objects = own.as_ref().unwrap_or(&folder).path().to_owned();
         let object = uses(Tier::Object)
-            .then(|| open_object(args, &beside, &mut folders, &arena, &runtime))
+            .then(|| open_object(args, &beside_objects, &arena, &runtime))
             .transpose()?;
         let (object, bucket) = object.map_or((None, None), |(store, bucket)| (Some(store), bucket));
         let parts = CarrierParts {
@@ -108,9 +118,10 @@ impl Ground {
             depth: args.depth.into(),
             against: args.against,
             beside,
+            beside_objects,
             interrupted,
             runtime,
-            _folders: folders,
+            _folders: [Some(folder), own],
         })
     }
 
@@ -118,6 +129,12 @@ impl Ground {
     #[must_use]
     pub fn beside(&self, name: &str) -> PathBuf {
         self.beside.join(name)
+    }
+
+    /// A path beside the daemon's objects, where these are in a folder.
+    #[must_use]
+    pub fn beside_objects(&self, name: &str) -> PathBuf {
+        self.beside_objects.join(name)
     }
 
     /// So many objects of the bucket, for a client that knows HTTP only; nothing where objects are in
@@ -208,28 +225,38 @@ fn listen(runtime: &Runtime) -> Result<Arc<AtomicBool>, Failure> {
     Ok(raised)
 }
 
-/// Says before anything is made that the disk is too small: a file system that is full in the
-/// middle of a run harms others too.
-fn check_room(parent: &Path, set_bytes: u64, nvme: bool, object: bool) -> Result<(), Failure> {
-    if !parent.is_dir() {
-        return Err(Failure::Usage(format!(
-            "--dir {}: there is no such folder; name one on the disk to measure",
-            parent.display()
-        )));
-    }
-    // The daemon's own, the limit's beside it, and as much again to leave some room.
-    let needed_bytes = set_bytes * 2 * (u64::from(nvme) + u64::from(object)) + CHUNK_BYTES;
-    let free_bytes = ThisMachine.disk(parent).map_or(u64::MAX, |disk| disk.free_bytes);
-    if free_bytes >= needed_bytes {
+fn check_folder(folder: &Path, flag: &str) -> Result<(), Failure> {
+    if folder.is_dir() {
         return Ok(());
     }
     Err(Failure::Usage(format!(
-        "{} has {} free and {} are needed: free some room, name another folder with --dir, or \
-         measure with a smaller --set",
-        parent.display(),
-        Bytes(free_bytes),
-        Bytes(needed_bytes)
+        "{flag} {}: there is no such folder; name one on the disk to measure",
+        folder.display()
     )))
+}
+
+/// Says before anything is made that a disk is too small: a file system that is full in the
+/// middle of a run harms others too. Takes the folders of the slots and of the objects.
+fn check_room(uses: [Option<(&PathBuf, &str)>; 2], set_bytes: u64) -> Result<(), Failure> {
+    let device_of = |folder: &Path| ThisMachine.disk(folder).map(|disk| disk.device);
+    for (folder, flag) in uses.into_iter().flatten() {
+        check_folder(folder, flag)?;
+        let Some(disk) = ThisMachine.disk(folder) else { continue };
+        let here = |(other, _): &(&PathBuf, &str)| device_of(other) == Some(disk.device);
+        let sharing = uses.into_iter().flatten().filter(here).count() as u64;
+        // The daemon's own, the limit's beside it, and as much again to leave some room.
+        let needed_bytes = set_bytes * 2 * sharing + CHUNK_BYTES;
+        if disk.free_bytes < needed_bytes {
+            return Err(Failure::Usage(format!(
+                "{} has {} free and {} are needed: free some room, name another folder with {flag}, \
+                 or measure with a smaller --set",
+                folder.display(),
+                Bytes(disk.free_bytes),
+                Bytes(needed_bytes)
+            )));
+        }
+    }
+    Ok(())
 }
 
 fn folder_in(parent: &Path, flag: &str) -> Result<Folder, Failure> {
@@ -260,17 +287,13 @@ fn open_nvme(
 fn open_object(
     args: &TiersArgs,
     folder: &Path,
-    folders: &mut Vec<Folder>,
     arena: &Arc<Arena>,
     runtime: &Runtime,
 ) -> Result<(Store, Option<Bucket>), Failure> {
     let target = match &args.object {
         None => Target::Dir { path: folder.join("object"), fsync: false },
-        Some(Target::Dir { path, fsync }) => {
-            let own = folder_in(path, "--object")?;
-            let path = own.path().to_owned();
-            folders.push(own);
-            Target::Dir { path, fsync: *fsync }
+        Some(Target::Dir { fsync, .. }) => {
+            Target::Dir { path: folder.join("object"), fsync: *fsync }
         }
         Some(Target::S3(bucket)) => Target::S3(part_of(bucket)?),
     };

@@ -1,7 +1,9 @@
 //! What each path is held against, chosen by the path and by where HBM is.
 
+use std::io;
+
 use super::args::{Against, Cell, TiersArgs};
-use super::device::Hbm;
+use super::device::{Hbm, no_memory};
 use super::ground::Ground;
 use super::limits::disk::{Frames, RawDisk};
 use super::limits::files::PlainFiles;
@@ -14,6 +16,7 @@ use super::set::BlockSet;
 use crate::cli::Failure;
 use crate::domain::tier::Tier;
 use crate::tiers::hbm::cuda::PlainCopies;
+use crate::tiers::shm::MemoryRoom;
 
 /// Plain memories, as long as the set: what HBM is held against. Kept over all rows.
 pub enum Plain {
@@ -26,13 +29,20 @@ impl Plain {
     /// Memories that the cells need, on the machine that HBM is on.
     ///
     /// # Errors
-    /// A GPU has no room for them.
+    /// There is no room for them.
     pub fn make(args: &TiersArgs, cells: &[Cell], hbm: &Hbm) -> Result<Self, Failure> {
         if !cells.iter().any(|cell| cell.path.far_tier() == Tier::Hbm) {
             return Ok(Self::None);
         }
         match hbm {
-            Hbm::Host(_) => Ok(Self::Host(Memories::new(in_memory(args.set_bytes)))),
+            Hbm::Host(_) => {
+                // The arena and the tier are taken by now.
+                let room = MemoryRoom::of_this_machine().available_bytes;
+                if room.is_some_and(|room| room < 2 * args.set_bytes) {
+                    return Err(no_memory(&io::ErrorKind::OutOfMemory.into()));
+                }
+                Ok(Self::Host(Memories::new(in_memory(args.set_bytes))))
+            }
             Hbm::Gpu(gpu) => {
                 gpu.plain_copies(args.set_bytes).map(Self::Gpu).map_err(Failure::Failed)
             }
@@ -83,7 +93,8 @@ impl<'a> Limit<'a> {
                     let bare = BareHttp::open(objects, frame_bytes, ground.depth);
                     return bare.map(Self::Http).map_err(refused("the bare HTTP client"));
                 }
-                let files = PlainFiles::open(&ground.beside("plain"), frame_bytes, ground.depth);
+                let folder = ground.beside_objects("plain");
+                let files = PlainFiles::open(&folder, frame_bytes, ground.depth);
                 files.map(Self::Files).map_err(refused("the files beside the object store's"))
             }
         }
