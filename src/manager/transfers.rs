@@ -188,7 +188,7 @@ impl Manager {
         let late = self.withdraw_forgotten(&mut transfer);
         if transfer.items.is_empty() {
             let flight = self.flights.remove(&transfer.id).expect("what starts is in flight");
-            self.links.ended(self.now, flight.load, true);
+            self.links.ended(self.now, flight.load, 0);
         } else {
             self.refresh_records(&mut transfer);
             self.out.push(Effect::Start(transfer));
@@ -209,9 +209,10 @@ impl Manager {
     pub(super) fn transfer_done(&mut self, id: TransferId, failed: &[ItemFailure]) {
         // An unknown transfer can only be a shell's mistake; answering twice must not be fatal.
         let Some(flight) = self.flights.remove(&id) else { return };
-        // What moves nothing says nothing of the link's speed.
-        let is_lesson = failed.is_empty() && flight.load.bytes > 0;
-        self.links.ended(self.now, flight.load, !is_lesson);
+        // A namespace's blocks are as long as each other.
+        let of_each = flight.load.bytes / flight.items.len().max(1) as u64;
+        let landed_bytes = flight.load.bytes.saturating_sub(of_each * failed.len() as u64);
+        self.links.ended(self.now, flight.load, landed_bytes);
         self.lifts.stirred = true;
         self.start_next(flight.load.link);
         let mut failed = failed.iter().peekable();

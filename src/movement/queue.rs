@@ -128,21 +128,19 @@ impl<T> Links<T> {
         }
     }
 
-    /// A started transfer ended; `failed` if it did not land as a whole. [`Self::next`] says what
-    /// starts now.
+    /// A started transfer ended, of which so many bytes landed; only a whole one says how fast the link
+    /// is. [`Self::next`] says what starts now.
     ///
     /// # Panics
     /// Nothing of its class was in flight on the link: a broken invariant of the caller.
-    pub fn ended(&mut self, now: Time, load: Load, failed: bool) {
+    pub fn ended(&mut self, now: Time, load: Load, landed_bytes: u64) {
         let lane = &mut self.lanes[load.link.index()];
         let class = load.class.index();
         assert!(lane.in_flight[class] > 0, "a transfer ended on {:?} where none was", load.link);
         lane.in_flight[class] -= 1;
         lane.in_flight_bytes[class] -= load.bytes;
-        if !failed {
-            lane.moved_bytes[class] += load.bytes;
-        }
-        lane.gauge.ended(now, load.bytes, failed);
+        lane.moved_bytes[class] += landed_bytes;
+        lane.gauge.ended(now, load.bytes, landed_bytes == 0 || landed_bytes < load.bytes);
     }
 
     /// The next transfer that waits for the link and may start: it counts as started.
@@ -344,13 +342,13 @@ mod tests {
         let elsewhere = Load { link: Link::NvmeWrite, ..demand };
         assert_eq!(links.offer(now, elsewhere, 5), Offer::Start(5));
         assert_eq!(links.next(now, Link::NvmeRead), None);
-        links.ended(ms(2), load(Class::Background, MB), false);
+        links.ended(ms(2), load(Class::Background, MB), MB);
         assert_eq!(links.next(ms(2), Link::NvmeRead), Some(3));
         assert_eq!(links.next(ms(2), Link::NvmeRead), None);
-        links.ended(ms(3), demand, true);
+        links.ended(ms(3), demand, 5);
         assert_eq!(links.next(ms(3), Link::NvmeRead), Some(2));
         assert_eq!(links.counts(), (2, 0));
-        assert_eq!(links.moved_bytes(Link::NvmeRead), [0, 0, MB]);
+        assert_eq!(links.moved_bytes(Link::NvmeRead), [5, 0, MB]);
     }
 
     #[test]
@@ -363,9 +361,9 @@ mod tests {
         assert_eq!(started.count(), 12, "the last places are kept");
         assert_eq!(links.offer(ms(2), demand, 100), Offer::Start(100));
         for _ in 0..12 {
-            links.ended(ms(3), background, false);
+            links.ended(ms(3), background, background.bytes);
         }
-        links.ended(ms(3), demand, false);
+        links.ended(ms(3), demand, demand.bytes);
         assert!(links.next(ms(4), Link::NvmeRead).is_some());
         assert!(links.next(ms(4), Link::NvmeRead).is_some());
         assert_eq!(links.next(ms(4), Link::NvmeRead), None, "requests came a moment ago");
@@ -401,7 +399,7 @@ mod tests {
             assert_eq!(links.cut_bytes(ms(turn), Link::NvmeRead, Class::Prefetch), TRIAL_BYTES);
             assert_eq!(links.offer(ms(turn * 10), lift, 0), Offer::Start(0));
             assert!(!links.takes_prefetch(ms(turn * 10), Link::NvmeRead), "one at a time");
-            links.ended(ms(turn * 10 + 10), lift, false);
+            links.ended(ms(turn * 10 + 10), lift, lift.bytes);
         }
         // It moves 1 MB a second: so much in flight is over within 20 ms.
         assert_eq!(links.cut_bytes(ms(40), Link::NvmeRead, Class::Prefetch), 5 * MB / 1000);
@@ -424,7 +422,7 @@ mod tests {
             } else {
                 demand
             };
-            links.ended(ms(turn * 10), class, false);
+            links.ended(ms(turn * 10), class, class.bytes);
             links.next(ms(turn * 10), Link::NvmeRead).unwrap()
         });
         let started: Vec<u32> = started.collect();
@@ -440,7 +438,7 @@ mod tests {
         }
         assert_eq!(links.cancel(|n| n % 2 == 0), [2, 4]);
         assert_eq!((links.counts(), links.queued(Link::NvmeRead)), ((1, 2), 2));
-        links.ended(ms(1), demand, false);
+        links.ended(ms(1), demand, demand.bytes);
         assert_eq!(links.next(ms(1), Link::NvmeRead), Some(1));
         assert_eq!(links.bytes_ahead(Link::NvmeRead, Class::Demand), 2 * MB);
         assert_eq!(links.in_flight_bytes(Link::NvmeRead), MB);

@@ -1,6 +1,7 @@
 //! One client, one shard: placement, order of eviction, holds, failures.
 
 use super::*;
+use crate::movement::{Class, Link};
 
 #[test]
 fn what_was_stored_is_found_and_loaded() {
@@ -190,7 +191,7 @@ fn a_tier_that_fails_below_never_blocks_the_one_above() {
 #[test]
 fn a_late_load_fails_what_has_not_started() {
     let mut bench = Bench::with_config([0, 10, 0, 0], 1, |config| {
-        config.links[crate::movement::Link::DeviceUp.index()].in_flight_max = 1;
+        config.links[Link::DeviceUp.index()].in_flight_max = 1;
     });
     let blocks: Vec<u64> = (0..10).collect();
     bench.store(None, &blocks);
@@ -336,4 +337,19 @@ fn one_client_leaves_leases_for_the_others() {
     bench.client = ClientId(1);
     assert_eq!(bench.ask(Command::ReleaseLease { lease: leases[0] }), Reply::Ok);
     bench.lease(&[1]);
+}
+
+#[test]
+fn of_a_batch_with_a_bad_block_the_others_count_as_moved() {
+    let mut bench = Bench::new([0, 8, 0, 0]);
+    bench.start_store(None, &[1, 2, 3, 4]);
+    let mut items = 0;
+    let second_fails = |_: &TransferItem| {
+        items += 1;
+        (items == 2).then_some(FailureKind::SourceFailed)
+    };
+    bench.run_with(second_fails);
+    let down = bench.manager.status().links[Link::DeviceDown.index()];
+    let block_bytes = bench.manager.namespace(NamespaceId(0)).payload_bytes;
+    assert_eq!(down.moved_bytes[Class::Demand.index()], 3 * block_bytes);
 }

@@ -174,7 +174,7 @@ impl<'a> Carried<'a> {
             )));
         }
         let load = self.under_way.remove(&ended.transfer).expect("a transfer ends once");
-        self.links.ended(self.clock.now(), load, false);
+        self.links.ended(self.clock.now(), load, load.bytes);
         while let Some(next) = self.links.next(self.clock.now(), load.link) {
             self.ground.carrier.start(next, &self.entry);
         }

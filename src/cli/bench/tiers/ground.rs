@@ -161,8 +161,10 @@ impl Ground {
         let Err(uncleared) = cleared else { return measured };
         let why = measured.err().unwrap_or(uncleared);
         let (Some(bucket), Failure::Failed(why)) = (&self.bucket, &why) else { return Err(why) };
-        let there = Target::S3(bucket.clone());
-        Err(Failure::Failed(format!("{why}; objects are left below {there}: take them away")))
+        let left = format!("; objects are left below {}", Target::S3(bucket.clone()));
+        // Both the limit's and the daemon's may be.
+        let why = why.split(&left).next().unwrap_or_default();
+        Err(Failure::Failed(format!("{why}{left}: take them away")))
     }
 
     /// # Errors

@@ -98,8 +98,11 @@ fn exchange(idle: &Idle, request: &Signed, body: Option<&[u8]>, into: &mut [u8])
     line.write_all(body.unwrap_or_default())?;
     let answer = Answer::read(&mut line)?;
     if !(200..300).contains(&answer.status) {
-        let said = String::from_utf8_lossy(&answer.begun).into_owned();
         let (method, status) = (&request.method, answer.status);
+        let mut said = String::from_utf8_lossy(&answer.begun).into_owned();
+        if (method.as_str(), status) == ("PUT", 404) {
+            said = "there is no such bucket: make it, or name another".into();
+        }
         // The query is a signature, with which anybody could do the same.
         let name = path.split('?').next().unwrap_or_default();
         return Err(io::Error::other(format!("{method} {name} was answered {status}: {said}")));
