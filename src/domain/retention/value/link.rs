@@ -39,8 +39,7 @@ impl Reuse {
         assert!(!seen.chain.is_empty(), "a request without blocks has no tip");
         self.advance(now);
         let hit = self.meet(seen);
-        let own = seen.session.and_then(|session| self.agents.get(&session).copied());
-        let own = own.filter(|agent| self.tips.get(agent.tip).is_some());
+        let own = seen.session.and_then(|session| self.agent(session));
         let reset = own.is_some_and(|agent| agent.reset);
         let goes_on = hit.filter(|hit| hit.what == Met::Tip).map(|hit| hit.tip);
         let left = left_by(seen, hit, own).filter(|left| Some(*left) != goes_on);
@@ -136,7 +135,7 @@ impl Reuse {
         (tip.state, tip.wait) = (State::Running, None);
         tip.turn = Some(Clock::start(Wait::Turn, tip.habits.running(), now));
         if let Some(session) = seen.session {
-            self.agents.insert(session, Agent { tip: id, reset: false });
+            self.follow(session, Some(Agent { tip: id, reset: false }));
         }
         self.tips.mark(id, seen.chain);
         self.touch(id);

@@ -51,7 +51,7 @@ pub struct Reuse {
     pub(super) tips: Tips,
     tables: [Survival; Wait::COUNT],
     noise: Noise,
-    pub(super) agents: BTreeMap<SessionIndex, Agent>,
+    agents: BTreeMap<SessionIndex, Agent>,
     /// When a tip's age reaches its next bin; entries that no tip waits for any more are skipped.
     due: BinaryHeap<Reverse<(Time, usize)>>,
     slots: Vec<Option<TipId>>,
@@ -202,16 +202,40 @@ impl Reuse {
         }
     }
 
-    /// The session is not known any more; `ended` if it said so itself.
+    /// The session is not known any more; `ended` if it said so itself. A chain that others follow is
+    /// not over by that.
     pub fn session_gone(&mut self, now: Time, session: SessionIndex, ended: bool) {
         self.advance(now);
-        let tip = self.tip_of(session);
-        self.agents.remove(&session);
-        let Some(id) = tip else { return };
-        if ended {
-            self.wait(id, State::Ended, None);
-            self.tips.get_mut(id).turn = None;
+        let left = self.follow(session, None);
+        let Some(id) = left.filter(|id| ended && self.tips.get_mut(*id).sessions == 0) else {
+            return;
+        };
+        self.wait(id, State::Ended, None);
+        self.tips.get_mut(id).turn = None;
+    }
+
+    /// What the session has from now on, if anything. Gives the tip it had, if that is still known.
+    pub(super) fn follow(&mut self, session: SessionIndex, agent: Option<Agent>) -> Option<TipId> {
+        let before = self.tip_of(session);
+        if let Some(before) = before {
+            self.tips.get_mut(before).sessions -= 1;
         }
+        match agent {
+            Some(agent) => {
+                self.tips.get_mut(agent.tip).sessions += 1;
+                self.agents.insert(session, agent);
+            }
+            None => {
+                self.agents.remove(&session);
+            }
+        }
+        before
+    }
+
+    /// What the session has, if it is still known.
+    pub(super) fn agent(&self, session: SessionIndex) -> Option<Agent> {
+        let agent = self.agents.get(&session).copied();
+        agent.filter(|agent| self.tips.get(agent.tip).is_some())
     }
 
     pub(super) fn now(&self) -> Time {
@@ -220,7 +244,7 @@ impl Reuse {
 
     /// The session's tip, if it is still known.
     fn tip_of(&self, session: SessionIndex) -> Option<TipId> {
-        self.agents.get(&session).map(|agent| agent.tip).filter(|id| self.tips.get(*id).is_some())
+        self.agent(session).map(|agent| agent.tip)
     }
 
     /// A new tip; the one unused for longest makes room.
@@ -348,5 +372,48 @@ impl Reuse {
     /// What the tip's agent is like.
     pub(super) fn habits(&self, id: TipId) -> Option<Habits> {
         self.tips.get(id).map(|tip| tip.habits)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keys(chain: &[u64]) -> Vec<Key> {
+        chain.iter().map(|n| Key(u128::from(*n).to_le_bytes())).collect()
+    }
+
+    fn request(reuse: &mut Reuse, at_s: u64, session: u32, chain: &[u64]) -> TipId {
+        let (chain, session) = (keys(chain), Some(SessionIndex(session)));
+        let seen = Seen { chain: &chain, found: 0, session, subagent: false };
+        reuse.request(Time::from_millis(1000 * at_s), &seen).tip
+    }
+
+    #[test]
+    fn a_chain_is_over_when_the_last_session_that_follows_it_says_so() {
+        for chain in [&[1, 2, 3][..], &[1, 2, 3, 4]] {
+            let mut reuse = Reuse::default();
+            let first = request(&mut reuse, 1, 1, &[1, 2, 3]);
+            let tip = request(&mut reuse, 2, 2, chain);
+            assert_eq!(tip, first, "it goes on from what the other one left");
+            let end = |reuse: &mut Reuse, at_s: u64, session: u32| {
+                reuse.session_gone(Time::from_millis(1000 * at_s), SessionIndex(session), true);
+                reuse.worth(tip).is_some_and(|worth| worth.level == Level::ENDED)
+            };
+            assert!(!end(&mut reuse, 3, 1), "the other one follows it");
+            reuse.answered(Time::from_millis(4000), tip, Stop::ToolUse, 10);
+            assert!(reuse.chance(tip).is_none_or(|chance| chance > 0.0), "and is heard");
+            assert!(end(&mut reuse, 5, 2));
+        }
+    }
+
+    #[test]
+    fn who_went_on_elsewhere_follows_a_chain_no_longer() {
+        let mut reuse = Reuse::default();
+        let tip = request(&mut reuse, 1, 1, &[1, 2, 3]);
+        request(&mut reuse, 2, 2, &[1, 2, 3]);
+        request(&mut reuse, 3, 2, &[11, 12, 13]);
+        reuse.session_gone(Time::from_millis(4000), SessionIndex(1), true);
+        assert_eq!(reuse.worth(tip).map(|worth| worth.level), Some(Level::ENDED));
     }
 }

@@ -80,6 +80,8 @@ pub(super) struct Tip {
     marks: [Option<Key>; MARKS_BACK.len()],
     /// Blocks of the chain.
     pub len: usize,
+    /// Sessions whose last request went on from it.
+    pub sessions: u32,
     /// How much it counts where tables learn.
     pub weight: f32,
     pub state: State,
@@ -143,6 +145,7 @@ impl Tips {
             key: None,
             marks: Default::default(),
             len: 0,
+            sessions: 0,
             weight: 1.0,
             state: State::Running,
             turn: None,
