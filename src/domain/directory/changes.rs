@@ -67,6 +67,19 @@ impl Directory {
             // Nobody who knows blocks by these names has heard of it.
             self.note(index, TierSet::EMPTY);
         }
+        if names && told {
+            self.note_named_children(index);
+        }
+    }
+
+    /// A block is told by its own name and its parent's, so nobody who knows blocks by names has heard of
+    /// those whose parent has got one only now.
+    fn note_named_children(&mut self, index: BlockIndex) {
+        let is_named = |child: &BlockIndex| self.get(*child).tail != HashTail::UNKNOWN;
+        let named: Vec<BlockIndex> = self.children(index).filter(is_named).collect();
+        for child in named {
+            self.note(child, TierSet::EMPTY);
+        }
     }
 
     /// The blocks of so many rows that are served from somewhere, each as if it had just come, and

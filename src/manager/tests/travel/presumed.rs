@@ -117,3 +117,29 @@ fn a_chain_finds_room_in_a_full_tier_whatever_the_policy() {
         }
     }
 }
+
+#[test]
+fn what_hangs_on_one_is_told_with_its_parent_once_that_has_a_name() {
+    let mut bench = Bench::with_config([0, 10, 0, 20], 1, |config| config.tells_residency = true);
+    bench.now = Time::ZERO + HOUR;
+    let ordinary = RetentionRecord::default();
+    bench.found_object(frame(1, None, 0, ordinary));
+    bench.presume(2, Some(1), 1);
+    bench.found_object(frame(3, Some(2), 2, ordinary));
+    bench.presume(4, Some(2), 2);
+    // Routers have a name for these blocks, and for those before them.
+    let named = |bench: &mut Bench| -> Vec<u64> {
+        let known = |change: &Change| {
+            change.tail.known()?;
+            (change.position == 0 || change.parent_tail.known().is_some()).then_some(change.tail.0)
+        };
+        bench.changes.drain(..).filter_map(|change| known(&change)).collect()
+    };
+    assert_eq!(named(&mut bench), [1]);
+    bench.found_object(frame(2, Some(1), 1, ordinary));
+    assert_eq!(named(&mut bench), [2, 3], "the fourth has no name yet");
+    bench.found_object(frame(2, Some(1), 1, ordinary));
+    assert!(named(&mut bench).is_empty());
+    bench.found_object(frame(4, Some(2), 2, ordinary));
+    assert_eq!(named(&mut bench), [4]);
+}
