@@ -156,7 +156,10 @@ impl Manager {
         if granted == Granted::Whole && !heeds(&after, wish, self.now) {
             granted = Granted::Outdone;
         }
-        self.directory.get_mut(at).owner = if sole { asker } else { Owner::Many };
+        let block = self.directory.get_mut(at);
+        block.owner = if sole { asker } else { Owner::Many };
+        // A floor that is named is no mere sub-agent's.
+        block.scratch &= wish.floor.is_none();
         self.set_record(at, after);
         granted
     }

@@ -136,6 +136,19 @@ fn a_subagents_scratch_stays_in_memory_until_its_lead_reads_it() {
 }
 
 #[test]
+fn a_floor_that_a_subagent_asked_for_holds_whoever_reads_the_block() {
+    let mut bench = Bench::new([0, 20, 50, 0]);
+    bench.turn(Some("lead"), &[], &[1, 2]);
+    bench.start("sub", Some("lead"));
+    let wish = Wish { floor: Some(Tier::Dram), ..Wish::default() };
+    let directive = Directive { tokens: TokenRange { start: 48, end: Some(64) }, wish };
+    bench.turn(Some("sub"), &[directive], &[1, 2, 11, 12, 13]);
+    bench.turn(Some("lead"), &[], &[1, 2, 11, 12, 13]);
+    let floors = [11, 12, 13].map(|n| bench.block(n).unwrap().record.floor);
+    assert_eq!(floors, [Tier::Object, Tier::Dram, Tier::Object]);
+}
+
+#[test]
 fn silence_forgets_a_session_and_not_its_blocks() {
     let idle_timeout = Duration::from_mins(10);
     let mut bench = Bench::with_config([0, 20, 0, 0], 1, |config| {
