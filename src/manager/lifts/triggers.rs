@@ -115,13 +115,16 @@ impl Manager {
     }
 
     /// The session waits for a tool: what has sunk is lifted at once where there is free room, else
-    /// in time for the return. What was planned before counts no more.
+    /// in time for the return. What was planned before counts no more; what it lifted is needed all the same.
     pub(in crate::manager) fn lift_for_tool(
         &mut self,
         session: SessionIndex,
         pause: Option<Pause>,
     ) {
-        self.end_session_lift(session, LiftState::Ended);
+        if let Some(op) = self.lifts.by_session.get(&session).copied() {
+            self.own_no_moves(op);
+            self.end_lift(op, LiftState::Ended);
+        }
         let Some(Pause { begin, needed, deadline, .. }) = pause else { return };
         let to = if self.taker_flags()[Tier::Dram.index()] {
             Some(Tier::Dram)
@@ -130,6 +133,20 @@ impl Manager {
         };
         let times = LiftTimes { begin, needed, deadline };
         self.lift_session(session, (LiftReason::ToolStart, to), times);
+    }
+
+    /// What the lift moved counts as found there: to let go of it says nothing against it.
+    fn own_no_moves(&mut self, op: OpId) {
+        let Some(lift) = self.lifts.open.get(&op) else { return };
+        let rows = lift.what.keys.iter().filter_map(|key| self.directory.find(*key));
+        for row in rows.collect::<Vec<BlockIndex>>() {
+            for tier in Tier::ALL {
+                let held = self.lifts.holds.get_mut(&(row, tier));
+                if let Some(hold) = held.filter(|hold| hold.op == op) {
+                    hold.moved = false;
+                }
+            }
+        }
     }
 
     /// The tool is back: its request is about to come.

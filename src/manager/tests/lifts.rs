@@ -212,6 +212,26 @@ fn a_tool_that_is_due_back_has_its_blocks_lifted_in_time() {
     assert_eq!(counts(&bench), [3, 3, 0, 0]);
 }
 
+/// A second tool says nothing against what was lifted for the first.
+#[test]
+fn what_was_lifted_for_one_tool_is_not_thrown_away_for_the_next() {
+    for expected in [None, Some(Duration::from_mins(11)), Some(Duration::from_mins(5))] {
+        let mut bench = sunk();
+        bench.turn(Some("s"), &[], &[1, 2, 3]);
+        for single in 201..=208 {
+            bench.store(None, &[single]);
+        }
+        let start = |expected| Action::ToolStart { session: name("s"), expected };
+        bench.hint(start(Some(Duration::from_secs(100))));
+        bench.pass(Duration::from_secs(31));
+        assert_eq!(counts(&bench), [3, 0, 0, 0]);
+        bench.hint(start(expected));
+        assert_eq!(counts(&bench), [3, 0, 0, 0], "nothing was in vain: {expected:?}");
+        bench.store(None, &[301]);
+        assert_eq!(bench.found(&[1, 2, 3]), "dram:3", "{expected:?}");
+    }
+}
+
 /// The request is here, and loads what it needs: nothing is lifted for the pause any more.
 #[test]
 fn a_tool_that_is_back_early_has_nothing_lifted_later() {
