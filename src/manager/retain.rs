@@ -143,8 +143,8 @@ impl Manager {
     fn ask(&mut self, at: BlockIndex, wish: &Wish, asker: Owner) -> Granted {
         let block = self.directory.get(at);
         let others = block.claims > u32::from(matches!(asker, Owner::Session(_)));
-        let sole = (block.owner == asker || block.owner == Owner::Nobody) && !others;
-        let ownership = if sole { Ownership::Sole } else { Ownership::Shared };
+        let is_own = block.owner == asker || block.owner == Owner::Nobody;
+        let ownership = if is_own && !others { Ownership::Sole } else { Ownership::Shared };
         let before = block.record;
         let mut after = before.asked(wish, self.now, ownership);
         let mut granted = Granted::Whole;
@@ -157,7 +157,8 @@ impl Manager {
             granted = Granted::Outdone;
         }
         let block = self.directory.get_mut(at);
-        block.owner = if sole { asker } else { Owner::Many };
+        // Who only reads the block asks for nothing, so it stays its owner's to release.
+        block.owner = if is_own { asker } else { Owner::Many };
         // A floor that is named is no mere sub-agent's.
         block.scratch &= wish.floor.is_none();
         self.set_record(at, after);

@@ -275,3 +275,24 @@ fn a_block_between_two_ranges_counts_once_and_the_later_range_wins() {
     assert_eq!((usage.created_1h_tokens, usage.created_5m_tokens), (16, 16));
     assert_eq!(bench.block(2).unwrap().record.shield_until, bench.now + 5 * MIN);
 }
+
+#[test]
+fn who_asked_alone_takes_it_back_though_others_read_the_block() {
+    let mut bench = Bench::new([0, 20, 0, 0]);
+    bench.turn(Some("a"), &[], &[1, 2]);
+    bench.turn(Some("b"), &[], &[1, 2]);
+    let reached = |session| Target::Session { session: name(session), tokens: TokenRange::ALL };
+    let retain = |session| Action::Retain { target: reached(session), wish: shield(MIN) };
+    let release = |session| Action::Release { target: reached(session) };
+    let until = |bench: &mut Bench| bench.block(2).unwrap().record.shield_until;
+    assert_eq!(bench.hint(retain("a")), Outcome::Accepted { blocks: 2 });
+    assert_eq!(bench.hint(release("b")), Outcome::Clipped { blocks: 0, clipped: 2 });
+    assert_eq!(until(&mut bench), bench.now + MIN);
+    assert_eq!(bench.hint(release("a")), Outcome::Accepted { blocks: 2 });
+    assert_eq!(until(&mut bench), Time::ZERO);
+    bench.hint(retain("a"));
+    bench.hint(retain("b"));
+    for session in ["a", "b"] {
+        assert_eq!(bench.hint(release(session)), Outcome::Clipped { blocks: 0, clipped: 2 });
+    }
+}
