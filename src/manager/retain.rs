@@ -177,7 +177,9 @@ impl Manager {
         let shielded = record.shield_until > self.now;
         let was = self.directory.get(at).shielded;
         self.directory.set_shielded(at, shielded);
-        if was != shielded || before.priority != record.priority {
+        // Shields are listed by their ends: one that was shortened would end in its old turn.
+        let ends_sooner = record.shield_until < before.shield_until;
+        if was != shielded || ends_sooner || before.priority != record.priority {
             self.rank_changed(at);
         }
         self.watch(at);

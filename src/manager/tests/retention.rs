@@ -296,3 +296,16 @@ fn who_asked_alone_takes_it_back_though_others_read_the_block() {
         assert_eq!(bench.hint(release(session)), Outcome::Clipped { blocks: 0, clipped: 2 });
     }
 }
+
+#[test]
+fn a_shield_that_was_shortened_ends_in_its_new_turn() {
+    let mut bench = Bench::with_config([0, 2, 0, 0], 1, |config| {
+        config.shields = super::super::ShieldShares { namespace_percent: 100, tenant_percent: 100 };
+    });
+    bench.turn(None, &[all(shield(60 * MIN))], &[1]);
+    bench.turn(None, &[all(shield(30 * MIN))], &[2]);
+    bench.hint(Action::Retain { target: of(&[1]), wish: shield(5 * MIN) });
+    bench.store(None, &[11]);
+    assert_eq!(bench.manager.counters.broken_shields, 1);
+    assert_eq!((bench.found(&[1]), bench.found(&[2])), (String::new(), "dram:1".into()));
+}
