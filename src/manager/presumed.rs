@@ -72,14 +72,11 @@ impl Manager {
             return self.forget(row);
         }
         self.directory.label(row, header.meta.tail, Bytes::new());
-        let now = self.now;
         let block = self.directory.get_mut(row);
         block.created_at = header.meta.created_at;
         let here = block.record;
         if here == RetentionRecord::default() {
-            block.record = there.standing(now);
-            self.inherit(row);
-            self.reconsider_all(row);
+            self.take_record(row, &there);
             return;
         }
         // Wishes of this node's own came first; the promise of the other counts beside them.

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::domain::block::Key;
 use crate::domain::directory::{BlockIndex, NewBlock, Owner, Writer};
 use crate::domain::residency::{CopyEvent, CopyState};
+use crate::domain::retention::RetentionRecord;
 use crate::domain::slots::{SlotKind, SlotPage};
 use crate::domain::tier::Tier;
 use crate::domain::units::Time;
@@ -263,6 +264,14 @@ impl Manager {
                 self.found(tier, frame);
             }
         }
+    }
+
+    /// Nobody has asked for anything for the block: what its header says counts.
+    pub(super) fn take_record(&mut self, row: BlockIndex, there: &RetentionRecord) {
+        self.directory.get_mut(row).record = there.standing(self.now);
+        self.spread_floor(row);
+        self.inherit(row);
+        self.rank_changed(row);
     }
 
     /// What the header's record asks for counts again: shields for what is left of their time.

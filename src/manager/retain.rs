@@ -187,7 +187,7 @@ impl Manager {
     }
 
     /// A block never sinks below its parent's floor: there it would hang on nothing.
-    fn spread_floor(&mut self, at: BlockIndex) {
+    pub(super) fn spread_floor(&mut self, at: BlockIndex) {
         let mut stack = vec![at];
         while let Some(next) = stack.pop() {
             if self.directory.refloor(next) {

@@ -143,3 +143,27 @@ fn what_hangs_on_one_is_told_with_its_parent_once_that_has_a_name() {
     bench.found_object(frame(4, Some(2), 2, ordinary));
     assert_eq!(named(&mut bench), [4]);
 }
+
+#[test]
+fn the_floor_that_a_header_tells_of_holds_for_what_hangs_on_the_block() {
+    let mut bench = Bench::presuming();
+    let bounded = RetentionRecord { floor: Tier::Nvme, ..RetentionRecord::default() };
+    bench.found_object(frame(2, Some(1), 1, bounded));
+    let floor = |n| {
+        let row = bench.manager.directory.find(key(n)).expect("it is here");
+        bench.manager.directory.get(row).floor
+    };
+    assert_eq!([1, 2, 3].map(floor), [Tier::Object, Tier::Nvme, Tier::Nvme]);
+}
+
+#[test]
+fn the_priority_that_a_header_tells_of_decides_who_goes() {
+    let mut bench = Bench::with_config([0, 20, 0, 2], 1, |_| {});
+    bench.now = Time::ZERO + HOUR;
+    bench.presume(1, None, 0);
+    bench.presume(2, None, 0);
+    let lowered = RetentionRecord { priority: 10, ..RetentionRecord::default() };
+    bench.found_object(frame(2, None, 0, lowered));
+    bench.presume(3, None, 0);
+    assert_eq!((bench.found(&[1]), bench.found(&[2])), ("object:1".into(), String::new()));
+}
