@@ -213,9 +213,11 @@ impl Manager {
 
     /// A frame of a block that is here. The sooner promise to forget counts. Where a client stored the
     /// block anew before its frame was found, the frame becomes its copy: what hangs on it in this tier
-    /// needs it at the next restart. A second frame goes, so that no later scan takes it for the block.
+    /// needs it at the next restart; and if nobody has asked for anything since, its record counts. A
+    /// second frame goes, so that no later scan takes it for the block.
     fn found_again(&mut self, tier: Tier, row: BlockIndex, frame: &FoundFrame) {
         let meta = frame.header.meta;
+        let joined = self.join_found(tier, row, frame);
         let block = self.directory.get_mut(row);
         let before = block.record;
         let sooner = meta.record.delete_after;
@@ -226,7 +228,7 @@ impl Manager {
             self.watch(row);
             self.record_changed(row, &before);
         }
-        if !self.join_found(tier, row, frame) {
+        if !joined {
             self.erase_found(tier, meta.key, frame.place);
         }
     }
@@ -250,8 +252,12 @@ impl Manager {
         (copy.page, copy.tick) = (Some(page), tick);
         copy.writer = Writer::ThisNode;
         self.note_holder(row, tier);
-        self.record_changed(row, &meta.record);
-        self.rank_changed(row);
+        if self.directory.get(row).record == RetentionRecord::default() {
+            self.take_record(row, &meta.record);
+        } else {
+            self.record_changed(row, &meta.record);
+            self.rank_changed(row);
+        }
         true
     }
 

@@ -1,5 +1,7 @@
 //! Records travel: down with their blocks, again when they change, and back after a restart.
 
+mod anew;
+
 mod presumed;
 
 mod stale;
@@ -330,36 +332,6 @@ fn a_scan_takes_in_nothing_that_is_due_in_whatever_order_it_comes() {
         bench.run();
         assert_eq!(bench.tier(Tier::Nvme).blocks, 1);
     }
-}
-
-#[test]
-fn a_block_that_is_stored_anew_during_the_scan_keeps_its_frame_and_its_chain() {
-    let ordinary = RetentionRecord::default();
-    for order in [[0, 1, 2], [2, 1, 0], [1, 2, 0]] {
-        let mut bench = recovering();
-        bench.store(None, &[1]);
-        let frames = [
-            frame(1, None, 0, ordinary),
-            frame(2, Some(1), 1, ordinary),
-            frame(3, Some(2), 2, ordinary),
-        ];
-        for index in order {
-            bench.scanned(frames[index].clone());
-        }
-        bench.event(Event::ScanDone { tier: Tier::Nvme });
-        assert_eq!(bench.found(&[1, 2, 3]), "dram:1 nvme:2", "{order:?}");
-        assert_eq!(bench.tier(Tier::Nvme).blocks, 3, "the next restart needs the first one");
-        assert!(bench.erases.is_empty());
-    }
-}
-
-#[test]
-fn what_hangs_on_a_block_that_is_only_stored_anew_is_taken_in() {
-    let mut bench = recovering();
-    bench.store(None, &[1]);
-    bench.scanned(frame(2, Some(1), 1, RetentionRecord::default()));
-    bench.event(Event::ScanDone { tier: Tier::Nvme });
-    assert_eq!(bench.found(&[1, 2]), "dram:1 nvme:1");
 }
 
 #[test]
