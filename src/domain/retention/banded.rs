@@ -30,6 +30,32 @@ pub struct Banded<O> {
 }
 
 impl<O: Order> Banded<O> {
+    /// The lowest priority that anything is listed under.
+    pub fn lowest(&self) -> Option<u8> {
+        let usual = (!self.usual.is_empty()).then_some(PRIORITY_DEFAULT);
+        self.others.keys().next().copied().into_iter().chain(usual).min()
+    }
+
+    /// As [`Policy::victim`], of what has at most this priority; the victim's own comes along.
+    pub fn victim_up_to(
+        &mut self,
+        priority_max: u8,
+        judge: &mut dyn FnMut(BlockIndex) -> Option<Standing>,
+    ) -> Option<(BlockIndex, u8)> {
+        // Strays may open bands below the one being looked at; each is listed once, so this ends.
+        while let Some(band) = self.lowest().filter(|band| *band <= priority_max) {
+            let Some(victim) = self.victim_of(band, judge) else { continue };
+            if self.lowest().is_none_or(|lowest| lowest >= band) {
+                return Some((victim, band));
+            }
+            // Strays of lower priority turned up on the way, and go before it.
+            if let Some(standing) = judge(victim) {
+                self.list(victim, &standing);
+            }
+        }
+        None
+    }
+
     /// The band's next copy to go; those that turned out to belong elsewhere are listed there.
     fn victim_of(
         &mut self,
@@ -74,27 +100,7 @@ impl<O: Order> Policy for Banded<O> {
         _newcomer: Option<&Standing>,
         judge: &mut dyn FnMut(BlockIndex) -> Option<Standing>,
     ) -> Verdict {
-        if self.others.is_empty()
-            && let Some(victim) = self.victim_of(PRIORITY_DEFAULT, judge)
-        {
-            // Strays of lower priority, found on the way, go the next time.
-            return Verdict::Goes(victim);
-        }
-        // Strays may open bands below the one being looked at; each is listed once, so this ends.
-        loop {
-            let below = self.others.keys().next().copied().filter(|band| *band < PRIORITY_DEFAULT);
-            let lowest = match below {
-                Some(band) => band,
-                None if !self.usual.is_empty() => PRIORITY_DEFAULT,
-                None => match self.others.keys().next() {
-                    Some(band) => *band,
-                    None => return Verdict::Nobody,
-                },
-            };
-            if let Some(victim) = self.victim_of(lowest, judge) {
-                return Verdict::Goes(victim);
-            }
-        }
+        self.victim_up_to(u8::MAX, judge).map(|(victim, _)| victim).into()
     }
 }
 

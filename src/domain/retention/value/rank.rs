@@ -2,14 +2,15 @@
 //!
 //! Copies stand in groups: those of one tip that cost the same to lose. The groups are ordered by
 //! worth, so a tip that changes moves all its copies at once, and a chain that goes block by block
-//! costs no reordering at all. What no known tip claims goes before, least recently used first.
+//! costs no reordering at all. What no known tip claims goes before, by priority and then least recently
+//! used first; unless its priority is raised, which gives it a worth of its own.
 
 use std::collections::BTreeSet;
 
 use super::index::{Level, Worth};
 use super::tips::TipId;
 use crate::domain::directory::BlockIndex;
-use crate::domain::retention::banded::Order;
+use crate::domain::retention::banded::Banded;
 use crate::domain::retention::lru::Lru;
 use crate::domain::retention::policy::{Policy, Standing, Verdict};
 use crate::domain::retention::record::PRIORITY_DEFAULT;
@@ -35,9 +36,9 @@ pub struct Value {
     by_slot: Vec<Option<u32>>,
     order: BTreeSet<(Worth, u32)>,
     /// What no known tip claims; everything while LRU decides.
-    by_use: Lru,
+    by_use: Banded<Lru>,
     lru_decides: bool,
-    /// Copies that the LRU list turned out to hold for a tip.
+    /// Copies that the LRU lists turned out to hold for a tip.
     claimed: Vec<(BlockIndex, Standing)>,
 }
 
@@ -45,21 +46,34 @@ pub struct Value {
 const PRIORITY_STEPS_PER_OCTAVE: i16 = 4;
 const LEVELS_PER_OCTAVE: i16 = 8;
 
+/// By how much the priority raises a copy's level.
+fn raise_of(priority: u8) -> i16 {
+    let above = i16::from(priority) - i16::from(PRIORITY_DEFAULT);
+    above * LEVELS_PER_OCTAVE / PRIORITY_STEPS_PER_OCTAVE
+}
+
 /// By how much the copy's own cost and priority raise it above its tip's level.
 fn raised(standing: &Standing) -> i16 {
-    let above = i16::from(standing.priority) - i16::from(PRIORITY_DEFAULT);
-    standing.cost + above * LEVELS_PER_OCTAVE / PRIORITY_STEPS_PER_OCTAVE
+    standing.cost + raise_of(standing.priority)
 }
 
 fn rank_of(worth: Worth, raised: i16) -> Worth {
     Worth { level: worth.level.raised(raised), ..worth }
 }
 
-/// The worth under which a copy stands.
-fn standing_worth(standing: &Standing) -> Worth {
-    let unclaimed = Worth { level: Level::UNCLAIMED, used: 0 };
-    standing.claim.map_or(unclaimed, |(_, worth)| rank_of(worth, raised(standing)))
+/// The level of what no tip claims: its owner's word is all there is to go by.
+fn unclaimed_level(priority: u8) -> Level {
+    Level::UNCLAIMED.raised(raise_of(priority))
 }
+
+/// The level under which a copy stands.
+fn standing_level(standing: &Standing) -> Level {
+    let unclaimed = unclaimed_level(standing.priority);
+    standing.claim.map_or(unclaimed, |(_, worth)| rank_of(worth, raised(standing)).level)
+}
+
+/// What is told of a copy whose standing is to be asked for: nothing comes up before it.
+const UNSEEN: Standing = Standing { tick: 0, key_bits: 0, priority: 0, claim: None, cost: 0 };
 
 impl Value {
     fn group_of(&mut self, tip: TipId, raised: i16) -> u32 {
@@ -122,36 +136,66 @@ impl Value {
         }
     }
 
-    /// Every listed copy goes onto the LRU list, to be looked at when it comes up.
+    /// Every listed copy goes onto an LRU list, to be looked at when it comes up.
     fn ungroup(&mut self) {
         self.order.clear();
         self.by_slot.clear();
         self.vacant.clear();
         for group in self.groups.drain(..) {
             for leaf in group.leaves {
-                self.by_use.list(leaf, 0, 0);
+                self.by_use.list(leaf, &UNSEEN);
             }
         }
     }
 
-    /// The least recently used of what no tip claims.
+    /// Whether what no tip claims, of this priority, goes before all that stands in the order.
+    fn goes_first(&self, priority: u8) -> bool {
+        let first = self.order.first().map(|(rank, _)| rank.level);
+        priority <= PRIORITY_DEFAULT || first.is_none_or(|first| unclaimed_level(priority) < first)
+    }
+
+    /// The least recently used of what no tip claims and has at most this priority; its own comes along.
     fn unclaimed_victim(
         &mut self,
+        priority_max: u8,
         judge: &mut dyn FnMut(BlockIndex) -> Option<Standing>,
-    ) -> Option<BlockIndex> {
+    ) -> Option<(BlockIndex, u8)> {
         let Self { by_use, claimed, lru_decides, .. } = self;
-        let victim = by_use.victim(&mut |block| {
+        let victim = by_use.victim_up_to(priority_max, &mut |block| {
             let standing = judge(block)?;
             if standing.claim.is_some() && !*lru_decides {
                 claimed.push((block, standing));
                 return None;
             }
-            Some(standing.tick)
+            Some(standing)
         });
         for (block, standing) in std::mem::take(&mut self.claimed) {
             self.list(block, &standing);
         }
         victim
+    }
+
+    /// What becomes of a newcomer that is worth `most`, as far as what no tip claims decides that.
+    fn unclaimed_verdict(
+        &mut self,
+        most: Option<Level>,
+        judge: &mut dyn FnMut(BlockIndex) -> Option<Standing>,
+    ) -> Option<Verdict> {
+        while let Some(lowest) = self.by_use.lowest().filter(|lowest| self.goes_first(*lowest)) {
+            let Some((block, priority)) = self.unclaimed_victim(lowest, judge) else { continue };
+            let is_raised = priority > PRIORITY_DEFAULT && !self.lru_decides;
+            let stays = is_raised && most.is_some_and(|most| unclaimed_level(priority) > most);
+            // Looking may have shown that a tip worth less claims what was listed here.
+            let goes_first = self.goes_first(priority);
+            if goes_first && !stays {
+                return Some(Verdict::Goes(block));
+            }
+            self.by_use.list(block, &Standing { priority, ..UNSEEN });
+            if goes_first {
+                return Some(Verdict::Newcomer);
+            }
+        }
+        None
     }
 }
 
@@ -162,7 +206,7 @@ impl Policy for Value {
 
     fn list(&mut self, block: BlockIndex, standing: &Standing) {
         let Some((tip, worth)) = standing.claim.filter(|_| !self.lru_decides) else {
-            self.by_use.list(block, standing.tick, standing.key_bits);
+            self.by_use.list(block, standing);
             return;
         };
         let raised = raised(standing);
@@ -179,11 +223,12 @@ impl Policy for Value {
         newcomer: Option<&Standing>,
         judge: &mut dyn FnMut(BlockIndex) -> Option<Standing>,
     ) -> Verdict {
-        if let Some(victim) = self.unclaimed_victim(judge) {
-            return Verdict::Goes(victim);
-        }
-        let most = newcomer.map(|newcomer| standing_worth(newcomer).level);
-        while let Some((rank, at)) = self.order.first().copied() {
+        let most = newcomer.map(standing_level);
+        loop {
+            if let Some(verdict) = self.unclaimed_verdict(most, judge) {
+                return verdict;
+            }
+            let Some((rank, at)) = self.order.first().copied() else { return Verdict::Nobody };
             let group = &mut self.groups[at as usize];
             let (tip, raised_by) = (group.tip, group.raised);
             let Some(block) = group.leaves.pop() else {
@@ -203,8 +248,6 @@ impl Policy for Value {
                 None => {}
             }
         }
-        // Judging may have shown that nobody claims what stood in the order.
-        self.unclaimed_victim(judge).into()
     }
 
     fn tip_moved(&mut self, tip: TipId, worth: Option<Worth>) {
@@ -218,7 +261,7 @@ impl Policy for Value {
             if worth.is_none() {
                 // Nobody claims these any more, as far as is known: they go by their last use.
                 for leaf in std::mem::take(&mut group.leaves) {
-                    self.by_use.list(leaf, 0, 0);
+                    self.by_use.list(leaf, &UNSEEN);
                 }
             }
             let (raised, empty) = (group.raised, group.leaves.is_empty());
@@ -238,128 +281,4 @@ impl Policy for Value {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::domain::directory::test_rows;
-    use crate::domain::retention::value::tips::Tips;
-    use proptest::prelude::*;
-    use std::collections::BTreeMap;
-
-    /// What the naive model knows: every listed copy's standing, recomputed at each look.
-    struct Model {
-        copies: BTreeMap<BlockIndex, Standing>,
-        worth: BTreeMap<usize, (TipId, Worth)>,
-    }
-
-    impl Model {
-        fn standing(&self, block: BlockIndex) -> Option<Standing> {
-            let standing = *self.copies.get(&block)?;
-            let claim = standing.claim.and_then(|(tip, _)| self.worth.get(&tip.slot()).copied());
-            Some(Standing { claim, ..standing })
-        }
-
-        /// The order that the policy is to follow: unclaimed copies by use, then the rest by worth.
-        fn rank(&self, block: BlockIndex) -> (Level, u64) {
-            let standing = self.standing(block).unwrap();
-            let level = standing_worth(&standing).level;
-            (level, if standing.claim.is_some() { 0 } else { standing.tick })
-        }
-
-        fn lowest(&self) -> Option<(Level, u64)> {
-            self.copies.keys().map(|block| self.rank(*block)).min()
-        }
-    }
-
-    proptest! {
-        /// Whatever is listed, moved, reprioritised, forgotten or taken back: the victim is of the
-        /// lowest rank there is, every listed copy goes once, and a newcomer worth less goes first.
-        #[test]
-        fn agrees_with_a_sorted_list(
-            ops in prop::collection::vec((0u8..8, 0u8..12, 0usize..5, 10i16..200), 1..300)
-        ) {
-            let (rows, mut tips) = (test_rows(12), Tips::new(8));
-            let ids: Vec<TipId> = (0..5).map(|_| tips.add()).collect();
-            let worth = |level: i16, used: u64| Worth { level: Level::UNCLAIMED.raised(level), used };
-            let mut model = Model { copies: BTreeMap::new(), worth: BTreeMap::new() };
-            let mut value = Value::default();
-            for (tick, (op, n, tip, level)) in (1_u64..).zip(ops) {
-                let (row, id) = (rows[n as usize], ids[tip]);
-                match op {
-                    0 | 1 if !model.copies.contains_key(&row) => {
-                        let priority = if level % 5 == 0 { 80 } else { PRIORITY_DEFAULT };
-                        let claim = Some((id, worth(0, 0)));
-                        let standing = Standing { tick, key_bits: 0, priority, claim, cost: level % 3 };
-                        model.copies.insert(row, standing);
-                        value.list(row, &model.standing(row).unwrap());
-                    }
-                    2 | 3 => {
-                        model.worth.insert(id.slot(), (id, worth(level, tick)));
-                        value.tip_moved(id, Some(worth(level, tick)));
-                    }
-                    4 => {
-                        model.worth.remove(&id.slot());
-                        value.tip_moved(id, None);
-                    }
-                    5 => { model.copies.remove(&row); }
-                    _ => {
-                        let newcomer = model.worth.get(&id.slot()).filter(|_| op == 6);
-                        let newcomer = newcomer.map(|claim| Standing {
-                            tick, key_bits: 0, priority: PRIORITY_DEFAULT, claim: Some(*claim), cost: 0,
-                        });
-                        let lowest = model.lowest();
-                        let verdict = value.victim(newcomer.as_ref(), &mut |row| model.standing(row));
-                        let most = newcomer.map(|newcomer| standing_worth(&newcomer).level);
-                        match (verdict, lowest) {
-                            (Verdict::Goes(row), Some(lowest)) => {
-                                prop_assert_eq!(model.rank(row), lowest);
-                                model.copies.remove(&row);
-                            }
-                            (Verdict::Newcomer, Some((level, _))) => prop_assert!(most.unwrap() < level),
-                            (verdict, lowest) => prop_assert_eq!((verdict, lowest), (Verdict::Nobody, None)),
-                        }
-                    }
-                }
-            }
-            // Nothing is lost: what is left comes out, in order, and then no more.
-            while let Some(lowest) = model.lowest() {
-                let Verdict::Goes(row) = value.victim(None, &mut |row| model.standing(row)) else {
-                    panic!("{} copies are lost", model.copies.len());
-                };
-                prop_assert_eq!(model.rank(row), lowest);
-                model.copies.remove(&row);
-            }
-            prop_assert_eq!(value.victim(None, &mut |row| model.standing(row)), Verdict::Nobody);
-        }
-
-        /// While LRU decides, the least recently used goes, whatever it is worth; and back again.
-        #[test]
-        fn lru_decides_when_told_to(ticks in prop::collection::btree_set(1_u64..1000, 1..12)) {
-            let (rows, mut tips) = (test_rows(12), Tips::new(8));
-            let ids: Vec<TipId> = (0..3).map(|_| tips.add()).collect();
-            let mut value = Value::default();
-            let mut copies = BTreeMap::new();
-            for (at, tick) in ticks.iter().rev().enumerate() {
-                let level = i16::try_from(10 + at).unwrap();
-                let worth = Worth { level: Level::UNCLAIMED.raised(level % 3), used: 0 };
-                let claim = Some((ids[at % 3], worth));
-                let standing =
-                    Standing { tick: *tick, key_bits: 0, priority: PRIORITY_DEFAULT, claim, cost: 0 };
-                copies.insert(rows[at], standing);
-                value.list(rows[at], &standing);
-            }
-            value.let_lru_decide(true);
-            for _ in 0..copies.len() / 2 {
-                let oldest = copies.values().map(|standing| standing.tick).min().unwrap();
-                let Verdict::Goes(row) = value.victim(None, &mut |row| copies.get(&row).copied()) else {
-                    panic!("copies are left");
-                };
-                prop_assert_eq!(copies.remove(&row).unwrap().tick, oldest);
-            }
-            value.let_lru_decide(false);
-            while let Verdict::Goes(row) = value.victim(None, &mut |row| copies.get(&row).copied()) {
-                copies.remove(&row);
-            }
-            prop_assert!(copies.is_empty());
-        }
-    }
-}
+mod tests;
