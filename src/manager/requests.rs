@@ -11,6 +11,7 @@ use crate::domain::session::{SessionEvent, SessionIndex, SessionName, Stop};
 use crate::domain::tier::Tier;
 
 use super::api::{ClientId, NamespaceId, Prefill, Reply, RequestId, Run, Usage};
+use super::sessions::Remembered;
 use super::{Answer, Manager};
 
 /// Open requests that are remembered; the oldest gives way.
@@ -26,7 +27,7 @@ pub(super) type RequestName = (EngineId, RequestId);
 struct OpenRequest {
     /// Counts requests in the order they were opened.
     number: u64,
-    session: Option<SessionIndex>,
+    session: Option<Remembered>,
     /// Of its chain, once that was seen.
     tip: Option<TipId>,
     read_blocks: [u64; Tier::COUNT],
@@ -90,13 +91,6 @@ impl Requests {
             self.close(name);
         }
     }
-
-    /// The session's number is about to mean another one.
-    pub(super) fn forget_session(&mut self, session: SessionIndex) {
-        for request in self.open.values_mut() {
-            request.session = request.session.filter(|own| *own != session);
-        }
-    }
 }
 
 impl Manager {
@@ -120,9 +114,10 @@ impl Manager {
         named: Option<&SessionName>,
     ) -> Option<SessionIndex> {
         let named = named.map(|name| self.session(namespace, name));
+        let named = named.map(|session| self.sessions.remember(session));
         let open = self.requests.open(self.request_name(request));
         open.session = named.or(open.session);
-        open.session
+        self.sessions.recall(open.session?)
     }
 
     /// A lookup under the request was answered with `runs`.
@@ -139,7 +134,7 @@ impl Manager {
         for run in runs {
             open.read_blocks[run.tier.index()] += u64::from(run.blocks);
         }
-        if let Some(session) = open.session {
+        if let Some(session) = open.session.and_then(|own| self.sessions.recall(own)) {
             self.session_happened(session, SessionEvent::Request);
         }
     }
@@ -175,7 +170,7 @@ impl Manager {
             return Ok(Reply::EndRequest { usage: Usage::default() });
         };
         self.heed_answer(closed.tip, stop, output_tokens);
-        if let Some(session) = closed.session {
+        if let Some(session) = closed.session.and_then(|own| self.sessions.recall(own)) {
             self.session_happened(session, SessionEvent::Answered(stop));
         }
         let usage = closed.usage(self.namespace(namespace).block_tokens().into());

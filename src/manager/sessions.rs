@@ -25,7 +25,6 @@ pub(super) struct Session {
     pub parent: Option<SessionIndex>,
     /// It was started below another one; that may have ended since.
     pub is_subagent: bool,
-    pub children: u32,
     pub depth: u32,
     pub state: SessionState,
     pub last_seen: Time,
@@ -46,6 +45,15 @@ pub(super) struct Sessions {
     started: u32,
     by_name: BTreeMap<NamespaceId, BTreeMap<SessionName, SessionIndex>>,
     by_last_seen: BTreeSet<(Time, SessionIndex)>,
+    /// Parents and children.
+    by_parent: BTreeSet<(SessionIndex, SessionIndex)>,
+}
+
+/// A session as somebody remembers it who does not hear of its end.
+#[derive(Clone, Copy)]
+pub(super) struct Remembered {
+    index: SessionIndex,
+    number: SessionNumber,
 }
 
 impl Sessions {
@@ -67,6 +75,34 @@ impl Sessions {
 
     pub fn iter(&self, namespace: NamespaceId) -> impl Iterator<Item = SessionIndex> + '_ {
         self.by_name.get(&namespace).into_iter().flat_map(BTreeMap::values).copied()
+    }
+
+    pub fn remember(&self, index: SessionIndex) -> Remembered {
+        Remembered { index, number: self.get(index).number }
+    }
+
+    /// The session, if it is known still: its place may be another's by now.
+    pub fn recall(&self, remembered: Remembered) -> Option<SessionIndex> {
+        let Remembered { index, number } = remembered;
+        let row = self.rows.get(index.0 as usize)?.as_ref();
+        row.is_some_and(|row| row.number == number).then_some(index)
+    }
+
+    /// The sessions right below it.
+    fn children(&self, parent: SessionIndex) -> impl Iterator<Item = SessionIndex> + '_ {
+        let all = (parent, SessionIndex(0))..=(parent, SessionIndex(u32::MAX));
+        self.by_parent.range(all).map(|(_, child)| *child)
+    }
+
+    fn set_parent(&mut self, child: SessionIndex, parent: Option<SessionIndex>) {
+        let depth = parent.map_or(0, |parent| self.get(parent).depth + 1);
+        let row = self.get_mut(child);
+        row.is_subagent |= parent.is_some();
+        row.depth = depth;
+        if let Some(before) = std::mem::replace(&mut row.parent, parent) {
+            self.by_parent.remove(&(before, child));
+        }
+        self.by_parent.extend(parent.map(|parent| (parent, child)));
     }
 
     /// All sessions; the one heard of last comes first.
@@ -131,7 +167,6 @@ impl Manager {
             name,
             parent: None,
             is_subagent: false,
-            children: 0,
             depth: 0,
             state: SessionState::Idle,
             last_seen: self.now,
@@ -172,10 +207,7 @@ impl Manager {
         if self.sessions.get(child).parent == Some(parent) {
             return Outcome::Accepted { blocks: 0 };
         }
-        let depth = self.sessions.get(parent).depth + 1;
-        self.sessions.get_mut(parent).children += 1;
-        let row = self.sessions.get_mut(child);
-        (row.parent, row.is_subagent, row.depth) = (Some(parent), true, depth);
+        self.sessions.set_parent(child, Some(parent));
         self.lift_for_child(child, parent);
         Outcome::Accepted { blocks: 0 }
     }
@@ -188,14 +220,15 @@ impl Manager {
         parent_name: &SessionName,
     ) -> Option<String> {
         let row = |name| self.sessions.find(namespace, name);
-        let (child, parent) = (row(name).map(|at| self.sessions.get(at)), row(parent_name));
+        let (child, parent) = (row(name), row(parent_name));
         let depth_max = self.config.sessions.depth_max;
-        match child.and_then(|child| child.parent) {
+        match child.and_then(|child| self.sessions.get(child).parent) {
             Some(above) if parent == Some(above) => None,
             Some(_) => Some(format!("session {name} has another parent already")),
             None => {
                 let is_deep = parent.is_some_and(|at| self.sessions.get(at).depth >= depth_max);
-                let is_parent = child.is_some_and(|child| child.children > 0);
+                let is_parent =
+                    child.is_some_and(|child| self.sessions.children(child).next().is_some());
                 (is_deep || is_parent).then(|| {
                     format!(
                         "session {name} can't go below {parent_name}: name parents before children, \
@@ -243,11 +276,7 @@ impl Manager {
         let mut next = 0;
         while let Some(parent) = tree.get(next).copied() {
             next += 1;
-            if self.sessions.get(parent).children > 0 {
-                let home = self.sessions.get(parent).namespace;
-                let below = self.sessions.iter(home);
-                tree.extend(below.filter(|i| self.sessions.get(*i).parent == Some(parent)));
-            }
+            tree.extend(self.sessions.children(parent));
         }
         tree
     }
@@ -256,22 +285,11 @@ impl Manager {
     /// nobody claims any more.
     pub(super) fn forget_session(&mut self, index: SessionIndex, fate: Fate) -> u32 {
         let freed = self.move_tip(index, None, fate);
-        self.requests.forget_session(index);
         self.end_session_lift(index, LiftState::Ended);
         self.heed_session_gone(index, fate == Fate::Dies);
-        let session = self.sessions.get(index);
-        if let Some(parent) = session.parent {
-            self.sessions.get_mut(parent).children -= 1;
-        }
-        if self.sessions.get(index).children > 0 {
-            let home = self.sessions.get(index).namespace;
-            let all: Vec<_> = self.sessions.iter(home).collect();
-            for child in all {
-                let row = self.sessions.get_mut(child);
-                if row.parent == Some(index) {
-                    (row.parent, row.depth) = (None, 0);
-                }
-            }
+        self.sessions.set_parent(index, None);
+        for child in self.sessions.children(index).collect::<Vec<_>>() {
+            self.sessions.set_parent(child, None);
         }
         self.sessions.remove(index);
         freed

@@ -149,6 +149,30 @@ fn a_floor_that_a_subagent_asked_for_holds_whoever_reads_the_block() {
 }
 
 #[test]
+fn a_request_belongs_to_no_session_that_came_after_its_own() {
+    let mut bench = Bench::new([0, 20, 0, 0]);
+    let lookup = |session: Option<&str>, request| Command::Lookup {
+        request: RequestId(request),
+        session: session.map(name),
+        keys: keys(&[1]),
+        ask_shared: Duration::ZERO,
+        queued: false,
+    };
+    let end = Command::EndRequest {
+        request: RequestId(1),
+        stop: Stop::ToolUse,
+        output_tokens: 0,
+        prefill: None,
+    };
+    bench.ask(lookup(Some("a"), 1));
+    bench.end("a", false);
+    bench.ask(lookup(Some("b"), 2));
+    bench.ask(lookup(None, 1));
+    bench.ask(end);
+    assert_eq!(bench.sessions()[0].state, SessionState::Running, "b's place was a's before");
+}
+
+#[test]
 fn silence_forgets_a_session_and_not_its_blocks() {
     let idle_timeout = Duration::from_mins(10);
     let mut bench = Bench::with_config([0, 20, 0, 0], 1, |config| {
