@@ -45,7 +45,8 @@ class Stored:
     present_blocks: int
     # Not kept: no room (from the tail), or their parent is not here. A normal answer.
     dropped_blocks: int
-    # Kept, but their shield was over a budget; and directives with a time over its bound.
+    # Kept, but not all that was asked for them is granted: a shield is over a budget, or another
+    # owner wants the block otherwise; and directives with a time over its bound.
     clipped_blocks: int
     clipped_directives: int
 

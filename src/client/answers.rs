@@ -85,7 +85,7 @@ pub struct Stored {
     pub taken: u32,
     pub present: u32,
     pub dropped: u32,
-    /// Blocks whose shield was over a budget, and directives with a time over its bound.
+    /// Blocks for which not all that was asked for is granted, and directives with a time over its bound.
     pub clipped_blocks: u32,
     pub clipped_directives: u32,
 }

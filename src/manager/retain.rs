@@ -79,7 +79,7 @@ impl Manager {
     }
 
     /// After a store was placed: its session reaches down to `tip`, and its directives count for
-    /// the whole chain up to there. Gives how many blocks' shields were clipped.
+    /// the whole chain up to there. Gives for how many blocks not all that was asked for is granted.
     pub(super) fn settle_retention(
         &mut self,
         (client, request): (ClientId, RequestId),
@@ -98,9 +98,9 @@ impl Manager {
             for wishes in self.covered(tip, directives).chunk_by(|a, b| a.0 == b.0) {
                 let (block, mut is_whole, mut class) = (wishes[0].0, true, None);
                 for (_, wish) in wishes {
-                    let granted = self.ask(block, wish, asker) != Granted::Clipped;
-                    is_whole &= granted;
-                    let shield = wish.shield.filter(|_| granted);
+                    let granted = self.ask(block, wish, asker);
+                    is_whole &= granted == Granted::Whole;
+                    let shield = wish.shield.filter(|_| granted != Granted::Clipped);
                     class = shield.map(|shield| usize::from(shield.ttl > SHORT_TTL)).or(class);
                 }
                 clipped += u32::from(!is_whole);

@@ -156,6 +156,9 @@ fn what_another_owner_wants_otherwise_is_told_as_clipped() {
     }
     assert_eq!(retain(priority(80)), Outcome::Accepted { blocks: 2 });
     assert_eq!(retain(shield(MIN)), Outcome::Accepted { blocks: 2 });
+    for (wish, clipped) in [(delete_after(MIN), 2), (priority(80), 0)] {
+        assert_eq!(bench.turn(Some("b"), &[all(wish)], &[1, 2]).clipped, clipped);
+    }
 }
 
 #[test]
