@@ -8,20 +8,24 @@ use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use tokio::sync::mpsc;
 
 use super::*;
+use crate::domain::block::Key;
 use crate::domain::namespace::{Namespace, example};
 use crate::domain::retention::{Directive, Directives, TokenRange, Wish};
 use crate::domain::units::CHUNK_BYTES;
 use crate::env::SystemClock;
 use crate::manager::TierConfig;
 use crate::manager::api::{
-    ClientId, Command, Completion, Labels, PoolId, Refusal, Reply, RequestId,
+    ClientId, Command, Completion, Labels, PoolId, Refusal, Reply, RequestId, Status,
 };
 use crate::tiers::dram::ArenaConfig;
 use crate::tiers::hbm::{
     BlockCopy, ClaimedPool, CopiesDone, CopiesEnd, CopyEnd, EngineCame, EnginePool, Exported,
-    LentMemory, PagedLayout, Stream,
+    FailedCopy, LentMemory, PagedLayout, Stream,
 };
 use crate::tiers::store::{Done, FoundFrame, StoreError, StoreOp};
+
+/// Far more looks than what is waited for takes.
+const LOOKS_MAX: usize = 10_000;
 
 /// A device with engines, which end what they were given when the test says so.
 #[derive(Default)]
@@ -63,12 +67,24 @@ impl Device for Engines {
 impl Engines {
     /// Ends all that was given, well.
     fn end_all(&self) {
+        self.end_but(|_| false);
+    }
+
+    /// Ends all that was given: well, but for the copies that an error which passes befell.
+    fn end_but(&self, befell: impl Fn(&BlockCopy) -> bool) {
         let given = std::mem::take(&mut *self.given.lock().unwrap());
         for (copies, done) in given {
+            let failed = copies.iter().enumerate().filter(|(_, copy)| befell(copy));
+            let failed = failed.map(|(copy, _)| FailedCopy { copy, error: passing() }).collect();
             drop(copies);
-            done(CopiesEnd::default());
+            done(CopiesEnd { failed, ..CopiesEnd::default() });
         }
     }
+}
+
+/// An error of the driver's after which it goes on.
+fn passing() -> StoreError {
+    StoreError::Io { what: "out of memory".into(), source: std::io::Error::other("as planned") }
 }
 
 pub(super) fn arena() -> Arc<Arena> {
@@ -135,7 +151,11 @@ impl Rig {
     }
 
     async fn start_store(&self, delete_after: Option<Duration>) {
-        let key = example().digest().key(b"one");
+        self.start_store_of(b"one", delete_after).await;
+    }
+
+    async fn start_store_of(&self, name: &[u8], delete_after: Option<Duration>) {
+        let key = example().digest().key(name);
         let wish = Wish { delete_after, ..Wish::default() };
         let directive = Directive { tokens: TokenRange { start: 0, end: None }, wish };
         let directives = delete_after.map(|_| directive).into_iter().collect();
@@ -153,6 +173,53 @@ impl Rig {
         stored.await.unwrap();
         // The manager's thread has handed the copy on before it takes the next command.
         self.call(Command::Status).await.unwrap();
+    }
+}
+
+impl Rig {
+    /// Has the block loaded, whose copies have not ended when this returns.
+    async fn start_load(&self, key: Key) {
+        let (pool, timeout) = (self.pool, Duration::from_secs(30));
+        let (request, keys, slots) = (RequestId(1), vec![key], vec![1]);
+        self.call(Command::Load { request, keys, pool, slots, timeout }).await.unwrap();
+        self.call(Command::Status).await.unwrap();
+    }
+
+    /// Ends all copies well, also those that follow, until the operation has ended.
+    async fn ended(&mut self) -> Completion {
+        for _ in 0..LOOKS_MAX {
+            self.engines.end_all();
+            self.call(Command::Status).await.unwrap();
+            if let Ok(completion) = self.completions.try_recv() {
+                return completion;
+            }
+        }
+        panic!("the operation does not end");
+    }
+
+    /// Ends all copies well, also those that follow, until so many blocks are in HBM and in DRAM.
+    async fn settles(&self, blocks: [u64; 2]) {
+        for _ in 0..LOOKS_MAX {
+            self.engines.end_all();
+            let status = self.status().await;
+            if [Tier::Hbm, Tier::Dram].map(|tier| status.tiers[tier.index()].blocks) == blocks {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        panic!("there are other blocks: {:?}", self.status().await.tiers);
+    }
+
+    async fn status(&self) -> Box<Status> {
+        match self.call(Command::Status).await.unwrap() {
+            Reply::Status(status) => status,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn failures(&self) -> [u64; 2] {
+        let status = self.status().await;
+        [Tier::Hbm, Tier::Dram].map(|tier| status.tiers[tier.index()].failures)
     }
 }
 
@@ -267,6 +334,50 @@ async fn residency_is_told_under_the_name_of_who_has_the_number_now() {
         entry => panic!("{entry:?}"),
     });
     assert_eq!(told, [example().digest(), example().digest(), other.digest()]);
+    rig.shell.stop(Duration::ZERO);
+}
+
+/// HBM with room for one block.
+fn add_hbm(parts: &mut ShellParts) {
+    let one = TierConfig { capacity_bytes: CHUNK_BYTES, slots_max: 1, recovers: false };
+    parts.config.tiers[Tier::Hbm.index()] = Some(one);
+}
+
+fn is_of_hbm(copy: &BlockCopy) -> bool {
+    matches!(copy.from, CopyEnd::Tier(_))
+}
+
+#[tokio::test]
+async fn a_block_that_hbm_does_not_give_this_time_is_loaded_from_the_next_tier() {
+    let mut rig = Rig::start_with(add_hbm).await;
+    // The second block sends the first down and goes, and a load brings that up again.
+    for (name, delete_after) in [(b"one", None), (b"two", Some(Duration::from_millis(100)))] {
+        rig.start_store_of(name, delete_after).await;
+        assert_eq!(rig.ended().await.failed, Vec::<u32>::new());
+    }
+    rig.settles([0, 1]).await;
+    let key = example().digest().key(b"one");
+    rig.start_load(key).await;
+    assert_eq!(rig.ended().await.failed, Vec::<u32>::new());
+    rig.settles([1, 1]).await;
+
+    rig.start_load(key).await;
+    rig.engines.end_but(is_of_hbm);
+    assert_eq!(rig.ended().await.failed, Vec::<u32>::new());
+    assert_eq!(rig.failures().await, [1, 0]);
+    rig.settles([1, 1]).await;
+    rig.shell.stop(Duration::ZERO);
+}
+
+#[tokio::test]
+async fn what_does_not_come_down_is_hbms_failure() {
+    let mut rig = Rig::start_with(add_hbm).await;
+    rig.start_store_of(b"one", None).await;
+    assert_eq!(rig.ended().await.failed, Vec::<u32>::new());
+    rig.start_store_of(b"two", None).await;
+    rig.engines.end_but(is_of_hbm);
+    rig.ended().await;
+    assert_eq!(rig.failures().await, [1, 0]);
     rig.shell.stop(Duration::ZERO);
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use super::{Outcomes, Performer, Piece, Work, dram_span, write_failure};
+use super::{Outcomes, Performer, Piece, Work, dram_span, read_failure, write_failure};
 use crate::env;
 use crate::manager::api::{End, FailureKind, TransferItem};
 use crate::manager::shell::sealing::{Ends, Seal, Unsealed};
@@ -171,10 +171,11 @@ impl Performer {
             return ended(outcomes, Vec::new());
         }
         let complaints = Arc::clone(&self.complaints);
+        let kinds: Vec<_> = copies.iter().map(|copy| failure_of(&copy.from)).collect();
         let done = move |end: CopiesEnd| {
             for FailedCopy { copy, error } in end.failed {
                 complaints.note(&format!("device: {error}"));
-                outcomes[at[copy]] = Err(device_failure(&error));
+                outcomes[at[copy]] = Err(kinds[copy](&error));
             }
             let sums = end.sums.into_iter().map(|(copy, sum)| (at[copy], sum));
             ended(outcomes, sums.collect());
@@ -208,6 +209,15 @@ fn note_sums(unsealed: &mut [Option<Unsealed>], sums: Sums) {
         if let Some(frame) = &mut unsealed[at] {
             frame.sum = Some(sum);
         }
+    }
+}
+
+/// What an error of a copy from there means. A device does not say which end is at fault: where it is HBM
+/// that gives, another tier may give the same.
+fn failure_of(from: &CopyEnd) -> fn(&StoreError) -> FailureKind {
+    match from {
+        CopyEnd::Tier(_) => read_failure,
+        CopyEnd::Pool { .. } | CopyEnd::Frame(_) => device_failure,
     }
 }
 
