@@ -24,6 +24,11 @@ pub enum Strategy {
 impl Strategy {
     pub const ALL: [Self; 4] = [Self::Copies, Self::Batch, Self::Kernel, Self::Staged];
 
+    /// Whether kernels copy, be it one step of two.
+    pub(super) const fn has_kernels(self) -> bool {
+        matches!(self, Self::Kernel | Self::Staged)
+    }
+
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -75,6 +80,15 @@ impl Calibration {
     #[must_use]
     pub fn rows(&self) -> &[Measured] {
         &self.rows
+    }
+
+    /// The same for a GPU that is to run no kernels.
+    pub(super) fn without_kernels(&self) -> Self {
+        let mut rows = self.rows.clone();
+        for row in &mut rows {
+            row.speeds.retain(|(strategy, _)| !strategy.has_kernels());
+        }
+        Self { rows }
     }
 
     /// The strategies from the best to the worst for fragments of that length, by the row that is

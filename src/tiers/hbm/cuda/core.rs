@@ -72,11 +72,11 @@ impl Core {
         })
     }
 
-    /// The same memories as another GPU sees them, with its driver.
-    pub(super) fn beside(&self, driver: &Arc<dyn Driver>) -> Self {
+    /// The same memories as another GPU sees them, with its driver and its table.
+    pub(super) fn beside(&self, driver: &Arc<dyn Driver>, table: Calibration) -> Self {
         Self {
             driver: Arc::clone(driver),
-            table: self.table.clone(),
+            table,
             arena: Arc::clone(&self.arena),
             registered: Arc::clone(&self.registered),
             tier: self.tier.clone(),

@@ -10,7 +10,7 @@ use super::super::pool::{ClaimedPool, EnginePool, LentMemory};
 use super::calibration::Calibration;
 use super::core::Core;
 use super::driver::{Driver, DriverError, GpuFacts};
-use super::gpus::{Finder, Gpu, Gpus};
+use super::gpus::{self, Finder, Gpu, Gpus};
 use super::plain::PlainCopies;
 use super::pool::{self, OpenPool};
 use super::tune::{self, Trial};
@@ -68,9 +68,7 @@ impl CudaDevice {
         let parts = Gpu::parts(driver, groups_max).map_err(no_room)?;
         let table = match tuning {
             Tuning::Measure(trial) => {
-                let copiers: Vec<_> =
-                    parts.iter().map(|(copier, flights)| (copier, &flights[..])).collect();
-                tune::measure(driver, &copiers, *trial).map_err(no_room)?
+                tune::measure(driver, &gpus::copiers(&parts), *trial).map_err(no_room)?
             }
             #[cfg(test)]
             Tuning::Given(table) => table.clone(),

@@ -17,6 +17,8 @@ use super::kernels::{self, Kernel, KernelCopy, Pages};
 pub(super) struct FakeDriver {
     facts: GpuFacts,
     world: Arc<World>,
+    /// Its kernels do nothing, and so leave wrong bytes.
+    pub(super) spoils: bool,
 }
 
 /// What GPUs of one machine share: each reaches the memory of all.
@@ -30,8 +32,7 @@ struct State {
     memories: BTreeMap<Address, Memory>,
     streams: Vec<VecDeque<Op>>,
     events: Vec<Event>,
-    /// Refuse the call of this name with this code, so many times.
-    /// Calls by name: by which code, and how many more.
+    /// Calls to refuse by name: by which code, and how many more.
     refuse: BTreeMap<&'static str, (u32, u32)>,
     /// What other processes lent.
     lent: Vec<(IpcHandle, Lent)>,
@@ -88,13 +89,13 @@ impl FakeDriver {
             driver: (12, 8),
             batches,
         };
-        Self { facts, world: Arc::default() }
+        Self { facts, world: Arc::default(), spoils: false }
     }
 
     /// Another GPU of the same machine.
     pub(super) fn beside(&self, uuid: [u8; 16]) -> Self {
         let facts = GpuFacts { uuid, ordinal: self.facts.ordinal + 1, ..self.facts.clone() };
-        Self { facts, world: Arc::clone(&self.world) }
+        Self { facts, world: Arc::clone(&self.world), spoils: false }
     }
 
     /// Memory of an engine's process, and the handle that opens it.
@@ -409,6 +410,9 @@ impl Driver for FakeDriver {
         args: &[u64],
         stream: StreamId,
     ) -> Result<(), DriverError> {
+        if self.spoils {
+            return self.begin("launch").map(drop);
+        }
         let args = args.to_vec();
         self.queue("launch", stream, Op::Launch { kernel, grid, args })
     }

@@ -14,6 +14,7 @@ use super::core::Core;
 use super::driver::{Driver, DriverError};
 use super::lane::{FLIGHTS_MAX, Lane};
 use super::pool::{OpenPool, uuid_text};
+use super::tune;
 
 /// What a batch over PCIe holds at most where its copies may go apart: so that one is on its way while
 /// kernels are at the next, and the first is over long before the last.
@@ -33,6 +34,11 @@ pub(super) struct Gpu {
 
 /// What a stream needs before it can start.
 pub(super) type Parts = Vec<(Copier, Vec<Flight>)>;
+
+/// The streams' copiers before they start, with their flights.
+pub(super) fn copiers(parts: &Parts) -> Vec<(&Copier, &[Flight])> {
+    parts.iter().map(|(copier, flights)| (copier, &flights[..])).collect()
+}
 
 impl Gpu {
     /// The parts of every stream, in the order of [`Stream::ALL`].
@@ -88,10 +94,12 @@ impl Gpus {
         }
         let named = |why: String| format!("the pool is on {}: {why}", uuid_text(uuid));
         let driver = (self.find)(uuid).map_err(named)?;
-        let parts = Gpu::parts(&driver, self.groups_max).map_err(|error| {
+        let no_room = |error: DriverError| {
             named(format!("it has no room for the daemon's buffers: {error}: free about 150 MB"))
-        })?;
-        let core = self.home.core.beside(&driver);
+        };
+        let parts = Gpu::parts(&driver, self.groups_max).map_err(no_room)?;
+        let table = tune::adopt(&self.home.core.table, &driver, &copiers(&parts));
+        let core = self.home.core.beside(&driver, table.map_err(no_room)?);
         let gpu = Arc::new(Gpu::start(core, parts).map_err(named)?);
         self.others.lock().unwrap_or_else(PoisonError::into_inner).insert(uuid, gpu);
         Ok(driver)

@@ -1,5 +1,5 @@
 //! Measures at the start how fast each way of copying is on this device, and whether the kernels
-//! give right bytes here.
+//! give right bytes here; of a GPU that comes later only the latter.
 //!
 //! Uses memory of its own; nothing else runs on the device's streams yet.
 
@@ -36,6 +36,9 @@ impl Trial {
     pub(super) const AT_START: Self =
         Self { blocks: 4, block_bytes: 2 << 20, batches: 32, rounds: 3 };
 
+    /// Nothing is timed: enough that each kernel has several blocks of many pages.
+    const OF_KERNELS: Self = Self { blocks: 4, block_bytes: 256 << 10, batches: 1, rounds: 0 };
+
     fn bytes(self) -> u64 {
         u64::from(self.blocks) * self.block_bytes
     }
@@ -59,17 +62,7 @@ pub(super) fn measure(
     trial: Trial,
 ) -> Result<Calibration, DriverError> {
     let bench = Bench::new(driver, trial)?;
-    let mut kernels = true;
-    for (copier, flights) in copiers {
-        kernels &= bench.kernels_are_right(driver.as_ref(), copier, &flights[..1])?;
-    }
-    if !kernels {
-        tracing::error!(
-            device = %driver.facts(),
-            "the kernels give wrong bytes on this GPU: they are not used; report it with the \
-             driver's version"
-        );
-    }
+    let kernels = bench.trusts_kernels(driver.as_ref(), copiers)?;
     let mut rows = Vec::new();
     for (copier, flights) in copiers {
         for fragment_bytes in Calibration::FRAGMENTS_BYTES {
@@ -78,6 +71,18 @@ pub(super) fn measure(
         }
     }
     Ok(Calibration::new(rows))
+}
+
+/// Another GPU's table for this one, of `copiers` one a stream with its flights: without the kernels where
+/// they are wrong here.
+pub(super) fn adopt(
+    table: &Calibration,
+    driver: &Arc<dyn Driver>,
+    copiers: &[(&Copier, &[Flight])],
+) -> Result<Calibration, DriverError> {
+    let bench = Bench::new(driver, Trial::OF_KERNELS)?;
+    let kernels = bench.trusts_kernels(driver.as_ref(), copiers)?;
+    Ok(if kernels { table.clone() } else { table.without_kernels() })
 }
 
 impl Bench {
@@ -128,8 +133,7 @@ impl Bench {
         let pieces = self.pieces(copier.kind, page_bytes, copier.kind == Stream::Down);
         let mut speeds = Vec::new();
         for strategy in Strategy::ALL {
-            let by_kernel = matches!(strategy, Strategy::Kernel | Strategy::Staged);
-            if (by_kernel && !kernels) || !copier.can(strategy, &pieces, &flights[0]) {
+            if (strategy.has_kernels() && !kernels) || !copier.can(strategy, &pieces, &flights[0]) {
                 continue;
             }
             let mut least = f64::INFINITY;
@@ -141,6 +145,26 @@ impl Bench {
             speeds.push((strategy, self.trial.bytes() as f64 / least.max(1e-9)));
         }
         Ok(speeds)
+    }
+
+    /// Whether the kernels give right bytes on all streams; the log hears if not.
+    fn trusts_kernels(
+        &self,
+        driver: &dyn Driver,
+        copiers: &[(&Copier, &[Flight])],
+    ) -> Result<bool, DriverError> {
+        let mut right = true;
+        for (copier, flights) in copiers {
+            right &= self.kernels_are_right(driver, copier, &flights[..1])?;
+        }
+        if !right {
+            tracing::error!(
+                device = %driver.facts(),
+                "the kernels give wrong bytes on this GPU: they are not used; report it with the \
+                 driver's version"
+            );
+        }
+        Ok(right)
     }
 
     /// Whether what the kernel scatters sums up on the GPU to what the CPU finds, and comes back

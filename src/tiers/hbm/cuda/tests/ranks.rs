@@ -52,3 +52,21 @@ fn copies_of_several_gpus_fail_by_their_own_index() {
     let failed = submit(&device, Stream::Down, copies);
     assert_eq!(failed.iter().map(|failed| failed.copy).collect::<Vec<_>>(), [1, 2]);
 }
+
+/// Each GPU's own kernels are asked, whatever the first one's say.
+#[test]
+fn kernels_that_are_wrong_on_another_gpu_are_not_used_there() {
+    for strategy in [Strategy::Kernel, Strategy::Staged] {
+        let (arena, driver) = (arena(), fake());
+        let mut second = driver.beside([2; 16]);
+        second.spoils = true;
+        let second = Arc::new(second);
+        let (opened, found) = (Arc::clone(&driver) as Arc<dyn Driver>, Arc::clone(&second));
+        let find: Box<Finder> = Box::new(move |_| Ok(Arc::clone(&found) as Arc<dyn Driver>));
+        let (kept, tuning) = (Arc::clone(&arena), always(strategy));
+        let device = CudaDevice::with_driver(&opened, kept, CONFIG, &tuning, find).unwrap();
+        let layout = PagedLayout::page_major(SHAPE, 3);
+        let [from, to] = [(); 2].map(|()| [ipc_engine(&second, &device, 0, layout)]);
+        check_round_trip(&device, &arena, geometry(SHAPE, 1), [&from, &to], 7);
+    }
+}
