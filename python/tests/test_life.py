@@ -27,6 +27,7 @@ from terrace_kv import (
     _wire,
     daemon_status,
     hints,
+    session,
 )
 
 # What an engine notices as no delay, in seconds; generous for a busy machine.
@@ -206,6 +207,25 @@ class RestartTest(unittest.TestCase):
             daemon.thaw()
             until(lambda: self.answers(client), "it answers again")
 
+    def test_a_pool_that_takes_longer_than_a_call_may(self):
+        daemon = self.daemon().start()
+        with Client(
+            daemon.socket, client_id="patient", namespace=namespace(), call_timeout_s=0.3
+        ) as client, HostPool.create(namespace(), 4) as pool:  # fmt: skip
+            channel = client._connection.session().channel
+            ask = channel.call
+
+            def late(*asked):
+                daemon.freeze()
+                threading.Timer(1.0, daemon.thaw).start()
+                return ask(*asked)
+
+            epoch = client.epoch
+            with mock.patch.object(channel, "call", late):
+                handle = client.register_pool(pool)
+            self.assertEqual(client.epoch, epoch)
+            self.assertTrue(client.store(chain(2), handle, [0, 1]).op.result(PATIENCE_S).ok)
+
     def test_a_start_beside_a_daemon_that_hangs(self):
         daemon = self.daemon().start()
         daemon.freeze()
@@ -236,7 +256,9 @@ class RestartTest(unittest.TestCase):
             line = client._connection.session()._attachment
             daemon.freeze()
             # As if it had taken the pool's descriptor before.
-            with mock.patch.object(line, "send_memory", return_value=1):
+            with mock.patch.object(line, "send_memory", return_value=1), mock.patch.object(
+                session, "POOL_TIMEOUT_S", 0.3
+            ):  # fmt: skip
                 if not may_be_away:
                     self.assertRaises(TimedOut, client.register_pool, pool)
                     continue

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::wire::POOL_TIMEOUT;
+
 /// What the service accepts. The manager has bounds of its own behind these.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -48,6 +50,8 @@ pub struct Times {
     pub attach_timeout: Duration,
     /// Every call is answered within this time, or its own deadline if that is nearer.
     pub call_timeout: Duration,
+    /// The same of the calls that register a pool and give it back.
+    pub pool_timeout: Duration,
     /// A load without a nearer deadline ends within this time.
     pub load_timeout_max: Duration,
     /// How long a stopping service waits for the calls it is answering.
@@ -61,6 +65,7 @@ impl Default for Times {
         Self {
             attach_timeout: Duration::from_secs(5),
             call_timeout: Duration::from_secs(10),
+            pool_timeout: POOL_TIMEOUT,
             load_timeout_max: Duration::from_secs(30),
             drain_timeout: Duration::from_secs(3),
             lease_ttl: Duration::from_secs(30),

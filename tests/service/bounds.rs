@@ -87,6 +87,21 @@ async fn a_call_without_a_deadline_ends_at_the_services_own() {
     assert!(matches!(error, ClientError::TimedOut(_)), "{error:?}");
 }
 
+/// A GPU's driver pins all of a pool: as a call given up, it would begin again with each session.
+#[tokio::test]
+async fn a_pool_that_takes_longer_to_open_than_a_call_may_is_waited_for() {
+    let patience = Duration::from_millis(200);
+    let world = World::with(|config| config.times.call_timeout = patience);
+    world.fake.state().registering_takes = 3 * patience;
+    let mut config = ClientConfig::new("a", namespace());
+    config.call_timeout = patience;
+    let client = Client::connect(&world.socket, config).await.unwrap();
+    let layout = terrace::client::PoolOrder::BlockMajor.layout(super::SHAPE, 1);
+    let pool = terrace::client::HostPool::create(layout).unwrap();
+    let handle = client.register_pool(&pool, 0).await.unwrap();
+    client.unregister_pool(handle).await.unwrap();
+}
+
 #[tokio::test]
 async fn a_loads_time_is_the_nearer_of_its_deadline_and_the_services() {
     let world = World::with(|config| config.times.load_timeout_max = Duration::from_secs(30));

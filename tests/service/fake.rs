@@ -72,6 +72,8 @@ pub struct State {
     pub hung: usize,
     /// Operations never complete.
     pub silent: bool,
+    /// How long opening a pool takes.
+    pub registering_takes: Duration,
     pub no_arena: bool,
     pub hbm: Option<FakeHbm>,
 }
@@ -268,6 +270,8 @@ impl Backend for Fake {
         memory: LentMemory,
         claim: ClaimedPool,
     ) -> Result<PoolId, Refusal> {
+        let takes = self.state().registering_takes;
+        tokio::time::sleep(takes).await;
         let mut state = self.state();
         if let Some(refusal) = state.refuse.take() {
             return Err(refusal);

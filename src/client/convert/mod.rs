@@ -20,8 +20,8 @@ use tonic::{Request as Call, Response, Status, Streaming};
 use crate::domain::block::Key;
 use crate::domain::session::SessionName;
 use crate::tiers::hbm::PagedLayout;
-use crate::wire::pb;
 use crate::wire::pb::terrace_client::TerraceClient;
+use crate::wire::{POOL_TIMEOUT, pb};
 
 use super::{
     Action, ClientConfig, ClientError, Completion, DaemonBlock, DaemonSessions, DaemonStatus,
@@ -101,13 +101,13 @@ impl Remote {
             layout: Some(messages::layout(layout)),
             cuda: None,
         };
-        let answer = self.stub.clone().register_pool(self.bounded(message)).await;
+        let answer = self.stub.clone().register_pool(self.bounded_pool(message)).await;
         Ok(PoolId(self.answered(answer)?.pool_id))
     }
 
     pub(super) async fn unregister_pool(&self, pool: PoolId) -> Result<(), ClientError> {
         let message = pb::UnregisterPoolRequest { token: self.token.clone(), pool_id: pool.0 };
-        let answer = self.stub.clone().unregister_pool(self.bounded(message)).await;
+        let answer = self.stub.clone().unregister_pool(self.bounded_pool(message)).await;
         self.answered(answer).map(drop)
     }
 
@@ -236,14 +236,23 @@ impl Remote {
     }
 
     fn bounded<T>(&self, message: T) -> Call<T> {
-        let mut request = Call::new(message);
-        request.set_timeout(self.call_timeout.min(DEADLINE_MAX));
-        request
+        bounded(message, self.call_timeout)
+    }
+
+    /// Of the calls that register a pool and give it back, which take as long as the pool is large.
+    fn bounded_pool<T>(&self, message: T) -> Call<T> {
+        bounded(message, self.call_timeout.max(POOL_TIMEOUT))
     }
 
     fn answered<T>(&self, answer: Result<Response<T>, Status>) -> Result<T, ClientError> {
         answer.map(Response::into_inner).map_err(|status| errors::error(&status, &self.socket))
     }
+}
+
+fn bounded<T>(message: T, timeout: Duration) -> Call<T> {
+    let mut request = Call::new(message);
+    request.set_timeout(timeout.min(DEADLINE_MAX));
+    request
 }
 
 fn name(session: Option<SessionName>) -> String {

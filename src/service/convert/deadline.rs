@@ -10,14 +10,14 @@ use crate::service::limits::Times;
 /// seeing the transport give up.
 const MARGIN_MAX: Duration = Duration::from_millis(5);
 
-/// How long answering may take.
-pub(super) fn call_bound(metadata: &MetadataMap, times: &Times) -> Duration {
+/// How long answering may take, where the service allows `timeout`.
+pub(super) fn call_bound(metadata: &MetadataMap, timeout: Duration) -> Duration {
     match grpc_timeout(metadata) {
         Some(deadline) => {
             let margin = MARGIN_MAX.min(deadline / 10);
-            times.call_timeout.min(deadline.saturating_sub(margin))
+            timeout.min(deadline.saturating_sub(margin))
         }
-        None => times.call_timeout,
+        None => timeout,
     }
 }
 
@@ -75,12 +75,12 @@ mod tests {
         let times = Times::default();
         let mut metadata = MetadataMap::new();
         assert_eq!(load_timeout(&metadata, &times), times.load_timeout_max);
-        assert_eq!(call_bound(&metadata, &times), times.call_timeout);
+        assert_eq!(call_bound(&metadata, times.call_timeout), times.call_timeout);
         metadata.insert("grpc-timeout", "100m".parse().unwrap());
         assert_eq!(load_timeout(&metadata, &times), Duration::from_millis(100));
-        assert_eq!(call_bound(&metadata, &times), Duration::from_millis(95));
+        assert_eq!(call_bound(&metadata, times.call_timeout), Duration::from_millis(95));
         metadata.insert("grpc-timeout", "9H".parse().unwrap());
         assert_eq!(load_timeout(&metadata, &times), times.load_timeout_max);
-        assert_eq!(call_bound(&metadata, &times), times.call_timeout);
+        assert_eq!(call_bound(&metadata, times.call_timeout), times.call_timeout);
     }
 }

@@ -40,7 +40,12 @@ struct Edge<B: Backend>(Arc<Calls<B>>);
 impl<B: Backend> Edge<B> {
     /// The calls, the message, and how long the answer may take.
     fn open<T>(&self, request: Request<T>) -> (&Calls<B>, T, Duration) {
-        let bound = deadline::call_bound(request.metadata(), &self.0.config.times);
+        self.open_for(self.0.config.times.call_timeout, request)
+    }
+
+    /// The same of a call that the service allows this long.
+    fn open_for<T>(&self, timeout: Duration, request: Request<T>) -> (&Calls<B>, T, Duration) {
+        let bound = deadline::call_bound(request.metadata(), timeout);
         (&self.0, request.into_inner(), bound)
     }
 }
@@ -74,7 +79,7 @@ impl<B: Backend> Terrace for Edge<B> {
         &self,
         request: Request<pb::RegisterPoolRequest>,
     ) -> Result<Response<pb::RegisterPoolResponse>, Status> {
-        let (calls, message, bound) = self.open(request);
+        let (calls, message, bound) = self.open_for(self.0.config.times.pool_timeout, request);
         close(
             calls
                 .bounded(bound, async {
@@ -93,7 +98,7 @@ impl<B: Backend> Terrace for Edge<B> {
         &self,
         request: Request<pb::UnregisterPoolRequest>,
     ) -> Result<Response<pb::UnregisterPoolResponse>, Status> {
-        let (calls, message, bound) = self.open(request);
+        let (calls, message, bound) = self.open_for(self.0.config.times.pool_timeout, request);
         close(
             calls
                 .bounded(bound, async {
