@@ -98,9 +98,9 @@ pub const KEYS: &[Key] = &[
         "hbm.device",
         Kind::Text,
         "auto",
-        "Where the HBM tier and the engines' pools lie: `cuda:N` is a GPU, as `nvidia-smi -L` \
-         counts; `host` is shared memory of this machine; `auto` is the first GPU, and the host \
-         where that one can't be used.",
+        "Where the HBM tier and the engines' pools lie: `cuda:N` is a GPU, as CUDA counts them (as \
+         `nvidia-smi -L` does, if CUDA_DEVICE_ORDER is PCI_BUS_ID and all are visible); `host` is \
+         shared memory of this machine; `auto` is the first GPU, and the host where it can't be used.",
     ),
     key(
         "hbm.multiprocessors_max",

@@ -10,7 +10,8 @@ pub enum DeviceChoice {
     Auto,
     /// Shared memory of this machine.
     Host,
-    /// The GPU of this number, as `nvidia-smi -L` counts.
+    /// The GPU of this number, as CUDA counts them: among those that `CUDA_VISIBLE_DEVICES` shows, in the
+    /// order of `CUDA_DEVICE_ORDER`. `nvidia-smi -L` counts all, by their PCI addresses.
     Cuda(u32),
 }
 

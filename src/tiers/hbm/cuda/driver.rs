@@ -58,7 +58,8 @@ impl GpuFacts {
 impl fmt::Display for GpuFacts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (major, minor) = self.driver;
-        write!(f, "cuda:{}, {}, CUDA {major}.{minor}", self.ordinal, self.name)
+        let Self { ordinal, name, pci, .. } = self;
+        write!(f, "cuda:{ordinal}, {name}, CUDA {major}.{minor}, PCI {pci}")
     }
 }
 
@@ -193,4 +194,16 @@ pub(super) trait Driver: Send + Sync + 'static {
 
     /// The handle by which other processes open the allocation at `at`.
     fn export_memory(&self, at: Address) -> Result<IpcHandle, DriverError>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Its number depends on what CUDA is told; its PCI address does not.
+    #[test]
+    fn a_gpu_is_named_so_that_it_can_be_found() {
+        let said = GpuFacts::h100(1).to_string();
+        assert_eq!(said, "cuda:1, NVIDIA H100, CUDA 12.8, PCI 0000:3b:00.0");
+    }
 }
