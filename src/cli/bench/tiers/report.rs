@@ -121,7 +121,7 @@ fn hbm_limit(against: Against, hbm: &Hbm) -> &'static str {
              once, one copy each"
         }
         (Hbm::Gpu(_), Against::Calls) => {
-            "one copy call a fragment, whose ends lie apart on the GPU"
+            "one copy call a fragment, whose ends on the GPU lie apart, or in a row within it"
         }
     }
 }

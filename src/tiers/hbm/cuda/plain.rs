@@ -49,7 +49,8 @@ impl PlainCopies {
     }
 
     /// Copies `bytes` bytes in calls of `call_bytes` each, and says how long that took. Where calls
-    /// are shorter than the whole, their ends on the GPU lie apart, as pages do.
+    /// are shorter than the whole, their ends on the GPU lie apart, as pages do; within it they follow
+    /// each other.
     ///
     /// # Errors
     /// What the driver said.
