@@ -238,7 +238,7 @@ def unregister(session: Session, pool: PoolHandle) -> Call[None]:
     def read(_: Any) -> None:
         session.pools.pop(pool, None)
 
-    return _bounded(session, "UnregisterPool", message, read, session.pool_timeout_s())
+    return _bounded(session, "UnregisterPool", message, read)
 
 
 def overlap(session: Session, hashes: Hashes) -> Call[answers.Overlap]:

@@ -94,7 +94,10 @@ class Connection:
             session = self._session
             if session is not None:
                 try:
-                    session.register(handle)
+                    # Who can do without the daemon waits no longer for it than for any call: the
+                    # keeper has the time.
+                    call_s, pool_s = self.identity.call_timeout_s, session.pool_timeout_s()
+                    session.register(handle, call_s if self._may_be_away else pool_s)
                 except errors.DaemonGone as error:
                     self.lost(session, error)
                 except (errors.Busy, errors.TimedOut) as error:
@@ -106,9 +109,13 @@ class Connection:
 
     def forget(self, handle: PoolHandle) -> None:
         """Registers the pool no more."""
-        with self._registering:
+        if not self._registering.acquire(timeout=self.identity.call_timeout_s):
+            raise errors.TimedOut("a session is being made, in which the pool is registered again")
+        try:
             if handle in self._handles:
                 self._handles.remove(handle)
+        finally:
+            self._registering.release()
 
     def close(self) -> None:
         """Ends the session, and the thread that keeps it. Twice is once."""
@@ -191,7 +198,7 @@ class Connection:
 
     def _register_again(self, session: Session, handle: PoolHandle) -> None:
         try:
-            session.register(handle)
+            session.register(handle, session.pool_timeout_s())
         except (errors.DaemonGone, errors.Busy, errors.TimedOut):
             raise
         except errors.TerraceError as error:

@@ -34,8 +34,8 @@ _OPTIONS = (
 
 _PROBE_TIMEOUT_S = 2.0
 
-# The daemon's own bound of these calls: its GPU's driver pins all of a pool in shared memory, and
-# a registration that is given up begins again from nothing in the next session.
+# The daemon's own bound of registering a pool: its GPU's driver pins all of one in shared memory,
+# and a registration that is given up begins again from nothing in the next session.
 POOL_TIMEOUT_S = 60.0
 
 # Tells sessions of this process apart.
@@ -163,10 +163,10 @@ class Session:
             raise
 
     def pool_timeout_s(self) -> float:
-        """How long registering a pool may take, or giving it back."""
+        """How long the daemon may take to register a pool."""
         return max(self.identity.call_timeout_s, POOL_TIMEOUT_S)
 
-    def register(self, handle: PoolHandle) -> None:
+    def register(self, handle: PoolHandle, timeout_s: float) -> None:
         """Sends a pool's memory and registers it."""
         pool, layout = handle.pool, handle.pool.layout
         request = convert.built(
@@ -181,7 +181,7 @@ class Session:
             raise errors.Invalid("the pool was closed: close it after its client")
         else:
             request.tag = self._attachment.send_memory(pool.fileno())
-        answer = self.channel.call("RegisterPool", request, self.pool_timeout_s())
+        answer = self.channel.call("RegisterPool", request, timeout_s)
         self.pools[handle] = answer.pool_id
 
     def pool_id(self, handle: PoolHandle) -> int:

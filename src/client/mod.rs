@@ -67,8 +67,8 @@ pub struct ClientConfig {
     /// How many tokens' KV the engine computes in a second, where that is known. Not zero; see
     /// [`EndedRequest::prefill`] for what it measures later.
     pub prefill_tokens_per_s: Option<u32>,
-    /// Bounds connecting, and each call. Registering a pool and giving it back may take a minute all the
-    /// same: a GPU's driver pins the pool.
+    /// Bounds connecting, and each call. Registering a pool may take a minute all the same: a GPU's driver
+    /// pins it.
     pub call_timeout: Duration,
     /// Bounds [`Client::wait`].
     pub wait_timeout: Duration,

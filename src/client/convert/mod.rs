@@ -101,13 +101,15 @@ impl Remote {
             layout: Some(messages::layout(layout)),
             cuda: None,
         };
-        let answer = self.stub.clone().register_pool(self.bounded_pool(message)).await;
+        // It takes as long as the pool is large.
+        let call = bounded(message, self.call_timeout.max(POOL_TIMEOUT));
+        let answer = self.stub.clone().register_pool(call).await;
         Ok(PoolId(self.answered(answer)?.pool_id))
     }
 
     pub(super) async fn unregister_pool(&self, pool: PoolId) -> Result<(), ClientError> {
         let message = pb::UnregisterPoolRequest { token: self.token.clone(), pool_id: pool.0 };
-        let answer = self.stub.clone().unregister_pool(self.bounded_pool(message)).await;
+        let answer = self.stub.clone().unregister_pool(self.bounded(message)).await;
         self.answered(answer).map(drop)
     }
 
@@ -237,11 +239,6 @@ impl Remote {
 
     fn bounded<T>(&self, message: T) -> Call<T> {
         bounded(message, self.call_timeout)
-    }
-
-    /// Of the calls that register a pool and give it back, which take as long as the pool is large.
-    fn bounded_pool<T>(&self, message: T) -> Call<T> {
-        bounded(message, self.call_timeout.max(POOL_TIMEOUT))
     }
 
     fn answered<T>(&self, answer: Result<Response<T>, Status>) -> Result<T, ClientError> {
