@@ -55,6 +55,7 @@ fn cpu(fast_checksums: bool) -> Check {
 }
 
 /// Memory that the daemon takes at the start: the arena, and HBM where that is on the host.
+#[derive(Clone, Copy)]
 struct Wanted {
     arena_bytes: u64,
     hbm_bytes: u64,
@@ -65,12 +66,12 @@ fn wanted(config: &Config, arena_bytes: u64) -> Wanted {
 }
 
 impl Wanted {
-    fn bytes(&self) -> u64 {
+    fn bytes(self) -> u64 {
         self.arena_bytes.saturating_add(self.hbm_bytes)
     }
 
     /// What no reserved huge pages are there for, which are no part of what is available.
-    fn plain_bytes(&self, huge_free_bytes: u64) -> u64 {
+    fn plain_bytes(self, huge_free_bytes: u64) -> u64 {
         let (mut huge, mut plain) = (huge_free_bytes, 0_u64);
         for bytes in [self.arena_bytes, self.hbm_bytes] {
             match huge.checked_sub(bytes) {

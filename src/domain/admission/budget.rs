@@ -199,8 +199,8 @@ mod tests {
     fn what_is_longer_than_a_full_bucket_is_written_as_often_as_it_may_be() {
         let mut budget = Budget::new(100, 0);
         let takes = |budget: &mut Budget, secs| budget.takes(at(secs), Kind::Subagent, 4000);
-        let taken: Vec<_> = (0..100).filter(|secs| takes(&mut budget, *secs)).collect();
-        assert_eq!(taken, [0, 40, 80]);
+        let seconds: Vec<_> = (0..100).filter(|secs| takes(&mut budget, *secs)).collect();
+        assert_eq!(seconds, [0, 40, 80]);
         // What is written on credit forgives no debt.
         budget.charge(at(80), 1);
         assert!(!takes(&mut budget, 119));
