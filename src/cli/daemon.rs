@@ -119,6 +119,14 @@ impl DaemonError {
     fn io(what: impl Into<String>, source: io::Error) -> Self {
         Self::Io { what: what.into(), source }
     }
+
+    /// What the machine said, for who names the act himself.
+    pub(super) fn into_cause(self) -> io::Error {
+        match self {
+            Self::Io { source, .. } => source,
+            other => io::Error::other(other.to_string()),
+        }
+    }
 }
 
 /// A running daemon and its folder. Dropping it ends the process and removes the folder.

@@ -17,11 +17,12 @@ pub(super) fn runs(places: &Places) -> bool {
 }
 
 pub(super) fn checks(places: &Places, runs: bool) -> Vec<Check> {
-    let state = state_folder(&places.state_dir, runs);
-    let is_another = runs && state_dir::look(&places.state_dir).is_ok();
-    let socket = if is_another { taken(&places.socket) } else { socket(&places.socket) };
-    let silent = if self::runs(places) { silent(&places.socket) } else { None };
-    vec![state, silent.unwrap_or(socket)]
+    let socket = if runs {
+        silent(&places.socket).unwrap_or_else(|| answering(places))
+    } else {
+        free(&places.socket)
+    };
+    vec![state_folder(&places.state_dir, runs), socket]
 }
 
 /// Something listens there and answers nothing.
@@ -72,23 +73,21 @@ fn state_folder(path: &Path, runs: bool) -> Check {
     Check::ok(CHECK, format!("{} {what}", path.display()))
 }
 
-/// A daemon answers there that has not this state folder.
-fn taken(path: &Path) -> Check {
-    let found = format!("a daemon of another state folder answers at {}", path.display());
-    Check::fail("socket", found, "stop that one, or set socket to another path")
+/// A daemon answers there: the one of this state folder, or another.
+fn answering(places: &Places) -> Check {
+    let path = places.socket.display();
+    if state_dir::look(&places.state_dir).is_ok() {
+        let found = format!("a daemon of another state folder answers at {path}");
+        return Check::fail("socket", found, "stop that one, or set socket to another path");
+    }
+    Check::ok("socket", format!("a daemon answers at {path}"))
 }
 
-fn socket(path: &Path) -> Check {
-    match look_at_socket(path) {
-        Ok(()) => {}
-        // Its twin alone may be somebody else's.
-        Err(BindError::InUse(taken)) if taken == path => {
-            return Check::ok("socket", format!("a daemon answers at {}", path.display()));
-        }
-        Err(error) => {
-            let found = format!("{} can't be made", path.display());
-            return Check::fail("socket", found, error.to_string());
-        }
+/// Nobody listens there: can a daemon?
+fn free(path: &Path) -> Check {
+    if let Err(error) = look_at_socket(path) {
+        let found = format!("{} can't be made", path.display());
+        return Check::fail("socket", found, error.to_string());
     }
     let folder = standing(path.parent().unwrap_or(path));
     if check_writable(folder).is_err() {
@@ -117,8 +116,8 @@ mod tests {
         let file = folder.path().join("file");
         std::fs::write(&file, "").unwrap();
         assert_eq!(state_folder(&file.join("state"), false).verdict, Verdict::Fail);
-        assert_eq!(socket(&file.join("t.sock")).verdict, Verdict::Fail);
-        let in_the_way = socket(&file);
+        assert_eq!(free(&file.join("t.sock")).verdict, Verdict::Fail);
+        let in_the_way = free(&file);
         assert_eq!(in_the_way.verdict, Verdict::Fail);
         assert!(in_the_way.remedy.unwrap().contains("is not a socket: remove it"));
     }
@@ -131,9 +130,9 @@ mod tests {
         assert_eq!(state_folder(path, false).verdict, Verdict::Fail);
         assert!(state_folder(path, true).found.contains("the running daemon's"));
         let places = Places { socket: path.join("t.sock"), state_dir: path.to_owned() };
-        assert!(checks(&places, true)[1].found.contains("can be made"), "and nothing listens");
+        assert_eq!(answering(&places).verdict, Verdict::Ok);
         drop(held);
-        assert_eq!(checks(&places, true)[1].verdict, Verdict::Fail, "it is another's");
+        assert_eq!(answering(&places).verdict, Verdict::Fail, "it is another's");
         std::fs::write(path.join("version"), "terrace state 99").unwrap();
         let refused = state_folder(path, true);
         assert_eq!(refused.verdict, Verdict::Fail);
@@ -144,10 +143,12 @@ mod tests {
     fn a_daemon_that_answers_is_told() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("t.sock");
-        assert!(socket(&path).found.contains("no daemon runs"));
+        let places = Places { socket: path.clone(), state_dir: folder.path().to_owned() };
+        assert!(!runs(&places));
+        assert!(checks(&places, false)[1].found.contains("no daemon runs"));
         let _listener = UnixListener::bind(&path).unwrap();
-        assert!(socket(&path).found.contains("a daemon answers"));
-        let hung = silent(&path).unwrap();
+        assert!(runs(&places));
+        let hung = &checks(&places, true)[1];
         assert_eq!(hung.verdict, Verdict::Fail);
         assert!(hung.found.contains("doesn't answer"), "{hung:?}");
     }

@@ -129,11 +129,7 @@ pub(super) fn small_arena() -> io::Result<Arc<Arena>> {
 
 /// What an NVMe tier in this folder turns out to be.
 fn trial_tier(folder: &Path) -> Result<(NvmeFacts, io::Result<Survey>), OpenError> {
-    let refused = |error| match error {
-        DaemonError::Io { source, .. } => source,
-        other => io::Error::other(other.to_string()),
-    };
-    let trial = OwnFolder::make(folder).map_err(refused);
+    let trial = OwnFolder::make(folder).map_err(DaemonError::into_cause);
     let trial = trial.map_err(OpenError::io("write to the folder", folder))?;
     let config = NvmeConfig::new(trial.path().join("nvme"), CHUNK_BYTES);
     let arena = small_arena().map_err(OpenError::io("have memory to try out", folder))?;

@@ -9,7 +9,7 @@ use std::sync::mpsc::sync_channel;
 use tokio::runtime::Runtime;
 
 use crate::cli::Failure;
-use crate::cli::daemon::{DaemonError, OwnFolder as Folder};
+use crate::cli::daemon::OwnFolder as Folder;
 use crate::cli::output::print_error;
 use crate::cli::serve::{self, numa::Placement};
 use crate::cli::signals::Signals;
@@ -77,6 +77,8 @@ impl Ground {
         };
         let slots = uses(Tier::Nvme).then_some((&parent, "--dir"));
         check_folder(&parent, "--dir")?;
+        let apart = objects.filter(|(there, _)| **there != parent);
+        apart.map_or(Ok(()), |(there, flag)| check_folder(there, flag))?;
         check_room([slots, objects], args.set_bytes)?;
         let runtime = serve::start_runtime()
             .map_err(|error| Failure::Failed(format!("can't start the runtime: {error}")))?;
@@ -91,8 +93,7 @@ impl Ground {
         let nvme = uses(Tier::Nvme).then(|| open_nvme(args, folder.path(), &arena)).transpose()?;
         let (store, facts) = nvme.unzip();
         let beside = folder.path().to_owned();
-        let own = objects.filter(|(there, _)| **there != parent);
-        let own = own.map(|(there, flag)| folder_in(there, flag)).transpose()?;
+        let own = apart.map(|(there, flag)| folder_in(there, flag)).transpose()?;
         let beside_objects = own.as_ref().unwrap_or(&folder).path().to_owned();
         let object = uses(Tier::Object)
             .then(|| open_object(args, &beside_objects, &arena, &runtime))
@@ -242,7 +243,6 @@ fn check_folder(folder: &Path, flag: &str) -> Result<(), Failure> {
 fn check_room(uses: [Option<(&PathBuf, &str)>; 2], set_bytes: u64) -> Result<(), Failure> {
     let device_of = |folder: &Path| ThisMachine.disk(folder).map(|disk| disk.device);
     for (folder, flag) in uses.into_iter().flatten() {
-        check_folder(folder, flag)?;
         let Some(disk) = ThisMachine.disk(folder) else { continue };
         let here = |(other, _): &(&PathBuf, &str)| device_of(other) == Some(disk.device);
         let sharing = uses.into_iter().flatten().filter(here).count() as u64;
@@ -263,13 +263,10 @@ fn check_room(uses: [Option<(&PathBuf, &str)>; 2], set_bytes: u64) -> Result<(),
 
 fn folder_in(parent: &Path, flag: &str) -> Result<Folder, Failure> {
     Folder::make(parent).map_err(|error| {
-        let cause = match error {
-            DaemonError::Io { source, .. } => source.to_string(),
-            other => other.to_string(),
-        };
         Failure::Usage(format!(
-            "can't make a folder in {}: {cause}; name one that this user can write to with {flag}",
-            parent.display()
+            "can't make a folder in {}: {}; name one that this user can write to with {flag}",
+            parent.display(),
+            error.into_cause()
         ))
     })
 }
@@ -292,14 +289,13 @@ fn open_object(
     arena: &Arc<Arena>,
     runtime: &Runtime,
 ) -> Result<(Store, Option<Bucket>), Failure> {
-    let target = match &args.object {
-        None => Target::Dir { path: folder.join("object"), fsync: false },
-        Some(Target::Dir { fsync, .. }) => {
-            Target::Dir { path: folder.join("object"), fsync: *fsync }
-        }
-        Some(Target::S3(bucket)) => Target::S3(part_of(bucket)?),
+    let bucket = match &args.object {
+        Some(Target::S3(bucket)) => Some(part_of(bucket)?),
+        _ => None,
     };
-    let bucket = if let Target::S3(bucket) = &target { Some(bucket.clone()) } else { None };
+    let fsync = matches!(&args.object, Some(Target::Dir { fsync: true, .. }));
+    let in_folder = || Target::Dir { path: folder.join("object"), fsync };
+    let target = bucket.clone().map_or_else(in_folder, Target::S3);
     let options = ObjectOptions { concurrency: args.depth.into(), ..ObjectOptions::default() };
     let store = object::open(&target, options, arena, runtime.handle()).map_err(Failure::failed)?;
     Ok((Arc::new(Metered::new(store)), bucket))
