@@ -24,7 +24,7 @@ use crate::manager::shell::Handle;
 use crate::observe::{self, LogFormat, LogLevel};
 use crate::service::{Server, ServiceConfig, Stores, look_at_socket};
 
-pub use node::{Node, NodeError, transfers_max};
+pub use node::{Node, NodeError, Site, transfers_max};
 use ready::Ready;
 use state_dir::StateDir;
 
@@ -59,7 +59,7 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
     for note in &config.notes {
         tracing::warn!("{note}");
     }
-    node::check(&config).map_err(|error| Failure::Usage(error.to_string()))?;
+    let site = Site::of(&config).map_err(|error| Failure::Usage(error.to_string()))?;
     // Both before anything large is made: that takes seconds, and changes what it finds.
     refuse_second_daemon(&config)?;
     let _state = StateDir::open(&config.places.state_dir).map_err(Failure::failed)?;
@@ -67,7 +67,7 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
     if let Some(address) = config.metrics {
         observe::start_metrics(address, runtime.handle()).map_err(Failure::failed)?;
     }
-    let node = Node::start(&config, runtime.handle()).map_err(Failure::failed)?;
+    let node = Node::start(&config, site, runtime.handle()).map_err(Failure::failed)?;
     let served = serve(args, &config, &runtime, &node);
     tracing::info!("stopping: copies under way may end");
     node.shell.stop(STOP_PATIENCE);

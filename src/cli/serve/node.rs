@@ -23,6 +23,7 @@ use crate::tiers::hbm::{Device, DeviceChoice, HostDevice, HostDeviceConfig};
 use crate::tiers::nvme::{self, NvmeConfig, NvmeFacts, Striped};
 use crate::tiers::object::{self, ObjectOptions, PackOptions};
 use crate::tiers::open::OpenError;
+use crate::tiers::shm::{Nodes, NumaNode};
 use crate::tiers::store::TierStore;
 
 use super::numa::Placement;
@@ -70,27 +71,44 @@ pub const fn transfers_max(link: Link) -> usize {
     }
 }
 
-/// Looks whether the GPU and the NUMA node that are named are there: nothing is made for it.
-///
-/// # Errors
-/// `Gpu` or `Numa`.
-pub fn check(config: &Config) -> Result<(), NodeError> {
-    if let DeviceChoice::Cuda(ordinal) = config.device.choice {
-        let why = match cuda::gpus() {
-            Ok(gpus) if config.device.choice.among(&gpus).is_some() => None,
-            Ok(gpus) if gpus.is_empty() => Some("there is no GPU that this process may use".into()),
-            Ok(gpus) => Some(format!("there are {} GPUs, counted from 0", gpus.len())),
-            // One that is broken hides none of the others.
-            Err(NoDriver::Broken(_)) => None,
-            Err(error) => Some(error.to_string()),
-        };
-        why.map_or(Ok(()), |why| Err(NodeError::Gpu { ordinal, why }))?;
+/// What the machine has of what the settings name.
+#[derive(Clone, Copy, Debug)]
+pub struct Site {
+    /// Where the arena goes.
+    numa: Option<NumaNode>,
+    /// `Auto` where there is a GPU that nobody named.
+    device: DeviceChoice,
+}
+
+impl Site {
+    /// Looks for the GPU and the NUMA node: nothing is made for it.
+    ///
+    /// # Errors
+    /// `Gpu` or `Numa`: what is named is not here.
+    pub fn of(config: &Config) -> Result<Self, NodeError> {
+        let choice = config.device.choice;
+        let found = if choice == DeviceChoice::Host { Ok(Vec::new()) } else { cuda::gpus() };
+        if let DeviceChoice::Cuda(ordinal) = choice {
+            let why = match &found {
+                Ok(gpus) if choice.among(gpus).is_some() => None,
+                Ok(gpus) if gpus.is_empty() => Some("this process may use no GPU".to_owned()),
+                Ok(gpus) => Some(format!("there are {} GPUs, counted from 0", gpus.len())),
+                // One that is broken hides none of the others.
+                Err(NoDriver::Broken(_)) => None,
+                Err(error) => Some(error.to_string()),
+            };
+            why.map_or(Ok(()), |why| Err(NodeError::Gpu { ordinal, why }))?;
+        }
+        let gpus = found.unwrap_or_default();
+        let used = || choice.among(&gpus).cloned();
+        let place = Placement::of(config.dram.numa, used, &Nodes::of_this_machine());
+        if matches!(place, Placement::Missing { .. }) {
+            return Err(NodeError::Numa(format!("{place}: name one of these, or auto")));
+        }
+        let none = choice == DeviceChoice::Auto && gpus.is_empty();
+        let device = if none { DeviceChoice::Host } else { choice };
+        Ok(Self { numa: place.node(), device })
     }
-    let place = Placement::here(config.dram.numa, config.device.choice);
-    if matches!(place, Placement::Missing { .. }) {
-        return Err(NodeError::Numa(format!("{place}: name one of these, or auto")));
-    }
-    Ok(())
 }
 
 impl Node {
@@ -98,12 +116,16 @@ impl Node {
     ///
     /// # Errors
     /// See [`NodeError`]; what had been opened is closed again.
-    pub fn start(config: &Config, runtime: &runtime::Handle) -> Result<Self, NodeError> {
+    pub fn start(
+        config: &Config,
+        site: Site,
+        runtime: &runtime::Handle,
+    ) -> Result<Self, NodeError> {
         let machine = |what| move |source| NodeError::Machine { what, source };
         let mut facts = BTreeMap::new();
-        let arena = open_arena(config)?;
+        let arena = open_arena(config, site.numa)?;
         facts.insert("dram".into(), describe(&arena));
-        let device = open_device(config, &arena)?;
+        let device = open_device(config, site.device, &arena)?;
         facts.insert("hbm".into(), device.describe());
 
         let nvme = open_nvme(config, &arena)?;
@@ -141,15 +163,14 @@ impl Node {
     }
 }
 
-fn open_arena(config: &Config) -> Result<Arc<Arena>, NodeError> {
-    let place = Placement::here(config.dram.numa, config.device.choice);
+fn open_arena(config: &Config, numa: Option<NumaNode>) -> Result<Arc<Arena>, NodeError> {
     let sizes = ArenaConfig {
         tier_bytes: config.dram.capacity_bytes,
         staging_bytes: config.dram.staging_bytes,
         pretouch_threads: config.dram.pretouch_threads,
     };
     let what = "can't make the DRAM arena";
-    let arena = Arena::on_node(sizes, place.node());
+    let arena = Arena::on_node(sizes, numa);
     Ok(Arc::new(arena.map_err(|source| NodeError::Machine { what, source })?))
 }
 
@@ -164,22 +185,26 @@ fn describe(arena: &Arena) -> String {
 }
 
 /// The device that was chosen; under `auto` the first GPU, or the host where it can't be used.
-fn open_device(config: &Config, arena: &Arc<Arena>) -> Result<Arc<dyn Device>, NodeError> {
+fn open_device(
+    config: &Config,
+    choice: DeviceChoice,
+    arena: &Arc<Arena>,
+) -> Result<Arc<dyn Device>, NodeError> {
     let tier_bytes = config.hbm.map_or(0, |hbm| hbm.capacity_bytes);
     let multiprocessors_max = config.device.multiprocessors_max;
     let cuda = |ordinal| {
         let settings = CudaConfig { tier_bytes, multiprocessors_max };
         cuda::open(ordinal, Arc::clone(arena), settings).map(|device| Arc::new(device) as _)
     };
-    match config.device.choice {
+    match choice {
         DeviceChoice::Cuda(ordinal) => {
             return cuda(ordinal).map_err(|why| NodeError::Gpu { ordinal, why });
         }
-        DeviceChoice::Auto if cuda::gpus().is_ok_and(|gpus| !gpus.is_empty()) => match cuda(0) {
+        DeviceChoice::Auto => match cuda(0) {
             Ok(device) => return Ok(device),
             Err(error) => tracing::warn!(%error, "the GPU is not used: the host device is"),
         },
-        DeviceChoice::Auto | DeviceChoice::Host => (),
+        DeviceChoice::Host => (),
     }
     let settings = HostDeviceConfig { tier_bytes, pretouch_threads: config.dram.pretouch_threads };
     let device = HostDevice::new(Arc::clone(arena), settings);
@@ -296,7 +321,9 @@ mod tests {
             flags: [("hbm.device", "cuda:999".to_owned())].into(),
         };
         let config = Config::load(&sources, &ThisMachine).expect("a device is looked for later");
-        let said = open_device(&config, &sample::arena()).err().expect("no machine has so many");
+        let said = open_device(&config, config.device.choice, &sample::arena())
+            .err()
+            .expect("no machine has so many");
         let said = said.to_string();
         for words in ["hbm.device: cuda:999", "--hbm-device", "auto", "host"] {
             assert!(said.contains(words), "{said}");
