@@ -11,6 +11,7 @@ use super::Manager;
 use super::api::{Effect, Lost, NamespaceId};
 use super::going::{Judge, candidate_of, may_go, waits_for_a_tier};
 use super::ranks::Candidate;
+use super::state::SizeClass;
 
 impl Manager {
     /// The class of slots that hold this block in `tier`.
@@ -43,8 +44,31 @@ impl Manager {
         let candidate = candidate_of(block, tier, ways, &self.learned);
         self.directory.get_mut(index).copy_mut(tier).listed = true;
         self.outages.forget((index, tier));
+        self.list(index, tier, candidate);
+    }
+
+    /// One more entry on the lists of its tier and class; of what piled up there, only what counts stays.
+    fn list(&mut self, index: BlockIndex, tier: Tier, candidate: Candidate) {
         let class = self.class_of(index, tier);
-        self.space(tier).classes[class].ranks.list(index, candidate);
+        let Self { directory, namespaces, tiers, .. } = self;
+        let space =
+            tiers[tier.index()].as_mut().expect("copies are only in tiers that are present");
+        let SizeClass { ranks, kind, .. } = &mut space.classes[class];
+        if ranks.is_overgrown(space.slots.slots_used()) {
+            // A block's first entry takes its mark, so that others find it without.
+            let mut kept = Vec::new();
+            ranks.tidy(|at| {
+                let row = directory.get_mut(at);
+                let same_kind = namespaces[row.namespace as usize].slot_kind(tier) == *kind;
+                let is_first = same_kind && std::mem::take(&mut row.copy_mut(tier).listed);
+                kept.extend(is_first.then_some(at));
+                is_first
+            });
+            for at in kept {
+                directory.get_mut(at).copy_mut(tier).listed = true;
+            }
+        }
+        ranks.list(index, candidate);
     }
 
     /// The block's place in the order of going changed: its listed copies are listed anew.
@@ -53,8 +77,7 @@ impl Manager {
             let block = self.directory.get(index);
             if block.copy(tier).listed {
                 let candidate = candidate_of(block, tier, self.ways(), &self.learned);
-                let class = self.class_of(index, tier);
-                self.space(tier).classes[class].ranks.list(index, candidate);
+                self.list(index, tier, candidate);
             }
             self.reconsider(index, tier);
         }

@@ -2,7 +2,7 @@
 //!
 //! First what is dead, then what the policy ranks lowest, and only when nothing else is left what
 //! is shielded, soonest expiry first. Entries are looked at when they come up, so a change of a
-//! block costs at most one new entry.
+//! block costs at most one new entry; what piles up so is cleared away.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
@@ -45,14 +45,20 @@ pub(super) struct Ranks {
     dead: VecDeque<BlockIndex>,
     /// By namespace: each has a budget of its own.
     shielded: BTreeMap<u32, ByExpiry>,
+    /// On all lists.
+    entries: usize,
 }
+
+/// So many entries are kept whatever there is to list.
+const ENTRIES_SPARE: u64 = 1024;
 
 impl Ranks {
     pub fn new(policy: Box<dyn Policy>) -> Self {
-        Self { policy, dead: VecDeque::new(), shielded: BTreeMap::new() }
+        Self { policy, dead: VecDeque::new(), shielded: BTreeMap::new(), entries: 0 }
     }
 
     pub fn list(&mut self, block: BlockIndex, candidate: Candidate) {
+        self.entries += 1;
         match candidate.group {
             Group::Dead => self.dead.push_back(block),
             Group::Ordinary => self.policy.list(block, &candidate.standing),
@@ -67,10 +73,18 @@ impl Ranks {
         newcomer: Option<&Candidate>,
         judge: &mut dyn FnMut(BlockIndex) -> Option<Candidate>,
     ) -> Pick {
-        let Self { policy, dead, shielded } = self;
+        let Self { policy, dead, shielded, entries } = self;
+        let mut judge = |block| {
+            let judged = judge(block);
+            *entries -= usize::from(judged.is_none());
+            judged
+        };
         while let Some(block) = dead.pop_front() {
             match judge(block) {
-                Some(Candidate { group: Group::Dead, .. }) => return Pick::Goes(block),
+                Some(Candidate { group: Group::Dead, .. }) => {
+                    self.entries -= 1;
+                    return Pick::Goes(block);
+                }
                 Some(Candidate { group: Group::Ordinary, standing, .. }) => {
                     policy.list(block, &standing);
                 }
@@ -92,7 +106,10 @@ impl Ranks {
             Some(candidate.standing)
         });
         match verdict {
-            Verdict::Goes(block) => Pick::Goes(block),
+            Verdict::Goes(block) => {
+                self.entries -= 1;
+                Pick::Goes(block)
+            }
             Verdict::Newcomer => Pick::Newcomer,
             Verdict::Nobody => Pick::Nobody,
         }
@@ -110,6 +127,7 @@ impl Ranks {
             let Some(candidate) = judge(block) else { continue };
             match candidate.group {
                 Group::Shielded { until } if until > listed_until => {
+                    self.entries += 1;
                     shield(&mut self.shielded, until, block, candidate);
                 }
                 group => return Some((block, matches!(group, Group::Shielded { .. }))),
@@ -119,7 +137,36 @@ impl Ranks {
 
     /// Takes the namespace's shielded copy that expires first off the list.
     pub fn pop_shielded(&mut self, namespace: u32) -> Option<(Time, BlockIndex)> {
-        self.shielded.get_mut(&namespace)?.pop().map(|Reverse(entry)| entry)
+        let Reverse(entry) = self.shielded.get_mut(&namespace)?.pop()?;
+        self.entries -= 1;
+        Some(entry)
+    }
+
+    /// Whether most entries must be of what changed or went, where the tier has so many copies.
+    pub const fn is_overgrown(&self, copies: u64) -> bool {
+        self.entries as u64 > 2 * copies + ENTRIES_SPARE
+    }
+
+    #[cfg(test)]
+    pub const fn entries(&self) -> usize {
+        self.entries
+    }
+
+    /// Leaves the entries that `keep` takes, asked in the order in which they would come up.
+    pub fn tidy(&mut self, mut keep: impl FnMut(BlockIndex) -> bool) {
+        let mut entries = 0;
+        let mut keep = |block| {
+            let kept = keep(block);
+            entries += usize::from(kept);
+            kept
+        };
+        self.dead.retain(|block| keep(*block));
+        self.policy.retain(&mut keep);
+        for heap in self.shielded.values_mut() {
+            let soonest_first = std::mem::take(heap).into_sorted_vec().into_iter().rev();
+            *heap = soonest_first.filter(|Reverse((_, block))| keep(*block)).collect();
+        }
+        self.entries = entries;
     }
 
     pub fn tip_moved(&mut self, tip: TipId, worth: Option<Worth>) {

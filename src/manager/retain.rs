@@ -326,8 +326,10 @@ impl Manager {
             Err(outcome) => return outcome,
         };
         for (at, _) in &found {
-            self.directory.get_mut(*at).cold_above = Some(to);
-            self.rank_changed(*at);
+            let before = self.directory.get_mut(*at).cold_above.replace(to);
+            if before != Some(to) {
+                self.rank_changed(*at);
+            }
         }
         Outcome::Accepted { blocks: count(found.len()) }
     }

@@ -18,6 +18,9 @@ pub trait Order: Default + Send {
     fn victim(&mut self, judge: &mut dyn FnMut(BlockIndex) -> Option<u64>) -> Option<BlockIndex>;
 
     fn is_empty(&self) -> bool;
+
+    /// As [`Policy::retain`].
+    fn retain(&mut self, keep: &mut dyn FnMut(BlockIndex) -> bool);
 }
 
 /// One order a priority in use.
@@ -101,6 +104,14 @@ impl<O: Order> Policy for Banded<O> {
         judge: &mut dyn FnMut(BlockIndex) -> Option<Standing>,
     ) -> Verdict {
         self.victim_up_to(u8::MAX, judge).map(|(victim, _)| victim).into()
+    }
+
+    fn retain(&mut self, keep: &mut dyn FnMut(BlockIndex) -> bool) {
+        let Self { usual, others, .. } = self;
+        others.range_mut(..PRIORITY_DEFAULT).for_each(|(_, order)| order.retain(keep));
+        usual.retain(keep);
+        others.range_mut(PRIORITY_DEFAULT..).for_each(|(_, order)| order.retain(keep));
+        others.retain(|_, order| !order.is_empty());
     }
 }
 

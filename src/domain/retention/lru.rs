@@ -54,6 +54,12 @@ impl Order for Lru {
     fn is_empty(&self) -> bool {
         self.oldest.is_none() && self.leaves.is_empty()
     }
+
+    fn retain(&mut self, keep: &mut dyn FnMut(BlockIndex) -> bool) {
+        let leaves = std::mem::take(&mut self.leaves).into_sorted_vec();
+        let oldest_first = self.oldest.take().into_iter().chain(leaves.into_iter().rev());
+        self.leaves = oldest_first.filter(|Reverse((_, block))| keep(*block)).collect();
+    }
 }
 
 #[cfg(test)]

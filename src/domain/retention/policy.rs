@@ -92,6 +92,9 @@ pub trait Policy: Send {
         judge: &mut dyn FnMut(BlockIndex) -> Option<Standing>,
     ) -> Verdict;
 
+    /// Takes entries off the lists, asked in the order in which they would come up: once a list's own.
+    fn retain(&mut self, keep: &mut dyn FnMut(BlockIndex) -> bool);
+
     /// What a tip claims is worth this from now on; nothing if the tip was forgotten.
     fn tip_moved(&mut self, _tip: TipId, _worth: Option<Worth>) {}
 

@@ -118,6 +118,11 @@ impl Order for S3Fifo {
     fn is_empty(&self) -> bool {
         self.short.is_empty() && self.long.is_empty()
     }
+
+    fn retain(&mut self, keep: &mut dyn FnMut(BlockIndex) -> bool) {
+        self.short.retain(|entry| keep(entry.block));
+        self.long.retain(|entry| keep(entry.block));
+    }
 }
 
 #[cfg(test)]

@@ -223,6 +223,36 @@ fn what_is_demoted_goes_first_and_sinks() {
     assert_eq!(bench.found(&[1, 2]), "dram:2");
 }
 
+/// However often the order is changed, the lists stay as long as what they list; and it still holds.
+#[test]
+fn changes_of_rank_do_not_pile_up() {
+    for policy in PolicyName::ALL {
+        let mut bench = Bench::with_config([0, 4, 0, 0], 1, |config| config.policy = policy);
+        for n in 1..=4 {
+            bench.turn(None, &[], &[n]);
+        }
+        let entries = |bench: &Bench| {
+            let classes = &bench.manager.tiers[Tier::Dram.index()].as_ref().unwrap().classes;
+            classes.iter().map(|class| class.ranks.entries()).sum::<usize>()
+        };
+        let retain = |n, wish| Action::Retain { target: of(&[n]), wish };
+        for round in 0..2_000_u64 {
+            let n = 1 + round % 4;
+            bench.hint(retain(n, priority(if round % 8 < 4 { 60 } else { 10 })));
+            bench.hint(retain(n, shield(MIN)));
+            bench.hint(Action::Release { target: of(&[n]) });
+            assert!(entries(&bench) <= 2 * 4 + 1024 + 1, "{policy:?}: {}", entries(&bench));
+        }
+        for (n, level) in [(1, 80), (2, 90), (3, 20), (4, 70)] {
+            bench.hint(retain(n, priority(level)));
+        }
+        bench.turn(None, &[], &[11]);
+        let here: Vec<_> = (1..=4).filter(|n| bench.block(*n).is_some()).collect();
+        assert_eq!(here, [1, 2, 4], "{policy:?}");
+        assert!(entries(&bench) >= 4, "{policy:?}: each is listed");
+    }
+}
+
 #[test]
 fn bad_wishes_are_rejected_one_by_one() {
     let mut bench = Bench::new([0, 4, 0, 0]);

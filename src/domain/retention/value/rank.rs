@@ -250,6 +250,17 @@ impl Policy for Value {
         }
     }
 
+    fn retain(&mut self, keep: &mut dyn FnMut(BlockIndex) -> bool) {
+        self.by_use.retain(keep);
+        for (_, at) in &self.order {
+            let leaves = &mut self.groups[*at as usize].leaves;
+            // The deepest goes first.
+            leaves.reverse();
+            leaves.retain(|leaf| keep(*leaf));
+            leaves.reverse();
+        }
+    }
+
     fn tip_moved(&mut self, tip: TipId, worth: Option<Worth>) {
         let mut next = self.by_slot.get(tip.slot()).copied().flatten();
         while let Some(at) = next {
