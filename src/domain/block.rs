@@ -16,6 +16,7 @@ impl Key {
     pub const BYTES: usize = 16;
 
     /// The first half as a number: keys are uniform, so this is hash enough for a table.
+    #[inline]
     #[must_use]
     pub fn low_bits(&self) -> u64 {
         let (head, _) = self.0.split_at(8);

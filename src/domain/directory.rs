@@ -197,12 +197,32 @@ pub enum Owner {
     Many,
 }
 
+/// A row in the table of keys, with so much of its key that the table grows, and passes others by, without a
+/// look at the rows: for millions of them that would hold everybody up.
+#[derive(Clone, Copy)]
+struct Entry {
+    tag: u32,
+    row: u32,
+}
+
+impl Entry {
+    fn of(key: Key, row: BlockIndex) -> Self {
+        let [tag, _] = bytemuck::cast::<u64, [u32; 2]>(key.low_bits());
+        Self { tag, row: row.0 }
+    }
+
+    /// The table takes a place from the lower bits and a mark from the upper.
+    const fn hash(self) -> u64 {
+        (self.tag as u64) << 32 | self.tag as u64
+    }
+}
+
 /// Every block, by key and by row.
 #[derive(Default)]
 pub struct Directory {
     rows: Vec<Block>,
     vacant: Vec<BlockIndex>,
-    table: HashTable<u32>,
+    table: HashTable<Entry>,
     /// By namespace.
     census: Vec<Census>,
     /// What changed and was not told yet; nothing where nobody asked for it.
@@ -237,10 +257,9 @@ impl Directory {
 
     #[must_use]
     pub fn find(&self, key: Key) -> Option<BlockIndex> {
-        let rows = &self.rows;
-        self.table
-            .find(key.low_bits(), |row| rows[*row as usize].key == key)
-            .map(|row| BlockIndex(*row))
+        let (rows, sought) = (&self.rows, Entry::of(key, BlockIndex::NONE));
+        let is_it = |at: &Entry| at.tag == sought.tag && rows[at.row as usize].key == key;
+        self.table.find(sought.hash(), is_it).map(|at| BlockIndex(at.row))
     }
 
     /// Finds the block `key`, expected to be a child of `after`: walking a chain mostly follows
@@ -297,9 +316,8 @@ impl Directory {
         if let Some(parent) = new.parent {
             self.get_mut(parent).first_child = index;
         }
-        let rows = &self.rows;
-        self.table
-            .insert_unique(new.key.low_bits(), index.0, |row| rows[*row as usize].key.low_bits());
+        let entry = Entry::of(new.key, index);
+        self.table.insert_unique(entry.hash(), entry, |entry| entry.hash());
         index
     }
 
@@ -333,7 +351,8 @@ impl Directory {
         } else if let Some(parent) = parent.some() {
             self.get_mut(parent).first_child = next;
         }
-        let entry = self.table.find_entry(key.low_bits(), |row| *row == index.0);
+        let hash = Entry::of(key, index).hash();
+        let entry = self.table.find_entry(hash, |entry| entry.row == index.0);
         let Ok(entry) = entry else { unreachable!("every block is in the table") };
         entry.remove();
         self.tokens.remove(&key);

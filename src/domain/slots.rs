@@ -165,9 +165,9 @@ impl SlotMap {
         }
         self.hand_over(kind);
         let stripes = self.idle.len();
-        let turns = (0..stripes).map(|more| (self.turn + more) % stripes);
-        let turns: Vec<usize> = turns.collect();
-        let chunk_index = turns.into_iter().find_map(|stripe| {
+        let first = self.turn;
+        let chunk_index = (0..stripes).find_map(|more| {
+            let stripe = (first + more) % stripes;
             let open = self.open.get(&kind).and_then(|open| open[stripe].last().copied());
             open.or_else(|| self.open_chunk(kind, stripe))
         })?;

@@ -9,7 +9,7 @@ use crate::tiers::store::{Erasure, Place};
 
 use super::Manager;
 use super::api::{Effect, Lost, NamespaceId};
-use super::going::{Judge, candidate_of, may_go, waits_for_a_tier};
+use super::going::{Judge, candidate_of, left_if_gone, left_without, waits_for_a_tier};
 use super::ranks::Candidate;
 use super::state::SizeClass;
 
@@ -35,13 +35,13 @@ impl Manager {
             return;
         }
         let ways = self.ways();
-        if !may_go(block, tier, ways) {
+        let Some(left) = left_if_gone(block, tier, ways) else {
             if waits_for_a_tier(block, tier, ways) {
                 self.outages.keep((index, tier));
             }
             return;
-        }
-        let candidate = candidate_of(block, tier, ways, &self.learned);
+        };
+        let candidate = candidate_of(block, tier, (left, ways), &self.learned);
         self.directory.get_mut(index).copy_mut(tier).listed = true;
         self.outages.forget((index, tier));
         self.list(index, tier, candidate);
@@ -76,7 +76,9 @@ impl Manager {
         for tier in Tier::ALL {
             let block = self.directory.get(index);
             if block.copy(tier).listed {
-                let candidate = candidate_of(block, tier, self.ways(), &self.learned);
+                let ways = self.ways();
+                let left = left_without(block, tier, ways);
+                let candidate = candidate_of(block, tier, (left, ways), &self.learned);
                 self.list(index, tier, candidate);
             }
             self.reconsider(index, tier);
@@ -120,6 +122,19 @@ impl Manager {
     /// that never landed.
     pub(super) fn release_copy(&mut self, index: BlockIndex, tier: Tier, event: CopyEvent) {
         self.leave(index, tier, event, None);
+        self.reconsider_parent(index, tier);
+    }
+
+    /// Drops a block's last copy, and with it the block; its children are gone already.
+    pub(super) fn drop_whole(&mut self, index: BlockIndex, tier: Tier) {
+        self.leave(index, tier, CopyEvent::Dropped, None);
+        self.remove_block(index);
+    }
+
+    fn reconsider_parent(&mut self, index: BlockIndex, tier: Tier) {
+        if let Some(parent) = self.directory.get(index).parent() {
+            self.reconsider(parent, tier);
+        }
     }
 
     fn leave(&mut self, index: BlockIndex, tier: Tier, event: CopyEvent, lost: Option<Lost>) {
@@ -162,9 +177,6 @@ impl Manager {
         }
         if let Some(why) = why {
             self.erase_object(key, why);
-        }
-        if let Some(parent) = self.directory.get(index).parent() {
-            self.reconsider(parent, tier);
         }
         self.durable_changed(index, tier, event);
     }
@@ -225,6 +237,7 @@ impl Manager {
         }
         self.soften(index, tier);
         self.leave(index, tier, CopyEvent::Dropped, Some(lost));
+        self.reconsider_parent(index, tier);
         self.let_go(index);
     }
 

@@ -257,6 +257,9 @@ impl Manager {
 
     /// The block is not going to be durable, nor is what hangs on it.
     pub(super) fn give_up_durable(&mut self, at: BlockIndex) {
+        if !self.durables.entries.contains_key(&at) {
+            return;
+        }
         let mut stack = vec![at];
         while let Some(at) = stack.pop() {
             let Some(entry) = self.durables.entries.remove(&at) else { continue };

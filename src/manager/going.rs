@@ -54,21 +54,31 @@ impl Left {
 /// What is left of the block without its copy in `tier`. What is on its way in or out is not there to
 /// stay, and does not count.
 pub(super) fn left_without(block: &Block, tier: Tier, ways: Ways) -> Left {
-    let stays = |other: &Tier| *other != tier && block.copy(*other).state == CopyState::Resident;
-    let mut others = Tier::ALL.into_iter().filter(stays);
-    match others.clone().find(|other| !ways.unread.has(*other)) {
-        Some(served) if served < tier => Left::Above,
-        Some(_) => Left::Below,
-        None if others.next().is_some() => Left::Unread,
-        None => Left::Nothing,
+    let mut left = Left::Nothing;
+    for other in Tier::ALL {
+        if other == tier || block.copy(other).state != CopyState::Resident {
+            continue;
+        }
+        if !ways.unread.has(other) {
+            return if other < tier { Left::Above } else { Left::Below };
+        }
+        left = Left::Unread;
     }
+    left
+}
+
+/// What is left of the block if the copy goes now; nothing where it may not.
+pub(super) fn left_if_gone(block: &Block, tier: Tier, ways: Ways) -> Option<Left> {
+    if block.copy(tier).children > 0 || !is_at_rest(block, tier) {
+        return None;
+    }
+    let left = left_without(block, tier, ways);
+    (left != Left::Nothing || may_leave(block, tier, ways)).then_some(left)
 }
 
 /// Whether the copy may go now.
 pub(super) fn may_go(block: &Block, tier: Tier, ways: Ways) -> bool {
-    block.copy(tier).children == 0
-        && is_at_rest(block, tier)
-        && (left_without(block, tier, ways) != Left::Nothing || may_leave(block, tier, ways))
+    left_if_gone(block, tier, ways).is_some()
 }
 
 /// Whether nobody reads the copy, writes it or holds it.
@@ -128,8 +138,14 @@ pub(super) fn sink_of(block: &Block, tier: Tier, takers: [bool; Tier::COUNT]) ->
         .find(|below| takers[below.index()] && block.copy(*below).state == CopyState::Absent)
 }
 
-/// In which group a copy that may go stands. `learned`: what is known of reuse, if anything learns it.
-pub(super) fn candidate_of(block: &Block, tier: Tier, ways: Ways, learned: &Learned) -> Candidate {
+/// How a copy stands among those that may go, where `left` is what is left without it. `learned`: what is
+/// known of reuse, if anything learns it.
+pub(super) fn candidate_of(
+    block: &Block,
+    tier: Tier,
+    (left, ways): (Left, Ways),
+    learned: &Learned,
+) -> Candidate {
     let cold = block.cold_above.is_some_and(|below| tier < below);
     let group = if block.shielded && !block.copy(tier).waived {
         Group::Shielded { until: block.record.shield_until }
@@ -143,7 +159,7 @@ pub(super) fn candidate_of(block: &Block, tier: Tier, ways: Ways, learned: &Lear
         key_bits: block.key.low_bits(),
         priority: block.record.priority,
         claim: learned.claim(block.tip),
-        cost: if learned.is_on() { cost_of(block, tier, ways) } else { 0 },
+        cost: if learned.is_on() { cost_of(block, tier, (left, ways)) } else { 0 },
     };
     Candidate { group, standing, namespace: block.namespace }
 }
@@ -152,11 +168,11 @@ pub(super) fn candidate_of(block: &Block, tier: Tier, ways: Ways, learned: &Lear
 /// that stays, but on NVMe it will have to be written again, one that is below already costs the way
 /// back, one that can still go below must be written there first, and the last one costs the model's
 /// work, as does one whose block nobody could read.
-fn cost_of(block: &Block, tier: Tier, ways: Ways) -> i16 {
+fn cost_of(block: &Block, tier: Tier, (left, ways): (Left, Ways)) -> i16 {
     const SPARE: i16 = -64;
     const WRITTEN: i16 = 4;
     const RECOMPUTED: i16 = 16;
-    match left_without(block, tier, ways) {
+    match left {
         Left::Above if tier == Tier::Nvme => WRITTEN,
         Left::Above => SPARE,
         Left::Below => 0,
@@ -185,8 +201,8 @@ impl Judge<'_> {
             // What was listed is gone, and its row serves a block of another kind.
             return None;
         }
-        if may_go(block, tier, ways) {
-            return Some(candidate_of(block, tier, ways, self.learned));
+        if let Some(left) = left_if_gone(block, tier, ways) {
+            return Some(candidate_of(block, tier, (left, ways), self.learned));
         }
         if waits_for_a_tier(block, tier, ways) {
             self.outages.keep((index, tier));

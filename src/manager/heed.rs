@@ -235,10 +235,8 @@ impl Manager {
         let Some(knowledge) = self.learned.0.as_mut().filter(|k| k.reuse.has_moved()) else {
             return;
         };
-        let spaces = self.tiers.iter_mut().flatten();
-        let mut classes: Vec<_> = spaces.flat_map(|space| &mut space.classes).collect();
         for (tip, worth) in knowledge.reuse.drain_moved() {
-            for class in &mut classes {
+            for class in self.tiers.iter_mut().flatten().flat_map(|space| &mut space.classes) {
                 class.ranks.tip_moved(tip, worth);
             }
         }

@@ -203,6 +203,9 @@ impl Manager {
     pub(super) fn watch(&mut self, at: BlockIndex) {
         let block = self.directory.get_mut(at);
         let record = &block.record;
+        if !block.shielded && !record.has_times() {
+            return;
+        }
         let times = [
             if block.shielded { record.shield_until } else { Time::ZERO },
             record.delete_after,
@@ -211,8 +214,12 @@ impl Manager {
         let next = times.into_iter().filter(|time| *time > Time::ZERO).min();
         if let Some(next) = next.filter(|next| block.wake == Time::ZERO || *next < block.wake) {
             block.wake = next;
-            self.deadlines.due.push(Reverse((next, at)));
+            self.note_due(next, at);
         }
+    }
+
+    fn note_due(&mut self, next: Time, at: BlockIndex) {
+        self.deadlines.due.push(Reverse((next, at)));
         // Entries of blocks that went, or that are looked at sooner, go when they prevail.
         if self.deadlines.due.len() > 2 * self.directory.len() + 1024 {
             let directory = &self.directory;

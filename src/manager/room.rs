@@ -213,9 +213,11 @@ impl Manager {
     ) -> Pick {
         self.waive_shields(tier, class);
         let ways = self.ways();
-        let newcomer = newcomer
-            .filter(|_| self.learned.is_on())
-            .map(|newcomer| candidate_of(self.directory.get(newcomer), tier, ways, &self.learned));
+        let newcomer = newcomer.filter(|_| self.learned.is_on()).map(|newcomer| {
+            let block = self.directory.get(newcomer);
+            let left = left_without(block, tier, ways);
+            candidate_of(block, tier, (left, ways), &self.learned)
+        });
         let Self { directory, namespaces, learned, outages, tiers, .. } = self;
         let space = tiers[tier.index()].as_mut().expect("the caller settles a tier");
         let SizeClass { ranks, kind, .. } = &mut space.classes[class];
@@ -254,8 +256,7 @@ impl Manager {
     /// Drops a block's last copy; its children are gone already.
     fn evict_last(&mut self, block: BlockIndex, tier: Tier) {
         self.space(tier).stats.evicted_blocks += 1;
-        self.release_copy(block, tier, CopyEvent::Dropped);
-        self.remove_block(block);
+        self.drop_whole(block, tier);
     }
 
     /// There is no room for it.

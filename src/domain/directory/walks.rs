@@ -10,7 +10,7 @@ impl Directory {
 
     /// The rows of all blocks, in no particular but reproducible order.
     pub fn iter(&self) -> impl Iterator<Item = (BlockIndex, &Block)> {
-        self.table.iter().map(|row| (BlockIndex(*row), self.get(BlockIndex(*row))))
+        self.table.iter().map(|entry| (BlockIndex(entry.row), self.get(BlockIndex(entry.row))))
     }
 
     /// A block's children, newest first.

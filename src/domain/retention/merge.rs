@@ -89,6 +89,12 @@ impl RetentionRecord {
         standing
     }
 
+    /// Whether something besides its shield ends by itself.
+    #[must_use]
+    pub fn has_times(&self) -> bool {
+        self.delete_after != Time::ZERO || self.priority_until != Time::ZERO
+    }
+
     /// Whether the promise to forget is due.
     #[must_use]
     pub fn is_due(&self, now: Time) -> bool {

@@ -359,6 +359,12 @@ impl Reuse {
         }
         if tip.level != level {
             tip.level = level;
+            self.note_moved(id);
+        }
+    }
+
+    fn note_moved(&mut self, id: TipId) {
+        if self.moved.last() != Some(&id) {
             self.moved.push(id);
         }
     }
@@ -366,7 +372,7 @@ impl Reuse {
     /// The tip was used: it ranks after others of its level.
     pub(super) fn touch(&mut self, id: TipId) {
         self.tips.touch(id);
-        self.moved.push(id);
+        self.note_moved(id);
     }
 
     /// What the tip's agent is like.
