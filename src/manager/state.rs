@@ -185,6 +185,13 @@ pub(super) struct Flight {
     pub items: Vec<FlightItem>,
 }
 
+impl Flight {
+    /// Bytes of each of its copies: a namespace's blocks are as long as each other.
+    pub(super) fn of_each(&self) -> u64 {
+        self.load.bytes / self.items.len().max(1) as u64
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 pub(super) struct FlightItem {
     pub block: BlockIndex,

@@ -209,9 +209,8 @@ impl Manager {
     pub(super) fn transfer_done(&mut self, id: TransferId, failed: &[ItemFailure]) {
         // An unknown transfer can only be a shell's mistake; answering twice must not be fatal.
         let Some(flight) = self.flights.remove(&id) else { return };
-        // A namespace's blocks are as long as each other.
-        let of_each = flight.load.bytes / flight.items.len().max(1) as u64;
-        let landed_bytes = flight.load.bytes.saturating_sub(of_each * failed.len() as u64);
+        let failed_bytes = flight.of_each() * failed.len() as u64;
+        let landed_bytes = flight.load.bytes.saturating_sub(failed_bytes);
         self.links.ended(self.now, flight.load, landed_bytes);
         self.lifts.stirred = true;
         self.start_next(flight.load.link);
@@ -239,6 +238,7 @@ impl Manager {
 
     fn withdraw_forgotten(&mut self, next: &mut Transfer) -> Vec<FlightItem> {
         let flight = self.flights.get_mut(&next.id).expect("what waits is in flight");
+        let of_each = flight.of_each();
         let directory = &self.directory;
         let is_late = |item: &FlightItem| {
             matches!(item.job, Job::Deliver { .. }) && directory.get(item.block).forgotten
@@ -249,6 +249,7 @@ impl Manager {
         let items = std::mem::take(&mut next.items).into_iter().zip(flight.items.drain(..));
         let (late, kept): (Vec<_>, Vec<_>) = items.partition(|(_, item)| is_late(item));
         (next.items, flight.items) = kept.into_iter().unzip();
+        flight.load = self.links.shrink(flight.load, of_each * late.len() as u64);
         late.into_iter().map(|(_, item)| item).collect()
     }
 

@@ -1,6 +1,7 @@
 //! One client, one shard: placement, order of eviction, holds, failures.
 
 use super::*;
+use crate::domain::retention::{TokenRange, Wish};
 use crate::movement::{Class, Link};
 
 #[test]
@@ -352,4 +353,26 @@ fn of_a_batch_with_a_bad_block_the_others_count_as_moved() {
     let down = bench.manager.status().links[Link::DeviceDown.index()];
     let block_bytes = bench.manager.namespace(NamespaceId(0)).payload_bytes;
     assert_eq!(down.moved_bytes[Class::Demand.index()], 3 * block_bytes);
+}
+
+#[test]
+fn what_is_forgotten_while_it_waits_for_its_link_does_not_count_as_moved() {
+    let mut bench = Bench::with_config([0, 8, 0, 0], 1, |config| {
+        config.links.iter_mut().for_each(|link| link.in_flight_max = 1);
+    });
+    let wish = Wish { delete_after: Some(Duration::from_millis(1)), ..Wish::default() };
+    let tokens = TokenRange { start: 16, end: None };
+    bench.turn(None, &[Directive { tokens, wish }], &[1, 2, 3, 4]);
+    bench.start_load(&[1]);
+    bench.start_load(&[1, 2, 3, 4]);
+    bench.now = bench.now + Duration::from_millis(5);
+    bench.event(Event::Tick);
+    let up = |bench: &Bench| bench.manager.status().links[Link::DeviceUp.index()];
+    let block_bytes = bench.manager.namespace(NamespaceId(0)).payload_bytes;
+    let first = bench.transfers.pop_front().expect("the first load moves").id;
+    bench.event(Event::TransferDone { transfer: first, failed: Vec::new() });
+    assert_eq!(up(&bench).in_flight_bytes, block_bytes, "of the second load one block is left");
+    bench.run();
+    assert_eq!(up(&bench).moved_bytes[Class::Demand.index()], 2 * block_bytes);
+    assert_eq!(bench.completions.pop().expect("it ends").failed, [1, 2, 3]);
 }
