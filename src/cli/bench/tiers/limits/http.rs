@@ -1,7 +1,8 @@
 //! A bare HTTP client: a connection a thread, one request after the other. What a bucket is held
 //! against.
 //!
-//! Retries nothing, and checks nothing but the status and the length of what came.
+//! Checks nothing but the status and the length of what came, and retries nothing but what a connection
+//! that had been idle, which servers close, was not answered.
 
 use std::fmt::Write as _;
 use std::io::{self, Read, Write};
@@ -92,11 +93,8 @@ type Idle = Mutex<Vec<TcpStream>>;
 /// Sends a request and takes its answer, whose body must be as long as `into`.
 fn exchange(idle: &Idle, request: &Signed, body: Option<&[u8]>, into: &mut [u8]) -> io::Result<()> {
     let (host, path) = parts_of(&request.url)?;
-    let waiting = idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-    let mut line = waiting.map_or_else(|| connect(host), Ok)?;
-    line.write_all(head_of(request, (host, path), body).as_bytes())?;
-    line.write_all(body.unwrap_or_default())?;
-    let answer = Answer::read(&mut line)?;
+    let head = head_of(request, (host, path), body);
+    let (mut line, answer) = asked(idle, host, &head, body.unwrap_or_default())?;
     if !(200..300).contains(&answer.status) {
         let (method, status) = (&request.method, answer.status);
         let mut said = String::from_utf8_lossy(&answer.begun).into_owned();
@@ -118,6 +116,27 @@ fn exchange(idle: &Idle, request: &Signed, body: Option<&[u8]>, into: &mut [u8])
         idle.lock().unwrap_or_else(PoisonError::into_inner).push(line);
     }
     Ok(())
+}
+
+/// Sends a request, and takes the head of its answer. All requests here may be made twice.
+fn asked(idle: &Idle, host: &str, head: &str, body: &[u8]) -> io::Result<(TcpStream, Answer)> {
+    let ask = |mut line: TcpStream| {
+        line.write_all(head.as_bytes())?;
+        line.write_all(body)?;
+        Answer::read(&mut line).map(|answer| (line, answer))
+    };
+    let waiting = idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+    match waiting.map(ask) {
+        Some(Err(error)) if is_closed(&error) => ask(connect(host)?),
+        Some(answered) => answered,
+        None => ask(connect(host)?),
+    }
+}
+
+/// Whether the other end had closed the connection.
+fn is_closed(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof)
 }
 
 fn connect(host: &str) -> io::Result<TcpStream> {
@@ -205,12 +224,25 @@ mod tests {
     /// A server of one connection that gives these answers, each after a whole request; gives what
     /// it was sent.
     fn serve(answers: &'static [&'static [u8]]) -> (String, crossbeam_channel::Receiver<Vec<u8>>) {
+        serve_over(answers, answers.len())
+    }
+
+    /// The same, with so many answers a connection, which it closes then.
+    fn serve_over(
+        answers: &'static [&'static [u8]],
+        of_each: usize,
+    ) -> (String, crossbeam_channel::Receiver<Vec<u8>>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let (tell, told) = crossbeam_channel::bounded(answers.len());
         spawn_thread("server", move || {
-            let (mut line, _) = listener.accept().unwrap();
-            for answer in answers {
+            let mut line = None;
+            for (number, answer) in answers.iter().enumerate() {
+                if number % of_each == 0 {
+                    drop(line.take());
+                    line = Some(listener.accept().unwrap().0);
+                }
+                let line = line.as_mut().unwrap();
                 let mut request = vec![0; 4096];
                 let mut len = 0;
                 while !is_whole(&request[..len]) {
@@ -218,6 +250,9 @@ mod tests {
                 }
                 request.truncate(len);
                 line.write_all(answer).unwrap();
+                if (number + 1) % of_each == 0 {
+                    line.shutdown(std::net::Shutdown::Both).unwrap();
+                }
                 tell.send(request).unwrap();
             }
         })
@@ -253,6 +288,19 @@ mod tests {
         exchange(&idle, &signed("GET", &url), None, &mut got).unwrap();
         assert_eq!(&got, b"hello");
         exchange(&idle, &signed("DELETE", &url), None, &mut []).unwrap();
+        assert_eq!(idle.lock().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_connection_that_the_server_closed_meanwhile_is_made_anew() {
+        const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+        let (url, told) = serve_over(&[OK, OK, OK], 1);
+        let idle = Idle::default();
+        for method in ["PUT", "GET", "DELETE"] {
+            let body: Option<&[u8]> = (method == "PUT").then_some(b"body");
+            exchange(&idle, &signed(method, &url), body, &mut []).unwrap();
+            told.recv().unwrap();
+        }
         assert_eq!(idle.lock().unwrap().len(), 1);
     }
 
