@@ -63,7 +63,8 @@ pub struct TiersArgs {
     /// Where HBM is: host, cuda:N (that GPU), or auto (the first GPU, or host without one)
     #[arg(long, value_name = "DEVICE", default_value = "host", value_parser = device)]
     pub device: DeviceChoice,
-    /// What HBM is held against: memory (one long copy), or calls (a copy call a fragment)
+    /// What HBM is held against: memory (copies as long as a block, or on a GPU as the whole set), or
+    /// calls (a copy call a fragment)
     #[arg(long, value_name = "WHAT", default_value = "memory")]
     pub against: Against,
     /// Draw the ratios by block size into this file

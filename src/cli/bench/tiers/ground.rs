@@ -39,6 +39,8 @@ pub struct Ground {
     bucket: Option<Bucket>,
     pub depth: usize,
     pub against: Against,
+    /// Whether the object store is a folder that syncs each object.
+    pub syncs_objects: bool,
     /// What is kept beside the daemon's own files, and beside its objects: the limits' files.
     beside: PathBuf,
     beside_objects: PathBuf,
@@ -118,6 +120,7 @@ impl Ground {
             bucket,
             depth: args.depth.into(),
             against: args.against,
+            syncs_objects: syncs_objects(args),
             beside,
             beside_objects,
             interrupted,
@@ -293,12 +296,16 @@ fn open_object(
         Some(Target::S3(bucket)) => Some(part_of(bucket)?),
         _ => None,
     };
-    let fsync = matches!(&args.object, Some(Target::Dir { fsync: true, .. }));
+    let fsync = syncs_objects(args);
     let in_folder = || Target::Dir { path: folder.join("object"), fsync };
     let target = bucket.clone().map_or_else(in_folder, Target::S3);
     let options = ObjectOptions { concurrency: args.depth.into(), ..ObjectOptions::default() };
     let store = object::open(&target, options, arena, runtime.handle()).map_err(Failure::failed)?;
     Ok((Arc::new(Metered::new(store)), bucket))
+}
+
+fn syncs_objects(args: &TiersArgs) -> bool {
+    matches!(&args.object, Some(Target::Dir { fsync: true, .. }))
 }
 
 /// A part of the bucket that nobody else uses. What is written there goes again.

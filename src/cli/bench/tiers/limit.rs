@@ -41,7 +41,8 @@ impl Plain {
                 if room.is_some_and(|room| room < 2 * args.set_bytes) {
                     return Err(no_memory(&io::ErrorKind::OutOfMemory.into()));
                 }
-                Ok(Self::Host(Memories::new(in_memory(args.set_bytes))))
+                let memories = Memories::new(in_memory(args.set_bytes));
+                memories.map(Self::Host).map_err(|error| no_memory(&error))
             }
             Hbm::Gpu(gpu) => {
                 gpu.plain_copies(args.set_bytes).map(Self::Gpu).map_err(Failure::Failed)
@@ -94,7 +95,8 @@ impl<'a> Limit<'a> {
                     return bare.map(Self::Http).map_err(refused("the bare HTTP client"));
                 }
                 let folder = ground.beside_objects("plain");
-                let files = PlainFiles::open(&folder, frame_bytes, ground.depth);
+                let files =
+                    PlainFiles::open(&folder, frame_bytes, ground.depth, ground.syncs_objects);
                 files.map(Self::Files).map_err(refused("the files beside the object store's"))
             }
         }

@@ -61,7 +61,7 @@ pub fn sort(rows: &mut [Row]) {
 pub fn text(rows: &[Row], ground: &Ground, args: &TiersArgs) -> String {
     let mut said = table(rows).to_string();
     said.push('\n');
-    for (tier, limit) in limits_of(args, &ground.hbm) {
+    for (tier, limit) in limits_of(args, ground) {
         if rows.iter().any(|row| row.cell.path.far_tier() == tier) {
             let _ = writeln!(said, "{limit}");
         }
@@ -83,7 +83,8 @@ pub fn text(rows: &[Row], ground: &Ground, args: &TiersArgs) -> String {
     said
 }
 
-fn limits_of(args: &TiersArgs, hbm: &Hbm) -> [(Tier, String); 3] {
+fn limits_of(args: &TiersArgs, ground: &Ground) -> [(Tier, String); 3] {
+    let hbm = &ground.hbm;
     let device = hbm.device().describe();
     [
         (Tier::Hbm, format!("hbm ran on {device}. Limit: {}.", hbm_limit(args.against, hbm))),
@@ -100,8 +101,11 @@ fn limits_of(args: &TiersArgs, hbm: &Hbm) -> [(Tier, String); 3] {
                     args.depth
                 ),
                 _ => {
-                    let depth = args.depth;
-                    format!("limit of object: {depth} threads, plain files as long, same folder.")
+                    let synced = if ground.syncs_objects { ", each synced" } else { "" };
+                    format!(
+                        "limit of object: {} threads, plain files as long{synced}, same folder.",
+                        args.depth
+                    )
                 }
             },
         ),

@@ -16,6 +16,7 @@ use super::crew::{Crew, Deed};
 pub struct PlainFiles {
     crew: Crew,
     folder: PathBuf,
+    syncs: bool,
 }
 
 /// One direction: files written anew, or read.
@@ -28,15 +29,14 @@ pub struct FileLoop<'a> {
 impl PlainFiles {
     /// # Errors
     /// The folder can't be made, or the machine refuses threads.
-    pub fn open(folder: &Path, file_bytes: usize, threads: usize) -> io::Result<Self> {
+    pub fn open(folder: &Path, file_bytes: usize, threads: usize, syncs: bool) -> io::Result<Self> {
         fs::create_dir_all(folder)?;
-        Ok(Self { crew: Crew::start(threads, file_bytes)?, folder: folder.to_owned() })
+        Ok(Self { crew: Crew::start(threads, file_bytes)?, folder: folder.to_owned(), syncs })
     }
 
     pub fn writes(&self) -> FileLoop<'_> {
-        let folder = self.folder.clone();
-        let deed: Deed =
-            Arc::new(move |block, bytes| File::create_new(path(&folder, block))?.write_all(bytes));
+        let (folder, syncs) = (self.folder.clone(), self.syncs);
+        let deed: Deed = Arc::new(move |block, bytes| write(&folder, block, bytes, syncs));
         FileLoop { files: self, deed, writes: true }
     }
 
@@ -46,6 +46,17 @@ impl PlainFiles {
             Arc::new(move |block, bytes| File::open(path(&folder, block))?.read_exact(bytes));
         FileLoop { files: self, deed, writes: false }
     }
+}
+
+fn write(folder: &Path, block: usize, bytes: &[u8], syncs: bool) -> io::Result<()> {
+    let mut file = File::create_new(path(folder, block))?;
+    file.write_all(bytes)?;
+    if syncs {
+        // The bytes, and the name that leads to them.
+        file.sync_data()?;
+        File::open(folder)?.sync_data()?;
+    }
+    Ok(())
 }
 
 fn path(folder: &Path, block: usize) -> PathBuf {
@@ -81,15 +92,17 @@ mod tests {
 
     #[test]
     fn files_are_written_anew_and_read() {
-        let folder = tempfile::tempdir().unwrap();
-        let files = PlainFiles::open(&folder.path().join("plain"), 5000, 2).unwrap();
-        let mut writes = files.writes();
-        writes.go(0..4).unwrap();
-        assert!(writes.go(0..1).is_err(), "not written twice");
-        writes.rewind(0..4).unwrap();
-        writes.go(0..4).unwrap();
-        files.reads().go(0..4).unwrap();
-        assert!(files.reads().go(4..5).is_err());
-        assert_eq!(fs::metadata(path(&files.folder, 3)).unwrap().len(), 5000);
+        for syncs in [false, true] {
+            let folder = tempfile::tempdir().unwrap();
+            let files = PlainFiles::open(&folder.path().join("plain"), 5000, 2, syncs).unwrap();
+            let mut writes = files.writes();
+            writes.go(0..4).unwrap();
+            assert!(writes.go(0..1).is_err(), "not written twice");
+            writes.rewind(0..4).unwrap();
+            writes.go(0..4).unwrap();
+            files.reads().go(0..4).unwrap();
+            assert!(files.reads().go(4..5).is_err());
+            assert_eq!(fs::metadata(path(&files.folder, 3)).unwrap().len(), 5000);
+        }
     }
 }

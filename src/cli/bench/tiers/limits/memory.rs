@@ -1,26 +1,38 @@
 //! Plain memcpy, from one plain memory to another: by one thread, or by two that go at once.
 
 use std::hint::black_box;
+use std::io;
 use std::ops::Range;
 use std::thread;
 use std::time::Duration;
+
+use memmap2::{Advice, MmapMut};
 
 use crate::cli::Failure;
 use crate::cli::bench::tiers::measure::Mover;
 use crate::env::Stopwatch;
 
-/// Two memories of a set's length, every page of them touched.
+/// Two memories of a set's length, every page of them touched. On huge pages where the machine has
+/// them, as the daemon's own are.
 pub struct Memories {
-    from: Vec<u8>,
-    to: Vec<u8>,
+    from: MmapMut,
+    to: MmapMut,
 }
 
 impl Memories {
-    #[must_use]
-    pub fn new(set_bytes: usize) -> Self {
-        // Filled, not zeroed: an allocator may leave zero pages to the first write.
-        Self { from: vec![1; set_bytes], to: vec![2; set_bytes] }
+    /// # Errors
+    /// There is no room for them.
+    pub fn new(set_bytes: usize) -> io::Result<Self> {
+        Ok(Self { from: filled(set_bytes, 1)?, to: filled(set_bytes, 2)? })
     }
+}
+
+fn filled(bytes: usize, with: u8) -> io::Result<MmapMut> {
+    let mut memory = MmapMut::map_anon(bytes)?;
+    // A kernel that knows none is as good: then nobody has them.
+    let _ = memory.advise(Advice::HugePage);
+    memory.fill(with);
+    Ok(memory)
 }
 
 /// Blocks copied between them, in calls of `call_bytes`.
@@ -67,7 +79,7 @@ mod tests {
     #[test]
     fn every_byte_of_the_blocks_is_copied_and_no_other() {
         for (beside, call_bytes) in [(0, 100), (0, 30), (2, 100), (2, 30), (9, 100)] {
-            let mut memories = Memories::new(1000);
+            let mut memories = Memories::new(1000).unwrap();
             let mut mover =
                 Copies { memories: &mut memories, block_bytes: 100, call_bytes, beside };
             mover.go(3..7).unwrap();
