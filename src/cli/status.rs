@@ -316,8 +316,8 @@ fn text(status: &DaemonStatus) -> String {
          {} blocks; {} clients, {} pools, {} leases, {} sessions\n\
          {} lookups for {} blocks; {} stores and loads under way; {} transfers under way, {} \
          waiting\n\
-         {} offered blocks found no room; {} corrupt copies dropped; {} blocks forgotten as asked; \
-         {} shields broken\n{lifts}\n{writes}\n{facts}",
+         {} offered blocks not kept; {} corrupt copies dropped; {} blocks forgotten as asked; {} \
+         shields broken\n{lifts}\n{writes}\n{facts}",
         status.daemon_version,
         status.pid,
         status.uptime.as_secs(),

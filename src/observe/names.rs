@@ -149,7 +149,8 @@ metrics! {
     LOOKUP_BLOCKS: Counter Count "terrace_lookup_blocks_total" []
         "Blocks that lookups asked for: hits over this is the hit ratio.";
     STORES_DROPPED_BLOCKS: Counter Count "terrace_stores_dropped_blocks_total" []
-        "Blocks offered by engines that found no room.";
+        "Blocks offered by engines that were not kept: no room, no parent here, a copy that failed, or an \
+         engine that went before it had stored them.";
     CORRUPT_COPIES: Counter Count "terrace_corrupt_copies_total" []
         "Copies dropped because their bytes were not what was committed. Never served. An object that is \
          gone is none of them: its writer may erase it.";

@@ -27,6 +27,7 @@ pub struct Status {
     pub lookups: u64,
     /// Blocks that lookups asked for.
     pub lookup_blocks: u64,
+    /// Blocks of stores that were not kept, for whatever reason.
     pub stores_dropped_blocks: u64,
     pub corrupt_copies: u64,
     pub sessions: u64,
