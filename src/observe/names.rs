@@ -160,12 +160,12 @@ metrics! {
         "Shields that gave way because nothing else was left to evict.";
 
     TIER_OP_SECONDS: Histogram Seconds "terrace_tier_op_seconds" ["tier", "op"]
-        "How long a tier's store took for a write, read, erase, peek (a header) or restamp (a record), \
-         its queue included.";
+        "How long a tier's store took for a write, read, erase, peek (a header), restamp (a record) or \
+         sync (a flush), its queue included.";
     TIER_OP_BYTES: Counter Bytes "terrace_tier_bytes_total" ["tier", "op"]
         "Frames that a tier's store wrote or read, headers included.";
     TIER_ERRORS: Counter Count "terrace_tier_errors_total" ["tier", "op"]
-        "Writes, reads, erases, peeks and restamps that a tier's store failed.";
+        "Writes, reads, erases, peeks, restamps and syncs that a tier's store failed.";
     OBJECT_OUT: Gauge Count "terrace_object_out" []
         "1 while the object store is out and asked by itself whether it is back, else 0.";
     OBJECT_PACKS: Gauge Count "terrace_object_packs" []

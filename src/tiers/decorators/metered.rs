@@ -29,6 +29,7 @@ pub struct Metered {
     erases: Arc<Meter>,
     restamps: Arc<Meter>,
     peeks: Arc<Meter>,
+    syncs: Arc<Meter>,
 }
 
 struct Meter {
@@ -55,6 +56,7 @@ impl Metered {
             erases: meter("erase"),
             restamps: meter("restamp"),
             peeks: meter("peek"),
+            syncs: meter("sync"),
         }
     }
 }
@@ -79,16 +81,7 @@ impl TierStore for Metered {
             StoreOp::Erase { .. } => (&self.erases, 0),
             StoreOp::Restamp { .. } => (&self.restamps, 0),
         };
-        let (meter, watch) = (Arc::clone(meter), Stopwatch::start());
-        let measured = move |result: Result<(), StoreError>| {
-            meter.seconds.record(watch.elapsed().as_secs_f64());
-            match &result {
-                Ok(()) => meter.bytes.increment(bytes.into()),
-                Err(_) => meter.errors.increment(1),
-            }
-            done(result);
-        };
-        self.store.submit(op, Box::new(measured));
+        self.store.submit(op, measured(meter, bytes.into(), done));
     }
 
     fn peek(&self, key: Key, told: Peeked) {
@@ -105,12 +98,25 @@ impl TierStore for Metered {
     }
 
     fn sync(&self, done: Done) {
-        self.store.sync(done);
+        self.store.sync(measured(&self.syncs, 0, done));
     }
 
     fn scan(&self, found: &mut dyn FnMut(FoundFrame)) -> Result<(), StoreError> {
         self.store.scan(found)
     }
+}
+
+/// `done`, with the time until then, and with `bytes` if all went well.
+fn measured(meter: &Arc<Meter>, bytes: u64, done: Done) -> Done {
+    let (meter, watch) = (Arc::clone(meter), Stopwatch::start());
+    Box::new(move |result| {
+        meter.seconds.record(watch.elapsed().as_secs_f64());
+        match &result {
+            Ok(()) => meter.bytes.increment(bytes),
+            Err(_) => meter.errors.increment(1),
+        }
+        done(result);
+    })
 }
 
 #[cfg(test)]
@@ -148,6 +154,9 @@ mod tests {
             StoreOp::Erase { key: block.key(), place: here, why: Erasure::Unusable },
         )
         .unwrap();
+        let (told, ended) = std::sync::mpsc::sync_channel(1);
+        store.sync(Box::new(move |result| told.send(result).unwrap()));
+        ended.recv().unwrap().unwrap();
         let shown = recorder.handle().render();
         let frame_bytes = block.frame_bytes();
         for line in [
@@ -157,6 +166,8 @@ mod tests {
             "terrace_tier_errors_total{tier=\"nvme\",op=\"write\"} 0".into(),
             "terrace_tier_op_seconds_count{tier=\"nvme\",op=\"read\"} 2".into(),
             "terrace_tier_op_seconds_count{tier=\"nvme\",op=\"erase\"} 1".into(),
+            "terrace_tier_op_seconds_count{tier=\"nvme\",op=\"sync\"} 1".into(),
+            "terrace_tier_errors_total{tier=\"nvme\",op=\"sync\"} 0".into(),
         ] {
             assert!(shown.contains(&line), "no line `{line}` in\n{shown}");
         }
