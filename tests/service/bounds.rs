@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use terrace::client::{Client, ClientConfig, ClientError, RequestId, daemon_status};
-use terrace::manager::api::Refusal;
+use terrace::manager::api::{self as manager, Completion, OpId, OpKind, Refusal};
+use terrace::wire::pb::CompletionsRequest;
 
+use super::descriptors::attached_raw;
 use super::{World, hashes, namespace};
 
 const R: RequestId = RequestId(1);
@@ -126,4 +128,32 @@ async fn waiting_for_an_end_that_does_not_come_is_bounded() {
     let op = client.load(R, hashes(0, 1), handle, &[0], LONG).await.unwrap();
     let error = client.wait(op).await.unwrap_err();
     assert!(matches!(error, ClientError::TimedOut(_)), "{error:?}");
+}
+
+#[tokio::test]
+async fn ends_that_name_many_blocks_come_in_messages_that_any_client_takes() {
+    const OPS: u64 = 200;
+    let world = World::start();
+    let (mut raw, line) = attached_raw(&world, "a").await;
+    let client = world.fake.state().helloed[0];
+    for op in 0..OPS {
+        let end = Completion {
+            op: OpId(op),
+            request: manager::RequestId(1),
+            kind: OpKind::Load,
+            blocks: 16_384,
+            failed: (0..16_384).collect(),
+            not_durable: Vec::new(),
+        };
+        world.fake.state().complete(client, end);
+    }
+    // Says nothing of how large a message it takes.
+    let open = CompletionsRequest { token: line.0.to_vec().into() };
+    let mut stream = raw.completions(open).await.unwrap().into_inner();
+    let mut ops = Vec::new();
+    while ops.len() < 200 {
+        let message = stream.message().await.unwrap().expect("the session lives");
+        ops.extend(message.completions.iter().map(|end| end.op_id));
+    }
+    assert!(ops.into_iter().eq(0..OPS));
 }

@@ -18,6 +18,11 @@ use super::answers;
 /// Completions of one message.
 const BATCH_MAX: usize = 256;
 
+/// Blocks named in the completions of one message, after which no other is added. The last one may
+/// go over it by all of its blocks; at the most bytes that a number takes that is still less than half of
+/// the 4 MiB that gRPC clients take when they are not told otherwise.
+const BATCH_BLOCKS_MAX: usize = 256 << 10;
+
 /// Sends completions as they happen, as many a message as are ready. Holds none back: what is not
 /// sent stays in the backend's bounded queue. Ends with the session, and the session with it when
 /// the manager gives the client up.
@@ -25,7 +30,6 @@ pub struct CompletionStream {
     session: Arc<Session>,
     completions: OwnedMutexGuard<mpsc::Receiver<Completion>>,
     session_ended: Pin<Box<dyn Future<Output = ()> + Send>>,
-    batch: Vec<Completion>,
 }
 
 impl CompletionStream {
@@ -34,7 +38,6 @@ impl CompletionStream {
         Ok(Self {
             completions: session.take_completions()?,
             session_ended: Box::pin(session.wait_ended()),
-            batch: Vec::new(),
             session,
         })
     }
@@ -44,14 +47,24 @@ impl Stream for CompletionStream {
     type Item = Result<pb::CompletionsResponse, Status>;
 
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let Self { session, completions, session_ended, batch } = self.get_mut();
-        if let Poll::Ready(count) = completions.poll_recv_many(context, batch, BATCH_MAX) {
-            if count == 0 {
-                session.end();
-                return Poll::Ready(None);
+        let Self { session, completions, session_ended } = self.get_mut();
+        let mut batch = Vec::new();
+        let mut named_blocks = 0;
+        while batch.len() < BATCH_MAX && named_blocks < BATCH_BLOCKS_MAX {
+            match completions.poll_recv(context) {
+                Poll::Ready(Some(completion)) => {
+                    named_blocks += completion.failed.len() + completion.not_durable.len();
+                    batch.push(answers::completion(completion));
+                }
+                Poll::Ready(None) if batch.is_empty() => {
+                    session.end();
+                    return Poll::Ready(None);
+                }
+                Poll::Ready(None) | Poll::Pending => break,
             }
-            let completions = batch.drain(..).map(answers::completion).collect();
-            return Poll::Ready(Some(Ok(pb::CompletionsResponse { completions })));
+        }
+        if !batch.is_empty() {
+            return Poll::Ready(Some(Ok(pb::CompletionsResponse { completions: batch })));
         }
         session_ended.as_mut().poll(context).map(|()| None)
     }
