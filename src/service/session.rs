@@ -4,9 +4,10 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
 
-use tokio::sync::{OwnedMutexGuard, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 
 use crate::domain::namespace::{Namespace, NamespaceDigest};
 use crate::env::Stopwatch;
@@ -27,7 +28,7 @@ pub struct Session {
     pub namespace: Namespace,
     pub digest: NamespaceDigest,
     since: Stopwatch,
-    completions: Arc<tokio::sync::Mutex<mpsc::Receiver<Completion>>>,
+    completions: Mutex<mpsc::Receiver<Completion>>,
     state: Mutex<State>,
     ended: watch::Sender<bool>,
 }
@@ -35,6 +36,8 @@ pub struct Session {
 #[derive(Default)]
 struct State {
     attached: bool,
+    /// Whether a stream reads the completions.
+    is_read: bool,
     /// The process at the other end, where it can be seen from here.
     lender: Option<Lender>,
     /// Slots of each registered pool.
@@ -73,7 +76,7 @@ impl Session {
             digest: namespace.digest(),
             namespace,
             since: Stopwatch::start(),
-            completions: Arc::new(tokio::sync::Mutex::new(completions)),
+            completions: Mutex::new(completions),
             state: Mutex::default(),
             ended: watch::Sender::new(false),
         }
@@ -123,22 +126,30 @@ impl Session {
         }
     }
 
-    /// The completions, for the one stream that may read them.
-    pub(super) fn take_completions(
-        &self,
-    ) -> Result<OwnedMutexGuard<mpsc::Receiver<Completion>>, CallError> {
-        Arc::clone(&self.completions).try_lock_owned().map_err(|_| {
-            CallError::Refused(Refusal::Precondition(
+    /// Begins the one stream that may read the completions, until [`Session::end_reading`].
+    pub(super) fn begin_reading(&self) -> Result<(), CallError> {
+        if std::mem::replace(&mut self.state().is_read, true) {
+            return Err(CallError::Refused(Refusal::Precondition(
                 "this client has an open Completions stream: read that one, or close it first"
                     .into(),
-            ))
-        })
+            )));
+        }
+        Ok(())
+    }
+
+    pub(super) fn end_reading(&self) {
+        self.state().is_read = false;
+    }
+
+    /// The next completion, for who reads them.
+    pub(super) fn poll_completion(&self, context: &mut Context<'_>) -> Poll<Option<Completion>> {
+        self.completions().poll_recv(context)
     }
 
     /// The manager has given the client up: nothing will complete any more. While a stream is open
     /// it is the stream that sees this.
     pub(super) fn is_given_up(&self) -> bool {
-        self.completions.try_lock().is_ok_and(|completions| completions.is_closed())
+        !self.state().is_read && self.completions().is_closed()
     }
 
     /// Keeps a descriptor until the `RegisterPool` call that names its tag.
@@ -199,8 +210,73 @@ impl Session {
         })
     }
 
+    fn completions(&self) -> MutexGuard<'_, mpsc::Receiver<Completion>> {
+        // As for the state below.
+        self.completions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         // Every change under this lock is one step, so a panic elsewhere leaves it whole.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+    use crate::domain::namespace::KvShape;
+    use crate::env::spawn_thread;
+
+    fn session() -> (Session, mpsc::Sender<Completion>) {
+        let namespace = Namespace {
+            model: "m".into(),
+            revision: String::new(),
+            dtype: "bf16".into(),
+            layout: "NHD".into(),
+            shape: KvShape { layers: 1, planes: 1, page_bytes: 4096 },
+            block_tokens: 16,
+            shard_count: 1,
+            hash_scheme: "test".into(),
+            hash_bytes: 8,
+            tenant_salt: Vec::new(),
+        };
+        let (send, receive) = mpsc::channel(1);
+        (Session::new([0; 16], "a".into(), namespace, (ClientId(1), receive)), send)
+    }
+
+    #[test]
+    fn who_looks_whether_a_session_is_given_up_keeps_no_reader_out() {
+        let (session, _send) = session();
+        let (session, ends) = (Arc::new(session), Arc::new(AtomicBool::new(false)));
+        let sweep = {
+            let (session, ends) = (Arc::clone(&session), Arc::clone(&ends));
+            move || {
+                while !ends.load(Ordering::Relaxed) {
+                    assert!(!session.is_given_up());
+                }
+            }
+        };
+        let sweeps = spawn_thread("sweep", sweep).unwrap();
+        for _ in 0..300_000 {
+            session.begin_reading().unwrap();
+            session.end_reading();
+        }
+        ends.store(true, Ordering::Relaxed);
+        sweeps.join().unwrap();
+    }
+
+    #[test]
+    fn one_reads_at_a_time_and_only_what_nobody_reads_is_found_given_up() {
+        let (session, send) = session();
+        session.begin_reading().unwrap();
+        assert!(session.begin_reading().is_err());
+        drop(send);
+        assert!(!session.is_given_up(), "its reader sees that");
+        session.end_reading();
+        assert!(session.is_given_up());
+        session.begin_reading().unwrap();
     }
 }

@@ -4,11 +4,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use tokio::sync::{OwnedMutexGuard, mpsc};
 use tokio_stream::Stream;
 use tonic::Status;
 
-use crate::manager::api::Completion;
 use crate::service::error::CallError;
 use crate::service::session::Session;
 use crate::wire::pb;
@@ -28,18 +26,20 @@ const BATCH_BLOCKS_MAX: usize = 256 << 10;
 /// the manager gives the client up.
 pub struct CompletionStream {
     session: Arc<Session>,
-    completions: OwnedMutexGuard<mpsc::Receiver<Completion>>,
     session_ended: Pin<Box<dyn Future<Output = ()> + Send>>,
 }
 
 impl CompletionStream {
     /// Opens the session's only stream.
     pub(super) fn open(session: Arc<Session>) -> Result<Self, CallError> {
-        Ok(Self {
-            completions: session.take_completions()?,
-            session_ended: Box::pin(session.wait_ended()),
-            session,
-        })
+        session.begin_reading()?;
+        Ok(Self { session_ended: Box::pin(session.wait_ended()), session })
+    }
+}
+
+impl Drop for CompletionStream {
+    fn drop(&mut self) {
+        self.session.end_reading();
     }
 }
 
@@ -47,11 +47,11 @@ impl Stream for CompletionStream {
     type Item = Result<pb::CompletionsResponse, Status>;
 
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let Self { session, completions, session_ended } = self.get_mut();
+        let Self { session, session_ended } = self.get_mut();
         let mut batch = Vec::new();
         let mut named_blocks = 0;
         while batch.len() < BATCH_MAX && named_blocks < BATCH_BLOCKS_MAX {
-            match completions.poll_recv(context) {
+            match session.poll_completion(context) {
                 Poll::Ready(Some(completion)) => {
                     named_blocks += completion.failed.len() + completion.not_durable.len();
                     batch.push(answers::completion(completion));
