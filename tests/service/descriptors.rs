@@ -188,3 +188,23 @@ async fn no_arena_is_an_answer_not_an_end() {
     world.fake.state().no_arena = false;
     assert_eq!(line.exchange(FdKind::Arena, line.0, 0, &[]).await, FdStatus::Ok);
 }
+
+#[tokio::test]
+async fn memory_on_a_gpu_that_is_refused_takes_no_tag_with_it() {
+    let world = World::start();
+    let (mut raw, line) = attached_raw(&world, "a").await;
+    let shared = file(&world);
+    shared.set_len(1 << 20).unwrap();
+    assert_eq!(line.exchange(FdKind::Pool, line.0, 0, &[shared]).await, FdStatus::Ok);
+    let layout = pb::PoolLayout { slots: 1, slot_stride_bytes: 4096, ..pb::PoolLayout::default() };
+    let good = pb::RegisterPoolRequest {
+        token: line.0.to_vec().into(),
+        layout: Some(layout),
+        ..Default::default()
+    };
+    let wrong =
+        pb::RegisterPoolRequest { shard: 9, cuda: Some(pb::CudaMemory::default()), ..good.clone() };
+    let error = raw.register_pool(wrong).await.unwrap_err();
+    assert!(error.message().contains("shard is 9"), "{}", error.message());
+    raw.register_pool(good).await.unwrap();
+}

@@ -84,8 +84,11 @@ impl<B: Backend> Terrace for Edge<B> {
             calls
                 .bounded(bound, async {
                     let session = calls.attached(&message.token)?;
-                    let claim = requests::claimed_pool(&session, &message)
-                        .inspect_err(|_| session.discard_descriptor(message.tag))?;
+                    let claim = requests::claimed_pool(&session, &message).inspect_err(|_| {
+                        if message.cuda.is_none() {
+                            session.discard_descriptor(message.tag);
+                        }
+                    })?;
                     let cuda = requests::cuda_claim(&session, &message)?;
                     let pool = calls.register_pool(session, message.tag, cuda, claim).await?;
                     Ok(pb::RegisterPoolResponse { pool_id: pool.0 })
