@@ -1,8 +1,9 @@
 //! A mapping of shared memory, laid where it can lie on huge pages.
 //!
 //! The kernel joins pages to a huge one only where both the address and the place in the memory are a
-//! multiple of it. A mapping of shared memory it lays anywhere, so here room is taken first and the
-//! memory is laid into it. Never moves, and never looks at a byte.
+//! multiple of it. A mapping of shared memory it lays anywhere, so here the kernel is asked for room
+//! first, and the memory is laid where that was. Never in the place of anything else, never moves, and
+//! never looks at a byte.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -11,7 +12,9 @@ use std::ptr::{self, NonNull};
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
 
 use super::huge::HUGE_BYTES;
-use crate::domain::units::PAGE_BYTES;
+
+/// Another thread may take the room that was found.
+const TRIES_MAX: usize = 8;
 
 const READ_WRITE: ProtFlags = ProtFlags::READ.union(ProtFlags::WRITE);
 
@@ -34,10 +37,12 @@ impl Mapping {
     /// # Errors
     /// The memory can't be mapped so, or there is no such address space.
     pub(super) fn of(memory: BorrowedFd<'_>, len: usize) -> io::Result<Self> {
-        if len >= HUGE_BYTES
-            && let Ok(mapping) = Self::on_a_huge_page(memory, len)
-        {
-            return Ok(mapping);
+        if len >= HUGE_BYTES {
+            let taken = |tried: &io::Result<Self>| matches!(tried, Err(error) if error.kind() == io::ErrorKind::AlreadyExists);
+            let mut tries = (0..TRIES_MAX).map(|_| Self::on_a_huge_page(memory, len));
+            if let Some(Ok(mapping)) = tries.find(|tried| !taken(tried)) {
+                return Ok(mapping);
+            }
         }
         // Also a memory on reserved pages that are still longer: the kernel knows what it needs.
         // SAFETY: the kernel chooses an address where nothing is.
@@ -47,18 +52,15 @@ impl Mapping {
 
     fn on_a_huge_page(memory: BorrowedFd<'_>, len: usize) -> io::Result<Self> {
         let room = Self::room(len.checked_add(HUGE_BYTES).ok_or(io::ErrorKind::OutOfMemory)?)?;
-        let before = room.base().align_offset(HUGE_BYTES);
-        let base = room.base().wrapping_add(before);
-        let here = MapFlags::SHARED | MapFlags::FIXED;
-        // SAFETY: all of it lies in the room, where nothing is and which is ours.
-        unsafe { mmap(base.cast(), len, READ_WRITE, here, memory, 0) }?;
-        let behind = before + len.next_multiple_of(PAGE_BYTES);
-        let (start, room_len) = (room.base(), room.len);
-        // What is left of the room goes now, the rest with the mapping.
-        std::mem::forget(room);
-        drop(Self::at(start, before));
-        drop(Self::at(start.wrapping_add(behind), room_len - behind));
-        Ok(Self::at(base, len))
+        let base = room.base().wrapping_add(room.base().align_offset(HUGE_BYTES));
+        // Not laid into it: a kernel that refuses may have taken it away by then, and nobody could say
+        // whose it is.
+        drop(room);
+        let here = MapFlags::SHARED | MapFlags::FIXED_NOREPLACE;
+        // SAFETY: it replaces nothing: where something is by now, the kernel refuses, or, before Linux
+        // 4.17, lays it elsewhere.
+        let base = unsafe { mmap(base.cast(), len, READ_WRITE, here, memory, 0) }?;
+        Ok(Self::at(base.cast(), len))
     }
 
     /// Address space with nothing in it.
@@ -120,6 +122,7 @@ mod tests {
     use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 
     use super::*;
+    use crate::domain::units::PAGE_BYTES;
 
     fn memory(bytes: usize) -> OwnedFd {
         let fd = memfd_create("mapping", MemfdFlags::CLOEXEC).unwrap();
