@@ -232,6 +232,18 @@ class ZmqTest(DaemonCase):
         req.send(last.to_bytes(8, "big"))
         self.assertEqual(self.read(req.recv_multipart())[0], last)
 
+    def test_heartbeats_keep_a_quiet_connection(self):
+        for kind, name in ((zmq.SUB, "pub"), (zmq.DEALER, "replay")):
+            socket = self.context.socket(kind)
+            self.addCleanup(socket.close, 0)
+            socket.setsockopt(zmq.HEARTBEAT_IVL, 100)
+            socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 500)
+            socket.setsockopt(zmq.HEARTBEAT_TTL, 500)
+            ends = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+            socket.connect(f"ipc://{self.daemon.folder}/{name}")
+            self.assertEqual(ends.poll(1500), 0, f"{name} was dropped")
+            socket.disable_monitor()
+
 
 if __name__ == "__main__":
     unittest.main()

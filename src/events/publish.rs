@@ -25,14 +25,18 @@ pub(super) async fn serve(halves: Halves, feed: Arc<Feed>) -> io::Result<()> {
     let mut topics = Topics::default();
     let mut next = feed.next_sequence();
     loop {
-        if topics.0.is_empty() {
-            topics.take(reader.next().await?)?;
-            next = feed.next_sequence();
-            continue;
-        }
+        let hears = !topics.0.is_empty();
         tokio::select! {
-            incoming = reader.next() => topics.take(incoming?)?,
-            found = feed.follow(next) => match found {
+            incoming = reader.next() => {
+                match incoming? {
+                    Incoming::Ping { context } => writer.pong(&context).await?,
+                    said => topics.take(said)?,
+                }
+                if !hears {
+                    next = feed.next_sequence();
+                }
+            }
+            found = feed.follow(next), if hears => match found {
                 Found::Lost { oldest } => next = oldest,
                 Found::Message(message) => {
                     next += 1;
@@ -69,6 +73,7 @@ impl Topics {
                 b"CANCEL" => self.remove(&body),
                 _ => {}
             },
+            Incoming::Ping { .. } => {}
         }
         Ok(())
     }
@@ -108,7 +113,7 @@ mod tests {
         assert!(topics.want(b"kv@"), "it was said twice");
         topics.take(command(b"CANCEL", b"kv@")).unwrap();
         assert!(!topics.want(b"kv@"));
-        for nothing in [said(b""), said(b"\x02x"), command(b"PING", b""), said(b"\0kv@")] {
+        for nothing in [said(b""), said(b"\x02x"), command(b"ERROR", b""), said(b"\0kv@")] {
             topics.take(nothing).unwrap();
         }
         for _ in 0..TOPICS_MAX {

@@ -21,7 +21,14 @@ pub(super) async fn serve(halves: Halves, feed: Arc<Feed>) -> io::Result<()> {
     let (mut reader, mut writer) =
         timeout(HANDSHAKE_TIMEOUT, zmtp::accept(halves, Kind::Router)).await??;
     loop {
-        let Incoming::Message(frames) = reader.next().await? else { continue };
+        let frames = match reader.next().await? {
+            Incoming::Message(frames) => frames,
+            Incoming::Ping { context } => {
+                writer.pong(&context).await?;
+                continue;
+            }
+            Incoming::Command { .. } => continue,
+        };
         let (envelope, mut next) = request(&frames)?;
         // What comes meanwhile comes over the PUB socket: a slow peer is not to be served for ever.
         let end = feed.next_sequence();

@@ -199,6 +199,28 @@ fn what_was_missed_is_sent_again_and_ends() {
 }
 
 #[test]
+fn heartbeats_are_answered_at_both_sockets() {
+    let world = World::start(8);
+    for (name, kind) in [("pub", "SUB"), ("pub", "XSUB"), ("replay", "DEALER")] {
+        let mut peer = Peer::connect(&world.path(name), kind);
+        for context in [&b""[..], b"abcd"] {
+            let size = u8::try_from(7 + context.len()).unwrap();
+            peer.send(&[&[4, size], &b"\x04PING\0\x96"[..], context].concat());
+            assert_eq!(peer.frame(), (4, [b"\x04PONG", context].concat()), "{kind}");
+        }
+    }
+    // Between messages as well.
+    let mut peer = Peer::connect(&world.path("pub"), "SUB");
+    peer.send(b"\0\x01\x01");
+    let first = first_heard(&world, &mut peer);
+    for sequence in first + 1..=world.journal.next_sequence() {
+        assert_eq!(peer.sequence(), sequence);
+    }
+    peer.send(b"\x04\x07\x04PING\0\x96");
+    assert_eq!(peer.frame(), (4, b"\x04PONG".to_vec()));
+}
+
+#[test]
 fn the_sockets_are_their_owners_and_go_with_the_publisher() {
     let mut world = World::start(8);
     let path = world.path("pub");

@@ -1,9 +1,10 @@
 //! ZMTP 3.0, the ZeroMQ message transport protocol, as far as a PUB or ROUTER socket needs it: the
-//! greeting, the NULL handshake, and frames.
+//! greeting, the NULL handshake, frames, and the heartbeats of 3.1, which libzmq sends whatever version
+//! the other end has.
 //!
-//! Source: <https://rfc.zeromq.org/spec/23/>. No security mechanism, no heartbeats (3.1 has them, and
-//! peers that speak it come down to 3.0). Whatever comes in is bounded, and a peer that breaks the
-//! protocol is let go.
+//! Sources: <https://rfc.zeromq.org/spec/23/>, and <https://rfc.zeromq.org/spec/37/> for heartbeats. No
+//! security mechanism. Sends no heartbeats of its own. Whatever comes in is bounded, and a peer that
+//! breaks the protocol is let go.
 
 use std::io;
 
@@ -13,6 +14,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 const FRAME_BYTES_MAX: usize = 4096;
 /// Frames of one message of a peer.
 const FRAMES_MAX: usize = 8;
+/// What a PING may carry to be sent back.
+const CONTEXT_BYTES_MAX: usize = 16;
 
 const MORE: u8 = 1;
 const LONG: u8 = 2;
@@ -48,7 +51,9 @@ impl Kind {
 pub(super) enum Incoming {
     /// A whole message: its frames.
     Message(Vec<Vec<u8>>),
-    /// A command: its name, and the rest.
+    /// A heartbeat, to be answered by [`Writer::pong`] with its context.
+    Ping { context: Vec<u8> },
+    /// Another command: its name, and the rest.
     Command { name: Vec<u8>, body: Vec<u8> },
 }
 
@@ -111,15 +116,18 @@ fn check_greeting(greeting: &[u8]) -> io::Result<()> {
 /// The READY command of a socket of this kind.
 fn ready(kind: Kind) -> Vec<u8> {
     let (property, value) = (b"Socket-Type", kind.name().as_bytes());
-    let mut body = vec![5];
-    body.extend_from_slice(b"READY");
-    body.push(11);
+    let mut body = vec![11];
     body.extend_from_slice(property);
     body.extend_from_slice(&u32::try_from(value.len()).expect("a word").to_be_bytes());
     body.extend_from_slice(value);
-    let mut frame = vec![COMMAND, u8::try_from(body.len()).expect("a short command")];
-    frame.extend_from_slice(&body);
-    frame
+    short_command(b"READY", &body)
+}
+
+/// A command's frame; its name and body have fewer than 255 bytes together.
+fn short_command(name: &[u8], body: &[u8]) -> Vec<u8> {
+    let short = |len: usize| u8::try_from(len).expect("a short command");
+    let head = [COMMAND, short(1 + name.len() + body.len()), short(name.len())];
+    [&head, name, body].concat()
 }
 
 /// The peer must say that it is a socket which this one talks to.
@@ -203,6 +211,13 @@ impl<R: AsyncRead + Unpin> Reader<R> {
 fn command(frame: &[u8]) -> io::Result<Incoming> {
     let split = frame.split_first().and_then(|(len, rest)| rest.split_at_checked((*len).into()));
     let (name, body) = split.ok_or_else(|| broken("its command has no name"))?;
+    if name == b"PING" {
+        // The time that it allows until it hears again is for who sends heartbeats, too.
+        let (_ttl, context) =
+            body.split_first_chunk::<2>().ok_or_else(|| broken("its PING has no time"))?;
+        let context = &context[..context.len().min(CONTEXT_BYTES_MAX)];
+        return Ok(Incoming::Ping { context: context.to_vec() });
+    }
     Ok(Incoming::Command { name: name.to_vec(), body: body.to_vec() })
 }
 
@@ -213,6 +228,14 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
     /// The peer went.
     pub(super) async fn send(&mut self, frames: &[&[u8]]) -> io::Result<()> {
         self.0.write_all(&message(frames)).await
+    }
+
+    /// Answers a PING: without it the peer takes this end for dead and drops the connection.
+    ///
+    /// # Errors
+    /// The peer went.
+    pub(super) async fn pong(&mut self, context: &[u8]) -> io::Result<()> {
+        self.0.write_all(&short_command(b"PONG", context)).await
     }
 }
 

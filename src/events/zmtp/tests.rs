@@ -80,6 +80,19 @@ async fn a_message_of_several_frames_comes_whole() {
 }
 
 #[tokio::test]
+async fn a_heartbeat_is_answered_with_its_context() {
+    let longest = [&b"\x04\x17\x04PING\0\0"[..], &[7; 16]].concat();
+    let too_long = [&b"\x04\x18\x04PING\0\0"[..], &[7; 17]].concat();
+    let sent = [hello("SUB"), b"\x04\x0b\x04PING\0\x0aabcd".to_vec(), longest, too_long];
+    let (heard, _) = talk(Kind::Pub, &sent.concat()).await;
+    let ping = |context: &[u8]| Incoming::Ping { context: context.to_vec() };
+    assert_eq!(heard.unwrap(), [ping(b"abcd"), ping(&[7; 16]), ping(&[7; 16])]);
+    let mut written = Vec::new();
+    Writer(&mut written).pong(b"abcd").await.unwrap();
+    assert_eq!(written, b"\x04\x09\x04PONGabcd");
+}
+
+#[tokio::test]
 async fn a_peer_that_breaks_the_protocol_is_let_go() {
     let plain = [greeting_of([3, 0], "PLAIN"), ready_of("SUB", false)].concat();
     let old = [greeting_of([2, 0], "NULL"), ready_of("SUB", false)].concat();
@@ -88,6 +101,7 @@ async fn a_peer_that_breaks_the_protocol_is_let_go() {
     let endless = [hello("SUB"), b"\x02\0\0\0\x01\0\0\0\0".to_vec()].concat();
     let many = [hello("SUB"), b"\x01\0".repeat(9)].concat();
     let nameless = [hello("SUB"), b"\x04\x02\x09S".to_vec()].concat();
+    let timeless = [hello("SUB"), b"\x04\x06\x04PING\0".to_vec()].concat();
     for (sent, says) in [
         (b"GET / HTTP/1.1\r\n".repeat(5), "does not speak ZMTP"),
         (plain, "security mechanism"),
@@ -99,6 +113,7 @@ async fn a_peer_that_breaks_the_protocol_is_let_go() {
         (endless, "frame is too long"),
         (many, "too many frames"),
         (nameless, "command has no name"),
+        (timeless, "PING has no time"),
     ] {
         let (heard, _) = talk(Kind::Pub, &sent).await;
         let said = heard.expect_err(says);
