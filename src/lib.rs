@@ -12,6 +12,8 @@ pub mod movement;
 
 pub mod manager;
 
+pub mod sockets;
+
 pub mod events;
 
 pub mod hints;

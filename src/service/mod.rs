@@ -29,6 +29,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::env;
+use crate::sockets::SocketFile;
 use crate::tiers::store::TierStore;
 
 pub use accept::uid_allowed;
@@ -38,7 +39,7 @@ pub use socket::{BindError, look_at_socket};
 
 use accept::{Connection, Gate};
 use calls::Calls;
-use socket::{SocketFiles, Sockets};
+use socket::Sockets;
 
 /// How often clients that never attached, or were given up, are looked for.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(250);
@@ -101,7 +102,7 @@ pub struct Server<B: Backend> {
     calls: Arc<Calls<B>>,
     grpc: std::os::unix::net::UnixListener,
     descriptors: std::os::unix::net::UnixListener,
-    files: SocketFiles,
+    files: [SocketFile; 2],
 }
 
 impl<B: Backend> Server<B> {

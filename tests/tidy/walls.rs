@@ -10,10 +10,11 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("tiers", &["domain", "env"]),
     ("movement", &["domain", "env", "tiers"]),
     ("manager", &["domain", "env", "tiers", "movement"]),
+    ("sockets", &[]),
     ("events", &["domain", "env", "manager"]),
     ("hints", &["domain"]),
     ("wire", &[]),
-    ("service", &["domain", "env", "tiers", "movement", "manager", "hints", "wire"]),
+    ("service", &["domain", "env", "tiers", "movement", "manager", "sockets", "hints", "wire"]),
     ("client", &["domain", "env", "tiers", "wire"]),
     ("workload", &["domain", "env"]),
     ("sim", &["domain", "env", "tiers", "movement", "manager", "workload"]),
@@ -24,8 +25,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "domain", "env", "tiers", "movement", "manager", "events", "hints", "wire", "service",
-            "client", "workload", "sim", "observe", "config",
+            "domain", "env", "tiers", "movement", "manager", "sockets", "events", "hints", "wire",
+            "service", "client", "workload", "sim", "observe", "config",
         ],
     ),
 ];

@@ -9,11 +9,13 @@ use crate::cli::serve::state_dir;
 use crate::client;
 use crate::config::Places;
 use crate::service::{BindError, look_at_socket};
+use crate::sockets::PlaceError;
 use crate::tiers::open::{OpenError, check_writable};
 
 /// Whether a daemon runs in these places.
 pub(super) fn runs(places: &Places) -> bool {
-    matches!(look_at_socket(&places.socket), Err(BindError::InUse(path)) if path == places.socket)
+    let looked = look_at_socket(&places.socket);
+    matches!(looked, Err(BindError::Place(PlaceError::InUse(path))) if path == places.socket)
 }
 
 pub(super) fn checks(places: &Places, runs: bool) -> Vec<Check> {
