@@ -174,6 +174,13 @@ mod tests {
         check(|path| drop(UnixListener::bind(path).unwrap()), "listens");
         check(|path| std::mem::forget(UnixListener::bind(path).unwrap()), "is in use");
         check(|path| std::mem::forget(full(path)), "is in use");
+        let closed = |path: &Path| {
+            std::mem::forget(UnixListener::bind(path).unwrap());
+            fs::set_permissions(path, fs::Permissions::from_mode(0o000)).unwrap();
+        };
+        // Root connects all the same.
+        let root = rustix::process::geteuid().is_root();
+        check(closed, if root { "is in use" } else { "cannot connect to" });
         check(|path| fs::write(path, "x").unwrap(), "is not a socket: remove it");
         check(|path| std::os::unix::fs::symlink("nowhere", path).unwrap(), "is not a socket");
     }

@@ -1,21 +1,18 @@
 //! Listens at an endpoint, and serves a bounded number of connections, each in a task of its own.
 //!
-//! A UNIX socket is made for its owner alone, never in the place of one that somebody listens at, and
-//! goes with the listener.
+//! A UNIX socket is made and taken away by the rules of [`crate::sockets`].
 
-use std::fs::{self, Permissions};
 use std::io;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Semaphore, watch};
 
 use crate::env::{self, Seldom};
+use crate::sockets::{Directory, PlaceError, SocketFile};
 
 use super::endpoint::Endpoint;
 
@@ -35,7 +32,7 @@ pub(super) type Halves = (Box<dyn AsyncRead + Send + Unpin>, Box<dyn AsyncWrite 
 pub(super) struct Listener {
     /// Its end ends all that was begun.
     _running: watch::Sender<()>,
-    file: Option<PathBuf>,
+    _file: Option<SocketFile>,
 }
 
 enum Socket {
@@ -61,37 +58,23 @@ impl Listener {
                 listener.set_nonblocking(true)?;
                 (Socket::Tcp(TcpListener::from_std(listener)?), None)
             }
-            Endpoint::Ipc(path) => (Socket::Unix(bind_unix(path)?), Some(path.clone())),
+            Endpoint::Ipc(path) => {
+                let (listener, file) = listen_unix(path).map_err(io::Error::other)?;
+                (Socket::Unix(listener), Some(file))
+            }
         };
         let running = watch::Sender::new(());
         env::spawn_task(accept_all(socket, serve, running.subscribe()));
-        Ok(Self { _running: running, file })
+        Ok(Self { _running: running, _file: file })
     }
 }
 
-impl Drop for Listener {
-    fn drop(&mut self) {
-        if let Some(path) = &self.file
-            && let Err(error) = fs::remove_file(path)
-        {
-            tracing::warn!(path = %path.display(), %error, "the events' socket stays behind");
-        }
-    }
-}
-
-fn bind_unix(path: &Path) -> io::Result<UnixListener> {
-    let is_socket = fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
-    if is_socket && std::os::unix::net::UnixStream::connect(path).is_err() {
-        // A daemon that died left it.
-        fs::remove_file(path)?;
-    }
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-    rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
-    // Until `listen` nobody can connect, so the mode is in force from the first connection.
-    fs::set_permissions(path, Permissions::from_mode(0o600))?;
-    rustix::net::listen(&socket, BACKLOG)?;
-    UnixListener::from_std(socket.into())
+/// The directory must be there: unlike the service's it may be anybody's.
+fn listen_unix(path: &Path) -> Result<(UnixListener, SocketFile), PlaceError> {
+    let directory = Directory::lock(path.parent().unwrap_or(path))?;
+    let (listener, file) = directory.listen(path, BACKLOG)?;
+    let listener = UnixListener::from_std(listener).map_err(PlaceError::io("listen at", path))?;
+    Ok((listener, file))
 }
 
 async fn accept_all<F>(

@@ -3,10 +3,11 @@
 
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::time::Duration;
 
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use tokio::runtime::{Builder, Runtime};
 
 use super::*;
@@ -234,12 +235,41 @@ fn the_sockets_are_their_owners_and_go_with_the_publisher() {
     let said = again.err().expect("somebody listens there").to_string();
     assert!(said.contains("events.zmq") && said.contains("ipc://"), "{said}");
     let mut peer = Peer::connect(&path, "SUB");
+    // Somebody took the other place meanwhile: theirs stays.
+    let replay = world.path("replay");
+    std::fs::remove_file(&replay).unwrap();
+    let _theirs = UnixListener::bind(&replay).unwrap();
     drop(world.publisher.take());
     assert_eq!(peer.0.read(&mut [0]).unwrap(), 0, "connections end");
-    assert!(!path.exists());
+    assert!(!path.exists() && replay.exists());
     // What a dead daemon left is no obstacle.
-    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    drop(UnixListener::bind(&path).unwrap());
     assert!(path.exists());
     let again = Publisher::start(&taken, Arc::clone(&world.journal), world.runtime.handle());
     assert!(again.is_ok());
+}
+
+#[test]
+fn a_place_is_refused_at_once_where_a_process_hangs() {
+    let world = World::start(8);
+    let path = world.path("hangs");
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let unix =
+        || rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).unwrap();
+    let (listener, address) = (unix(), SocketAddrUnix::new(&path).unwrap());
+    rustix::net::bind(&listener, &address).unwrap();
+    rustix::net::listen(&listener, 0).unwrap();
+    // Nobody accepts, so the queue is full at once.
+    let mut waiting = vec![unix()];
+    while rustix::net::connect(waiting.last().unwrap(), &address).is_ok() {
+        waiting.push(unix());
+    }
+    let config = PublisherConfig {
+        publish: Endpoint::Ipc(path.clone()),
+        replay: None,
+        topic: String::new(),
+    };
+    let refused = Publisher::start(&config, Arc::clone(&world.journal), world.runtime.handle());
+    let said = refused.err().expect("it is in use").to_string();
+    assert!(said.contains("is in use") && said.contains("events.zmq"), "{said}");
 }

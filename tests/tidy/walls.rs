@@ -11,7 +11,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("movement", &["domain", "env", "tiers"]),
     ("manager", &["domain", "env", "tiers", "movement"]),
     ("sockets", &[]),
-    ("events", &["domain", "env", "manager"]),
+    ("events", &["domain", "env", "manager", "sockets"]),
     ("hints", &["domain"]),
     ("wire", &[]),
     ("service", &["domain", "env", "tiers", "movement", "manager", "sockets", "hints", "wire"]),
