@@ -7,8 +7,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::net::sockopt;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::{Semaphore, watch};
 
 use crate::env::{self, Seldom};
@@ -21,6 +22,12 @@ const CONNECTIONS_MAX: usize = 64;
 
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 32;
+
+/// A peer over TCP that was silent for so long is asked whether it is there, this often and this many times:
+/// a machine without power, or a network that forgot the connection, never says that it is gone.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEPALIVE_TRIES: u32 = 3;
 
 /// Before the next try to accept, when one failed: the process may be out of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -64,7 +71,7 @@ impl Listener {
             }
         };
         let running = watch::Sender::new(());
-        env::spawn_task(accept_all(socket, serve, running.subscribe()));
+        env::spawn_task(accept_all(socket, endpoint.clone(), serve, running.subscribe()));
         Ok(Self { _running: running, _file: file })
     }
 }
@@ -77,8 +84,18 @@ fn listen_unix(path: &Path) -> Result<(UnixListener, SocketFile), PlaceError> {
     Ok((listener, file))
 }
 
+/// Has the kernel end the connection when its peer is no more.
+fn keep_alive(stream: &TcpStream) -> io::Result<()> {
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, KEEPALIVE_IDLE)?;
+    sockopt::set_tcp_keepintvl(stream, KEEPALIVE_INTERVAL)?;
+    sockopt::set_tcp_keepcnt(stream, KEEPALIVE_TRIES)?;
+    Ok(())
+}
+
 async fn accept_all<F>(
     socket: Socket,
+    endpoint: Endpoint,
     serve: impl Fn(Halves) -> F + Send + 'static,
     running: watch::Receiver<()>,
 ) where
@@ -99,7 +116,11 @@ async fn accept_all<F>(
         let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
             // Subscribers come again by themselves, many times a second.
             if let Some(others) = refusals.turn() {
-                tracing::warn!(others, "too many connections for events: one is turned away");
+                tracing::warn!(
+                    endpoint = %endpoint,
+                    others,
+                    "{CONNECTIONS_MAX} connections for events are open, and another is turned away: close some"
+                );
             }
             continue;
         };
@@ -123,6 +144,7 @@ impl Socket {
             Self::Tcp(listener) => {
                 let (stream, _) = listener.accept().await?;
                 stream.set_nodelay(true)?;
+                keep_alive(&stream)?;
                 let (read, write) = stream.into_split();
                 Ok((Box::new(read), Box::new(write)))
             }
@@ -132,5 +154,27 @@ impl Socket {
                 Ok((Box::new(read), Box::new(write)))
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_vanishes_is_noticed_by_the_kernel() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let socket = Socket::Tcp(listener);
+        let _peer = TcpStream::connect(address).await.unwrap();
+        let _halves = socket.accept().await.unwrap();
+        // The kernel shows a running keepalive timer, type 2, of the accepted end.
+        let connections = std::fs::read_to_string("/proc/net/tcp").unwrap();
+        let own = format!(":{:04X}", address.port());
+        let alive = connections.lines().any(|line| {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            fields[1].ends_with(&own) && fields[5].starts_with("02:")
+        });
+        assert!(alive, "no keepalive timer runs");
     }
 }

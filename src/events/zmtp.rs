@@ -7,8 +7,10 @@
 //! breaks the protocol is let go.
 
 use std::io;
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::time::timeout;
 
 /// The longest frame that a peer may send: topics and requests are short.
 const FRAME_BYTES_MAX: usize = 4096;
@@ -16,6 +18,10 @@ const FRAME_BYTES_MAX: usize = 4096;
 const FRAMES_MAX: usize = 8;
 /// What a PING may carry to be sent back.
 const CONTEXT_BYTES_MAX: usize = 16;
+
+/// A peer that does not take a message in this time holds a place for nothing: its process is stopped, or gone
+/// without a word.
+const SEND_PATIENCE: Duration = Duration::from_mins(5);
 
 const MORE: u8 = 1;
 const LONG: u8 = 2;
@@ -66,7 +72,11 @@ pub(super) struct Reader<R> {
 }
 
 /// The half of a connection that writes.
-pub(super) struct Writer<W>(W);
+pub(super) struct Writer<W> {
+    stream: W,
+    /// How long a peer may take for what is sent at once.
+    patience: Duration,
+}
 
 /// Greets the peer and shakes hands; gives both halves.
 ///
@@ -80,12 +90,12 @@ where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
 {
-    let mut writer = Writer(write);
+    let mut writer = Writer { stream: write, patience: SEND_PATIENCE };
     let mut reader = Reader { stream: read, buffer: Vec::new(), frames: Vec::new() };
-    writer.0.write_all(&greeting()).await?;
+    writer.write(&greeting()).await?;
     let peers = reader.take(GREETING_BYTES).await?;
     check_greeting(&peers)?;
-    writer.0.write_all(&ready(kind)).await?;
+    writer.write(&ready(kind)).await?;
     match reader.next().await? {
         Incoming::Command { name, body } if name == b"READY" => check_ready(&body, kind)?,
         _ => return Err(broken("it did not begin with READY")),
@@ -225,17 +235,21 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
     /// Sends one message; waits while the peer's side is full.
     ///
     /// # Errors
-    /// The peer went.
+    /// The peer went, or reads nothing.
     pub(super) async fn send(&mut self, frames: &[&[u8]]) -> io::Result<()> {
-        self.0.write_all(&message(frames)).await
+        self.write(&message(frames)).await
     }
 
     /// Answers a PING: without it the peer takes this end for dead and drops the connection.
     ///
     /// # Errors
-    /// The peer went.
+    /// The peer went, or reads nothing.
     pub(super) async fn pong(&mut self, context: &[u8]) -> io::Result<()> {
-        self.0.write_all(&short_command(b"PONG", context)).await
+        self.write(&short_command(b"PONG", context)).await
+    }
+
+    async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        timeout(self.patience, self.stream.write_all(bytes)).await?
     }
 }
 

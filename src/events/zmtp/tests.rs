@@ -26,6 +26,10 @@ fn ready_of(kind: &str, identity: bool) -> Vec<u8> {
     frame
 }
 
+fn writer<W>(stream: W) -> Writer<W> {
+    Writer { stream, patience: Duration::from_millis(50) }
+}
+
 /// How a connection ends whose peer sends this and then nothing; what it was sent.
 async fn talk(kind: Kind, sent: &[u8]) -> (Result<Vec<Incoming>, String>, Vec<u8>) {
     let (mut peer, own) = duplex(1 << 16);
@@ -88,7 +92,7 @@ async fn a_heartbeat_is_answered_with_its_context() {
     let ping = |context: &[u8]| Incoming::Ping { context: context.to_vec() };
     assert_eq!(heard.unwrap(), [ping(b"abcd"), ping(&[7; 16]), ping(&[7; 16])]);
     let mut written = Vec::new();
-    Writer(&mut written).pong(b"abcd").await.unwrap();
+    writer(&mut written).pong(b"abcd").await.unwrap();
     assert_eq!(written, b"\x04\x09\x04PONGabcd");
 }
 
@@ -133,6 +137,13 @@ async fn any_bytes_after_the_handshake_are_bounded() {
         let bytes = strategy.new_tree(&mut runner).unwrap().current();
         let _ = talk(Kind::Pub, &[hello("SUB"), bytes].concat()).await;
     }
+}
+
+#[tokio::test]
+async fn a_peer_that_reads_nothing_is_given_up() {
+    let (_peer, own) = duplex(16);
+    let ended = writer(own).send(&[&[7; 100]]).await;
+    assert_eq!(ended.unwrap_err().kind(), io::ErrorKind::TimedOut);
 }
 
 #[test]
