@@ -103,6 +103,7 @@ async fn accept_all<F>(
 {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let refusals = Seldom::start();
+    let complaints = Arc::new(Seldom::start());
     let mut ended = running.clone();
     loop {
         let accepted = tokio::select! {
@@ -119,22 +120,32 @@ async fn accept_all<F>(
                 tracing::warn!(
                     endpoint = %endpoint,
                     others,
-                    "{CONNECTIONS_MAX} connections for events are open, and another is turned away: close some"
+                    "{CONNECTIONS_MAX} connections for events are open, one is turned away: close some"
                 );
             }
             continue;
         };
         let (serving, mut ended) = (serve(halves), running.clone());
+        let (endpoint, complaints) = (endpoint.clone(), Arc::clone(&complaints));
         env::spawn_task(async move {
             let _place = place;
             tokio::select! {
-                // Peers come and go; how is theirs to know.
                 end = serving => if let Err(error) = end {
-                    tracing::debug!(%error, "a connection for events ended");
+                    tell_end(&endpoint, &error, &complaints);
                 },
                 _ = ended.changed() => (),
             }
         });
+    }
+}
+
+/// Peers come and go, and how is theirs to know; but one that asks for what is not given comes again many
+/// times a second, and sees nothing but that its connection ends.
+fn tell_end(endpoint: &Endpoint, error: &io::Error, complaints: &Seldom) {
+    if error.kind() != io::ErrorKind::InvalidData {
+        tracing::debug!(%endpoint, %error, "a connection for events ended");
+    } else if let Some(others) = complaints.turn() {
+        tracing::warn!(%endpoint, %error, others, "a peer of the events' socket is let go");
     }
 }
 

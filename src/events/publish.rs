@@ -80,7 +80,7 @@ impl Topics {
 
     fn add(&mut self, topic: &[u8]) -> io::Result<()> {
         if self.0.len() >= TOPICS_MAX {
-            return Err(broken("it has too many subscriptions"));
+            return Err(broken("it has more than 64 subscriptions"));
         }
         self.0.push(topic.to_vec());
         Ok(())

@@ -96,9 +96,13 @@ where
     let peers = reader.take(GREETING_BYTES).await?;
     check_greeting(&peers)?;
     writer.write(&ready(kind)).await?;
-    match reader.next().await? {
-        Incoming::Command { name, body } if name == b"READY" => check_ready(&body, kind)?,
-        _ => return Err(broken("it did not begin with READY")),
+    let agreed = match reader.next().await? {
+        Incoming::Command { name, body } if name == b"READY" => check_ready(&body, kind),
+        _ => Err(broken("it did not begin with READY")),
+    };
+    if let Err(error) = agreed {
+        writer.refuse(&error.to_string()).await?;
+        return Err(error);
     }
     Ok((reader, writer))
 }
@@ -193,7 +197,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         let size = size.iter().fold(0_u64, |size, byte| size << 8 | u64::from(*byte));
         let size = usize::try_from(size).unwrap_or(usize::MAX);
         if size > FRAME_BYTES_MAX {
-            return Err(broken("its frame is too long"));
+            return Err(broken("its frame is longer than 4096 bytes"));
         }
         if self.buffer.len() < head + size {
             return Ok(None);
@@ -246,6 +250,12 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
     /// The peer went, or reads nothing.
     pub(super) async fn pong(&mut self, context: &[u8]) -> io::Result<()> {
         self.write(&short_command(b"PONG", context)).await
+    }
+
+    /// Tells the peer why it is let go: it need not come again.
+    async fn refuse(&mut self, why: &str) -> io::Result<()> {
+        let len = u8::try_from(why.len()).expect("a short reason");
+        self.write(&short_command(b"ERROR", &[&[len], why.as_bytes()].concat())).await
     }
 
     async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {

@@ -114,7 +114,7 @@ async fn a_peer_that_breaks_the_protocol_is_let_go() {
         (rude, "did not begin with READY"),
         (hello("PUSH"), "does not fit"),
         (hello("REQ"), "does not fit"),
-        (endless, "frame is too long"),
+        (endless, "frame is longer"),
         (many, "too many frames"),
         (nameless, "command has no name"),
         (timeless, "PING has no time"),
@@ -123,6 +123,16 @@ async fn a_peer_that_breaks_the_protocol_is_let_go() {
         let said = heard.expect_err(says);
         assert!(said.contains(says), "{said}, not {says}");
     }
+}
+
+#[tokio::test]
+async fn a_peer_that_does_not_fit_is_told_why() {
+    let (_, received) = talk(Kind::Pub, &hello("PUSH")).await;
+    let wanted = b"\x04\x23\x05ERROR\x1cits socket type does not fit";
+    assert!(received.ends_with(wanted), "{received:?}");
+    // Who speaks something else would not understand it.
+    let (_, received) = talk(Kind::Pub, &b"GET / HTTP/1.1\r\n".repeat(5)).await;
+    assert_eq!(received.len(), 64, "a greeting and nothing else");
 }
 
 #[tokio::test]
