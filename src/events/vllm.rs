@@ -4,6 +4,7 @@
 //! each event a map tagged `type`. Says nothing of blocks that nobody named, and never that a block
 //! is there before it can be loaded.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::domain::directory::Change;
@@ -99,7 +100,7 @@ impl Feed {
 const RANK: u64 = 0;
 
 /// What vLLM calls the places of blocks. Both tiers that outlive memory are storage.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Medium {
     Gpu,
     Cpu,
@@ -135,25 +136,69 @@ struct Move<'a> {
 }
 
 impl Move<'_> {
-    /// Whether one event may tell both: of one medium and kind, and of blocks that came, in a chain
-    /// and with tokens or without.
-    fn joins(&self, next: &Self) -> bool {
-        let alike = self.medium == next.medium && self.came == next.came;
+    /// Whether one event may tell both, of one medium: the second's parent is the first, and both came with
+    /// tokens or without.
+    fn precedes(&self, next: &Self) -> bool {
         let (one, other) = (self.change, next.change);
-        let follows = other.parent_tail == one.tail && one.tokens.len() == other.tokens.len();
-        alike && (!self.came || follows)
+        other.parent_tail == one.tail && one.tokens.len() == other.tokens.len()
     }
 }
 
 fn payload(at: Time, block_tokens: u32, changes: &[Change]) -> Vec<u8> {
-    let moves: Vec<Move<'_>> = changes.iter().filter(|one| is_named(one)).flat_map(moves).collect();
-    let events: Vec<&[Move<'_>]> = moves.chunk_by(Move::joins).collect();
+    let events = events(changes);
     let mut pack = head(at, events.len());
-    for event in events {
+    for event in &events {
         write_event(&mut pack, block_tokens, event);
     }
     pack.uint(RANK);
     pack.into_bytes()
+}
+
+/// Each stretch in which no block is told twice of one medium has its moves in as few events as they go:
+/// their order says nothing then.
+fn events(changes: &[Change]) -> Vec<Vec<Move<'_>>> {
+    let (mut events, mut stretch, mut told) = (Vec::new(), Vec::new(), BTreeSet::new());
+    for one in changes.iter().filter(|one| is_named(one)).flat_map(moves) {
+        if !told.insert((one.change.tail, one.medium)) {
+            join(&mut events, std::mem::take(&mut stretch));
+            told = BTreeSet::from([(one.change.tail, one.medium)]);
+        }
+        stretch.push(one);
+    }
+    join(&mut events, stretch);
+    events
+}
+
+/// What came goes first, so that no block is away meanwhile: parents before children, a chain an event. What
+/// went is told in its order, a medium an event.
+fn join<'a>(events: &mut Vec<Vec<Move<'a>>>, stretch: Vec<Move<'a>>) {
+    let (mut came, went): (Vec<_>, Vec<_>) = stretch.into_iter().partition(|one| one.came);
+    came.sort_by_key(|one| one.change.position);
+    // The event that ends with a block, by what is told of it.
+    let mut ends = BTreeMap::new();
+    for one in came {
+        let parent = ends.remove(&(one.change.parent_tail, one.medium));
+        let event = match parent.filter(|at: &usize| precedes(&events[*at], &one)) {
+            Some(at) => at,
+            None => begin(events),
+        };
+        ends.insert((one.change.tail, one.medium), event);
+        events[event].push(one);
+    }
+    let mut of_medium = BTreeMap::new();
+    for one in went {
+        let event = *of_medium.entry(one.medium).or_insert_with(|| begin(events));
+        events[event].push(one);
+    }
+}
+
+fn precedes(event: &[Move<'_>], next: &Move<'_>) -> bool {
+    event.last().is_some_and(|last| last.precedes(next))
+}
+
+fn begin(events: &mut Vec<Vec<Move<'_>>>) -> usize {
+    events.push(Vec::new());
+    events.len() - 1
 }
 
 /// `[ts, [events...` up to the first of so many events.

@@ -99,8 +99,8 @@ fn payloads_are_those_of_vllm() {
 
 /// Events in words: `+GPU 1,2<0` is blocks 1 and 2 stored, `-CPU 3` is 3 removed.
 fn told(changes: &[Change]) -> String {
-    let moves: Vec<Move<'_>> = changes.iter().filter(|one| is_named(one)).flat_map(moves).collect();
-    let events = moves.chunk_by(Move::joins).map(|event| {
+    let events = events(changes);
+    let events = events.iter().map(|event| {
         let hashes: Vec<_> = event.iter().map(|one| one.change.tail.0.to_string()).collect();
         let sign = if event[0].came { '+' } else { '-' };
         format!("{sign}{} {}", event[0].medium.name(), hashes.join(","))
@@ -119,7 +119,7 @@ fn a_medium_is_told_once_whatever_tiers_it_stands_for() {
         (both, object, ""),
         (object, NONE, "-STORAGE 5"),
         (&[Tier::Hbm, Tier::Dram, Tier::Nvme], NONE, "-GPU 5; -CPU 5; -STORAGE 5"),
-        (HBM, DRAM, "-GPU 5; +CPU 5"),
+        (HBM, DRAM, "+CPU 5; -GPU 5"),
     ] {
         assert_eq!(told(&[change((5, 0), 0, before, after)]), says, "{before:?} {after:?}");
     }
@@ -134,7 +134,33 @@ fn only_blocks_in_a_chain_share_an_event() {
     spelled.tokens = Bytes::from_static(&[1; 64]);
     assert_eq!(told(&[came((1, 0), 0), spelled]), "+CPU 1; +CPU 2", "one has no tokens");
     let went = change((7, 3), 4, DRAM, NONE);
-    assert_eq!(told(&[came((1, 0), 0), went, came((2, 1), 1)]), "+CPU 1; -CPU 7; +CPU 2");
+    assert_eq!(told(&[came((1, 0), 0), went, came((2, 1), 1)]), "+CPU 1,2; -CPU 7");
+}
+
+#[test]
+fn a_chain_that_drains_is_two_events() {
+    let chain = |n: u64| (n, n - 1);
+    let sinks = |n: u64| {
+        let position = u32::try_from(n - 1).unwrap();
+        let both: &[Tier] = &[Tier::Dram, Tier::Nvme];
+        [change(chain(n), position, DRAM, both), change(chain(n), position, both, NVME)]
+    };
+    assert_eq!(told(&[sinks(1), sinks(2)].concat()), "+STORAGE 1,2; -CPU 1,2");
+    assert_eq!(told(&[sinks(3), sinks(1), sinks(2)].concat()), "+STORAGE 1,2,3; -CPU 3,1,2");
+    let other = change((9, 0), 0, NONE, NVME);
+    let between = [sinks(1).to_vec(), vec![other], sinks(2).to_vec()].concat();
+    assert_eq!(told(&between), "+STORAGE 1,2; +STORAGE 9; -CPU 1,2");
+}
+
+#[test]
+fn what_a_block_does_on_a_medium_is_told_in_order() {
+    let (came, went) = (change((1, 0), 0, NONE, DRAM), change((1, 0), 0, DRAM, NONE));
+    let mut spelled = came.clone();
+    spelled.tokens = Bytes::from_static(&[1; 64]);
+    assert_eq!(told(&[went.clone(), spelled]), "-CPU 1; +CPU 1");
+    let child = change((2, 1), 1, NONE, DRAM);
+    let moves = [came.clone(), went.clone(), came, child, went];
+    assert_eq!(told(&moves), "+CPU 1; -CPU 1; +CPU 1,2; -CPU 1");
 }
 
 #[test]
