@@ -36,15 +36,13 @@ pub(super) async fn serve(halves: Halves, feed: Arc<Feed>) -> io::Result<()> {
                     next = feed.next_sequence();
                 }
             }
-            found = feed.follow(next), if hears => match found {
-                Found::Lost { oldest } => next = oldest,
-                Found::Message(message) => {
+            found = feed.follow(next, |topic| topics.want(topic)), if hears => match found {
+                Some(Found::Lost { oldest }) => next = oldest,
+                Some(Found::Message(Message { topic, sequence, payload })) => {
                     next += 1;
-                    if topics.want(&message.topic) {
-                        let Message { topic, sequence, payload } = &message;
-                        writer.send(&[topic, &sequence.to_be_bytes(), payload]).await?;
-                    }
+                    writer.send(&[&topic, &sequence.to_be_bytes(), &payload]).await?;
                 }
+                None => next += 1,
             },
         }
     }

@@ -5,7 +5,9 @@
 //! is there before it can be loaded.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
 
 use crate::domain::directory::Change;
 use crate::domain::tier::{Tier, TierSet};
@@ -19,7 +21,7 @@ use super::pack::Pack;
 pub(super) struct Message {
     pub(super) topic: Vec<u8>,
     pub(super) sequence: u64,
-    pub(super) payload: Vec<u8>,
+    pub(super) payload: Bytes,
 }
 
 /// What a reader finds at a number.
@@ -37,11 +39,13 @@ pub(super) enum Found {
 pub(super) struct Feed {
     journal: Arc<Journal>,
     topic: String,
+    /// The newest that was packed for subscribers: most of them want it at the same time.
+    newest: Mutex<Option<(u64, Bytes)>>,
 }
 
 impl Feed {
     pub(super) fn new(journal: Arc<Journal>, topic: String) -> Self {
-        Self { journal, topic }
+        Self { journal, topic, newest: Mutex::default() }
     }
 
     /// The number of the next message to come.
@@ -55,17 +59,53 @@ impl Feed {
         self.journal.at(batch).map(|entry| self.found(entry))
     }
 
-    /// As [`Self::at`]; waits for what is still to come.
-    pub(super) async fn follow(&self, sequence: u64) -> Found {
-        match sequence.checked_sub(1) {
-            Some(batch) => self.found(self.journal.follow(batch).await),
-            None => self.cleared(),
+    /// As [`Self::at`] for a subscriber, which follows the newest; waits for what is still to come. Nothing of a
+    /// message whose topic it does not want is made.
+    pub(super) async fn follow(
+        &self,
+        sequence: u64,
+        wants: impl Fn(&[u8]) -> bool,
+    ) -> Option<Found> {
+        let batch = match sequence.checked_sub(1) {
+            None => return Some(self.cleared()),
+            Some(before) => match self.journal.follow(before).await {
+                Entry::Batch(batch) => batch,
+                Entry::Lost { oldest } => return Some(Found::Lost { oldest: oldest + 1 }),
+            },
+        };
+        let topic = self.topic_of_batch(&batch);
+        wants(&topic).then(|| {
+            let payload = self.shared(&batch);
+            Found::Message(Message { topic, sequence, payload })
+        })
+    }
+
+    /// The payload, packed once for all who follow closely.
+    fn shared(&self, batch: &Batch) -> Bytes {
+        // It is replaced as a whole, so a panic leaves it whole.
+        let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*newest {
+            Some((sequence, payload)) if *sequence == batch.sequence => payload.clone(),
+            // Who is behind packs for itself, and leaves the newest to the others.
+            Some((sequence, _)) if *sequence > batch.sequence => {
+                drop(newest);
+                pack(batch)
+            }
+            _ => {
+                let payload = pack(batch);
+                *newest = Some((batch.sequence, payload.clone()));
+                payload
+            }
         }
     }
 
     fn found(&self, entry: Entry) -> Found {
         match entry {
-            Entry::Batch(batch) => Found::Message(self.message(&batch)),
+            Entry::Batch(batch) => Found::Message(Message {
+                topic: self.topic_of_batch(&batch),
+                sequence: batch.sequence + 1,
+                payload: pack(&batch),
+            }),
             Entry::Lost { oldest } => Found::Lost { oldest: oldest + 1 },
         }
     }
@@ -78,17 +118,11 @@ impl Feed {
         let mut pack = head(Time { micros: self.journal.life() }, 1);
         pack.map(1).text("type").text("AllBlocksCleared").uint(RANK);
         let topic = self.topic_of("");
-        Found::Message(Message { topic, sequence: 0, payload: pack.into_bytes() })
+        Found::Message(Message { topic, sequence: 0, payload: pack.into_bytes().into() })
     }
 
-    fn message(&self, batch: &Batch) -> Message {
-        let known = batch.namespace.namespace.as_ref();
-        let block_tokens = known.map_or(0, |known| known.block_tokens);
-        Message {
-            topic: self.topic_of(known.map_or("", |known| &known.model)),
-            sequence: batch.sequence + 1,
-            payload: payload(batch.at, block_tokens, &batch.changes),
-        }
+    fn topic_of_batch(&self, batch: &Batch) -> Vec<u8> {
+        self.topic_of(batch.namespace.namespace.as_ref().map_or("", |known| &known.model))
     }
 
     fn topic_of(&self, model: &str) -> Vec<u8> {
@@ -142,6 +176,11 @@ impl Move<'_> {
         let (one, other) = (self.change, next.change);
         other.parent_tail == one.tail && one.tokens.len() == other.tokens.len()
     }
+}
+
+fn pack(batch: &Batch) -> Bytes {
+    let block_tokens = batch.namespace.namespace.as_ref().map_or(0, |known| known.block_tokens);
+    payload(batch.at, block_tokens, &batch.changes).into()
 }
 
 fn payload(at: Time, block_tokens: u32, changes: &[Change]) -> Vec<u8> {

@@ -202,3 +202,23 @@ fn numbers_count_from_a_daemon_that_has_nothing() {
     }
     assert_eq!(feed.next_sequence(), 4);
 }
+
+#[tokio::test]
+async fn what_many_want_is_packed_once_and_what_nobody_wants_never() {
+    let journal = journal(10);
+    let feed = Feed::new(Arc::clone(&journal), "kv@".into());
+    append(&journal, 1, true);
+    append(&journal, 2, true);
+    assert_eq!(feed.follow(2, |topic| topic == b"other").await, None);
+    assert_eq!(*feed.newest.lock().unwrap(), None);
+    let payload = async |sequence| match feed.follow(sequence, |_| true).await {
+        Some(Found::Message(message)) => message.payload,
+        other => panic!("{other:?}"),
+    };
+    let first = payload(2).await;
+    assert_eq!(payload(2).await.as_ptr(), first.as_ptr(), "packed anew");
+    // One that is behind does not push it out.
+    assert_ne!(payload(1).await, first);
+    assert_eq!(payload(2).await.as_ptr(), first.as_ptr(), "packed anew");
+    assert_eq!(feed.at(2), feed.follow(2, |_| true).await);
+}
