@@ -152,7 +152,7 @@ class Connection:
                 self._session, self._away = None, why
             closed = self._closed
         session.close(
-            type(why)(f"the daemon went while the operation was under way ({why})")
+            type(why)(f"the session ended while the operation was under way ({why})")
             if isinstance(why, errors.DaemonGone)
             else why
         )

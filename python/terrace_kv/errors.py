@@ -22,8 +22,9 @@ class TerraceError(Exception):
 class DaemonGone(TerraceError):
     """No daemon answers. Serve on without it: the client comes back by itself.
 
-    An operation that ends with this error was under way when the daemon went; nothing is known of
-    how far it got, so what its slots hold counts for nothing.
+    An operation that ends with this error was under way when its session ended; nothing is known of
+    how far it got, so what its slots hold counts for nothing. A copy that had begun may still reach
+    them, until a second after the client's next `epoch`, or until its `away` is `NoDaemon`.
     """
 
 
@@ -32,9 +33,10 @@ class NoDaemon(DaemonGone):
 
 
 class SessionLost(DaemonGone):
-    """The daemon dropped this session. The client makes a new one by itself: try again.
+    """The daemon ended this session, or this client gave it up. The client makes a new one by
+    itself: try again.
 
-    The daemon lives: a copy that had begun may still reach its slots, for a second at most.
+    The daemon may live, and a copy that had begun with it.
     """
 
 

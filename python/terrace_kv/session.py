@@ -213,7 +213,8 @@ class Session:
         except Exception as error:
             # Without completions the session is of no use, whatever went wrong.
             return errors.SessionLost(f"reading the completions failed: {error!r}")
-        return errors.DaemonGone(f"the daemon at {self.channel.path} ended the session")
+        # A daemon that stops ends it so too, but one that lives on may be copying still.
+        return errors.SessionLost(f"the daemon at {self.channel.path} ended the session")
 
     def give_up(self) -> None:
         """Ends the stream, and with it `read_completions`."""

@@ -1,6 +1,7 @@
 """Daemons that die, come back, hang or were never there; and requests that make no sense."""
 
 import os
+import socket
 import threading
 import time
 import unittest
@@ -293,7 +294,11 @@ class RestartTest(unittest.TestCase):
         engine = self.engine(daemon)
         # The descriptor connection is the session's life.
         former = engine.client._connection.session()
-        former._attachment.close()
+        op = former.completions.expect(1 << 40)
+        former._attachment._line.shutdown(socket.SHUT_RDWR)
+        # The daemon lives: its copies may too.
+        with self.assertRaisesRegex(SessionLost, "while the operation was under way"):
+            op.result(PATIENCE_S)
         until(lambda: not self.holds(engine, former.epoch), "the session is over")
         self.assertTrue(engine.client.wait_connected(PATIENCE_S))
         engine.store(chain(2))
