@@ -47,6 +47,10 @@ class Busy(TerraceError):
         super().__init__(message)
         self.retry_after_s = retry_after_s
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # What copies and pickles it knows only of the message otherwise.
+        return type(self), (str(self), self.retry_after_s)
+
 
 class Invalid(TerraceError, ValueError):
     """The request makes no sense. Mend it as the message says."""

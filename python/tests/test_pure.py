@@ -1,6 +1,7 @@
 """What needs no daemon: BLAKE3, the protocol's numbers, pools, completions, errors."""
 
 import os
+import pickle
 import unittest
 from pathlib import Path
 
@@ -248,6 +249,15 @@ class ErrorsTest(unittest.TestCase):
         }
         for reason, expected in cases.items():
             self.assertIs(self.kind(code, terrace_reason=reason), expected)
+
+    def test_they_pass_between_processes(self):
+        named = (one for one in vars(errors).values() if isinstance(one, type))
+        for kind in filter(lambda one: issubclass(one, errors.TerraceError), named):
+            error = kind("x", 0.25) if kind is errors.Busy else kind("x")
+            with self.subTest(kind.__name__):
+                again = pickle.loads(pickle.dumps(error))
+                self.assertEqual((type(again), str(again)), (kind, "x"))
+                self.assertEqual(vars(again), vars(error))
 
     def test_the_time_to_try_again_is_the_daemons(self):
         code = grpc.StatusCode.RESOURCE_EXHAUSTED
