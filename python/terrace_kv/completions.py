@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 
 from .answers import Completion
-from .errors import TerraceError, TimedOut
+from .errors import TerraceError, TimedOut, again
 
 # Completions kept that came before the answer naming their operation; the oldest go first, those of
 # calls that were given up.
@@ -79,7 +79,7 @@ class Completions:
         if early is not None:
             ended.set_result(early)
         elif over is not None:
-            ended.set_exception(over)
+            ended.set_exception(again(over))
         return Operation(op_id, ended)
 
     def arrived(self, completion: Completion) -> None:
@@ -100,4 +100,4 @@ class Completions:
             self._over = why
             waiting, self._waiting = self._waiting, {}
         for ended in waiting.values():
-            ended.set_exception(why)
+            ended.set_exception(again(why))

@@ -5,9 +5,10 @@ An engine that only wants to serve on catches `TerraceError` and computes the to
 
 from __future__ import annotations
 
+import copy
 import errno
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 
@@ -17,6 +18,9 @@ _RETRY_AFTER_S_DEFAULT = 0.1
 
 class TerraceError(Exception):
     """Anything that this package refuses or the daemon does."""
+
+
+_E = TypeVar("_E", bound=TerraceError)
 
 
 class DaemonGone(TerraceError):
@@ -102,6 +106,12 @@ _CODES: dict[grpc.StatusCode, type[TerraceError]] = {
     grpc.StatusCode.CANCELLED: TimedOut,
     grpc.StatusCode.UNIMPLEMENTED: VersionMismatch,
 }
+
+
+def again(error: _E) -> _E:
+    """The same error to be raised once more: each time one is raised it collects its callers, and
+    so all that these hold."""
+    return copy.copy(error)
 
 
 def from_rpc(error: Any, socket: Path) -> TerraceError:

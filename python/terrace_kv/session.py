@@ -188,11 +188,11 @@ class Session:
         arguments.one_of("pool", handle, PoolHandle, "what register_pool answered")
         known = self.pools.get(handle)
         if known is None and self._over is not None:
-            raise self._over
+            raise errors.again(self._over)
         if known is None:
             raise errors.NotFound("this pool is not registered with this client: register it")
         if isinstance(known, errors.TerraceError):
-            raise known
+            raise errors.again(known)
         return known
 
     def hbm(self, length_bytes: int, cuda: CudaExport | None) -> HbmMemory:

@@ -4,6 +4,7 @@ import os
 import socket
 import threading
 import time
+import traceback
 import unittest
 from unittest import mock
 
@@ -177,6 +178,22 @@ class RestartTest(unittest.TestCase):
         except TerraceError as error:
             return isinstance(error, kind)
         return False
+
+    def test_a_pool_that_the_next_daemon_refuses(self):
+        daemon = self.daemon().start()
+        engine = self.engine(daemon)
+        engine.pool.close()
+        daemon.kill()
+        daemon.start()
+        self.assertTrue(engine.client.wait_connected(PATIENCE_S))
+        callers = set()
+        for _ in range(100):
+            try:
+                engine.client.store(chain(1), engine.handle, [0])
+            except Invalid as error:
+                # What the error keeps alive, with all that these hold.
+                callers.add(len([*traceback.walk_tb(error.__traceback__)]))
+        self.assertEqual(len(callers), 1)
 
     def test_pools_come_and_go_while_it_is_away(self):
         daemon = self.daemon().start()
