@@ -111,18 +111,18 @@ class Client:
     def unregister_pool(self, pool: PoolHandle) -> None:
         """Takes a pool back; returns once the daemon has let go of it: its memory may be freed.
 
-        Raises `SessionLost` where the daemon lives and dropped the session before it said so: then
-        a copy that had begun may still touch the pool.
+        Where the session ended before the daemon said so, a daemon that is gone has let go, and so
+        has one that gave this client its next session, a second later. Raises `SessionLost` where
+        neither is known within the call's time: a copy that had begun may still touch the pool.
         """
         arguments.one_of("pool", pool, PoolHandle, "what register_pool answered")
-        self._connection.forget(pool)
-        try:
-            self._run(calls.unregister(self._connection.session(), pool))
-        except errors.SessionLost:
-            raise
-        except errors.DaemonGone:
-            # It went with the daemon.
-            return
+        session = self._connection.forget(pool)
+        if session is not None:
+            try:
+                return self._run(calls.unregister(session, pool))
+            except errors.DaemonGone:
+                pass
+        self._connection.outlive(session)
 
     def lookup(
         self,

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from pathlib import Path
 
 from . import errors
@@ -22,6 +23,9 @@ _log = logging.getLogger("terrace_kv")
 
 # Pauses between attempts, in seconds.
 _PAUSE_S_MIN, _PAUSE_S_MAX = 0.05, 1.0
+
+# How long a copy may go on after its session has ended, in seconds.
+_GRACE_S = 1.0
 
 
 class Connection:
@@ -107,15 +111,40 @@ class Connection:
                     self.lost(session, error)
             self._handles.append(handle)
 
-    def forget(self, handle: PoolHandle) -> None:
-        """Registers the pool no more."""
+    def forget(self, handle: PoolHandle) -> Session | None:
+        """Registers the pool no more; gives the last session that may have it, if one is there."""
         if not self._registering.acquire(timeout=self.identity.call_timeout_s):
             raise errors.TimedOut("a session is being made, in which the pool is registered again")
         try:
             if handle in self._handles:
                 self._handles.remove(handle)
+            return self._session
         finally:
             self._registering.release()
+
+    def outlive(self, former: Session | None) -> None:
+        """Returns once nothing of sessions up to `former` goes on any more.
+
+        Raises `SessionLost` where a call's time brings no proof of that: a daemon that is gone, or
+        a later session.
+        """
+
+        def is_gone() -> bool:
+            return isinstance(self.why_away(), errors.NoDaemon)
+
+        def is_later() -> bool:
+            return self._session is not None and self._session is not former
+
+        with self._state:
+            call_s = self.identity.call_timeout_s
+            self._state.wait_for(lambda: self._closed or is_gone() or is_later(), call_s)
+            if self._closed:
+                self.session()
+            if is_gone():
+                return
+            if not is_later():
+                raise errors.SessionLost(f"the daemon may go on with what it began: {self._away}")
+        time.sleep(_GRACE_S)
 
     def close(self) -> None:
         """Ends the session, and the thread that keeps it. Twice is once."""
@@ -134,9 +163,10 @@ class Connection:
     def _refusal(self) -> errors.TerraceError:
         """What callers hear while it is away: to do without, unless a person must mend it."""
         why = self._away
-        mended = isinstance(why, (errors.DaemonGone, errors.VersionMismatch))
-        # A new one each time: a raised error collects its callers.
-        return (type(why) if mended else errors.DaemonGone)(str(why))
+        if isinstance(why, (errors.DaemonGone, errors.VersionMismatch)):
+            return errors.again(why)
+        # Whoever answers, or takes too long for it, lives.
+        return errors.SessionLost(str(why))
 
     def _keep(self) -> None:
         session = self._session
@@ -175,7 +205,9 @@ class Connection:
                 )
                 if type(why) is not type(self._away):
                     _log.warning("no session with the daemon at %s: %s", self.path, why)
-                self._away = why
+                with self._state:
+                    self._away = why
+                    self._state.notify_all()
             pause_s = min(pause_s * 2, _PAUSE_S_MAX)
         return None
 

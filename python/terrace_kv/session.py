@@ -70,7 +70,8 @@ class Channel:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._closed = False
+        # Why it was closed, once it is.
+        self._over: errors.TerraceError | None = None
         _probe(path)
         self._channel = grpc.insecure_channel(f"unix:{path}", options=_OPTIONS)
         self._stubs: dict[str, Any] = {}
@@ -122,14 +123,15 @@ class Channel:
 
     def why(self, error: Any) -> errors.TerraceError:
         """The error that says what to do about a failed call."""
-        return self._gone() if self._closed else errors.from_rpc(error, self.path)
+        return errors.from_rpc(error, self.path) if self._over is None else self._gone()
 
-    def close(self) -> None:
-        self._closed = True
+    def close(self, why: errors.TerraceError | None = None) -> None:
+        """Ends the calls under way, with `why`."""
+        self._over = why or errors.SessionLost(f"the connection to {self.path} was closed")
         self._channel.close()
 
-    def _gone(self) -> errors.DaemonGone:
-        return errors.DaemonGone(f"the connection to {self.path} was closed meanwhile")
+    def _gone(self) -> errors.TerraceError:
+        return errors.again(self._over or errors.SessionLost("the call was given up"))
 
 
 class Session:
@@ -221,12 +223,12 @@ class Session:
         self._stream.cancel()
 
     def close(self, why: errors.TerraceError) -> None:
-        """Ends the session: operations under way end with the first `why` that is given."""
+        """Ends the session: what is under way ends with the first `why` that is given."""
         self._over = why
         self.completions.close(why)
         self._stream.cancel()
         self._attachment.close()
-        self.channel.close()
+        self.channel.close(why)
         self.pools = {}
 
 

@@ -185,3 +185,17 @@ class DaemonCase(unittest.TestCase):
         engine = Engine(self.daemon, name or self.id(), **changed)
         self.addCleanup(engine.close)
         return engine
+
+
+class RestartCase(unittest.TestCase):
+    """Daemons of each test's own, to be frozen and killed."""
+
+    def daemon(self, **settings) -> Daemon:
+        daemon = Daemon(**settings)
+        self.addCleanup(daemon.close)
+        return daemon
+
+    def engine(self, daemon: Daemon, **changed) -> Engine:
+        engine = Engine(daemon, "engine", **changed)
+        self.addCleanup(engine.close)
+        return engine

@@ -4,13 +4,12 @@ import os
 import socket
 import threading
 import time
-import traceback
 import unittest
 from unittest import mock
 
 import numpy as np
 
-from rig import PATIENCE_S, Daemon, DaemonCase, Engine, chain, content, namespace, until
+from rig import PATIENCE_S, DaemonCase, Engine, RestartCase, chain, content, namespace, until
 from terrace_kv import (
     Client,
     ClientClosed,
@@ -18,7 +17,6 @@ from terrace_kv import (
     HostPool,
     Invalid,
     NameTaken,
-    NoDaemon,
     NotFound,
     PageLayout,
     SessionLost,
@@ -29,24 +27,13 @@ from terrace_kv import (
     _wire,
     daemon_status,
     hints,
-    session,
 )
 
 # What an engine notices as no delay, in seconds; generous for a busy machine.
 QUICK_S = 1.0
 
 
-class RestartTest(unittest.TestCase):
-    def daemon(self, **settings) -> Daemon:
-        daemon = Daemon(**settings)
-        self.addCleanup(daemon.close)
-        return daemon
-
-    def engine(self, daemon: Daemon, **changed) -> Engine:
-        engine = Engine(daemon, "engine", **changed)
-        self.addCleanup(engine.close)
-        return engine
-
+class RestartTest(RestartCase):
     def test_after_a_crash_the_client_is_back_and_so_are_blocks_on_nvme(self):
         daemon = self.daemon(
             **{"nvme-enabled": "true", "nvme-capacity": "64MiB", "nvme-engine": "blocking"},
@@ -179,34 +166,6 @@ class RestartTest(unittest.TestCase):
             return isinstance(error, kind)
         return False
 
-    def test_a_pool_that_the_next_daemon_refuses(self):
-        daemon = self.daemon().start()
-        engine = self.engine(daemon)
-        engine.pool.close()
-        daemon.kill()
-        daemon.start()
-        self.assertTrue(engine.client.wait_connected(PATIENCE_S))
-        callers = set()
-        for _ in range(100):
-            try:
-                engine.client.store(chain(1), engine.handle, [0])
-            except Invalid as error:
-                # What the error keeps alive, with all that these hold.
-                callers.add(len([*traceback.walk_tb(error.__traceback__)]))
-        self.assertEqual(len(callers), 1)
-
-    def test_pools_come_and_go_while_it_is_away(self):
-        daemon = self.daemon().start()
-        engine = self.engine(daemon)
-        daemon.kill()
-        until(lambda: isinstance(engine.client.away, NoDaemon), "the client knows that it is dead")
-        engine.client.unregister_pool(engine.handle)
-        engine.handle = engine.client.register_pool(engine.pool)
-        daemon.start()
-        self.assertTrue(engine.client.wait_connected(PATIENCE_S))
-        engine.store(chain(2))
-        self.assertEqual(daemon_status(daemon.socket).pools, 1)
-
     def test_a_daemon_that_hangs(self):
         daemon = self.daemon().start()
         with Client(
@@ -225,25 +184,6 @@ class RestartTest(unittest.TestCase):
             daemon.thaw()
             until(lambda: self.answers(client), "it answers again")
 
-    def test_a_pool_that_takes_longer_than_a_call_may(self):
-        daemon = self.daemon().start()
-        with Client(
-            daemon.socket, client_id="patient", namespace=namespace(), call_timeout_s=0.3
-        ) as client, HostPool.create(namespace(), 4) as pool:  # fmt: skip
-            channel = client._connection.session().channel
-            ask = channel.call
-
-            def late(*asked):
-                daemon.freeze()
-                threading.Timer(1.0, daemon.thaw).start()
-                return ask(*asked)
-
-            epoch = client.epoch
-            with mock.patch.object(channel, "call", late):
-                handle = client.register_pool(pool)
-            self.assertEqual(client.epoch, epoch)
-            self.assertTrue(client.store(chain(2), handle, [0, 1]).op.result(PATIENCE_S).ok)
-
     def test_a_start_beside_a_daemon_that_hangs(self):
         daemon = self.daemon().start()
         daemon.freeze()
@@ -260,30 +200,6 @@ class RestartTest(unittest.TestCase):
             daemon.thaw()
             self.assertTrue(client.wait_connected(PATIENCE_S))
             self.assertIsNone(client.away)
-
-    def test_a_daemon_that_hangs_after_hello(self):
-        pool = HostPool.create(namespace(), 4)
-        self.addCleanup(pool.close)
-        for may_be_away in (False, True):
-            daemon = self.daemon().start()
-            client = Client(
-                daemon.socket, client_id="late", namespace=namespace(), call_timeout_s=0.3,
-                may_be_away=may_be_away,
-            )  # fmt: skip
-            self.addCleanup(client.close)
-            line = client._connection.session()._attachment
-            daemon.freeze()
-            # As if it had taken the pool's descriptor before.
-            with mock.patch.object(line, "send_memory", return_value=1), mock.patch.object(
-                session, "POOL_TIMEOUT_S", 0.3
-            ):  # fmt: skip
-                if not may_be_away:
-                    self.assertRaises(TimedOut, client.register_pool, pool)
-                    continue
-                handle = client.register_pool(pool)
-            daemon.thaw()
-            self.assertTrue(client.wait_connected(PATIENCE_S))
-            self.assertTrue(client.store(chain(2), handle, [0, 1]).op.result(PATIENCE_S).ok)
 
     def test_a_session_that_is_given_up(self):
         daemon = self.daemon().start()

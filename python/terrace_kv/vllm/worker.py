@@ -166,7 +166,7 @@ class WorkerSide:
                 self._pause()
             self._lost(job)
             self._client.reconnect()
-        except errors.DaemonGone:
+        except (errors.DaemonGone, errors.ClientClosed):
             self._lost(job)
         except errors.TerraceError as error:
             _log.warning("the daemon refused: %s", error)
