@@ -45,6 +45,25 @@ def count(name: str, value: Any) -> int:
     return number
 
 
+def whole_numbers(name: str, values: Any) -> list[int]:
+    """A list, range or array of integers, as Python's own."""
+    takes = "give whole numbers, as a list or an array"
+    # Arrays of numpy and torch give Python's own numbers so, which hash and compare fast.
+    as_list = getattr(values, "tolist", None)
+    try:
+        if isinstance(values, (bytes, bytearray)):
+            raise TypeError("these are bytes")
+        numbers = as_list() if as_list is not None else list(values)
+        kinds = set(map(type, numbers))
+        if kinds <= {int}:
+            return numbers
+        if bool in kinds:
+            raise TypeError("a truth value is none")
+        return list(map(operator.index, numbers))
+    except TypeError as error:
+        raise Invalid(f"{name} is {reprlib.repr(values)}: {takes} ({error})") from error
+
+
 def seconds(name: str, value: Any) -> float:
     """A time that calls can be bounded by."""
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)

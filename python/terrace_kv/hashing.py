@@ -12,11 +12,11 @@ Prompt embeddings (vLLM's `("prompt_embeds", digest)`) are not derived here; pas
 from __future__ import annotations
 
 import hashlib
-import reprlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from . import arguments
 from .errors import Invalid
 
 HASH_SCHEME = "sha256_cbor"
@@ -79,7 +79,11 @@ def block_hash(
     parent: bytes, tokens: Iterable[int], extra_keys: tuple[Any, ...] | None = None
 ) -> bytes:
     """The hash of one block, 32 bytes."""
-    tokens = _listed(tokens)
+    return _hash(parent, arguments.whole_numbers("tokens", tokens), extra_keys)
+
+
+def _hash(parent: bytes, tokens: list[int], extra_keys: tuple[Any, ...] | None) -> bytes:
+    arguments.one_of("parent", parent, bytes, "the hash of the block before")
     body = b"".join(map(_INTEGERS.__getitem__, tokens))
     head = _head(4, len(tokens))
     return hashlib.sha256(b"\x83" + cbor(parent) + head + body + cbor(extra_keys)).digest()
@@ -99,22 +103,18 @@ def block_hashes(
     To go on with a chain, give the hash of its last block as `parent`, and as `start` how many
     tokens stand before these.
     """
-    if block_tokens < 1:
-        raise Invalid(f"block_tokens is {block_tokens}: it must be at least 1")
+    block_tokens = arguments.count("block_tokens", block_tokens)
     if start % block_tokens or (start > 0) != (parent is not None):
         raise Invalid("give `parent` and `start` together, `start` at the start of a block")
-    tokens = _listed(tokens)
-    try:
-        least = min(tokens, default=0)
-        if least < 0:
-            raise Invalid(f"token {least} is none: token ids are 0 or more")
-    except TypeError as error:
-        raise Invalid(f"tokens are {reprlib.repr(tokens)}: give whole numbers") from error
+    numbers = arguments.whole_numbers("tokens", tokens)
+    least = min(numbers, default=0)
+    if least < 0:
+        raise Invalid(f"token {least} is none: token ids are 0 or more")
     last = root(seed) if parent is None else parent
     hashes = []
-    for at in range(0, len(tokens) - block_tokens + 1, block_tokens):
+    for at in range(0, len(numbers) - block_tokens + 1, block_tokens):
         keys = extra.of_block(start + at, start + at + block_tokens) if extra else None
-        last = block_hash(last, tokens[at : at + block_tokens], keys)
+        last = _hash(last, numbers[at : at + block_tokens], keys)
         hashes.append(last)
     return hashes
 
@@ -157,9 +157,3 @@ class _Integers(dict[int, bytes]):
 
 
 _INTEGERS = _Integers()
-
-
-def _listed(tokens: Iterable[int]) -> list[int]:
-    # Arrays of numpy and torch give Python's own integers so, which hash and compare fast.
-    as_list = getattr(tokens, "tolist", None)
-    return as_list() if as_list is not None else list(tokens)

@@ -110,14 +110,30 @@ class HashingTest(unittest.TestCase):
         for value in (True, 1.5, {}, 1 << 64, -(1 << 64) - 1):
             with self.subTest(repr(value)), self.assertRaises(Invalid):
                 hashing.cbor(value)
-        for tokens in ("abc", [1.5, 2.5], [1 << 70, 1], [None, 1]):
-            with self.subTest(repr(tokens)), self.assertRaises(Invalid):
-                hashing.block_hashes(tokens, 1)
-        with self.assertRaises(ValueError):
-            hashing.block_hashes(TOKENS, 0)
-        for wrong in ({"start": 32}, {"parent": hashing.root()}, {"parent": b"x", "start": 7}):
-            with self.assertRaises(ValueError):
+        # Where what equals them was hashed before, too.
+        hashing.block_hashes([0, 1, 2], 1)
+        for tokens in ("abc", b"ab", 7, [1.5, 2.5], [1.0, 2.0], np.array([1.0, 2.0]), [True, False],
+                       [1 << 70, 1], [None, 1], [[1, 2], [1, 2]]):  # fmt: skip
+            with self.subTest(repr(tokens)):
+                with self.assertRaises(Invalid):
+                    hashing.block_hashes(tokens, 1)
+                with self.assertRaises(Invalid):
+                    hashing.block_hash(hashing.root(), tokens)
+        for size in (0, "2", 2.0, None):
+            with self.assertRaisesRegex(Invalid, "block_tokens is "):
+                hashing.block_hashes(TOKENS, size)
+        for wrong in ({"start": 32}, {"parent": hashing.root()}, {"parent": b"x", "start": 7},
+                      {"parent": hashing.root().hex(), "start": 32}):  # fmt: skip
+            with self.assertRaises(Invalid):
                 hashing.block_hashes(TOKENS, 32, **wrong)
+
+    def test_numbers_of_any_kind_of_integer(self):
+        # None of them has been hashed before.
+        numbers = [987_601, 987_602]
+        for of_numpy in (np.int64, np.uint32):
+            made = hashing.block_hashes([*map(of_numpy, numbers)], 2)
+            self.assertEqual(made, hashing.block_hashes(np.array(numbers, of_numpy), 2))
+        self.assertEqual(made, hashing.block_hashes(numbers, 2))
 
     def test_the_definition(self):
         body = hashing.cbor((hashing.root(), tuple(TOKENS[:32]), None))
