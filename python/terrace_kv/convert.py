@@ -182,10 +182,12 @@ def tiers(numbers: Iterable[int]) -> frozenset[Tier]:
 
 def tokens(ids: Iterable[int]) -> bytes:
     """Token ids as the protocol has them: four bytes each, little-endian."""
-    try:
-        return np.array(list(ids), dtype="<u4").tobytes()
-    except (TypeError, ValueError, OverflowError) as error:
-        raise Invalid(f"token_ids: {error}: a token is a number of 32 bits") from error
+    numbers = arguments.whole_numbers("token_ids", ids)
+    # numpy would wrap what does not fit.
+    wrong = next((one for one in numbers if not 0 <= one < 1 << 32), None)
+    if wrong is not None:
+        raise Invalid(f"token_ids has {wrong}: a token is a number of 32 bits, 0 or more")
+    return np.array(numbers, dtype="<u4").tobytes()
 
 
 def completion(message: Any) -> answers.Completion:

@@ -101,6 +101,20 @@ class WireTest(unittest.TestCase):
             with self.subTest(values), self.assertRaises(errors.Invalid):
                 convert.built("StoreRequest", **values)
 
+    def test_tokens_that_are_none(self):
+        for wrong in ([1.9], ["12"], "12", b"ab", [[1, 2], [3, 4]], [-1], [1 << 32], [True], 7,
+                      np.array([-1, 5]), np.array([(1 << 32) + 7]), np.array([1.0])):  # fmt: skip
+            with self.subTest(repr(wrong)), self.assertRaisesRegex(errors.Invalid, "token_ids"):
+                convert.tokens(wrong)
+        made = bytes.fromhex("01000000 ffffffff")
+        for right in (
+            [1, (1 << 32) - 1],
+            np.array([1, (1 << 32) - 1]),
+            [*np.array([1, 0xFFFFFFFF])],
+        ):
+            self.assertEqual(convert.tokens(right), made)
+        self.assertEqual(convert.tokens(()), b"")
+
     def test_hashes_of_a_wrong_width_whose_sum_is_right(self):
         self.assertEqual(convert.joined([b"ab", b"cd"], 2), b"abcd")
         with self.assertRaises(errors.Invalid):
