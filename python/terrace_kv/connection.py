@@ -12,6 +12,7 @@ Requests, leases and operations of a former session are gone; only pools are mad
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from pathlib import Path
@@ -43,6 +44,8 @@ class Connection:
         # Registering and connecting exclude each other, so that no pool is missed or sent twice.
         self._registering = threading.Lock()
         self._handles: list[PoolHandle] = []
+        # Threads, and the locks that they hold, do not go along into a forked process.
+        self._process = os.getpid()
         try:
             self._session = Session(path, identity)
         except (errors.DaemonGone, errors.Busy, errors.TimedOut) as error:
@@ -147,7 +150,10 @@ class Connection:
         time.sleep(_GRACE_S)
 
     def close(self) -> None:
-        """Ends the session, and the thread that keeps it. Twice is once."""
+        """Ends the session, and the thread that keeps it. Twice is once; nothing in a process
+        forked from the client's own, whose session it is."""
+        if os.getpid() != self._process:
+            return
         why = errors.ClientClosed("this client was closed while the operation was under way")
         with self._state:
             self._closed = True

@@ -10,6 +10,7 @@ import os
 import socket
 import struct
 import threading
+import weakref
 from pathlib import Path
 
 from . import errors
@@ -35,6 +36,19 @@ _TEXTS = {
 }
 
 
+# Those of this process: a session lives as long as anybody holds its line, and a forked process is
+# nobody.
+_LINES: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+
+
+def _forked() -> None:
+    for line in _LINES:
+        line.close()
+
+
+os.register_at_fork(after_in_child=_forked)
+
+
 class Attachment:
     """An attached connection. Closing it ends the session."""
 
@@ -45,6 +59,7 @@ class Attachment:
         self._next_tag = 1
         twin = Path(f"{path}.fd")
         self._line = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        _LINES.add(self._line)
         self._line.settimeout(_PATIENCE_S)
         try:
             self._line.connect(str(twin))
