@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Generator
@@ -11,6 +12,8 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 
 from .answers import Completion
 from .errors import TerraceError, TimedOut, again
+
+_log = logging.getLogger("terrace_kv")
 
 # Completions kept that came before the answer naming their operation; the oldest go first, those of
 # calls that were given up.
@@ -50,8 +53,18 @@ class Operation:
 
     def add_done_callback(self, call: Callable[[Operation], object]) -> None:
         """Calls `call(operation)` when it has ended, on the thread that reads the completions:
-        it must not block. At once, if it has ended already."""
-        self._ended.add_done_callback(lambda _: call(self))
+        it must not block. At once, if it has ended already. What it raises is logged."""
+        self._ended.add_done_callback(lambda _: self._tell(call))
+
+    def _tell(self, call: Callable[[Operation], object]) -> None:
+        try:
+            call(self)
+        except KeyboardInterrupt:
+            # The main thread's, which was told at once; it reads no completions.
+            raise
+        except BaseException:
+            # Also what would end a thread: this one reads the completions of all.
+            _log.exception("a callback of operation %d failed", self.op_id)
 
     def __await__(self) -> Generator[object, None, Completion]:
         return asyncio.wrap_future(self._ended).__await__()

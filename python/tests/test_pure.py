@@ -1,9 +1,11 @@
 """What needs no daemon: BLAKE3, the protocol's numbers, pools, completions, errors."""
 
+import asyncio
 import os
 import pickle
 import unittest
 from pathlib import Path
+from unittest import mock
 
 import grpc
 import numpy as np
@@ -210,6 +212,22 @@ class CompletionsTest(unittest.TestCase):
         for op in (lost, completions.expect(5)):
             with self.assertRaisesRegex(errors.DaemonGone, "it went"):
                 op.result(0)
+
+    def test_a_callback_that_raises_anything_holds_no_other_up(self):
+        for raised in (
+            SystemExit(3),
+            asyncio.CancelledError(),
+            ValueError("x"),
+        ):
+            completions, called = Completions(), []
+            op, lost = completions.expect(1), completions.expect(2)
+            for one in (op, lost):
+                one.add_done_callback(mock.Mock(side_effect=raised))
+                one.add_done_callback(called.append)
+            with self.subTest(repr(raised)), self.assertLogs("terrace_kv", "ERROR"):
+                completions.arrived(self.ended(1))
+                completions.close(errors.DaemonGone("it went"))
+            self.assertEqual(called, [op, lost])
 
     def test_early_ends_are_bounded_and_the_oldest_go(self):
         completions = Completions()
