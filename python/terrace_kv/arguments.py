@@ -19,6 +19,9 @@ _T = TypeVar("_T")
 # The clock of gRPC's core ends some time after that, and calls would end at once.
 _SECONDS_MAX = 1e9
 
+# The kernel takes paths of 107 bytes; the descriptor socket's has three more than the daemon's.
+_SOCKET_BYTES_MAX = 104
+
 
 def one_of(name: str, value: Any, kinds: type[_T] | tuple[type[_T], ...], takes: str) -> _T:
     """`value`, which is one of the kinds."""
@@ -73,8 +76,13 @@ def seconds(name: str, value: Any) -> float:
 
 
 def socket(value: Any) -> Path:
-    """Where a daemon listens."""
+    """Where a daemon listens, wherever this process goes later."""
     try:
-        return Path(os.fsdecode(value))
+        path = os.fsdecode(value)
     except TypeError as error:
         raise Invalid(f"socket is {reprlib.repr(value)}: give the path of a socket") from error
+    if "\0" in path:
+        raise Invalid(f"socket is {reprlib.repr(value)}: the path of a socket has no zero byte")
+    absolute = os.path.abspath(path)
+    # A relative path may name a socket whose own path is too long for the kernel.
+    return Path(absolute if len(os.fsencode(absolute)) <= _SOCKET_BYTES_MAX else path)

@@ -6,7 +6,9 @@ Ends once and for all; `connection` makes the next one. Retries nothing.
 from __future__ import annotations
 
 import itertools
+import os
 import socket as sockets
+import urllib.parse
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,7 +75,9 @@ class Channel:
         # Why it was closed, once it is.
         self._over: errors.TerraceError | None = None
         _probe(path)
-        self._channel = grpc.insecure_channel(f"unix:{path}", options=_OPTIONS)
+        # gRPC takes the target apart as a URI.
+        target = "unix:" + urllib.parse.quote(os.fsencode(path))
+        self._channel = grpc.insecure_channel(target, options=_OPTIONS)
         self._stubs: dict[str, Any] = {}
         for name, method in _wire.METHODS.items():
             kind = self._channel.unary_stream if method.streams else self._channel.unary_unary

@@ -35,6 +35,7 @@ class ArgumentsTest(DaemonCase):
             (lambda: made(call_timeout_s=float("nan")), "call_timeout_s is nan"),
             (lambda: made(namespace="llama"), "namespace is 'llama': give a Namespace"),
             (lambda: made(socket=7), "socket is 7: give the path of a socket"),
+            (lambda: made(socket="a\0b"), "socket is 'a.x00b': the path of a socket has no zero"),
             (lambda: made(client_id=7), "client_id=7"),
             (lambda: made(engine=7), "engine is 7: give the engine's name"),
         )

@@ -348,6 +348,31 @@ class BadInputTest(DaemonCase):
         with self.assertRaises(ClientClosed):
             op.result(0)
 
+    def test_a_daemon_whose_path_is_no_uri(self):
+        for name in ("a#b", "a?b", "a%20b", "a b", "ä"):
+            beside = self.daemon.folder / name
+            beside.mkdir()
+            for twin in ("", ".fd"):
+                (beside / f"t.sock{twin}").symlink_to(f"{self.daemon.socket}{twin}")
+            with self.subTest(name), Client(
+                beside / "t.sock", client_id=name, namespace=namespace()
+            ) as client:  # fmt: skip
+                self.assertEqual(client.lookup(chain(1)).matched_blocks, 0)
+
+    def test_a_relative_path_is_that_of_the_start(self):
+        self.addCleanup(os.chdir, os.getcwd())
+        os.chdir(self.daemon.folder)
+        with Client("t.sock", client_id="relative", namespace=namespace()) as client:
+            os.chdir("/")
+            client.reconnect()
+            self.assertTrue(client.wait_connected(PATIENCE_S))
+        # The kernel takes no path of that length, but its end.
+        folder = self.daemon.folder / ("x" * 100)
+        folder.mkdir()
+        (folder / "t.sock").symlink_to(self.daemon.socket)
+        os.chdir(folder)
+        self.assertEqual(daemon_status("t.sock").pid, daemon_status(self.daemon.socket).pid)
+
     def test_no_daemon_at_all(self):
         with self.assertRaisesRegex(DaemonGone, "terrace serve"):
             daemon_status(self.daemon.folder / "other.sock")
