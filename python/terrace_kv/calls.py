@@ -238,7 +238,8 @@ def unregister(session: Session, pool: PoolHandle) -> Call[None]:
     def read(_: Any) -> None:
         session.pools.pop(pool, None)
 
-    return _bounded(session, "UnregisterPool", message, read)
+    # As long as for registering it: copies under way are waited for, and the driver lets go of all.
+    return _bounded(session, "UnregisterPool", message, read, session.pool_timeout_s())
 
 
 def overlap(session: Session, hashes: Hashes) -> Call[answers.Overlap]:

@@ -111,6 +111,8 @@ class Client:
     def unregister_pool(self, pool: PoolHandle) -> None:
         """Takes a pool back; returns once the daemon has let go of it: its memory may be freed.
 
+        That may take a minute, like registering it: copies under way are waited for. After
+        `TimedOut` call it again.
         Where the session ended before the daemon said so, a daemon that is gone has let go, and so
         has one that gave this client its next session, a second later. Raises `SessionLost` where
         neither is known within the call's time: a copy that had begun may still touch the pool.
@@ -120,6 +122,11 @@ class Client:
         if session is not None:
             try:
                 return self._run(calls.unregister(session, pool))
+            except errors.NotFound:
+                # An earlier call was carried out, and not heard of.
+                if session.pools.pop(pool, None) is None:
+                    raise
+                return
             except errors.DaemonGone:
                 pass
         self._connection.outlive(session)

@@ -36,8 +36,9 @@ _OPTIONS = (
 
 _PROBE_TIMEOUT_S = 2.0
 
-# The daemon's own bound of registering a pool: its GPU's driver pins all of one in shared memory,
-# and a registration that is given up begins again from nothing in the next session.
+# The daemon's own bound of registering a pool and of letting go of it: its GPU's driver pins all of
+# one in shared memory. A registration that is given up begins again from nothing in the next
+# session.
 POOL_TIMEOUT_S = 60.0
 
 # Tells sessions of this process apart.
@@ -169,7 +170,7 @@ class Session:
             raise
 
     def pool_timeout_s(self) -> float:
-        """How long the daemon may take to register a pool."""
+        """How long the daemon may take to register a pool, and to let go of it."""
         return max(self.identity.call_timeout_s, POOL_TIMEOUT_S)
 
     def register(self, handle: PoolHandle, timeout_s: float) -> None:

@@ -12,8 +12,10 @@ from terrace_kv import (
     HostPool,
     Invalid,
     NoDaemon,
+    NotFound,
     SessionLost,
     TimedOut,
+    calls,
     daemon_status,
     session,
 )
@@ -64,8 +66,22 @@ class PoolsTest(RestartCase):
             epoch = client.epoch
             with mock.patch.object(channel, "call", late):
                 handle = client.register_pool(pool)
-            self.assertEqual(client.epoch, epoch)
             self.assertTrue(client.store(chain(2), handle, [0, 1]).op.result(PATIENCE_S).ok)
+            with mock.patch.object(channel, "call", late):
+                client.unregister_pool(handle)
+            self.assertEqual(client.epoch, epoch)
+            self.assertEqual(client.status().pools, 0)
+            with self.assertRaisesRegex(NotFound, "not registered with this client"):
+                client.unregister_pool(handle)
+
+    def test_a_pool_that_was_taken_back_unheard(self):
+        daemon = self.daemon().start()
+        engine = self.engine(daemon)
+        unheard = calls.unregister(engine.client._connection.session(), engine.handle)
+        unheard.session.channel.call(unheard.method, unheard.request, PATIENCE_S)
+        engine.client.unregister_pool(engine.handle)
+        with self.assertRaises(NotFound):
+            engine.client.unregister_pool(engine.handle)
 
     def test_a_daemon_that_hangs_after_hello(self):
         pool = HostPool.create(namespace(), 4)
