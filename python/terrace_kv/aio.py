@@ -7,8 +7,10 @@ their own; nothing here blocks the loop.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from . import answers, arguments, calls, errors, hints
@@ -22,6 +24,8 @@ from .pool import HostPool
 from .session import PoolHandle
 
 _T = TypeVar("_T")
+
+_log = logging.getLogger("terrace_kv")
 
 
 class AsyncClient:
@@ -86,7 +90,26 @@ class AsyncClient:
         self._blocking.reconnect()
 
     async def register_pool(self, pool: HostPool | CudaPool, shard: int = 0) -> PoolHandle:
-        return await asyncio.to_thread(self._blocking.register_pool, pool, shard)
+        """As `Client.register_pool`. Where it is cancelled, the pool is taken back in the
+        background: its memory may be touched for so long."""
+        thread = ThreadPoolExecutor(1, "terrace-kv-pool")
+        registering = thread.submit(self._blocking.register_pool, pool, shard)
+        try:
+            return await asyncio.wrap_future(registering)
+        except asyncio.CancelledError:
+            # Nobody has the handle. It waits its turn behind the registering.
+            thread.submit(self._take_back, registering)
+            raise
+        finally:
+            thread.shutdown(wait=False)
+
+    def _take_back(self, registering: Future[PoolHandle]) -> None:
+        if registering.cancelled() or registering.exception() is not None:
+            return
+        try:
+            self._blocking.unregister_pool(registering.result())
+        except errors.TerraceError as error:
+            _log.warning("a pool whose registering was cancelled may be kept: %s", error)
 
     async def unregister_pool(self, pool: PoolHandle) -> None:
         await asyncio.to_thread(self._blocking.unregister_pool, pool)

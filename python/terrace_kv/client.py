@@ -99,7 +99,8 @@ class Client:
         """Registers `pool` as rank `shard`'s memory, in this session and all that follow.
 
         While no daemon is there it is registered as soon as one is. Raises `Invalid` for a pool of
-        other blocks than the client's namespace has.
+        other blocks than the client's namespace has. After `TimedOut` the daemon may have it all
+        the same, until this session ends (`reconnect`).
         """
         takes = "a HostPool or a CudaPool; HostPool.create makes one, and view() is its array"
         arguments.one_of("pool", pool, (HostPool, CudaPool), takes)

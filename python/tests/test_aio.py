@@ -3,11 +3,21 @@
 import asyncio
 import time
 import unittest
+from unittest import mock
 
 import numpy as np
 
-from rig import PATIENCE_S, Daemon, chain, content, namespace
-from terrace_kv import AsyncClient, DaemonGone, HostPool, Invalid, Tier, TimedOut, hints
+from rig import PATIENCE_S, Daemon, chain, content, namespace, until
+from terrace_kv import (
+    AsyncClient,
+    DaemonGone,
+    HostPool,
+    Invalid,
+    Tier,
+    TimedOut,
+    daemon_status,
+    hints,
+)
 
 
 class AsyncTest(unittest.IsolatedAsyncioTestCase):
@@ -74,6 +84,23 @@ class AsyncTest(unittest.IsolatedAsyncioTestCase):
             await AsyncClient.connect(
                 self.daemon.socket, client_id="", namespace=self.space
             )  # fmt: skip
+
+    async def test_a_pool_whose_registering_is_cancelled_is_taken_back(self):
+        pool = HostPool.create(self.space, 4)
+        self.addCleanup(pool.close)
+        blocking = self.client._blocking
+        taking_back = mock.patch.object(blocking, "unregister_pool", wraps=blocking.unregister_pool)
+        with taking_back as take_back:
+            self.daemon.freeze()
+            with self.assertRaises(asyncio.TimeoutError):
+                await asyncio.wait_for(self.client.register_pool(pool), 0.3)
+            self.daemon.thaw()
+            await asyncio.to_thread(until, lambda: take_back.called, "it is taken back")
+            await asyncio.to_thread(until, self.has_one_pool, "the daemon has it no more")
+        self.assertEqual(self.client._connection._handles, [self.handle])
+
+    def has_one_pool(self) -> bool:
+        return daemon_status(self.daemon.socket).pools == 1
 
     async def test_the_loop_is_never_blocked(self):
         self.daemon.freeze()
