@@ -119,8 +119,9 @@ def daemon_events(
     digest of the only one that is wanted.
 
     It follows one life of the daemon and does not come back by itself: when that ends, so does the
-    iteration, or it raises `DaemonGone`. Open another one then, with `snapshot`, or with the life
-    and the number to go on with."""
+    iteration, or it raises `DaemonGone`. It raises `Busy` when as many follow the daemon as may, or
+    it has no time for a snapshot, and connecting to one that hangs raises `TimedOut`. Open another
+    one then, with `snapshot`, or with the life and the number to go on with."""
     life, first = start or (0, None)
     request = convert.built(
         "EventsRequest",
