@@ -10,13 +10,14 @@ from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 
-from .answers import Completion
+from .answers import Completion, OpKind
 from .errors import TerraceError, TimedOut, again
 
 _log = logging.getLogger("terrace_kv")
 
 # Completions kept that came before the answer naming their operation; the oldest go first, those of
-# calls that were given up.
+# calls that were given up. As many ends of lifts are kept beside them: most lifts are never waited
+# for, and must not push out the ends of stores and loads.
 _EARLY_MAX = 1024
 
 # How long `result` waits where nobody says, in seconds.
@@ -77,6 +78,7 @@ class Completions:
         self._lock = threading.Lock()
         self._waiting: dict[int, Future[Completion]] = {}
         self._early: OrderedDict[int, Completion] = OrderedDict()
+        self._early_lifts: OrderedDict[int, Completion] = OrderedDict()
         self._over: TerraceError | None = None
 
     def expect(self, op_id: int) -> Operation:
@@ -85,7 +87,7 @@ class Completions:
         # From here on nobody can cancel it, so that its end always finds it waiting.
         ended.set_running_or_notify_cancel()
         with self._lock:
-            early = self._early.pop(op_id, None)
+            early = self._early.pop(op_id, None) or self._early_lifts.pop(op_id, None)
             over = self._over
             if early is None and over is None:
                 ended = self._waiting.setdefault(op_id, ended)
@@ -99,9 +101,11 @@ class Completions:
         with self._lock:
             ended = self._waiting.pop(completion.op_id, None)
             if ended is None:
-                self._early[completion.op_id] = completion
-                if len(self._early) > _EARLY_MAX:
-                    self._early.popitem(last=False)
+                is_lift = completion.kind is OpKind.PREFETCH
+                early = self._early_lifts if is_lift else self._early
+                early[completion.op_id] = completion
+                if len(early) > _EARLY_MAX:
+                    early.popitem(last=False)
         if ended is not None:
             ended.set_result(completion)
 

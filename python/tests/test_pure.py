@@ -191,8 +191,8 @@ class PoolTest(unittest.TestCase):
 
 class CompletionsTest(unittest.TestCase):
     @staticmethod
-    def ended(op):
-        return answers.Completion(op, 1, answers.OpKind.LOAD, 1, ())
+    def ended(op, kind=answers.OpKind.LOAD):
+        return answers.Completion(op, 1, kind, 1, ())
 
     def test_early_late_forgotten_and_lost_ends(self):
         completions = Completions()
@@ -235,6 +235,11 @@ class CompletionsTest(unittest.TestCase):
             completions.arrived(self.ended(op))
         self.assertTrue(completions.expect(1).done())
         self.assertFalse(completions.expect(0).done())
+        for op in range(2000, 2000 + 1025):
+            completions.arrived(self.ended(op, answers.OpKind.PREFETCH))
+        self.assertTrue(completions.expect(2).done())
+        self.assertTrue(completions.expect(2001).done())
+        self.assertFalse(completions.expect(2000).done())
 
 
 class ErrorsTest(unittest.TestCase):
