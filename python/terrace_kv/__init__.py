@@ -1,8 +1,8 @@
 """The Python client of Terrace, a daemon that keeps the KV cache blocks of LLM engines.
 
 `Client` blocks, `AsyncClient` awaits; a `HostPool` is the memory that blocks are stored from and
-loaded to; `hashing` names blocks as vLLM does; `hints` says what to keep. docs/python.md has a
-tour. No GPU memory: pools lie in shared host memory.
+loaded to, and `cuda` lends that of a GPU; `hashing` names blocks as vLLM does; `hints` says what to
+keep. docs/python.md has a tour.
 """
 
 from . import hashing, hints
@@ -22,6 +22,7 @@ from .answers import (
     LinkStatus,
     LoadPlan,
     Lookup,
+    NvmeWrites,
     OpKind,
     Outcome,
     OutcomeStatus,
@@ -97,6 +98,7 @@ __all__ = [
     "Namespace",
     "NoDaemon",
     "NotFound",
+    "NvmeWrites",
     "OpKind",
     "Operation",
     "Outcome",

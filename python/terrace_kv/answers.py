@@ -391,6 +391,24 @@ class LiftCounts:
 
 
 @dataclass(frozen=True)
+class NvmeWrites:
+    """Why bytes were written to NVMe since the daemon's start, and why others were not."""
+
+    demoted_bytes: int
+    through_bytes: int
+    stored_bytes: int
+    lifted_bytes: int
+    durable_bytes: int
+    record_bytes: int
+    spared_dead_bytes: int
+    spared_floor_bytes: int
+    spared_unlikely_bytes: int
+    spared_budget_bytes: int
+    # What the budget has left; None: nothing is limited.
+    budget_left_bytes: int | None
+
+
+@dataclass(frozen=True)
 class Status:
     """What the daemon holds and does; counts are since its start."""
 
@@ -418,3 +436,4 @@ class Status:
     links: Mapping[Link, LinkStatus]
     lifts: LiftCounts
     facts: Mapping[str, str]
+    nvme_writes: NvmeWrites

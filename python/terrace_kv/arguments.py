@@ -5,6 +5,7 @@ What a message of the protocol cannot hold is refused where the message is built
 
 from __future__ import annotations
 
+import numbers
 import operator
 import os
 import reprlib
@@ -56,20 +57,20 @@ def whole_numbers(name: str, values: Any) -> list[int]:
     try:
         if isinstance(values, (bytes, bytearray)):
             raise TypeError("these are bytes")
-        numbers = as_list() if as_list is not None else list(values)
-        kinds = set(map(type, numbers))
+        listed = as_list() if as_list is not None else list(values)
+        kinds = set(map(type, listed))
         if kinds <= {int}:
-            return numbers
+            return listed
         if bool in kinds:
             raise TypeError("a truth value is none")
-        return list(map(operator.index, numbers))
+        return list(map(operator.index, listed))
     except TypeError as error:
         raise Invalid(f"{name} is {reprlib.repr(values)}: {takes} ({error})") from error
 
 
 def seconds(name: str, value: Any) -> float:
     """A time that calls can be bounded by."""
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     if not is_number or not 0 < value <= _SECONDS_MAX:
         raise Invalid(f"{name} is {reprlib.repr(value)}: give seconds, more than 0, up to 1e9")
     return float(value)

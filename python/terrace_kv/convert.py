@@ -274,8 +274,15 @@ def status(message: Any) -> answers.Status:
         tiers={tier: _same(answers.TierStatus, one, tier=tier) for tier, one in tiers.items()},
         links={link: _same(answers.LinkStatus, one, link=link) for link, one in links.items()},
         lifts=_same(answers.LiftCounts, message.lifts),
+        nvme_writes=_nvme_writes(message.nvme_writes),
         facts=dict(message.facts),
     )
+
+
+def _nvme_writes(message: Any) -> answers.NvmeWrites:
+    is_limited = message.HasField("budget_left_bytes")
+    left = message.budget_left_bytes if is_limited else None
+    return _same(answers.NvmeWrites, message, budget_left_bytes=left)
 
 
 def _plan(message: Any) -> answers.LoadPlan:
@@ -331,7 +338,8 @@ def _action(action: hints.Action, width: int) -> Any:
     values = {
         one.name: getattr(action, one.name) for one in fields(action) if one.name != "action_id"
     }
-    if "target" in values:
+    in_its_place = isinstance(action, hints.SpeculativePrefill) and action.session is not None
+    if "target" in values and not (in_its_place and values["target"] is None):
         values["target"] = _target(values["target"], width)
     if "wish" in values:
         values["wish"] = _wish(values["wish"])

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
+from . import arguments
 from .answers import Kind, Scope, Tier
 
 ENVELOPE_VERSION = "0.1"
@@ -63,7 +64,9 @@ class Blocks:
     hashes: Sequence[bytes]
 
     def payload(self) -> dict[str, Any]:
-        return {"hashes": [one.hex() for one in self.hashes]}
+        takes = "a block's hash, as bytes; one after the other only a client takes them"
+        hashes = arguments.each_of("hashes", self.hashes, bytes, takes)
+        return {"hashes": [one.hex() for one in hashes]}
 
 
 @dataclass(frozen=True)
@@ -208,12 +211,16 @@ class Prefetch(Action):
 
 @dataclass(frozen=True)
 class SpeculativePrefill(Action):
-    """The engine is about to prefill this chain: it is lifted to the fastest tier now and held."""
+    """The engine is about to prefill this chain: it is lifted to the fastest tier now and held.
+
+    `session` in place of the target: that session's last chain.
+    """
 
     action_type: ClassVar[str] = "speculative_prefill"
-    target: Target
+    target: Target | None = None
     deadline_ms: int | None = None
     priority: int | None = None
+    session: str | None = None
 
 
 @dataclass(frozen=True)

@@ -141,6 +141,7 @@ def daemon_overlap(
     timeout_s: float = _TIMEOUT_S,
 ) -> Overlap:
     """How much of a chain (root first) the daemon has, of a namespace given whole or as digest."""
+    timeout_s = arguments.seconds("timeout_s", timeout_s)
     if isinstance(namespace, Namespace):
         digest, hash_bytes = namespace.digest(), namespace.hash_bytes
     else:

@@ -1,6 +1,7 @@
 """Arguments that make no sense: refused by name with what they take, before anything is sent."""
 
 import unittest
+from fractions import Fraction
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from terrace_kv import (
     Invalid,
     daemon_block,
     daemon_events,
+    daemon_overlap,
     daemon_status,
     hints,
 )
@@ -78,12 +80,19 @@ class ArgumentsTest(DaemonCase):
             (lambda: stored(hints.Directive(wish)), "directives is Directive.*give a list"),
             (lambda: stored(["all"]), r"directives\[0\] is 'all'"),
             (lambda: stored(5), "directives is 5: give a list"),
+            (lambda: hints.Blocks(b"x" * 64).payload(), "hashes is b'x.*give a list"),
+            (lambda: client.hint(hints.Prefetch(None)), "target is None"),
+            (lambda: client.hint(hints.SpeculativePrefill()), "target is None"),
         )
 
     def test_of_those_who_only_look(self):
         socket, space = self.daemon.socket, namespace()
         self.check(
             (lambda: daemon_status(socket, timeout_s=-1), "timeout_s is -1"),
+            *(
+                (lambda wrong=wrong: daemon_overlap(socket, b"", space, timeout_s=wrong), "timeout")
+                for wrong in (-1, "x", None)
+            ),
             (lambda: daemon_status(None), "socket is None"),
             (lambda: daemon_events(7), "socket is 7"),
             (lambda: daemon_block(socket, b"0" * 32), "block has 32 bytes: give its key, 16 bytes"),
@@ -91,6 +100,11 @@ class ArgumentsTest(DaemonCase):
             (lambda: daemon_block(socket, 7), "block is 7: give its key"),
             (lambda: daemon_block(socket, b"0" * 16, namespace=space), "a hash has 32 in this"),
         )
+
+    def test_times_are_any_kind_of_number(self):
+        for time_s in (5, 2.5, np.int64(5), np.float32(2.5), Fraction(5, 2)):
+            self.assertEqual(daemon_status(self.daemon.socket, timeout_s=time_s).pools, 0)
+        self.check((lambda: daemon_status(self.daemon.socket, timeout_s=True), "timeout_s is True"))
 
     def test_a_block_goes_by_whatever_its_reader_has(self):
         engine = self.engine()

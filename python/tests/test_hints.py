@@ -80,6 +80,7 @@ class HintsTest(DaemonCase):
             hints.Retain(session, hints.Wish()),
             hints.Prefetch(hints.Blocks(hashes), to=Tier.DRAM, deadline_ms=0),
             hints.SpeculativePrefill(hints.SessionTokens("nobody"), priority=50),
+            hints.SpeculativePrefill(session="nobody"),
             hints.CancelPrefetch(999_999),
             hints.SessionReset("nobody", action_id="last"),
         ]
@@ -87,7 +88,7 @@ class HintsTest(DaemonCase):
     EXPECTED = (
         *(ACCEPTED, ACCEPTED, ACCEPTED, ACCEPTED, MISSING),
         *(ACCEPTED, ACCEPTED, ACCEPTED, REJECTED),
-        *(REJECTED, MISSING, MISSING, MISSING),
+        *(REJECTED, MISSING, MISSING, MISSING, MISSING),
     )
 
     def test_every_action_both_ways(self):

@@ -110,6 +110,7 @@ class LiftTest(DaemonCase):
         begun = engine.client.status().lifts.begun
         engine.client.lookup(hashes, request=9, queued=True)
         until(lambda: engine.client.status().lifts.begun > begun, "it is lifted")
+        self.assertIsNone(engine.client.status().nvme_writes.budget_left_bytes)
         links = engine.client.status().links
         self.assertEqual(set(links), set(Link) - {Link.UNKNOWN})
 

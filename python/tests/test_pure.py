@@ -4,6 +4,7 @@ import asyncio
 import os
 import pickle
 import unittest
+from dataclasses import fields
 from pathlib import Path
 from unittest import mock
 
@@ -97,6 +98,15 @@ class WireTest(unittest.TestCase):
         streams = [name for name, method in _wire.METHODS.items() if method.streams]
         self.assertEqual(streams, ["Completions", "Events"])
         self.assertEqual(_wire.METHODS["Lookup"].path, "/terrace.v1.Terrace/Lookup")
+
+    def test_types_have_the_fields_of_their_messages(self):
+        named = {"StatusResponse": answers.Status, "NvmeWrites": answers.NvmeWrites,
+                 "LiftCounts": answers.LiftCounts, "Wish": hints.Wish}  # fmt: skip
+        actions = hints.Action.__subclasses__()
+        for name, kind in {**named, **{f"Action.{one.__name__}": one for one in actions}}.items():
+            with self.subTest(name):
+                spelled = {one.name for one in _wire.message(name).DESCRIPTOR.fields}
+                self.assertEqual({one.name for one in fields(kind)} - {"action_id"}, spelled)
 
     def test_values_that_no_message_holds(self):
         for values in ({"pool_id": -1}, {"pool_id": 1 << 64}, {"hashes": 7}, {"slots": [1.5]}):
