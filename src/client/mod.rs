@@ -67,8 +67,8 @@ pub struct ClientConfig {
     /// How many tokens' KV the engine computes in a second, where that is known. Not zero; see
     /// [`EndedRequest::prefill`] for what it measures later.
     pub prefill_tokens_per_s: Option<u32>,
-    /// Bounds connecting, and each call. Registering a pool may take a minute all the same: a GPU's driver
-    /// pins it.
+    /// Bounds connecting, and each call; a lookup has the time beside it that it has the shared store asked.
+    /// Registering a pool and taking it back may take a minute all the same: a GPU's driver pins it.
     pub call_timeout: Duration,
     /// Bounds [`Client::wait`].
     pub wait_timeout: Duration,
@@ -179,10 +179,10 @@ impl Client {
         Ok(PoolHandle { id, slots: layout.slots })
     }
 
-    /// Takes a pool back.
+    /// Takes a pool back; its memory may be freed then. Copies under way are waited for.
     ///
     /// # Errors
-    /// [`ClientError::NotFound`] when it is not registered.
+    /// [`ClientError::NotFound`] when it is not registered: taken back, where an earlier call got no answer.
     pub async fn unregister_pool(&self, pool: PoolHandle) -> Result<(), ClientError> {
         self.session.remote.unregister_pool(pool.id).await
     }
@@ -259,7 +259,8 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError::Busy`], [`ClientError::Invalid`], [`ClientError::NotFound`] for an unknown
-    /// pool. Blocks that cannot be loaded are no error here: the completion names them.
+    /// pool, [`ClientError::TimedOut`] without an answer in a call's time: it may have begun all the same.
+    /// Blocks that cannot be loaded are no error here: the completion names them.
     pub async fn load(
         &self,
         request: RequestId,

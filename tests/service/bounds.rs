@@ -101,7 +101,38 @@ async fn a_pool_that_takes_longer_to_open_than_a_call_may_is_waited_for() {
     let layout = terrace::client::PoolOrder::BlockMajor.layout(super::SHAPE, 1);
     let pool = terrace::client::HostPool::create(layout).unwrap();
     let handle = client.register_pool(&pool, 0).await.unwrap();
+    // So is one whose copies end first, and that the driver unpins.
+    world.fake.state().answering_takes = 3 * patience;
     client.unregister_pool(handle).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_lookup_has_the_time_that_the_shared_store_is_asked() {
+    let world = World::start();
+    let mut config = ClientConfig::new("a", namespace());
+    config.call_timeout = Duration::from_millis(200);
+    let client = Client::connect(&world.socket, config).await.unwrap();
+    world.fake.state().answering_takes = Duration::from_millis(600);
+    let error = client.lookup(R, hashes(0, 1)).await.unwrap_err();
+    assert!(matches!(error, ClientError::TimedOut(_)), "{error:?}");
+    client.lookup_shared(R, hashes(0, 1), Duration::from_secs(5)).await.unwrap();
+    client.lookup_shared(R, hashes(0, 1), Duration::MAX).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_answer_to_a_load_is_waited_for_no_longer_than_any_other() {
+    let world = World::start();
+    let mut config = ClientConfig::new("a", namespace());
+    config.call_timeout = Duration::from_millis(200);
+    let client = Client::connect(&world.socket, config).await.unwrap();
+    let layout = terrace::client::PoolOrder::BlockMajor.layout(super::SHAPE, 1);
+    let pool = terrace::client::HostPool::create(layout).unwrap();
+    let handle = client.register_pool(&pool, 0).await.unwrap();
+    world.fake.state().hang = true;
+    let load = client.load(R, hashes(0, 1), handle, &[0], LONG);
+    let answer = tokio::time::timeout(Duration::from_secs(10), load).await;
+    let error = answer.expect("it gives up by itself").unwrap_err();
+    assert!(matches!(error, ClientError::TimedOut(_)), "{error:?}");
 }
 
 #[tokio::test]

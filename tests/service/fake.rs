@@ -70,6 +70,8 @@ pub struct State {
     pub hang: bool,
     /// Commands that hung.
     pub hung: usize,
+    /// How long every other command takes.
+    pub answering_takes: Duration,
     /// Operations never complete.
     pub silent: bool,
     /// How long opening a pool takes.
@@ -257,6 +259,8 @@ impl Backend for Fake {
             self.state().hung += 1;
             std::future::pending::<()>().await;
         }
+        let takes = self.state().answering_takes;
+        tokio::time::sleep(takes).await;
         let mut state = self.state();
         match state.refuse.take() {
             Some(refusal) => Err(refusal),

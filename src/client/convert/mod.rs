@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::time::timeout;
 use tonic::transport::Channel;
 use tonic::{Request as Call, Response, Status, Streaming};
 
@@ -33,6 +34,9 @@ pub(super) use events::EventSource;
 
 /// The longest deadline sent; the transport panics on those its header cannot hold.
 const DEADLINE_MAX: Duration = Duration::from_hours(24);
+
+/// So long the daemon asks the shared store at most (docs/protocol.md).
+const ASK_SHARED_MAX: Duration = Duration::from_secs(8);
 
 /// A daemon at the other end of a channel.
 #[derive(Clone)]
@@ -109,7 +113,9 @@ impl Remote {
 
     pub(super) async fn unregister_pool(&self, pool: PoolId) -> Result<(), ClientError> {
         let message = pb::UnregisterPoolRequest { token: self.token.clone(), pool_id: pool.0 };
-        let answer = self.stub.clone().unregister_pool(self.bounded(message)).await;
+        // Copies under way are waited for, and the driver lets go of all of it.
+        let call = bounded(message, self.call_timeout.max(POOL_TIMEOUT));
+        let answer = self.stub.clone().unregister_pool(call).await;
         self.answered(answer).map(drop)
     }
 
@@ -127,7 +133,10 @@ impl Remote {
             ask_shared_ms: u32::try_from(options.ask_shared.as_millis()).unwrap_or(u32::MAX),
             queued: options.queued,
         };
-        let answer = self.stub.clone().lookup(self.bounded(message)).await;
+        // The daemon asks so long before it answers.
+        let asks = options.ask_shared.min(ASK_SHARED_MAX);
+        let call = bounded(message, self.call_timeout.saturating_add(asks));
+        let answer = self.stub.clone().lookup(call).await;
         messages::lookup(&self.answered(answer)?)
     }
 
@@ -165,18 +174,23 @@ impl Remote {
         &self,
         id: RequestId,
         blocks: Blocks<'_>,
-        timeout: Duration,
+        load_timeout: Duration,
     ) -> Result<OpId, ClientError> {
-        let mut request = Call::new(pb::LoadRequest {
+        let message = pb::LoadRequest {
             token: self.token.clone(),
             request_id: id.0,
             hashes: blocks.hashes,
             pool_id: blocks.pool.0,
             slots: blocks.slots.to_vec(),
-        });
-        // The load's own bound travels as the call's deadline.
-        request.set_timeout(timeout.min(DEADLINE_MAX));
-        let answer = self.stub.clone().load(request).await;
+        };
+        // The load's own bound travels as the call's deadline; the answer, that it is planned, comes
+        // much earlier.
+        let mut stub = self.stub.clone();
+        let planned = stub.load(bounded(message, load_timeout));
+        let patience = self.call_timeout.min(load_timeout);
+        let answer = timeout(patience, planned)
+            .await
+            .map_err(|_| ClientError::timed_out("the answer to a load", patience))?;
         Ok(OpId(self.answered(answer)?.op_id))
     }
 
