@@ -110,8 +110,25 @@ fn refused(status: FdStatus) -> ClientError {
         FdStatus::UnknownToken | FdStatus::AlreadyAttached | FdStatus::NotAttached => {
             ClientError::SessionLost(text)
         }
-        FdStatus::Ok | FdStatus::Malformed | FdStatus::NoArena | FdStatus::NoHbm => {
-            ClientError::Daemon(text)
-        }
+        FdStatus::NoHbm => ClientError::Precondition(text),
+        FdStatus::Ok | FdStatus::Malformed | FdStatus::NoArena => ClientError::Daemon(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_says_what_to_do_next() {
+        let check = |status, wanted: &str| {
+            let said = format!("{:?}", refused(status));
+            assert!(said.starts_with(wanted), "{status:?}: {said}");
+        };
+        check(FdStatus::TooManyPending, "Busy");
+        check(FdStatus::TagInUse, "Invalid");
+        check(FdStatus::NotAttached, "SessionLost");
+        check(FdStatus::NoHbm, "Precondition");
+        check(FdStatus::NoArena, "Daemon");
     }
 }
