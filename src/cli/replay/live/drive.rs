@@ -63,7 +63,10 @@ impl LiveOutcome {
             eprintln!("{} found blocks could not be loaded and count as misses", self.failed_loads);
         }
         if self.failed_stores > 0 {
-            eprintln!("{} blocks found no room and were not stored", self.failed_stores);
+            eprintln!(
+                "{} blocks were not stored: no room, or a copy that failed",
+                self.failed_stores
+            );
         }
     }
 }
