@@ -152,6 +152,26 @@ fn unix_socket() -> io::Result<OwnedFd> {
     Ok(rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?)
 }
 
+/// Somebody who listens at `path` and takes no further connection.
+#[cfg(test)]
+pub(crate) fn full(path: &Path) -> (OwnedFd, Vec<OwnedFd>) {
+    let listener = unix_socket().unwrap();
+    let address = SocketAddrUnix::new(path).unwrap();
+    rustix::net::bind(&listener, &address).unwrap();
+    rustix::net::listen(&listener, 0).unwrap();
+    let mut waiting = Vec::new();
+    loop {
+        let socket = unix_socket().unwrap();
+        match rustix::net::connect(&socket, &address) {
+            Ok(()) => waiting.push(socket),
+            Err(error) => {
+                assert_eq!(error, Errno::AGAIN);
+                return (listener, waiting);
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -183,25 +203,6 @@ mod tests {
         check(closed, if root { "is in use" } else { "cannot connect to" });
         check(|path| fs::write(path, "x").unwrap(), "is not a socket: remove it");
         check(|path| std::os::unix::fs::symlink("nowhere", path).unwrap(), "is not a socket");
-    }
-
-    /// Somebody who listens at `path` and takes no further connection.
-    fn full(path: &Path) -> (OwnedFd, Vec<OwnedFd>) {
-        let listener = unix_socket().unwrap();
-        let address = SocketAddrUnix::new(path).unwrap();
-        rustix::net::bind(&listener, &address).unwrap();
-        rustix::net::listen(&listener, 0).unwrap();
-        let mut waiting = Vec::new();
-        loop {
-            let socket = unix_socket().unwrap();
-            match rustix::net::connect(&socket, &address) {
-                Ok(()) => waiting.push(socket),
-                Err(error) => {
-                    assert_eq!(error, Errno::AGAIN);
-                    return (listener, waiting);
-                }
-            }
-        }
     }
 
     #[test]

@@ -7,7 +7,6 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::time::Duration;
 
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use tokio::runtime::{Builder, Runtime};
 
 use super::*;
@@ -17,6 +16,7 @@ use crate::domain::namespace::{NamespaceDigest, example};
 use crate::domain::tier::{Tier, TierSet};
 use crate::domain::units::Time;
 use crate::manager::NamespaceEntry;
+use crate::sockets::full;
 
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -60,6 +60,16 @@ impl World {
 
     fn path(&self, name: &str) -> std::path::PathBuf {
         self.folder.path().join(name)
+    }
+
+    /// A second publisher, at this path.
+    fn start_another(&self, path: &Path) -> Result<Publisher, StartError> {
+        let config = PublisherConfig {
+            publish: Endpoint::Ipc(path.to_owned()),
+            replay: None,
+            topic: String::new(),
+        };
+        Publisher::start(&config, Arc::clone(&self.journal), self.runtime.handle())
     }
 }
 
@@ -226,13 +236,7 @@ fn the_sockets_are_their_owners_and_go_with_the_publisher() {
     let mut world = World::start(8);
     let path = world.path("pub");
     assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
-    let taken = PublisherConfig {
-        publish: Endpoint::Ipc(path.clone()),
-        replay: None,
-        topic: String::new(),
-    };
-    let again = Publisher::start(&taken, Arc::clone(&world.journal), world.runtime.handle());
-    let said = again.err().expect("somebody listens there").to_string();
+    let said = world.start_another(&path).err().expect("somebody listens there").to_string();
     assert!(said.contains("events.zmq") && said.contains("ipc://"), "{said}");
     let mut peer = Peer::connect(&path, "SUB");
     // Somebody took the other place meanwhile: theirs stays.
@@ -245,31 +249,14 @@ fn the_sockets_are_their_owners_and_go_with_the_publisher() {
     // What a dead daemon left is no obstacle.
     drop(UnixListener::bind(&path).unwrap());
     assert!(path.exists());
-    let again = Publisher::start(&taken, Arc::clone(&world.journal), world.runtime.handle());
-    assert!(again.is_ok());
+    assert!(world.start_another(&path).is_ok());
 }
 
 #[test]
 fn a_place_is_refused_at_once_where_a_process_hangs() {
     let world = World::start(8);
     let path = world.path("hangs");
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let unix =
-        || rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).unwrap();
-    let (listener, address) = (unix(), SocketAddrUnix::new(&path).unwrap());
-    rustix::net::bind(&listener, &address).unwrap();
-    rustix::net::listen(&listener, 0).unwrap();
-    // Nobody accepts, so the queue is full at once.
-    let mut waiting = vec![unix()];
-    while rustix::net::connect(waiting.last().unwrap(), &address).is_ok() {
-        waiting.push(unix());
-    }
-    let config = PublisherConfig {
-        publish: Endpoint::Ipc(path.clone()),
-        replay: None,
-        topic: String::new(),
-    };
-    let refused = Publisher::start(&config, Arc::clone(&world.journal), world.runtime.handle());
-    let said = refused.err().expect("it is in use").to_string();
+    let _hangs = full(&path);
+    let said = world.start_another(&path).err().expect("it is in use").to_string();
     assert!(said.contains("is in use") && said.contains("events.zmq"), "{said}");
 }

@@ -97,10 +97,7 @@ async fn a_pool_that_takes_longer_to_open_than_a_call_may_is_waited_for() {
     world.fake.state().registering_takes = 3 * patience;
     let mut config = ClientConfig::new("a", namespace());
     config.call_timeout = patience;
-    let client = Client::connect(&world.socket, config).await.unwrap();
-    let layout = terrace::client::PoolOrder::BlockMajor.layout(super::SHAPE, 1);
-    let pool = terrace::client::HostPool::create(layout).unwrap();
-    let handle = client.register_pool(&pool, 0).await.unwrap();
+    let (client, _pool, handle) = world.join_with_pool(config, 1).await;
     // So is one whose copies end first, and that the driver unpins.
     world.fake.state().answering_takes = 3 * patience;
     client.unregister_pool(handle).await.unwrap();
@@ -124,10 +121,7 @@ async fn the_answer_to_a_load_is_waited_for_no_longer_than_any_other() {
     let world = World::start();
     let mut config = ClientConfig::new("a", namespace());
     config.call_timeout = Duration::from_millis(200);
-    let client = Client::connect(&world.socket, config).await.unwrap();
-    let layout = terrace::client::PoolOrder::BlockMajor.layout(super::SHAPE, 1);
-    let pool = terrace::client::HostPool::create(layout).unwrap();
-    let handle = client.register_pool(&pool, 0).await.unwrap();
+    let (client, _pool, handle) = world.join_with_pool(config, 1).await;
     world.fake.state().hang = true;
     let load = client.load(R, hashes(0, 1), handle, &[0], LONG);
     let answer = tokio::time::timeout(Duration::from_secs(10), load).await;
@@ -151,10 +145,7 @@ async fn waiting_for_an_end_that_does_not_come_is_bounded() {
     let world = World::start();
     let mut config = ClientConfig::new("a", namespace());
     config.wait_timeout = Duration::from_millis(50);
-    let client = Client::connect(&world.socket, config).await.unwrap();
-    let layout = terrace::client::PoolOrder::BlockMajor.layout(super::SHAPE, 1);
-    let pool = terrace::client::HostPool::create(layout).unwrap();
-    let handle = client.register_pool(&pool, 0).await.unwrap();
+    let (client, _pool, handle) = world.join_with_pool(config, 1).await;
     world.fake.state().silent = true;
     let op = client.load(R, hashes(0, 1), handle, &[0], LONG).await.unwrap();
     let error = client.wait(op).await.unwrap_err();

@@ -78,7 +78,15 @@ impl World {
     }
 
     async fn client_with_pool(&self, name: &str, slots: u32) -> (Client, HostPool, PoolHandle) {
-        let client = self.client(name).await;
+        self.join_with_pool(ClientConfig::new(name, namespace()), slots).await
+    }
+
+    async fn join_with_pool(
+        &self,
+        config: ClientConfig,
+        slots: u32,
+    ) -> (Client, HostPool, PoolHandle) {
+        let client = Client::connect(&self.socket, config).await.unwrap();
         let pool = HostPool::create(PoolOrder::LayerMajor.layout(SHAPE, slots)).unwrap();
         let handle = client.register_pool(&pool, 0).await.unwrap();
         (client, pool, handle)
