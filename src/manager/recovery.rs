@@ -24,23 +24,28 @@ use super::api::NamespaceId;
 #[derive(Default)]
 pub(super) struct Recovery {
     /// Frames whose parents have not been found yet, by parent.
-    orphans: BTreeMap<Key, Vec<FoundFrame>>,
+    orphans: BTreeMap<Key, Vec<(Tier, FoundFrame)>>,
     /// Blocks that are to be forgotten by now.
     due: BTreeSet<Key>,
     /// The last object found that is: the next one of its chain goes with it.
     due_object: Option<Key>,
 }
 
+/// Objects are looked for at any time, chain by chain from the root.
+fn is_scanned(tier: Tier) -> bool {
+    tier != Tier::Object
+}
+
 impl Manager {
     pub(super) fn found(&mut self, tier: Tier, frame: FoundFrame) {
         let Some(space) = &self.tiers[tier.index()] else { return };
-        // Objects are looked for at any time, chain by chain from the root.
-        let scanned = tier != Tier::Object;
-        if scanned && space.ready {
+        if is_scanned(tier) && space.ready {
             return;
         }
-        let mut ready = vec![frame];
-        while let Some(frame) = ready.pop() {
+        // What waits for a block lies in the tier that is scanned, wherever the block was found.
+        let mut ready = vec![(tier, frame)];
+        while let Some((tier, frame)) = ready.pop() {
+            let scanned = is_scanned(tier);
             let meta = frame.header.meta;
             if !scanned && let Some(row) = self.directory.find(meta.key) {
                 self.header_read(row, &frame.header);
@@ -60,7 +65,7 @@ impl Manager {
                 && self.directory.find(parent).is_none()
             {
                 if scanned {
-                    self.recovery.orphans.entry(parent).or_default().push(frame);
+                    self.recovery.orphans.entry(parent).or_default().push((tier, frame));
                 }
                 continue;
             }
@@ -262,11 +267,11 @@ impl Manager {
     }
 
     /// Takes in what waited for a parent that no scan found but a client has stored meanwhile.
-    fn found_with_parents(&mut self, tier: Tier) {
+    fn found_with_parents(&mut self) {
         let parents = self.recovery.orphans.keys().copied();
         let here: Vec<Key> = parents.filter(|key| self.directory.find(*key).is_some()).collect();
         for parent in here {
-            for frame in self.recovery.orphans.remove(&parent).unwrap_or_default() {
+            for (tier, frame) in self.recovery.orphans.remove(&parent).unwrap_or_default() {
                 self.found(tier, frame);
             }
         }
@@ -295,12 +300,12 @@ impl Manager {
     }
 
     pub(super) fn scan_done(&mut self, tier: Tier) {
-        self.found_with_parents(tier);
+        self.found_with_parents();
         let mut recovery = std::mem::take(&mut self.recovery);
         // What hangs on a forgotten block is forgotten with it.
         let mut due: Vec<Key> = recovery.due.into_iter().collect();
         while let Some(key) = due.pop() {
-            for frame in recovery.orphans.remove(&key).unwrap_or_default() {
+            for (tier, frame) in recovery.orphans.remove(&key).unwrap_or_default() {
                 due.push(frame.header.meta.key);
                 self.counters.forgotten_blocks += 1;
                 self.erase_found(tier, frame.header.meta.key, frame.place);

@@ -71,3 +71,18 @@ fn what_hangs_on_a_block_that_is_only_stored_anew_is_taken_in() {
     bench.event(Event::ScanDone { tier: Tier::Nvme });
     assert_eq!(bench.found(&[1, 2]), "dram:1 nvme:1");
 }
+
+#[test]
+fn a_frame_whose_parent_is_found_in_the_shared_store_first_stays_where_it_lies() {
+    let ordinary = RetentionRecord::default();
+    let mut bench = Bench::with_config([0, 10, 20, 20], 1, |config| {
+        config.tiers[Tier::Nvme.index()].as_mut().expect("present").recovers = true;
+    });
+    bench.scanned(frame(3, Some(2), 2, ordinary));
+    bench.scanned(frame(2, Some(1), 1, ordinary));
+    // A lookup asks the shared store while the scan is under way.
+    bench.found_object(frame(1, None, 0, ordinary));
+    bench.event(Event::ScanDone { tier: Tier::Nvme });
+    assert_eq!(bench.found(&[1, 2, 3]), "object:1 nvme:2");
+    assert_eq!(bench.tier(Tier::Object).blocks, 1);
+}
