@@ -264,7 +264,8 @@ impl Manager {
         while let Some(at) = stack.pop() {
             let Some(entry) = self.durables.entries.remove(&at) else { continue };
             let row = self.directory.get(at);
-            let is_here = !row.doomed && row.fastest().is_some();
+            // One whose other shards are still to come lands all the same.
+            let is_here = !row.doomed && (row.fastest().is_some() || row.fills());
             self.tell_asked(&entry.asked, if is_here { End::Volatile } else { End::Lost });
             stack.extend(self.directory.children(at));
         }

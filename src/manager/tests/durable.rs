@@ -306,6 +306,24 @@ fn shards_are_durable_when_the_block_is_whole() {
 }
 
 #[test]
+fn what_hangs_on_a_block_that_is_only_presumed_lands_and_is_not_durable() {
+    let mut bench = Bench::with_config([0, 8, 0, 8], 2, |_| {});
+    let client = bench.client;
+    bench.event(Event::Presumed { client, key: key(1), parent: None, position: 0 });
+    for rank in [0, 1] {
+        if rank > 0 {
+            bench.pool = bench.register(rank);
+        }
+        start(&mut bench, Some(1), &[2], Directives::default());
+        bench.run();
+    }
+    let ends: Vec<_> =
+        bench.completions.iter().map(|end| (&*end.failed, &*end.not_durable)).collect();
+    assert_eq!(ends, [(&[][..], &[0][..]); 2]);
+    assert_eq!(bench.found(&[1, 2]), "object:1 dram:1");
+}
+
+#[test]
 fn a_lost_frame_makes_what_hangs_on_it_volatile() {
     let mut bench = Bench::new([0, 4, 8, 0]);
     persist(&mut bench, None, &[1, 2], |_| None);
