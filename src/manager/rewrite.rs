@@ -140,20 +140,24 @@ impl Manager {
         }
         block.stamp = Stamp::Current;
         let (key, record, row) = (block.key, block.record, &*block);
-        let here = COLD.map(|tier| row.copy(tier).state != CopyState::Absent);
-        let ready = |tier: Tier| {
-            let copy = row.copy(tier);
-            let idle = copy.state == CopyState::Resident && copy.busy == 0;
-            // A header that nobody has read may hold a promise that this record knows nothing of.
-            copy.state == CopyState::Absent || idle && copy.writer != Writer::Unknown
+        // A header that nobody has read may hold a promise that this record knows nothing of. When it is
+        // read it is written, if it must be; the others do not wait for that.
+        let is_known = |tier: &Tier| {
+            let copy = row.copy(*tier);
+            copy.state != CopyState::Absent && copy.writer != Writer::Unknown
         };
-        if !COLD.into_iter().all(ready) {
+        let here: Vec<Tier> = COLD.into_iter().filter(is_known).collect();
+        let is_idle = |tier: &Tier| {
+            let copy = row.copy(*tier);
+            copy.state == CopyState::Resident && copy.busy == 0
+        };
+        if !here.iter().all(is_idle) {
             // Whoever reads a header sees at most one record change: that is what keeps it whole.
             self.queue_rewrite(at, self.config.rewrites.delay);
             return;
         }
         self.directory.get_mut(at).shield_lag_ms = 0;
-        for (tier, _) in COLD.into_iter().zip(here).filter(|(_, here)| *here) {
+        for tier in here {
             self.pin(at, tier);
             self.rewrites.under_way.insert((key, tier));
             let place = (tier == Tier::Nvme).then(|| self.place_of(at, tier));

@@ -71,6 +71,21 @@ fn nothing_is_written_into_a_header_that_nobody_has_read() {
 }
 
 #[test]
+fn a_header_that_nobody_has_read_holds_up_no_other_copy() {
+    let mut bench = Bench::new([0, 10, 10, 20]);
+    bench.presume(1, None, 0);
+    let end = durable::persist(&mut bench, None, &[1], |_| None);
+    assert_eq!((end.failed, end.not_durable), (Vec::new(), Vec::new()));
+    bench.retain(&[1], Wish { priority: Some((70, None)), ..Wish::default() });
+    bench.wait(10 * SECOND);
+    assert_eq!(bench.written(RestampEnd::Written), [(Tier::Nvme, key(1))]);
+    bench.found_object(frame(1, None, 0, RetentionRecord::default()));
+    bench.wait(10 * SECOND);
+    let both = [(Tier::Nvme, key(1)), (Tier::Object, key(1))];
+    assert_eq!(bench.written(RestampEnd::Written), both);
+}
+
+#[test]
 fn one_that_is_not_there_costs_its_load_and_what_hangs_on_it() {
     let mut bench = Bench::presuming();
     bench.start_load(&[1, 2, 3]);
