@@ -4,8 +4,7 @@
 
 use std::fmt;
 
-use crate::tiers::hbm::DeviceChoice;
-use crate::tiers::hbm::cuda::{self, GpuFacts};
+use crate::tiers::hbm::cuda::GpuFacts;
 use crate::tiers::shm::{Nodes, NumaChoice, NumaNode};
 
 /// Where the arena goes, and why.
@@ -26,17 +25,7 @@ pub enum Placement {
 }
 
 impl Placement {
-    /// What the settings come to here.
-    #[must_use]
-    pub fn here(choice: NumaChoice, device: DeviceChoice) -> Self {
-        let used = || {
-            let gpus = (device != DeviceChoice::Host).then(cuda::gpus)?.unwrap_or_default();
-            device.among(&gpus).cloned()
-        };
-        Self::of(choice, used, &Nodes::of_this_machine())
-    }
-
-    /// The same on a machine of these nodes. The GPU that is used is looked for only where there is
+    /// What the setting comes to on a machine of these nodes. The GPU that is used is looked for only where there is
     /// something to choose.
     #[must_use]
     pub fn of(
@@ -102,6 +91,7 @@ mod tests {
     use std::fs;
 
     use super::*;
+    use crate::tiers::hbm::DeviceChoice;
 
     /// A machine with so many nodes, whose second GPU is near node 1.
     fn machine(nodes: u32) -> (tempfile::TempDir, Nodes) {

@@ -49,13 +49,13 @@ pub fn no_memory(error: &io::Error) -> Failure {
     Failure::Failed(format!("{error}; or measure with a smaller --set"))
 }
 
-/// What `--device` comes to on this machine, before anything is made for it.
+/// What `--device` comes to on this machine, before anything is made for it; with the GPU, if it is one.
 ///
 /// # Errors
 /// The GPU that is named is not there.
-pub fn choose(choice: DeviceChoice) -> Result<DeviceChoice, Failure> {
+pub fn choose(choice: DeviceChoice) -> Result<(DeviceChoice, Option<GpuFacts>), Failure> {
     match choice {
-        DeviceChoice::Host => Ok(choice),
+        DeviceChoice::Host => Ok((choice, None)),
         DeviceChoice::Auto | DeviceChoice::Cuda(_) => chosen(choice, &cuda::gpus()),
     }
 }
@@ -63,11 +63,11 @@ pub fn choose(choice: DeviceChoice) -> Result<DeviceChoice, Failure> {
 fn chosen(
     choice: DeviceChoice,
     found: &Result<Vec<GpuFacts>, NoDriver>,
-) -> Result<DeviceChoice, Failure> {
+) -> Result<(DeviceChoice, Option<GpuFacts>), Failure> {
     if let Some(gpu) = choice.among(found.as_deref().unwrap_or_default()) {
-        return Ok(DeviceChoice::Cuda(gpu.ordinal));
+        return Ok((DeviceChoice::Cuda(gpu.ordinal), Some(gpu.clone())));
     }
-    let DeviceChoice::Cuda(ordinal) = choice else { return Ok(DeviceChoice::Host) };
+    let DeviceChoice::Cuda(ordinal) = choice else { return Ok((DeviceChoice::Host, None)) };
     let there = match found {
         Ok(gpus) if gpus.is_empty() => "the driver shows this process no GPU".to_owned(),
         Ok(gpus) => gpus.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
@@ -87,7 +87,7 @@ mod tests {
     fn what_is_named_is_found_or_said_to_be_missing() {
         let check = |choice, found: Result<Vec<GpuFacts>, NoDriver>, wanted: &str| {
             let said = match chosen(choice, &found) {
-                Ok(choice) => format!("{choice:?}"),
+                Ok((choice, gpu)) => format!("{choice:?} {:?}", gpu.map(|gpu| gpu.ordinal)),
                 Err(Failure::Usage(said) | Failure::Failed(said)) => said,
             };
             assert!(said.contains(wanted), "{choice:?}\n  said   {said}\n  lacks  {wanted}");
@@ -97,8 +97,8 @@ mod tests {
         check(auto, Err(NoDriver::Missing), "Host");
         check(auto, old(), "Host");
         check(auto, Ok(vec![]), "Host");
-        check(auto, Ok(vec![GpuFacts::h100(0), GpuFacts::h100(1)]), "Cuda(0)");
-        check(second, Ok(vec![GpuFacts::h100(0), GpuFacts::h100(1)]), "Cuda(1)");
+        check(auto, Ok(vec![GpuFacts::h100(0), GpuFacts::h100(1)]), "Cuda(0) Some(0)");
+        check(second, Ok(vec![GpuFacts::h100(0), GpuFacts::h100(1)]), "Cuda(1) Some(1)");
         check(second, Ok(vec![GpuFacts::h100(0)]), "cuda:1 is not here: cuda:0, NVIDIA H100");
         check(second, Ok(vec![]), "shows this process no GPU; name host or auto");
         check(second, Err(NoDriver::Missing), "no libcuda.so.1: there is no NVIDIA driver here");

@@ -22,7 +22,7 @@ use crate::tiers::decorators::Metered;
 use crate::tiers::dram::{Arena, ArenaConfig};
 use crate::tiers::nvme::{self, NvmeConfig, NvmeFacts};
 use crate::tiers::object::{self, Bucket, ObjectOptions, SignedObject, Target};
-use crate::tiers::shm::{NumaChoice, NumaNode};
+use crate::tiers::shm::{Nodes, NumaChoice, NumaNode};
 use crate::tiers::store::{StoreError, StoreOp, TierStore};
 
 use super::args::{Against, Cell, TiersArgs};
@@ -56,8 +56,8 @@ impl Ground {
     /// # Errors
     /// There is no room for it, or the machine refuses; the text says what to change.
     pub fn prepare(args: &TiersArgs, cells: &[Cell]) -> Result<Self, Failure> {
-        let choice = device::choose(args.device)?;
-        let node = Placement::here(NumaChoice::Auto, choice).node();
+        let (choice, gpu) = device::choose(args.device)?;
+        let node = Placement::of(NumaChoice::Auto, || gpu, &Nodes::of_this_machine()).node();
         let open = |arena: &_, tier_bytes| Hbm::open(choice, arena, tier_bytes);
         Self::with_device(args, cells, node, open)
     }
