@@ -35,6 +35,7 @@ fn run_seeds(level: Level, seeds: u64) -> RunReport {
         outages: sum(|report| report.outages),
         clients: sum(|report| report.clients),
         found_frames: sum(|report| report.found_frames),
+        shared_blocks: sum(|report| report.shared_blocks),
     };
     println!("{level}: {seeds} seeds, {total:?}");
     total
@@ -77,6 +78,13 @@ fn what_a_tier_holds_that_is_out_is_not_promised_and_is_found_again() {
     let total = run_seeds(Level::Outages, 30);
     assert!(total.outages > 60 && total.crashes > 20, "{total:?}");
     assert!(total.loaded_blocks > 5_000 && total.found_frames > 1_000, "{total:?}");
+}
+
+#[test]
+fn what_other_nodes_stored_is_found_and_what_they_promised_is_kept() {
+    let total = run_seeds(Level::Fleet, 60);
+    assert!(total.shared_blocks > 3_000 && total.crashes > 40, "{total:?}");
+    assert!(total.loaded_blocks > 5_000, "{total:?}");
 }
 
 #[test]

@@ -1,9 +1,13 @@
 //! The checker is worth what it finds: managers that break one rule each must be found out.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+use terrace::domain::block::{HashTail, Key};
 use terrace::domain::directory::Change;
+use terrace::domain::retention::RetentionRecord;
 use terrace::domain::units::Time;
-use terrace::manager::api::{Effect, End, Event, OpKind, Reply};
+use terrace::manager::api::{
+    ClientId, Command, Effect, End, Event, OpKind, Reply, ReplyTag, RequestId,
+};
 use terrace::manager::{Manager, ManagerConfig};
 use terrace::sim::scenario::{Level, Scenario};
 use terrace::sim::world::{Subject, run};
@@ -29,6 +33,16 @@ enum Breach {
     ServesLate,
     HidesChanges,
     TellsChangesTwice,
+    LeasesHoldNothing,
+    AwaitsNoEngine,
+    CallsAllDurable,
+    FlushesNothing,
+    IgnoresPromises,
+    WritesNoRecords,
+    TellsOtherNames,
+    AnswersOtherRequests,
+    FreesForOthers,
+    TakesWhatIsPresumed,
 }
 
 /// A manager that keeps every rule but one.
@@ -47,7 +61,15 @@ impl Subject for Broken {
         if unheard {
             return;
         }
+        let event = self.breach.mishear(event);
+        let client = match &event {
+            Event::Command { client, command: Command::Lookup { .. }, .. } => Some(*client),
+            _ => None,
+        };
         self.manager.step(now, event, effects);
+        for again in self.breach.adds(client, effects) {
+            self.manager.step(now, again, effects);
+        }
         let honest = std::mem::take(effects);
         effects.extend(honest.into_iter().flat_map(|effect| self.breach.spoil(effect)));
     }
@@ -56,12 +78,62 @@ impl Subject for Broken {
         self.manager.check_invariants()
     }
 
+    fn known_prefix(&self, keys: &[Key]) -> Option<usize> {
+        self.manager.known_prefix(keys)
+    }
+
     fn residents(&self) -> Vec<Change> {
         self.manager.residents(0, u32::MAX).0
     }
 }
 
 impl Breach {
+    /// What the manager hears instead.
+    fn mishear(self, mut event: Event) -> Event {
+        match (self, &mut event) {
+            (Self::IgnoresPromises, Event::Found { frame, .. }) => {
+                frame.header.meta.record.delete_after = Time::ZERO;
+            }
+            (Self::TakesWhatIsPresumed, Event::Presumed { key, .. }) => *key = Key([9; Key::BYTES]),
+            (Self::LeasesHoldNothing, Event::Command { command, .. }) => {
+                // Those that it gave are back already.
+                if matches!(command, Command::ReleaseLease { .. }) {
+                    *command = Command::Status;
+                }
+            }
+            _ => {}
+        }
+        event
+    }
+
+    /// What the manager hears besides, after a step with these effects.
+    fn adds(self, client: Option<ClientId>, effects: &mut Vec<Effect>) -> Vec<Event> {
+        match self {
+            Self::AwaitsNoEngine => {
+                let waits =
+                    effects.extract_if(.., |effect| matches!(effect, Effect::AwaitEngine { .. }));
+                let came = waits.filter_map(|effect| match effect {
+                    Effect::AwaitEngine { op, .. } => Some(Event::EngineCame { op, came: true }),
+                    _ => None,
+                });
+                came.collect()
+            }
+            Self::LeasesHoldNothing => {
+                let given = effects.iter().find_map(|effect| match effect {
+                    Effect::Reply { reply: Reply::Lookup { lease, .. }, .. } => *lease,
+                    _ => None,
+                });
+                let given = client.zip(given).map(|(client, lease)| Event::Command {
+                    tag: ReplyTag(0),
+                    client,
+                    command: Command::ReleaseLease { lease },
+                });
+                given.into_iter().collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
     /// What comes of an honest effect.
     fn spoil(self, mut effect: Effect) -> Vec<Effect> {
         match (self, &mut effect) {
@@ -127,6 +199,33 @@ impl Breach {
                 let again = Effect::Residency { namespace: *namespace, changes: changes.clone() };
                 return vec![effect, again];
             }
+            (Self::LeasesHoldNothing, Effect::Reply { tag: ReplyTag(0), .. }) => return Vec::new(),
+            (Self::LeasesHoldNothing, Effect::Reply { reply, .. }) => {
+                if matches!(reply, Reply::Status(_)) {
+                    *reply = Reply::Ok;
+                }
+            }
+            (Self::CallsAllDurable, Effect::Complete { completion, .. }) => {
+                completion.not_durable.clear();
+            }
+            (Self::FlushesNothing, Effect::Start(transfer)) => {
+                let copies = transfer.items.iter_mut().filter(|item| item.from != item.to);
+                copies.for_each(|item| item.durable = false);
+            }
+            (Self::WritesNoRecords, Effect::Restamp { record, .. }) => {
+                *record = RetentionRecord::default();
+            }
+            (Self::TellsOtherNames, Effect::Residency { changes, .. }) => {
+                changes
+                    .iter_mut()
+                    .for_each(|change| change.tail = HashTail(change.position.into()));
+            }
+            (Self::AnswersOtherRequests, Effect::Complete { completion, .. }) => {
+                completion.request = RequestId(u64::MAX);
+            }
+            (Self::FreesForOthers, Effect::PoolFreed { client, .. }) => {
+                *client = ClientId(u64::MAX)
+            }
             _ => {}
         }
         vec![effect]
@@ -168,12 +267,22 @@ fn every_breach_is_found_out() {
     check!(StartsTwice, Tight, "while it is being");
     check!(FindsTooMuch, Roomy, "blocks were found of");
     check!(IgnoresTime, Faulty, "leases outlive their time");
-    check!(ForgetsFrames, Recovering, "blocks were found of");
+    check!(ForgetsFrames, Recovering, "was told to be durable");
     check!(RestampsTwice, Faulty, "two records are written at once");
     check!(RestampsWhatIsNot, Faulty, "held nothing when its record was written");
     check!(ServesLate, Tight, "after it was to be forgotten");
     check!(HidesChanges, Tight, "was told as served from");
     check!(TellsChangesTwice, Faulty, "was told as served from");
+    check!(LeasesHoldNothing, Tight, "failed without a fault");
+    check!(AwaitsNoEngine, Tight, "before its engine has come so far");
+    check!(CallsAllDurable, Outages, "was told to be durable");
+    check!(FlushesNothing, Outages, "was told to be durable");
+    check!(IgnoresPromises, Fleet, "after another node's promise");
+    check!(WritesNoRecords, Tight, "stopped on");
+    check!(TellsOtherNames, Tight, "which is known as");
+    check!(AnswersOtherRequests, Tight, "does not answer");
+    check!(FreesForOthers, Tight, "was freed for");
+    check!(TakesWhatIsPresumed, Fleet, "blocks are known of");
 }
 
 #[test]

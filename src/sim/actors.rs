@@ -1,23 +1,22 @@
 //! The clients of a simulated node: engines that look up, load and store chains of blocks, and
 //! that die, err and come back.
 
-use std::collections::BTreeSet;
+mod requests;
+
 use std::time::Duration;
 
-use crate::domain::block::{HashTail, Key};
+use crate::domain::block::Key;
 use crate::domain::hint::Outcome;
 use crate::domain::retention::Directives;
-use crate::domain::units::Time;
 use crate::manager::api::{
-    ClientId, Command, Completion, Event, Labels, LeaseId, LentBlock, NamespaceId, OpId, OpKind,
-    PoolId, Refusal, Reply, RequestId,
+    ClientId, Command, Completion, Event, Labels, LeaseId, NamespaceId, OpId, PoolId, Refusal,
+    Reply, RequestId,
 };
-use crate::tiers::store::Place;
 
 use super::asks;
-use super::checker::Asked;
 use super::machine::{Checked, NamespaceFacts};
 use super::world::{Core, Subject};
+use requests::{Job, end_reading};
 
 /// One client, or the place of one that is yet to come.
 #[derive(Default)]
@@ -31,16 +30,9 @@ struct Joined {
     namespace: usize,
     /// One pool a rank.
     pools: Vec<PoolId>,
+    /// A chain that it has the shared store asked for, before it looks it up.
+    asking: Option<(RequestId, Vec<Key>)>,
     job: Option<Job>,
-}
-
-/// A request under way: over when all its operations have completed.
-struct Job {
-    request: RequestId,
-    lease: Option<(LeaseId, Time)>,
-    pending: BTreeSet<OpId>,
-    /// Blocks of HBM that it reads where they lie.
-    lent: Vec<(Key, Place)>,
 }
 
 impl Actor {
@@ -64,6 +56,15 @@ impl Actor {
         }
     }
 
+    /// The shared store has the chain that it asked for up to there.
+    pub(super) fn answered<S: Subject>(&mut self, core: &mut Core<S>, end: usize) -> Checked {
+        let Some(joined) = &mut self.joined else { return Ok(()) };
+        match joined.asking.take() {
+            Some((request, keys)) => joined.look_up(core, request, &keys, end),
+            None => Ok(()),
+        }
+    }
+
     /// Does the next thing.
     pub(super) fn wake<S: Subject>(&mut self, core: &mut Core<S>) -> Checked {
         if self.joined.is_some() && core.faults.client_dies() {
@@ -74,8 +75,16 @@ impl Actor {
             return joined.err(core);
         }
         match &joined.job {
+            Some(job) if job.planned.is_some() => {
+                if core.draw.percent(50) {
+                    joined.hint(core)
+                } else {
+                    joined.act(core)
+                }
+            }
             Some(job) if !job.pending.is_empty() => joined.hint(core),
             Some(_) => joined.finish(core),
+            None if joined.asking.is_some() => joined.hint(core),
             None => {
                 self.requests += 1;
                 joined.begin(core, RequestId(self.requests))
@@ -88,11 +97,7 @@ impl Actor {
         let id = ClientId(core.clients);
         let index = core.draw.index(core.scenario.namespaces.len());
         let namespace = core.scenario.namespaces[index].clone();
-        let facts = NamespaceFacts {
-            digest: namespace.digest(),
-            payload_bytes: namespace.payload_bytes(),
-            shard_count: namespace.shard_count,
-        };
+        let facts = NamespaceFacts::of(&namespace);
         let number = match core.ask(id, Command::hello(namespace))? {
             Reply::Hello { namespace, frame_bytes }
                 if frame_bytes > facts.payload_bytes && namespace < NamespaceId(1000) =>
@@ -102,7 +107,8 @@ impl Actor {
             other => return Err(format!("Hello was answered by {other:?}")),
         };
         core.machine.know_namespace(number, facts);
-        let mut joined = Joined { id, namespace: index, pools: Vec::new(), job: None };
+        let (pools, asking, job) = (Vec::new(), None, None);
+        let mut joined = Joined { id, namespace: index, pools, asking, job };
         for shard in 0..facts.shard_count {
             joined.add_pool(core, shard)?;
         }
@@ -117,173 +123,11 @@ impl Joined {
         let has_events = core.faults.has_events();
         match core.ask(self.id, Command::RegisterPool { shard, slots, has_events })? {
             Reply::Pool { pool } => {
-                core.machine.add_pool(pool, shard, slots);
+                core.machine.add_pool(pool, (self.id, has_events), shard, slots);
                 self.pools.push(pool);
                 Ok(())
             }
             other => Err(format!("RegisterPool was answered by {other:?}")),
-        }
-    }
-
-    /// Looks a chain up, loads what is found and stores the rest, for every rank.
-    fn begin<S: Subject>(&mut self, core: &mut Core<S>, request: RequestId) -> Checked {
-        let keys = core.scenario.chain(self.namespace, &mut core.draw);
-        let session = asks::session(&mut core.draw);
-        let ask_shared = Duration::ZERO;
-        let lookup = Command::Lookup {
-            request,
-            session,
-            keys: keys.clone(),
-            ask_shared,
-            queued: core.draw.percent(20),
-        };
-        let (hits, lease) = match core.ask(self.id, lookup)? {
-            Reply::Lookup { runs, lease, lease_expires, plan: _ } => {
-                let hits: usize = runs.iter().map(|run| run.blocks as usize).sum();
-                let sound = hits <= keys.len()
-                    && runs.iter().all(|run| run.blocks > 0)
-                    && runs.windows(2).all(|pair| pair[0].tier != pair[1].tier)
-                    && lease.is_some() == (hits > 0)
-                    && runs.iter().all(|run| core.is_read(run.tier));
-                if !sound {
-                    return Err(format!("{runs:?} with {lease:?} answers {} keys", keys.len()));
-                }
-                (hits, lease.map(|lease| (lease, lease_expires)))
-            }
-            Reply::Refused(Refusal::Busy { .. }) => return Ok(()),
-            other => return Err(format!("Lookup was answered by {other:?}")),
-        };
-        if core.scenario.keeps_everything {
-            core.checker.check_lookup(&keys, (hits, core.now), core.is_out())?;
-        }
-        let mut job = Job { request, lease, pending: BTreeSet::new(), lent: Vec::new() };
-        if core.draw.percent(20) {
-            self.borrow(core, &mut job, &keys[..hits])?;
-        }
-        for shard in 0..self.pools.len() {
-            self.load(core, &mut job, shard, &keys[..hits])?;
-            self.store(core, &mut job, shard, (&keys, hits))?;
-        }
-        self.job = Some(job);
-        Ok(())
-    }
-
-    /// Reads what is in HBM where it lies, until the request is over.
-    fn borrow<S: Subject>(&self, core: &mut Core<S>, job: &mut Job, keys: &[Key]) -> Checked {
-        let command = Command::Borrow { request: job.request, keys: keys.to_vec() };
-        match core.ask(self.id, command)? {
-            Reply::Borrow { blocks, .. } => {
-                for LentBlock { index, place } in blocks {
-                    let key = keys[index as usize];
-                    core.machine.lend(place, key)?;
-                    job.lent.push((key, place));
-                }
-                Ok(())
-            }
-            Reply::Refused(Refusal::Precondition(_) | Refusal::Busy { .. }) => Ok(()),
-            other => Err(format!("Borrow was answered by {other:?}")),
-        }
-    }
-
-    fn load<S: Subject>(
-        &self,
-        core: &mut Core<S>,
-        job: &mut Job,
-        shard: usize,
-        keys: &[Key],
-    ) -> Checked {
-        if keys.is_empty() {
-            return Ok(());
-        }
-        let (pool, slots): (_, Vec<u32>) =
-            (self.pools[shard], (0_u32..).take(keys.len()).collect());
-        let hurried = !core.scenario.is_faultless && core.draw.percent(20);
-        let timeout = Duration::from_millis(if hurried { 150 } else { 60_000 });
-        let command = Command::Load {
-            request: job.request,
-            keys: keys.to_vec(),
-            pool,
-            slots: slots.clone(),
-            timeout,
-        };
-        let must_land = core.scenario.is_faultless;
-        let asked = self.asked(OpKind::Load, keys, shard, slots, must_land);
-        match core.ask(self.id, command)? {
-            Reply::Load { op } => accept(core, job, op, asked),
-            Reply::Refused(Refusal::Busy { .. }) => Ok(()),
-            other => Err(format!("Load was answered by {other:?}")),
-        }
-    }
-
-    /// Stores what was not found of the chain, from freshly computed slots.
-    fn store<S: Subject>(
-        &self,
-        core: &mut Core<S>,
-        job: &mut Job,
-        shard: usize,
-        (chain, hits): (&[Key], usize),
-    ) -> Checked {
-        let (parent, keys) = (hits.checked_sub(1).map(|last| chain[last]), &chain[hits..]);
-        if keys.is_empty() {
-            return Ok(());
-        }
-        let pool = self.pools[shard];
-        let slots: Vec<u32> = (0_u32..).skip(hits).take(keys.len()).collect();
-        for (key, slot) in keys.iter().zip(&slots) {
-            core.machine.write_slot(pool, *slot, *key)?;
-        }
-        let may_forget = may_forget(core);
-        let directives = asks::directives(&mut core.draw, core.scenario.chain_max, may_forget);
-        let command = Command::Store {
-            request: job.request,
-            session: None,
-            directives,
-            parent,
-            keys: keys.to_vec(),
-            labels: Labels {
-                tails: keys.iter().map(|key| HashTail(key.low_bits())).collect(),
-                tokens: Vec::new(),
-            },
-            pool,
-            slots: slots.clone(),
-            durable: core.draw.percent(25),
-        };
-        let mut asked = self.asked(OpKind::Store, keys, shard, slots, false);
-        match core.ask(self.id, command)? {
-            Reply::Store { op, taken, present, dropped, .. } => {
-                if (taken + present + dropped) as usize != keys.len() {
-                    let what = (taken, present, dropped);
-                    return Err(format!("{what:?} blocks of {} were stored", keys.len()));
-                }
-                asked.all_taken = taken as usize == keys.len();
-                asked.must_land = core.scenario.keeps_everything && asked.all_taken;
-                accept(core, job, op, asked)
-            }
-            Reply::Refused(Refusal::Busy { .. }) => Ok(()),
-            other => Err(format!("Store was answered by {other:?}")),
-        }
-    }
-
-    fn asked(
-        &self,
-        kind: OpKind,
-        keys: &[Key],
-        shard: usize,
-        slots: Vec<u32>,
-        must_land: bool,
-    ) -> Asked {
-        let count = |n: usize| u32::try_from(n).expect("ranks are few");
-        Asked {
-            client: self.id,
-            kind,
-            keys: keys.to_vec(),
-            pool: self.pools[shard],
-            slots,
-            shard: count(shard),
-            shard_count: count(self.pools.len()),
-            must_land,
-            all_taken: false,
-            outage_changes: 0,
         }
     }
 
@@ -309,42 +153,6 @@ impl Joined {
             }
             other => Err(format!("{asked} hints were answered by {other:?}")),
         }
-    }
-
-    /// The request is over: its lease is given back, or left to run out.
-    fn finish<S: Subject>(&mut self, core: &mut Core<S>) -> Checked {
-        let Some(job) = self.job.take() else { return Ok(()) };
-        end_reading(core, Some(&job))?;
-        let (request, held) = (job.request, job.lent.len());
-        // The request's end gives back as well.
-        if held > 0 && core.draw.percent(50) {
-            match core.ask(self.id, Command::GiveBack { request })? {
-                Reply::GiveBack { blocks } if blocks as usize == held => {}
-                other => return Err(format!("GiveBack of {held} was answered by {other:?}")),
-            }
-        }
-        let reply = match (core.draw.below(50), job.lease) {
-            (0, _) => return Ok(()),
-            (1..=10, Some((lease, expires))) => {
-                let reply = core.ask(self.id, Command::ReleaseLease { lease })?;
-                let ran_out = expires <= core.now;
-                if ran_out && matches!(reply, Reply::Refused(Refusal::NotFound(_))) {
-                    return Ok(());
-                }
-                reply
-            }
-            _ => {
-                let (request, stop) = (job.request, asks::stop(&mut core.draw));
-                core.ask(
-                    self.id,
-                    Command::EndRequest { request, stop, output_tokens: 0, prefill: None },
-                )?
-            }
-        };
-        if matches!(reply, Reply::Ok | Reply::EndRequest { .. }) {
-            return Ok(());
-        }
-        Err(format!("the end of {:?} was answered by {reply:?}", job.request))
     }
 
     /// Asks for something that makes no sense, or that nobody should ask for now.
@@ -396,20 +204,7 @@ impl Joined {
     }
 }
 
-/// What a client reads in place it has read by now.
-fn end_reading<S: Subject>(core: &mut Core<S>, job: Option<&Job>) -> Checked {
-    let lent = job.map(|job| job.lent.as_slice()).unwrap_or_default();
-    lent.iter().try_for_each(|(key, place)| core.machine.end_lend(*place, *key))
-}
-
 /// Whether clients may ask for what lets blocks go that a faultless run must find.
 fn may_forget<S: Subject>(core: &Core<S>) -> bool {
     !core.scenario.is_faultless
-}
-
-fn accept<S: Subject>(core: &mut Core<S>, job: &mut Job, op: OpId, asked: Asked) -> Checked {
-    if core.checker.accepted(op, asked, core.now, &core.machine)?.is_none() {
-        job.pending.insert(op);
-    }
-    Ok(())
 }

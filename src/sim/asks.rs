@@ -4,11 +4,14 @@
 
 use std::time::Duration;
 
-use crate::domain::block::Key;
+use bytes::Bytes;
+
+use crate::domain::block::{HashTail, Key};
 use crate::domain::hint::{Action, LiftWish, Target};
 use crate::domain::retention::{Directive, Directives, Kind, Scope, Shield, TokenRange, Wish};
 use crate::domain::session::{SessionName, Stop};
 use crate::domain::tier::Tier;
+use crate::manager::api::Labels;
 use crate::workload::draw::Draw;
 
 /// Few names, so that sessions meet.
@@ -39,6 +42,16 @@ pub(super) fn directives(draw: &mut Draw, chain: u32, may_forget: bool) -> Direc
     Directives::admit(claims.to_vec()).expect("ranges that meet and times in bounds")
 }
 
+/// What routers know a store's blocks by: mostly their names, sometimes their tokens as well, or nothing.
+pub(super) fn labels(draw: &mut Draw, keys: &[Key]) -> Labels {
+    let (named, spelt) = [(false, false), (true, true), (true, false)][draw.index(3)];
+    let tokens = |key: &Key| Bytes::copy_from_slice(&key.low_bits().to_le_bytes());
+    Labels {
+        tails: keys.iter().filter(|_| named).map(|key| HashTail(key.low_bits())).collect(),
+        tokens: keys.iter().filter(|_| spelt).map(tokens).collect(),
+    }
+}
+
 fn wish(draw: &mut Draw, may_forget: bool) -> Wish {
     let mut sometimes = |percent| draw.percent(percent);
     let chosen = [sometimes(40), sometimes(60), sometimes(30), sometimes(20), sometimes(20)];
@@ -55,7 +68,7 @@ fn wish(draw: &mut Draw, may_forget: bool) -> Wish {
         kind: (with_kind && may_forget).then_some(kind),
         floor: (with_floor && may_forget).then_some(floor),
         delete_after: (with_promise && may_forget).then_some(ttl),
-        scope: with_promise.then_some(scope),
+        scope: (with_promise && may_forget).then_some(scope),
     }
 }
 

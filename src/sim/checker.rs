@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::domain::block::Key;
+use crate::domain::retention::{RetentionRecord, Scope};
 use crate::domain::units::Time;
-use crate::manager::api::{ClientId, Completion, OpId, OpKind, PoolId, Status};
-use crate::tiers::store::FoundFrame;
+use crate::manager::api::{ClientId, Completion, OpId, OpKind, PoolId, RequestId, Status};
+use crate::tiers::store::{FoundFrame, FrameMeta};
 
 use super::machine::{Checked, Machine};
 
@@ -19,6 +20,7 @@ const SETTLES: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug)]
 pub(super) struct Asked {
     pub(super) client: ClientId,
+    pub(super) request: RequestId,
     pub(super) kind: OpKind,
     pub(super) keys: Vec<Key>,
     pub(super) pool: PoolId,
@@ -29,6 +31,8 @@ pub(super) struct Asked {
     pub(super) must_land: bool,
     /// The store took every block in itself.
     pub(super) all_taken: bool,
+    /// The chain from its root up to the last of the blocks, where they are to be durable.
+    pub(super) durable: Option<Vec<Key>>,
     /// [`Checker::outage_changes`] at the time.
     pub(super) outage_changes: u64,
 }
@@ -45,9 +49,17 @@ pub(super) struct Checker {
     gone: BTreeSet<ClientId>,
     /// How often tiers went out and came back: what was asked before need not land.
     pub(super) outage_changes: u64,
+    /// Clients may ask for other promises than a block came with.
+    pub(super) may_change_promises: bool,
     /// Shards of blocks that were stored, by bit, and since when all were.
     stored: BTreeMap<Key, (u64, Time)>,
     attempted: BTreeSet<Key>,
+    /// What the manager was told of blocks that others wrote: when each is to be forgotten.
+    promised: BTreeMap<Key, Time>,
+    /// Objects that it wrote, or whose headers it was told.
+    read: BTreeSet<Key>,
+    /// Blocks that their clients were told are durable, where everything is kept.
+    durable: BTreeSet<Key>,
     /// Counts for the report.
     pub(super) loaded_blocks: u64,
     pub(super) failed_blocks: u64,
@@ -63,9 +75,22 @@ impl Checker {
 
     /// Every client is gone at once, and nothing is owed to them. Of what was stored, the frames
     /// that a scan will find are still there, where no link of their chain is missing.
-    pub(super) fn crashed(&mut self, frames: &[FoundFrame], scanned: Time) {
-        let Self { loaded_blocks, failed_blocks, outage_changes, .. } = *self;
-        *self = Self { outage_changes, loaded_blocks, failed_blocks, ..Self::default() };
+    pub(super) fn crashed(
+        &mut self,
+        frames: &[FoundFrame],
+        scanned: Time,
+        machine: &Machine,
+    ) -> Checked {
+        let Self { loaded_blocks, failed_blocks, outage_changes, may_change_promises, .. } = *self;
+        let durable = std::mem::take(&mut self.durable);
+        *self = Self {
+            durable,
+            outage_changes,
+            may_change_promises,
+            loaded_blocks,
+            failed_blocks,
+            ..Self::default()
+        };
         let mut metas: Vec<_> = frames.iter().map(|frame| frame.header.meta).collect();
         metas.sort_by_key(|meta| meta.position);
         for meta in metas {
@@ -73,6 +98,11 @@ impl Checker {
             if meta.parent.is_none_or(|parent| self.stored.contains_key(&parent)) {
                 self.stored.insert(meta.key, (u64::MAX, scanned));
             }
+        }
+        let is_left = |key: &&Key| self.stored.contains_key(*key) || machine.peek(**key).is_some();
+        match self.durable.iter().find(|key| !is_left(key)) {
+            None => Ok(()),
+            Some(lost) => Err(format!("{lost} was told to be durable, and the power took it")),
         }
     }
 
@@ -97,6 +127,31 @@ impl Checker {
                 self.completed(client, &completion, now, machine).map(|()| Some(completion))
             }
         }
+    }
+
+    /// The manager is told what an object's header says.
+    pub(super) fn hear_header(&mut self, meta: &FrameMeta) {
+        self.read.insert(meta.key);
+        let RetentionRecord { delete_after, scope, .. } = meta.record;
+        if scope == Scope::Session && delete_after != Time::ZERO {
+            self.promised.insert(meta.key, delete_after);
+        }
+    }
+
+    /// The manager is told that it has written an object.
+    pub(super) fn hear_written(&mut self, key: Key) {
+        self.read.insert(key);
+    }
+
+    /// Whether the manager may know what the header of the block's object says.
+    pub(super) fn knows_header(&self, key: Key) -> bool {
+        self.read.contains(&key)
+    }
+
+    /// Whether the block's time is up, by what the manager was told and no client has since changed.
+    pub(super) fn is_to_be_forgotten(&self, key: Key, now: Time) -> bool {
+        let promised = self.promised.get(&key).is_some_and(|at| *at <= now);
+        promised && !self.may_change_promises && !self.attempted.contains(&key)
     }
 
     /// A lift was begun; it may have ended in its first step.
@@ -155,6 +210,7 @@ impl Checker {
         let rising = completion.failed.is_sorted_by(|a, b| a < b);
         let within = completion.failed.last().is_none_or(|last| *last < completion.blocks);
         if asked.client != client
+            || asked.request != completion.request
             || asked.kind != completion.kind
             || asked.keys.len() != completion.blocks as usize
             || !rising
@@ -174,6 +230,9 @@ impl Checker {
             }
             if asked.kind == OpKind::Store {
                 self.note_stored(*key, &asked, now);
+                if !completion.not_durable.contains(&index) {
+                    self.note_durable(*key, &asked);
+                }
                 continue;
             }
             self.loaded_blocks += 1;
@@ -195,18 +254,35 @@ impl Checker {
         }
     }
 
+    /// A block is durable when all that it hangs on is.
+    fn note_durable(&mut self, key: Key, asked: &Asked) {
+        let Some(chain) = &asked.durable else { return };
+        if let Some(at) = chain.iter().position(|block| *block == key) {
+            self.durable.extend(&chain[..=at]);
+        }
+    }
+
+    /// One of the operations that their clients still wait for.
+    pub(super) fn owed_one(&self) -> String {
+        match self.ops.first_key_value() {
+            Some((op, asked)) => format!("{op:?}: {asked:?}"),
+            None => format!("a lift of {:?}", self.lifts.first_key_value()),
+        }
+    }
+
     /// Operations that their clients still wait for.
     pub(super) fn owed(&self) -> usize {
         self.ops.len() + self.early.len() + self.lifts.len()
     }
 
-    /// Where nothing is evicted and nothing fails, what was stored is found, and nothing else is.
-    /// Of a node with a tier that is out less may be found.
+    /// Where nothing is evicted and nothing fails, what was stored is found, and nothing else is. From the
+    /// block `sure` on less may be.
     pub(super) fn check_lookup(
         &self,
         keys: &[Key],
         (hits, now): (usize, Time),
-        is_out: bool,
+        sure: usize,
+        machine: &Machine,
     ) -> Checked {
         let surely = keys
             .iter()
@@ -216,8 +292,9 @@ impl Checker {
                     .is_some_and(|(_, since)| *since < Time::MAX && now.since(*since) >= SETTLES)
             })
             .count();
-        let perhaps = keys.iter().take_while(|key| self.attempted.contains(*key)).count();
-        let at_least = if is_out { 0 } else { surely };
+        let is_stored = |key: &&Key| self.attempted.contains(*key) || machine.peek(**key).is_some();
+        let perhaps = keys.iter().take_while(is_stored).count();
+        let at_least = surely.min(sure);
         if (at_least..=perhaps).contains(&hits) {
             return Ok(());
         }

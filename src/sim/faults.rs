@@ -32,6 +32,9 @@ pub struct FaultRates {
     pub crash: u32,
     /// Ticks at which a cold tier goes out, if none is.
     pub outage: u32,
+    /// Ticks at which another node stores a chain in the shared store, or erases one of its own.
+    pub other_writes: u32,
+    pub other_erases: u32,
     /// Pools whose engines call before their streams have come so far.
     pub behind: u32,
 }
@@ -141,6 +144,14 @@ impl Faults {
         self.draw.per_mille(self.rates.client_errs)
     }
 
+    pub(super) fn other_writes(&mut self) -> bool {
+        self.draw.per_mille(self.rates.other_writes)
+    }
+
+    pub(super) fn other_erases(&mut self) -> bool {
+        self.draw.per_mille(self.rates.other_erases)
+    }
+
     pub(super) fn crashes(&mut self) -> bool {
         self.draw.per_mille(self.rates.crash)
     }
@@ -175,7 +186,12 @@ impl Faults {
         Some(Outage { tier, refuses, lasts })
     }
 
-    /// Any number, for choices that are faults' to make.
+    /// For choices that are faults' to make.
+    pub(super) fn draw_mut(&mut self) -> &mut Draw {
+        &mut self.draw
+    }
+
+    /// Any number, for such choices.
     pub(super) fn any(&mut self) -> u32 {
         self.draw.below(u32::MAX)
     }

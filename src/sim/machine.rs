@@ -4,25 +4,29 @@
 //! soon as a copy of them lands. Decides nothing, and lets nothing pass: a copy that reads what is
 //! being written, or writes what somebody reads, is a violation whatever comes of it.
 
+mod crash;
 mod ends;
 mod locks;
+mod objects;
 mod pools;
 mod stamps;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::domain::block::Key;
-use crate::domain::namespace::NamespaceDigest;
+use crate::domain::namespace::{Namespace, NamespaceDigest};
 use crate::domain::retention::RetentionRecord;
 use crate::domain::tier::Tier;
 use crate::manager::api::{End, FailureKind, NamespaceId, PoolId, Transfer, TransferItem};
 use crate::tiers::frame::FrameHeader;
-use crate::tiers::store::{FoundFrame, FrameMeta, Place};
+use crate::tiers::store::{Erasure, FrameMeta, Place};
 use crate::workload::content::mix;
 
 use ends::{address, erased_address, length, tier_of};
 use locks::{Address, Locks, WHOLE};
 use pools::PoolMemory;
+
+pub(super) use objects::THIS_NODE;
 
 /// Stands for one shard's bytes.
 pub(super) type Value = u64;
@@ -43,12 +47,36 @@ pub(super) struct NamespaceFacts {
     pub(super) shard_count: u32,
 }
 
+impl NamespaceFacts {
+    pub(super) fn of(namespace: &Namespace) -> Self {
+        Self {
+            digest: namespace.digest(),
+            payload_bytes: namespace.payload_bytes(),
+            shard_count: namespace.shard_count,
+        }
+    }
+
+    /// The header of a block's frame, as this node writes it.
+    fn header(&self, meta: FrameMeta) -> FrameHeader {
+        FrameHeader {
+            namespace: self.digest,
+            meta,
+            payload_bytes: self.payload_bytes,
+            payload_checksum: 0,
+            node_id: THIS_NODE,
+        }
+    }
+}
+
 /// How one item of a transfer goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fate {
     Lands,
     Fails(FailureKind),
 }
+
+/// What was read: each shard, and the header where there is one.
+type Contents = (Vec<Value>, Option<FrameHeader>);
 
 /// What a slot of a tier holds.
 #[derive(Clone, Debug)]
@@ -60,9 +88,17 @@ struct Frame {
     parts: Vec<Value>,
     /// Its header may still read well, but the tier has lost it or was told to.
     damaged: bool,
+    /// Another frame was written over a part of it: nobody may count on it.
+    torn: bool,
+    /// It outlives a loss of power.
+    kept: bool,
 }
 
 impl Frame {
+    fn new(slot_bytes: u32, key: Key, header: Option<FrameHeader>, parts: Vec<Value>) -> Self {
+        Self { slot_bytes, key, header, parts, damaged: false, torn: false, kept: false }
+    }
+
     fn is_whole(&self) -> bool {
         (0_u32..).zip(&self.parts).all(|(shard, part)| *part == value_of(self.key, shard))
     }
@@ -102,9 +138,7 @@ impl Machine {
     /// A client begins to read a block of HBM where it lies.
     pub(super) fn lend(&mut self, place: Place, key: Key) -> Checked {
         let end = End::Hbm(place);
-        let right =
-            self.frame(&end, key).is_some_and(|f| f.damaged || (f.key == key && f.is_whole()));
-        if !right {
+        if !self.may_be_read(&end, key) {
             return Err(format!("{key} is lent at {place:?}, where it is not"));
         }
         self.locks.read(address(&end, key), length(&end))
@@ -114,15 +148,25 @@ impl Machine {
     pub(super) fn end_lend(&mut self, place: Place, key: Key) -> Checked {
         let end = End::Hbm(place);
         self.locks.end_read(address(&end, key));
-        let right =
-            self.frame(&end, key).is_some_and(|f| f.damaged || (f.key == key && f.is_whole()));
+        let right = self.may_be_read(&end, key);
         right.then_some(()).ok_or_else(|| format!("{key} changed at {place:?} under its reader"))
+    }
+
+    /// Whether the block is there, or the tier has lost it.
+    fn may_be_read(&self, end: &End, key: Key) -> bool {
+        self.frame(end, key).is_some_and(|frame| {
+            !frame.torn && (frame.damaged || frame.key == key && frame.is_whole())
+        })
     }
 
     /// A transfer starts: from now on its targets hold garbage.
     pub(super) fn begin(&mut self, transfer: &Transfer) -> Checked {
         if transfer.items.is_empty() || transfer.items.len() > Transfer::items_max(transfer.link) {
             return Err(format!("{:?} has {} items", transfer.id, transfer.items.len()));
+        }
+        let kinds = |item: &TransferItem| (item.from.kind(), item.to.kind());
+        if !transfer.items.iter().map(kinds).all(|ends| ends == kinds(&transfer.items[0])) {
+            return Err(format!("{:?} goes several ways", transfer.id));
         }
         for item in &transfer.items {
             self.begin_item(transfer.namespace, item)
@@ -133,6 +177,8 @@ impl Machine {
 
     fn begin_item(&mut self, namespace: NamespaceId, item: &TransferItem) -> Checked {
         let key = item.meta.key;
+        self.check_engine(&item.from)?;
+        self.check_engine(&item.to)?;
         if is_sync(item) {
             return self.locks.read(address(&item.from, key), length(&item.from));
         }
@@ -167,7 +213,7 @@ impl Machine {
         let end = place.offset + u64::from(place.slot_bytes);
         let chunk = place.offset.saturating_sub(crate::domain::units::CHUNK_BYTES);
         for (at, frame) in self.places.range_mut((tier, chunk)..(tier, place.offset)) {
-            frame.damaged |= at.1 + u64::from(frame.slot_bytes) > place.offset;
+            frame.torn |= at.1 + u64::from(frame.slot_bytes) > place.offset;
         }
         let same = self.places.get(&(tier, place.offset)).is_some_and(|frame| {
             frame.key == key && frame.header.is_none() && frame.slot_bytes == place.slot_bytes
@@ -181,9 +227,7 @@ impl Machine {
             self.places.remove(&at);
         }
         let parts = vec![GARBAGE; shard_count as usize];
-        let slot_bytes = place.slot_bytes;
-        let frame = Frame { slot_bytes, key, header: None, parts, damaged: false };
-        self.places.insert((tier, place.offset), frame);
+        self.places.insert((tier, place.offset), Frame::new(place.slot_bytes, key, None, parts));
     }
 
     /// The copies happen; gives the items that failed, in rising order.
@@ -217,10 +261,12 @@ impl Machine {
             return Ok(fate);
         }
         if is_sync(item) {
+            self.keep_all(tier_of(&item.from));
             return Ok(Fate::Lands);
         }
-        let Some((parts, header)) = self.read(item)? else {
-            return Ok(Fate::Fails(FailureKind::SourceCorrupt));
+        let (parts, header) = match self.read(item)? {
+            Ok(read) => read,
+            Err(kind) => return Ok(Fate::Fails(kind)),
         };
         let mut header = if item.seal { Some(self.header(namespace, item.meta)?) } else { header };
         if let Some(header) = header.as_mut().filter(|_| item.restamp) {
@@ -230,8 +276,8 @@ impl Machine {
         Ok(Fate::Lands)
     }
 
-    /// What the item's source holds, checked; nothing if the tier has lost it.
-    fn read(&self, item: &TransferItem) -> Checked<Option<(Vec<Value>, Option<FrameHeader>)>> {
+    /// What the item's source holds, checked; or how the tier has lost it.
+    fn read(&self, item: &TransferItem) -> Checked<Result<Contents, FailureKind>> {
         let key = item.meta.key;
         if let End::Pool { pool, slot, shard } = item.from {
             let memory = self.pool(pool)?;
@@ -239,20 +285,24 @@ impl Machine {
             if memory.shard != shard || value != value_of(key, shard) {
                 return Err(format!("{:?} does not hold {key}", item.from));
             }
-            return Ok(Some((vec![value], None)));
+            return Ok(Ok((vec![value], None)));
         }
         let Some(frame) = self.frame(&item.from, key) else {
             let lost = item.from == End::Object && self.lost_objects.contains(&key);
-            return if lost { Ok(None) } else { Err(format!("{:?} holds nothing", item.from)) };
+            let missing = Ok(Err(FailureKind::SourceMissing));
+            return if lost { missing } else { Err(format!("{:?} holds nothing", item.from)) };
         };
+        if frame.torn {
+            return Err(format!("{:?} was written over, and {key} is read there", item.from));
+        }
         if frame.damaged {
-            return Ok(None);
+            return Ok(Err(FailureKind::SourceCorrupt));
         }
         let framed = !matches!(item.from, End::Hbm(_)) && item.from != item.to;
         if frame.key != key || !frame.is_whole() || (framed && frame.header.is_none()) {
             return Err(format!("{:?} holds {} and not {key} whole", item.from, frame.key));
         }
-        Ok(Some((frame.parts.clone(), frame.header)))
+        Ok(Ok((frame.parts.clone(), frame.header)))
     }
 
     fn write(
@@ -287,26 +337,38 @@ impl Machine {
         }
         let parts = parts.to_vec();
         if item.to == End::Object {
-            self.lost_objects.remove(&key);
-            let frame = Frame { slot_bytes: 0, key, header, parts, damaged: false };
-            self.objects.insert(key, frame);
+            self.write_object(key, Frame::new(0, key, header, parts));
         } else {
             let frame = self.place_mut(&item.to)?;
-            (frame.parts, frame.header) = (parts, header);
+            (frame.parts, frame.header, frame.kept) = (parts, header, item.durable);
         }
         Ok(())
+    }
+
+    /// What is whole in the tier outlives a loss of power from now on.
+    fn keep_all(&mut self, tier: Tier) {
+        for (_, frame) in self.places.range_mut((tier, 0)..=(tier, u64::MAX)) {
+            frame.kept |= frame.header.is_some();
+        }
+    }
+
+    /// Whether a frame of the block in the tier says so.
+    pub(super) fn is_said_of(
+        &self,
+        tier: Tier,
+        key: Key,
+        says: impl Fn(&RetentionRecord) -> bool,
+    ) -> bool {
+        let placed = self.places.range((tier, 0)..=(tier, u64::MAX)).map(|(_, frame)| frame);
+        let objects = self.objects.get(&key).filter(|_| tier == Tier::Object);
+        let frames = placed.chain(objects).filter(|frame| frame.key == key && !frame.damaged);
+        frames.filter_map(|frame| frame.header).any(|header| says(&header.meta.record))
     }
 
     fn header(&self, namespace: NamespaceId, meta: FrameMeta) -> Checked<FrameHeader> {
         let facts = self.namespaces.get(&namespace);
         let facts = facts.ok_or_else(|| format!("{namespace:?} was never given out"))?;
-        Ok(FrameHeader {
-            namespace: facts.digest,
-            meta,
-            payload_bytes: facts.payload_bytes,
-            payload_checksum: 0,
-            node_id: [0; 16],
-        })
+        Ok(facts.header(meta))
     }
 
     /// The tier loses what is there.
@@ -347,57 +409,21 @@ impl Machine {
     }
 
     /// The erase is over; a failed one leaves what was there.
-    pub(super) fn end_erase(&mut self, tier: Tier, place: Option<Place>, key: Key, done: bool) {
+    pub(super) fn end_erase(
+        &mut self,
+        (tier, place): (Tier, Option<Place>),
+        key: Key,
+        why: Erasure,
+        done: bool,
+    ) {
         self.locks.end_write(erased_address(tier, place, key), WHOLE);
         match place {
             _ if !done => {}
-            None => {
-                self.objects.remove(&key);
-            }
+            None => self.erase_object(key, why),
             Some(place) => {
                 self.places.remove(&(tier, place.offset));
             }
         }
-    }
-
-    /// The power goes: memory is empty, and every write to `NVMe` under way is whole, not there or
-    /// perhaps torn, as `survives` says by a number. Gives what a scan of the tier finds.
-    pub(super) fn crash(
-        &mut self,
-        may_tear: bool,
-        mut survives: impl FnMut() -> u32,
-    ) -> Vec<FoundFrame> {
-        self.places.retain(|(tier, _), _| *tier == Tier::Nvme);
-        self.pools.clear();
-        self.namespaces.clear();
-        for (offset, slot_bytes) in self.locks.written_places(Tier::Nvme) {
-            let place = (Tier::Nvme, offset);
-            match (survives() % 3, self.places.get_mut(&place)) {
-                (0, _) => {
-                    self.places.remove(&place);
-                }
-                (1, Some(frame)) if may_tear => {
-                    (frame.damaged, frame.slot_bytes) = (true, slot_bytes);
-                }
-                _ => {}
-            }
-        }
-        for (address, record) in std::mem::take(&mut self.restamps) {
-            let Address::Place(tier, offset) = address else { continue };
-            // A record that is being written is the one before, or the new one.
-            if let Some(header) =
-                self.places.get_mut(&(tier, offset)).and_then(|frame| frame.header.as_mut())
-                && survives().is_multiple_of(2)
-            {
-                header.meta.record = record;
-            }
-        }
-        self.locks = Locks::default();
-        let headers = self.places.iter().filter_map(|((_, offset), frame)| {
-            let place = Place { offset: *offset, slot_bytes: frame.slot_bytes };
-            frame.header.map(|header| FoundFrame { place, header })
-        });
-        headers.collect()
     }
 
     fn frame(&self, end: &End, key: Key) -> Option<&Frame> {

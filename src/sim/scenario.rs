@@ -7,14 +7,17 @@ use std::time::Duration;
 use crate::domain::admission::{Rule, WriteMode, WriteRules};
 use crate::domain::block::Key;
 use crate::domain::namespace::{KvShape, Namespace};
+use crate::domain::retention::PolicyName;
+use crate::domain::session::SessionLimits;
 use crate::domain::tier::Tier;
-use crate::domain::units::CHUNK_BYTES;
-use crate::manager::{ManagerConfig, TierConfig};
+use crate::domain::units::{CHUNK_BYTES, Time};
+use crate::manager::{ManagerConfig, RewriteLimits, ShieldShares, TierConfig};
 use crate::movement::{Link, LinkLimits};
 use crate::workload::content::mix;
 use crate::workload::draw::Draw;
 
 use super::faults::FaultRates;
+use super::machine::THIS_NODE;
 
 /// How hard a run is made for the manager.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +30,8 @@ pub enum Level {
     Recovering,
     /// Room for everything, power that goes, and cold tiers that go out and come back.
     Outages,
+    /// Room for everything, power that goes, and other nodes that write to the same object store.
+    Fleet,
     /// Tiers that fail, are slow or never answer; clients that err and die.
     Faulty,
     /// All that, and the node loses power now and then.
@@ -34,8 +39,15 @@ pub enum Level {
 }
 
 impl Level {
-    pub const ALL: [Self; 6] =
-        [Self::Roomy, Self::Tight, Self::Recovering, Self::Outages, Self::Faulty, Self::Crashing];
+    pub const ALL: [Self; 7] = [
+        Self::Roomy,
+        Self::Tight,
+        Self::Recovering,
+        Self::Outages,
+        Self::Fleet,
+        Self::Faulty,
+        Self::Crashing,
+    ];
 
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -44,6 +56,7 @@ impl Level {
             Self::Tight => "tight",
             Self::Recovering => "recovering",
             Self::Outages => "outages",
+            Self::Fleet => "fleet",
             Self::Faulty => "faulty",
             Self::Crashing => "crashing",
         }
@@ -60,6 +73,8 @@ impl Level {
             client_errs: 0,
             crash: 0,
             outage: 0,
+            other_writes: 0,
+            other_erases: 0,
             behind: 200,
         };
         let faulty = FaultRates {
@@ -72,6 +87,8 @@ impl Level {
             client_errs: 20,
             crash: 0,
             outage: 5,
+            other_writes: 300,
+            other_erases: 200,
             behind: 300,
         };
         match self {
@@ -79,6 +96,7 @@ impl Level {
             Self::Tight => FaultRates { slow: 10, ..none },
             Self::Recovering => FaultRates { crash: 20, ..none },
             Self::Outages => FaultRates { crash: 20, outage: 120, ..none },
+            Self::Fleet => FaultRates { crash: 20, other_writes: 500, ..none },
             Self::Faulty => faulty,
             Self::Crashing => FaultRates { crash: 30, ..faulty },
         }
@@ -97,7 +115,8 @@ impl FromStr for Level {
     fn from_str(name: &str) -> Result<Self, String> {
         let found = Self::ALL.into_iter().find(|level| level.name() == name);
         found.ok_or_else(|| {
-            format!("no level `{name}`: use roomy, tight, recovering, outages, faulty or crashing")
+            let all = Self::ALL.map(Self::name).join(", ");
+            format!("no level `{name}`: use one of {all}")
         })
     }
 }
@@ -126,7 +145,7 @@ impl Scenario {
     #[must_use]
     pub fn new(level: Level, seed: u64) -> Self {
         let mut draw = Draw::new(mix(seed));
-        let roomy = matches!(level, Level::Roomy | Level::Recovering | Level::Outages);
+        let roomy = !matches!(level, Level::Tight | Level::Faulty | Level::Crashing);
         let faultless = roomy || level == Level::Tight;
         // Ranks are put together in memory, so some tier of memory must be there for them.
         let any_mask = 1 + draw.below(15);
@@ -134,6 +153,7 @@ impl Scenario {
             Level::Recovering => 0b100,
             // What a tier that is out does not take stays in memory.
             Level::Outages => 0b110 | any_mask & 0b1000,
+            Level::Fleet => 0b1000 | any_mask,
             _ => any_mask,
         };
         let has_memory = mask & 0b11 != 0;
@@ -155,6 +175,7 @@ impl Scenario {
             leases_max: if faultless { 1_000 } else { 12 },
             ops_per_client_max: if faultless { 100 } else { 3 },
             tells_residency: true,
+            node_id: THIS_NODE,
             nvme_writes: match level {
                 // What is in memory alone says nothing of outages.
                 Level::Outages => WriteRules { mode: WriteMode::Through, ..WriteRules::default() },
@@ -162,6 +183,8 @@ impl Scenario {
             },
             ..ManagerConfig::with_tiers(tiers)
         };
+        let config =
+            if faultless { config } else { bounded(config, &mut Draw::new(mix(seed ^ 0xb0))) };
         Self {
             level,
             seed,
@@ -174,6 +197,14 @@ impl Scenario {
             is_faultless: faultless,
             keeps_everything: roomy,
         }
+    }
+
+    /// When the block is to be forgotten, if other nodes promised that. All of them say the same.
+    pub(super) fn promise(&self, key: Key) -> Option<Time> {
+        let drawn = mix(key.low_bits() ^ self.seed);
+        let after = Duration::from_millis(drawn >> 32 & 0x3fff);
+        let promised = self.faults.other_writes > 0 && drawn.is_multiple_of(16);
+        promised.then_some(Time::from_millis(2_000) + after)
     }
 
     /// A chain of the namespace's blocks: a path down a tree whose first branches are the most
@@ -203,6 +234,36 @@ fn tier_config(draw: &mut Draw, roomy: bool) -> TierConfig {
     let chunks = if roomy { 10_000 } else { 1 + u64::from(draw.below(5)) };
     let slots_max = if roomy || draw.percent(70) { u64::MAX } else { 2 + u64::from(draw.below(9)) };
     TierConfig { capacity_bytes: chunks * CHUNK_BYTES, slots_max, recovers: false }
+}
+
+/// Any policy, and in half of the runs bounds that are met. Drawn apart.
+fn bounded(config: ManagerConfig, draw: &mut Draw) -> ManagerConfig {
+    let policy = PolicyName::ALL[draw.index(PolicyName::ALL.len())];
+    if draw.percent(50) {
+        return ManagerConfig { policy, ..config };
+    }
+    ManagerConfig {
+        policy,
+        rewrites: RewriteLimits {
+            delay: Duration::from_millis(50),
+            retry_delay: Duration::from_millis(300),
+            under_way_max: 3,
+            queued_max: 1 + draw.index(6),
+            owed_max: 2,
+        },
+        sessions: SessionLimits {
+            sessions_max: 3,
+            idle_timeout: Duration::from_millis(800),
+            ..config.sessions
+        },
+        shields: ShieldShares { namespace_percent: 10, tenant_percent: 12 },
+        lifts_max: draw.index(4),
+        lift_percent: 30,
+        lent_percent: 60,
+        lent_blocks_max: 5,
+        leases_per_client_max: 2,
+        ..config
+    }
 }
 
 /// Every way to write, and budgets of a few blocks a second in half of the runs. Drawn apart, so that

@@ -4,15 +4,19 @@
 //! every step all invariants are checked; the first violation ends the run and names its seed.
 
 mod core;
+mod headers;
 mod run;
+mod shared;
 
+use crate::domain::block::Key;
 use crate::domain::directory::Change;
 use crate::domain::units::Time;
 use crate::manager::Manager;
 use crate::manager::api::{Effect, Event};
 
-pub(super) use core::Core;
+pub(super) use core::{Core, Due};
 pub use run::run;
+pub(super) use shared::Stretch;
 
 /// What is simulated: the manager, or something that pretends to be one.
 pub trait Subject {
@@ -21,6 +25,9 @@ pub trait Subject {
     /// # Errors
     /// The first broken invariant, in a sentence.
     fn check(&self) -> Result<(), String>;
+
+    /// How many of the chain's first blocks are known; nothing if what follows is not to be had.
+    fn known_prefix(&self, keys: &[Key]) -> Option<usize>;
 
     /// Every block that is served from somewhere, as a change from nowhere.
     fn residents(&self) -> Vec<Change>;
@@ -33,6 +40,10 @@ impl Subject for Manager {
 
     fn check(&self) -> Result<(), String> {
         self.check_invariants()
+    }
+
+    fn known_prefix(&self, keys: &[Key]) -> Option<usize> {
+        Self::known_prefix(self, keys)
     }
 
     fn residents(&self) -> Vec<Change> {
@@ -73,4 +84,6 @@ pub struct RunReport {
     pub clients: u64,
     /// Frames that scans found after crashes.
     pub found_frames: u64,
+    /// Blocks that lookups found in the shared store and nowhere else.
+    pub shared_blocks: u64,
 }

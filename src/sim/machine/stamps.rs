@@ -46,6 +46,9 @@ impl Machine {
             let what = format!("{address:?} held nothing when its record was written");
             return if lost { Ok(RestampEnd::Missing) } else { Err(what) };
         };
+        if frame.torn {
+            return Err(format!("{address:?} was written over before {key}'s record was"));
+        }
         if frame.damaged {
             return Ok(RestampEnd::Corrupt);
         }

@@ -9,8 +9,8 @@ use crate::domain::tier::Tier;
 use crate::domain::units::Time;
 use crate::manager::ManagerConfig;
 use crate::manager::api::{
-    ClientId, Command, Completion, Effect, End, Event, FailureKind, ItemFailure, OpId, Reply,
-    ReplyTag, RestampEnd, Status, Transfer, TransferId,
+    ClientId, Command, Completion, Effect, End, Event, FailureKind, ItemFailure, OpId, PoolId,
+    Reply, ReplyTag, RestampEnd, Status, Transfer, TransferId, TransferItem,
 };
 use crate::sim::checker::Checker;
 use crate::sim::digest::Digest;
@@ -20,10 +20,10 @@ use crate::sim::residency::Residency;
 use crate::sim::scenario::Scenario;
 use crate::sim::timeline::Timeline;
 use crate::tiers::health::Refuses;
-use crate::tiers::store::{FoundFrame, Place};
+use crate::tiers::store::{Erasure, FoundFrame, Place};
 use crate::workload::draw::Draw;
 
-use super::Subject;
+use super::{Stretch, Subject};
 
 /// What happens later.
 pub(in crate::sim) enum Due {
@@ -42,6 +42,7 @@ pub(in crate::sim) enum Due {
         tier: Tier,
         place: Option<Place>,
         key: Key,
+        why: Erasure,
         done: bool,
     },
     Restamped {
@@ -54,6 +55,16 @@ pub(in crate::sim) enum Due {
     Tick,
     Found(Box<FoundFrame>),
     ScanDone(Tier),
+    /// The shared store has answered a client.
+    Shared {
+        client: ClientId,
+        stretch: Stretch,
+    },
+    /// The headers of blocks that it was presumed to have are read.
+    Headers {
+        keys: Vec<Key>,
+        presumed: Vec<usize>,
+    },
 }
 
 /// How long a scan takes after the power came back.
@@ -70,7 +81,7 @@ struct Flight {
 /// Everything but the clients.
 pub(in crate::sim) struct Core<S> {
     pub(in crate::sim) scenario: Scenario,
-    subject: S,
+    pub(super) subject: S,
     make: fn(ManagerConfig) -> S,
     pub(in crate::sim) now: Time,
     pub(in crate::sim) timeline: Timeline<Due>,
@@ -94,6 +105,11 @@ pub(in crate::sim) struct Core<S> {
     out: Option<(Outage, Time)>,
     pub(super) outages: u64,
     pub(super) found_frames: u64,
+    pub(in crate::sim) shared_blocks: u64,
+    /// The manager was told that the daemon stops.
+    pub(super) stopped: bool,
+    /// Operations under way, and the slots that their engines may be behind with.
+    pub(in crate::sim) engines: BTreeMap<OpId, (PoolId, Vec<u32>)>,
     pub(in crate::sim) clients: u64,
 }
 
@@ -122,6 +138,9 @@ impl<S: Subject> Core<S> {
             out: None,
             outages: 0,
             found_frames: 0,
+            shared_blocks: 0,
+            stopped: false,
+            engines: BTreeMap::new(),
             clients: 0,
             scenario,
         }
@@ -191,6 +210,9 @@ impl<S: Subject> Core<S> {
         match effect {
             Effect::Reply { .. } => unreachable!("the caller keeps replies"),
             Effect::Complete { client, completion } => {
+                if let Some((pool, slots)) = self.engines.remove(&completion.op) {
+                    self.machine.engine_rests(pool, &slots)?;
+                }
                 if self.checker.hear(client, &completion, self.now, &self.machine)? {
                     self.told.push((client, completion));
                 }
@@ -203,15 +225,21 @@ impl<S: Subject> Core<S> {
                 Ok(())
             }
             Effect::Start(transfer) => self.start(transfer),
-            Effect::Erase { tier, place, key, .. } => {
+            Effect::Erase { tier, place, key, why } => {
                 self.machine.begin_erase(tier, place, key)?;
                 let done = self.faults.erase_succeeds();
                 let after = Duration::from_micros(u64::from(self.faults.any() % 30_000));
-                self.timeline.add(self.now + after, Due::Erased { tier, place, key, done });
+                let due = Due::Erased { tier, place, key, why, done };
+                self.timeline.add(self.now + after, due);
                 Ok(())
             }
             Effect::Restamp { tier, place, key, record } => {
                 self.restamps += 1;
+                if tier == Tier::Object && !self.checker.knows_header(key) {
+                    return Err(format!(
+                        "the record of {key} is written where nobody read its header"
+                    ));
+                }
                 self.machine.begin_restamp(tier, place, key, record)?;
                 let end = self.faults.restamp();
                 let after = Duration::from_micros(u64::from(self.faults.any() % 30_000));
@@ -220,7 +248,7 @@ impl<S: Subject> Core<S> {
                 Ok(())
             }
             Effect::Residency { changes, .. } => self.told_residency.hear(&changes),
-            Effect::PoolFreed { pool, .. } => self.machine.free_pool(pool),
+            Effect::PoolFreed { client, pool } => self.machine.free_pool(client, pool),
         }
     }
 
@@ -230,6 +258,11 @@ impl<S: Subject> Core<S> {
         let mut served = transfer.items.iter().filter(|item| matches!(item.to, End::Pool { .. }));
         if let Some(late) = served.find(|item| item.meta.record.is_due(self.now)) {
             return Err(format!("{:?} is served after it was to be forgotten", late.meta));
+        }
+        let mut served = transfer.items.iter().filter(|item| matches!(item.to, End::Pool { .. }));
+        let found = |item: &&TransferItem| self.checker.is_to_be_forgotten(item.meta.key, self.now);
+        if let Some(late) = served.find(found) {
+            return Err(format!("{:?} is served after another node's promise", late.meta));
         }
         let (id, plan) = (transfer.id, self.faults.plan(&transfer));
         self.timeline.add(self.now + plan.lands_after, Due::Land(id));
@@ -262,8 +295,18 @@ impl<S: Subject> Core<S> {
             refusal.filter(|_| *fate == Fate::Lands).unwrap_or(*fate)
         });
         let fates: Vec<_> = fates.collect();
-        let failed = self.machine.land(&flight.transfer, &fates)?;
-        if flight.plan.lost { Ok(()) } else { self.end(id, failed) }
+        let (transfer, lost) = (flight.transfer.clone(), flight.plan.lost);
+        let failed = self.machine.land(&transfer, &fates)?;
+        self.tell_fetched(&transfer, &failed)?;
+        if lost { Ok(()) } else { self.end(id, failed) }
+    }
+
+    /// The engine has come as far as a call, or nobody can tell.
+    pub(super) fn engine_came(&mut self, op: OpId, came: bool) -> Checked {
+        if came && let Some((pool, slots)) = self.engines.get(&op) {
+            self.machine.engine_came(*pool, slots)?;
+        }
+        self.tell(Event::EngineCame { op, came })
     }
 
     pub(super) fn give_up(&mut self, id: TransferId) -> Checked {
@@ -319,14 +362,15 @@ impl<S: Subject> Core<S> {
     }
 
     /// The node loses power and starts again, with what `NVMe` kept.
-    pub(super) fn crash(&mut self) {
+    pub(super) fn crash(&mut self) -> Checked {
         self.crashes += 1;
         let faults = &mut self.faults;
         let may_tear = !self.scenario.keeps_everything;
         let mut found = self.machine.crash(may_tear, || faults.any());
-        self.checker.crashed(&found, self.now + SCAN);
+        self.checker.crashed(&found, self.now + SCAN, &self.machine)?;
         self.timeline = Timeline::default();
         self.flights.clear();
+        self.engines.clear();
         // Whoever looks at the store next finds it well.
         self.out = None;
         self.checker.outage_changes += 1;
@@ -350,5 +394,6 @@ impl<S: Subject> Core<S> {
             self.timeline.add(self.now + SCAN, Due::ScanDone(Tier::Nvme));
         }
         self.timeline.add(self.now, Due::Tick);
+        Ok(())
     }
 }

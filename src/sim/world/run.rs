@@ -2,16 +2,17 @@
 
 use std::time::Duration;
 
+use crate::domain::tier::Tier;
 use crate::domain::units::Time;
 use crate::manager::ManagerConfig;
-use crate::manager::api::Event;
+use crate::manager::api::{ClientId, Event};
 use crate::sim::actors::Actor;
 use crate::sim::checker::Checker;
 use crate::sim::machine::Checked;
 use crate::sim::scenario::Scenario;
 
 use super::core::{Core, Due};
-use super::{RunReport, Subject, Violation};
+use super::{RunReport, Stretch, Subject, Violation};
 
 /// How often the manager hears that time passed.
 const TICK: Duration = Duration::from_millis(100);
@@ -66,6 +67,7 @@ pub fn run<S: Subject>(
         outages: core.outages,
         clients: core.clients,
         found_frames: core.found_frames,
+        shared_blocks: core.shared_blocks,
     })
 }
 
@@ -82,6 +84,7 @@ impl<S: Subject> World<S> {
             self.deliver();
         }
         self.core.check_residency()?;
+        self.core.check_headers()?;
         let status = self.core.status()?;
         Checker::check_rest(&status, &self.core.machine)
     }
@@ -90,20 +93,20 @@ impl<S: Subject> World<S> {
         match due {
             Due::Wake(actor) => self.wake(actor),
             Due::Land(transfer) => self.core.land(transfer),
-            Due::EngineCame { op, came } => self.core.tell(Event::EngineCame { op, came }),
+            Due::EngineCame { op, came } => self.core.engine_came(op, came),
             Due::GiveUp(transfer) => self.core.give_up(transfer),
-            Due::Erased { tier, place, key, done } => {
+            Due::Erased { tier, place, key, why, done } => {
                 let done = done && !self.core.refuses_writes_to(tier);
-                self.core.machine.end_erase(tier, place, key, done);
+                self.core.machine.end_erase((tier, place), key, why, done);
                 self.core.tell(Event::Erased { tier, place, key, done })
             }
             Due::Restamped { tier, place, key, record, end } => {
                 self.core.restamped((tier, place), key, record, end)
             }
-            Due::Found(frame) => {
-                self.core.tell(Event::Found { tier: crate::domain::tier::Tier::Nvme, frame })
-            }
+            Due::Found(frame) => self.core.tell(Event::Found { tier: Tier::Nvme, frame }),
             Due::ScanDone(tier) => self.core.tell(Event::ScanDone { tier }),
+            Due::Shared { client, stretch } => self.answered(client, stretch),
+            Due::Headers { keys, presumed } => self.core.follow_up(&keys, &presumed),
             Due::Tick => self.tick(),
         }
     }
@@ -111,7 +114,7 @@ impl<S: Subject> World<S> {
     fn tick(&mut self) -> Checked {
         self.core.timeline.add(self.core.now + TICK, Due::Tick);
         if self.closing_since.is_none() && self.core.faults.crashes() {
-            self.core.crash();
+            self.core.crash()?;
             for actor in 0..self.actors.len() {
                 self.actors[actor] = Actor::default();
                 self.wake_later(actor);
@@ -119,6 +122,7 @@ impl<S: Subject> World<S> {
             return Ok(());
         }
         self.core.change_outage(self.closing_since.is_none())?;
+        self.core.other_nodes();
         self.core.tell(Event::Tick)?;
         if let Some(since) = self.closing_since {
             self.close(since)?;
@@ -143,6 +147,16 @@ impl<S: Subject> World<S> {
         Ok(())
     }
 
+    /// The shared store has answered: its client looks up what it came for, if it is still there.
+    fn answered(&mut self, client: ClientId, stretch: Stretch) -> Checked {
+        let end = stretch.end();
+        self.core.tell_stretch(client, stretch)?;
+        match self.actors.iter_mut().find(|actor| actor.is(client)) {
+            Some(actor) => actor.answered(&mut self.core, end),
+            None => Ok(()),
+        }
+    }
+
     fn wake_later(&mut self, actor: usize) {
         let after = Duration::from_micros(1_000 + u64::from(self.core.draw.below(60_000)));
         self.core.timeline.add(self.core.now + after, Due::Wake(actor));
@@ -156,14 +170,16 @@ impl<S: Subject> World<S> {
             return Ok(());
         }
         if owed > 0 {
-            return Err(format!("{owed} operations never completed"));
+            let one = self.core.checker.owed_one();
+            return Err(format!("{owed} operations never completed, of them {one}"));
         }
         let leases = self.core.status()?.leases;
         if leases > 0 {
             return Err(format!("{leases} leases outlive their time"));
         }
         self.resting_since = Some(self.core.now);
-        self.actors.iter_mut().try_for_each(|actor| actor.go(&mut self.core))
+        self.actors.iter_mut().try_for_each(|actor| actor.go(&mut self.core))?;
+        if self.core.scenario.seed.is_multiple_of(2) { self.core.stop() } else { Ok(()) }
     }
 
     /// Hands completions to the clients they are for.

@@ -1,0 +1,56 @@
+//! What a daemon that stops leaves in its headers: what its owners asked for, as it knew it.
+
+use crate::domain::block::Key;
+use crate::domain::retention::RetentionRecord;
+use crate::domain::tier::Tier;
+use crate::domain::units::Time;
+use crate::manager::api::{ClientId, Command, Event, Reply};
+use crate::sim::machine::Checked;
+
+use super::Subject;
+use super::core::Core;
+
+impl<S: Subject> Core<S> {
+    /// The daemon is asked to end: what waits to be written is written.
+    pub(super) fn stop(&mut self) -> Checked {
+        self.stopped = true;
+        self.tell(Event::Stopping)
+    }
+
+    /// Where nothing failed, every header of a daemon that has stopped says what the directory says.
+    pub(super) fn check_headers(&mut self) -> Checked {
+        if !self.stopped || !self.scenario.is_faultless || self.outages > 0 {
+            return Ok(());
+        }
+        for block in self.subject.residents() {
+            let record = self.record_of(block.key)?;
+            let cold = block.after.iter().filter(|tier| [Tier::Nvme, Tier::Object].contains(tier));
+            for tier in cold {
+                // A header that nobody has read may say more.
+                let is_known = tier == Tier::Nvme || self.checker.knows_header(block.key);
+                let is_said = |header: &RetentionRecord| asks_the_same(header, &record, self.now);
+                if is_known && !self.machine.is_said_of(tier, block.key, is_said) {
+                    return Err(format!("{} stopped on {tier} without {record:?}", block.key));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn record_of(&mut self, key: Key) -> Checked<RetentionRecord> {
+        match self.ask(ClientId(0), Command::Inspect { key })? {
+            Reply::Inspect(status) => Ok(status.record),
+            other => Err(format!("the answer to Inspect was {other:?}")),
+        }
+    }
+}
+
+/// Whether a restart would notice no difference, but for a shield that was renewed.
+fn asks_the_same(one: &RetentionRecord, other: &RetentionRecord, now: Time) -> bool {
+    let lasting = |record: &RetentionRecord| RetentionRecord {
+        shield_until: Time::ZERO,
+        refresh_on_hit_ms: 0,
+        ..record.standing(now)
+    };
+    lasting(one) == lasting(other)
+}
