@@ -256,6 +256,10 @@ impl Manager {
         let mut stack = vec![index];
         let mut order = Vec::new();
         while let Some(next) = stack.pop() {
+            // So is all that hangs on it; whoever holds something of that sweeps it up at the end.
+            if self.directory.get(next).doomed {
+                continue;
+            }
             self.directory.doom(next);
             self.give_up_durable(next);
             order.push(next);

@@ -231,9 +231,13 @@ impl Manager {
         let mut stack = vec![at];
         while let Some(next) = stack.pop() {
             let block = self.directory.get_mut(next);
-            // One that is doomed already is gone for another reason, or was counted.
+            // What hangs on a forgotten block was forgotten with it. All of a chain may be due at once, and
+            // stay for as long as somebody holds it: a walk down from each would hold everybody up.
+            if std::mem::replace(&mut block.forgotten, true) {
+                continue;
+            }
+            // One that is doomed already is gone for another reason.
             self.counters.forgotten_blocks += u64::from(!block.doomed);
-            block.forgotten = true;
             stack.extend(self.directory.children(next));
         }
         self.doom(at);

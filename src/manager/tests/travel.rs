@@ -4,6 +4,8 @@ mod anew;
 
 mod presumed;
 
+mod promises;
+
 mod stale;
 
 use super::*;
