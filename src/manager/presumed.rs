@@ -11,7 +11,6 @@ use crate::domain::block::{HashTail, Key};
 use crate::domain::directory::{BlockIndex, Writer};
 use crate::domain::retention::RetentionRecord;
 use crate::domain::tier::Tier;
-use crate::domain::units::Time;
 use crate::tiers::frame::FrameHeader;
 use crate::tiers::store::{FoundFrame, FrameMeta, Place};
 
@@ -80,13 +79,7 @@ impl Manager {
             return;
         }
         // Wishes of this node's own came first; the promise of the other counts beside them.
-        block.record.delete_after = sooner(here.delete_after, there.delete_after);
-        self.watch(row);
+        self.take_promise(row, &there);
         self.record_changed(row, &there);
     }
-}
-
-/// The sooner of two promises; zero is none.
-fn sooner(one: Time, other: Time) -> Time {
-    if one == Time::ZERO || other == Time::ZERO { one.max(other) } else { one.min(other) }
 }

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::domain::block::Key;
 use crate::domain::directory::{BlockIndex, NewBlock, Owner, Writer};
 use crate::domain::residency::{CopyEvent, CopyState};
-use crate::domain::retention::RetentionRecord;
+use crate::domain::retention::{RetentionRecord, Scope};
 use crate::domain::slots::{SlotKind, SlotPage};
 use crate::domain::tier::Tier;
 use crate::domain::units::Time;
@@ -223,16 +223,9 @@ impl Manager {
     fn found_again(&mut self, tier: Tier, row: BlockIndex, frame: &FoundFrame) {
         let meta = frame.header.meta;
         let joined = self.join_found(tier, row, frame);
-        let block = self.directory.get_mut(row);
-        let before = block.record;
-        let sooner = meta.record.delete_after;
-        if sooner != Time::ZERO
-            && (before.delete_after == Time::ZERO || sooner < before.delete_after)
-        {
-            block.record.delete_after = sooner;
-            self.watch(row);
-            self.record_changed(row, &before);
-        }
+        let before = self.directory.get(row).record;
+        self.take_promise(row, &meta.record);
+        self.record_changed(row, &before);
         if !joined {
             self.erase_found(tier, meta.key, frame.place);
         }
@@ -280,9 +273,24 @@ impl Manager {
     /// Nobody has asked for anything for the block: what its header says counts.
     pub(super) fn take_record(&mut self, row: BlockIndex, there: &RetentionRecord) {
         self.directory.get_mut(row).record = there.standing(self.now);
+        self.take_promise(row, there);
         self.spread_floor(row);
         self.inherit(row);
         self.rank_changed(row);
+    }
+
+    /// Of the block's promise to forget and its header's the sooner counts. One that a session made of its
+    /// own is not for whoever stored the block anew to undo.
+    pub(super) fn take_promise(&mut self, row: BlockIndex, there: &RetentionRecord) {
+        let block = self.directory.get_mut(row);
+        block.record.delete_after = sooner(block.record.delete_after, there.delete_after);
+        if there.is_sessions_promise() {
+            block.record.scope = Scope::Session;
+            if block.owner != Owner::Nobody {
+                block.owner = Owner::Many;
+            }
+        }
+        self.watch(row);
     }
 
     /// What the header's record asks for counts again: shields for what is left of their time.
@@ -318,4 +326,9 @@ impl Manager {
             self.reconsider_all(row);
         }
     }
+}
+
+/// The sooner of two promises; zero is none.
+fn sooner(one: Time, other: Time) -> Time {
+    if one == Time::ZERO || other == Time::ZERO { one.max(other) } else { one.min(other) }
 }

@@ -143,7 +143,12 @@ impl Manager {
     fn ask(&mut self, at: BlockIndex, wish: &Wish, asker: Owner) -> Granted {
         let block = self.directory.get(at);
         let others = block.claims > u32::from(matches!(asker, Owner::Session(_)));
-        let is_own = block.owner == asker || block.owner == Owner::Nobody;
+        let is_own = match block.owner {
+            // Who asked before the restart, or on another node, is not known: a promise that a session made of
+            // its own counts as another's.
+            Owner::Nobody => !block.record.is_sessions_promise(),
+            owner => owner == asker,
+        };
         let ownership = if is_own && !others { Ownership::Sole } else { Ownership::Shared };
         let before = block.record;
         let mut after = before.asked(wish, self.now, ownership);

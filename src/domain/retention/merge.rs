@@ -95,6 +95,12 @@ impl RetentionRecord {
         self.delete_after != Time::ZERO || self.priority_until != Time::ZERO
     }
 
+    /// Whether a session promised, of its own, that the block is forgotten.
+    #[must_use]
+    pub fn is_sessions_promise(&self) -> bool {
+        self.scope == Scope::Session && self.delete_after != Time::ZERO
+    }
+
     /// Whether the promise to forget is due.
     #[must_use]
     pub fn is_due(&self, now: Time) -> bool {

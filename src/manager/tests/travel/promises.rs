@@ -1,6 +1,7 @@
 //! Promises to forget: kept at one go however long the chain, and against whoever asks for more.
 
 use super::*;
+use crate::domain::retention::Scope;
 
 #[test]
 fn a_long_chain_that_somebody_holds_is_forgotten_in_one_walk() {
@@ -36,4 +37,73 @@ fn what_is_gone_for_another_reason_is_to_be_forgotten_all_the_same() {
     let erased: Vec<_> = bench.erases.iter().map(|(.., key)| *key).collect();
     assert!(erased.contains(&key(2)) && erased.contains(&key(3)), "{erased:?}");
     assert_eq!(bench.manager.status().forgotten_blocks, 1, "two were gone already");
+}
+
+/// What brings a block in with its frame, and how.
+type Case<'a> = (&'a str, &'a dyn Fn(&mut Bench, FoundFrame));
+
+/// A session's own promise comes back with its frame, in whatever order that is read and others ask.
+#[test]
+fn what_a_session_promised_before_a_restart_is_not_undone_by_another() {
+    let scan = |bench: &mut Bench, frame: FoundFrame| {
+        bench.scanned(frame);
+        bench.event(Event::ScanDone { tier: Tier::Nvme });
+    };
+    let turn = |bench: &mut Bench| bench.turn(Some("other"), &[], &[1]).clipped;
+    let cases: [Case<'_>; 5] = [
+        ("scanned", &|bench, frame| {
+            scan(bench, frame);
+            turn(bench);
+        }),
+        ("stored anew before the scan", &|bench, frame| {
+            turn(bench);
+            scan(bench, frame);
+        }),
+        ("stored anew and asked for before the scan", &|bench, frame| {
+            turn(bench);
+            bench.retain(&[1], priority(50));
+            scan(bench, frame);
+        }),
+        ("found in the shared store", &|bench, frame| {
+            bench.found_object(frame);
+            turn(bench);
+        }),
+        ("presumed, and asked for before its header was read", &|bench, frame| {
+            let client = bench.client;
+            bench.event(Event::Presumed { client, key: key(1), parent: None, position: 0 });
+            turn(bench);
+            bench.retain(&[1], priority(50));
+            bench.found_object(frame);
+        }),
+    ];
+    for (case, enters) in cases {
+        let mut bench = Bench::with_config([0, 10, 20, 20], 1, |config| {
+            config.tiers[Tier::Nvme.index()].as_mut().expect("present").recovers = true;
+        });
+        bench.now = Time::ZERO + HOUR;
+        let delete_after = bench.now + HOUR;
+        let own = RetentionRecord { delete_after, scope: Scope::Session, ..Default::default() };
+        enters(&mut bench, frame(1, None, 0, own));
+        for _ in 0..2 {
+            let target = Target::Session { session: name("other"), tokens: TokenRange::ALL };
+            bench.hint(Action::Retain { target, wish: forget_after(100 * HOUR) });
+            assert_eq!(bench.record(1).delete_after, delete_after, "{case}");
+        }
+        bench.wait(HOUR);
+        assert_eq!(bench.found(&[1]), "", "{case}");
+    }
+}
+
+#[test]
+fn who_asks_first_after_a_restart_may_change_what_is_no_sessions_own() {
+    let mut bench = recovering();
+    bench.now = Time::ZERO + HOUR;
+    let delete_after = bench.now + HOUR;
+    let theirs = RetentionRecord { delete_after, priority: 80, ..RetentionRecord::default() };
+    bench.scanned(frame(1, None, 0, theirs));
+    bench.event(Event::ScanDone { tier: Tier::Nvme });
+    bench.retain(&[1], priority(20));
+    assert_eq!((bench.record(1).priority, bench.record(1).delete_after), (20, delete_after));
+    bench.retain(&[1], forget_after(3 * HOUR));
+    assert_eq!(bench.record(1).delete_after, bench.now + 3 * HOUR);
 }
