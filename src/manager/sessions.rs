@@ -25,7 +25,6 @@ pub(super) struct Session {
     pub parent: Option<SessionIndex>,
     /// It was started below another one; that may have ended since.
     pub is_subagent: bool,
-    pub depth: u32,
     pub state: SessionState,
     pub last_seen: Time,
     /// The deepest block its last request reached that is still here.
@@ -94,11 +93,15 @@ impl Sessions {
         self.by_parent.range(all).map(|(_, child)| *child)
     }
 
+    /// How many there are above it. Walked up, and nowhere kept: those above may end at any time.
+    fn depth(&self, index: SessionIndex) -> u32 {
+        let above = std::iter::successors(self.get(index).parent, |at| self.get(*at).parent);
+        u32::try_from(above.count()).expect("trees are a few generations deep")
+    }
+
     fn set_parent(&mut self, child: SessionIndex, parent: Option<SessionIndex>) {
-        let depth = parent.map_or(0, |parent| self.get(parent).depth + 1);
         let row = self.get_mut(child);
         row.is_subagent |= parent.is_some();
-        row.depth = depth;
         if let Some(before) = std::mem::replace(&mut row.parent, parent) {
             self.by_parent.remove(&(before, child));
         }
@@ -167,7 +170,6 @@ impl Manager {
             name,
             parent: None,
             is_subagent: false,
-            depth: 0,
             state: SessionState::Idle,
             last_seen: self.now,
             tip: None,
@@ -226,7 +228,7 @@ impl Manager {
             Some(above) if parent == Some(above) => None,
             Some(_) => Some(format!("session {name} has another parent already")),
             None => {
-                let is_deep = parent.is_some_and(|at| self.sessions.get(at).depth >= depth_max);
+                let is_deep = parent.is_some_and(|at| self.sessions.depth(at) >= depth_max);
                 let is_parent =
                     child.is_some_and(|child| self.sessions.children(child).next().is_some());
                 (is_deep || is_parent).then(|| {

@@ -280,3 +280,17 @@ fn who_comes_after_a_session_owns_nothing_of_it() {
     bench.turn(Some("b"), &asks(shield(1)), &[1, 2]);
     assert_eq!(bench.block(2).unwrap().record.shield_until, until, "it joins, as anyone does");
 }
+
+/// Each hands over to the next and ends: there are never more than three, whatever came before them.
+#[test]
+fn a_relay_of_agents_goes_on_however_many_have_ended() {
+    let mut bench = Bench::new([0, 50, 0, 0]);
+    for at in 1..=20_u32 {
+        let outcome = bench.start(&format!("s{at}"), Some(&format!("s{}", at - 1)));
+        assert_eq!(outcome, Outcome::Accepted { blocks: 0 }, "hand-over {at}");
+        if at >= 2 {
+            bench.end(&format!("s{}", at - 2), false);
+        }
+    }
+    assert_eq!(bench.sessions().len(), 2);
+}
