@@ -184,7 +184,10 @@ impl Manager {
         self.directory.set_shielded(at, shielded);
         // Shields are listed by their ends: one that was shortened would end in its old turn.
         let ends_sooner = record.shield_until < before.shield_until;
-        if was != shielded || ends_sooner || before.priority != record.priority {
+        // Who was over the budget because its end was the soonest may not be any more.
+        let ends_later = record.shield_until > before.shield_until;
+        let restored = ends_later && self.directory.restore_shield(at);
+        if was != shielded || ends_sooner || restored || before.priority != record.priority {
             self.rank_changed(at);
         }
         self.watch(at);
@@ -275,6 +278,9 @@ impl Manager {
         }
         let before = block.record;
         block.record.shield_until = until;
+        if self.directory.restore_shield(at) {
+            self.rank_changed(at);
+        }
         self.record_changed(at, &before);
     }
 

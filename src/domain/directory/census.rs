@@ -57,6 +57,22 @@ impl Directory {
         }
     }
 
+    /// The block's shield counts in every tier again, also where it was waived. Whether it was anywhere.
+    pub fn restore_shield(&mut self, index: BlockIndex) -> bool {
+        let block = &mut self.rows[index.0 as usize];
+        let (shielded, namespace) = (block.shielded, block.namespace as usize);
+        let mut restored = false;
+        for tier in Tier::ALL {
+            let copy = block.copy_mut(tier);
+            if std::mem::take(&mut copy.waived) {
+                let counts = shielded && copy.state.stays();
+                self.census[namespace].shielded_copies[tier.index()] += u64::from(counts);
+                restored = true;
+            }
+        }
+        restored
+    }
+
     /// Whether any block is shielded.
     #[must_use]
     pub fn has_shields(&self) -> bool {

@@ -342,3 +342,32 @@ fn a_shield_that_was_shortened_ends_in_its_new_turn() {
     assert_eq!(bench.manager.counters.broken_shields, 1);
     assert_eq!((bench.found(&[1]), bench.found(&[2])), (String::new(), "dram:1".into()));
 }
+
+/// In a tier of four of which shields may have two, the third that came took the first one's.
+#[test]
+fn a_shield_that_was_waived_counts_again_once_it_ends_later() {
+    let pinned_anew = |bench: &mut Bench| {
+        bench.hint(Action::Retain { target: of(&[1]), wish: shield(60 * MIN) });
+    };
+    let hit = |bench: &mut Bench| {
+        bench.pass(MIN / 2);
+        bench.found(&[1]);
+    };
+    let ways: [&dyn Fn(&mut Bench); 2] = [&pinned_anew, &hit];
+    for ends_later in ways {
+        let mut bench = Bench::new([0, 4, 100, 0]);
+        bench.store(None, &[9]);
+        for n in 1..=3 {
+            bench.turn(None, &[all(shield(n * MIN))], &[u64::from(n)]);
+        }
+        bench.store(None, &[11]);
+        assert_eq!(bench.found(&[9]), "nvme:1");
+        ends_later(&mut bench);
+        bench.hint(Action::Release { target: of(&[2, 3]) });
+        for n in [2, 3, 11] {
+            bench.found(&[n]);
+        }
+        bench.store(None, &[12]);
+        assert_eq!(bench.found(&[1]), "dram:1", "the only shield there is");
+    }
+}
