@@ -19,6 +19,8 @@ mod hints;
 
 mod retain;
 
+mod targets;
+
 mod shields;
 
 mod presumed;

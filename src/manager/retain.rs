@@ -10,14 +10,14 @@ use std::time::Duration;
 use crate::domain::directory::{BlockIndex, Owner};
 use crate::domain::hint::{Outcome, Target};
 use crate::domain::retention::record::PRIORITY_DEFAULT;
-use crate::domain::retention::{Directives, Kind, Ownership, RetentionRecord, TokenRange, Wish};
+use crate::domain::retention::{Directives, Kind, Ownership, RetentionRecord, Wish};
 use crate::domain::session::SessionIndex;
 use crate::domain::tier::Tier;
 use crate::domain::units::Time;
 
 use super::Manager;
 use super::api::{ClientId, NamespaceId, RequestId};
-use super::sessions::missing_session;
+use super::targets::Asker;
 
 /// What `cache_control` bills as its short class: shields of up to five minutes.
 const SHORT_TTL: Duration = Duration::from_mins(5);
@@ -66,12 +66,7 @@ impl Manager {
                 record = record.asked(&wish, self.now, Ownership::Sole);
             }
         }
-        (record, self.owner(session))
-    }
-
-    /// In whose name a session's request asks.
-    fn owner(&self, session: Option<SessionIndex>) -> Owner {
-        session.map_or(Owner::Engine, |at| Owner::Session(self.sessions.get(at).number))
+        (record, self.asker(session).owner)
     }
 
     pub(super) fn is_subagent(&self, session: Option<SessionIndex>) -> bool {
@@ -93,7 +88,7 @@ impl Manager {
         self.heed_store((client, request), session, tip);
         let (mut clipped, mut created) = (0, [0, 0]);
         if !directives.is_empty() {
-            let asker = self.owner(session);
+            let asker = self.asker(session);
             // A block between two ranges is asked for twice and counts once, as the last says.
             for wishes in self.covered(tip, directives).chunk_by(|a, b| a.0 == b.0) {
                 let (block, mut is_whole, mut class) = (wishes[0].0, true, None);
@@ -140,14 +135,14 @@ impl Manager {
         self.directory.chain_up(Some(tip)).map(|at| (at, self.directory.get(at).position))
     }
 
-    fn ask(&mut self, at: BlockIndex, wish: &Wish, asker: Owner) -> Granted {
+    fn ask(&mut self, at: BlockIndex, wish: &Wish, asker: Asker) -> Granted {
         let block = self.directory.get(at);
-        let others = block.claims > u32::from(matches!(asker, Owner::Session(_)));
+        let others = block.claims > asker.claims;
         let is_own = match block.owner {
             // Who asked before the restart, or on another node, is not known: a promise that a session made of
             // its own counts as another's.
             Owner::Nobody => !block.record.is_sessions_promise(),
-            owner => owner == asker,
+            owner => owner == asker.owner,
         };
         let ownership = if is_own && !others { Ownership::Sole } else { Ownership::Shared };
         let before = block.record;
@@ -163,7 +158,7 @@ impl Manager {
         }
         let block = self.directory.get_mut(at);
         // Who only reads the block asks for nothing, so it stays its owner's to release.
-        block.owner = if is_own { asker } else { Owner::Many };
+        block.owner = if is_own { asker.owner } else { Owner::Many };
         // A floor that is named is no mere sub-agent's.
         block.scratch &= wish.floor.is_none();
         self.set_record(at, after);
@@ -318,7 +313,7 @@ impl Manager {
         let mut clipped = 0;
         for (at, asker) in &found {
             let block = self.directory.get(*at);
-            if block.owner != *asker && block.owner != Owner::Nobody {
+            if block.owner != asker.owner && block.owner != Owner::Nobody {
                 clipped += 1;
                 continue;
             }
@@ -350,45 +345,6 @@ impl Manager {
             }
         }
         Outcome::Accepted { blocks: count(found.len()) }
-    }
-
-    /// The blocks that a target names, parents before children, and in whose name it speaks.
-    pub(super) fn targets(
-        &self,
-        namespace: NamespaceId,
-        target: &Target,
-    ) -> Result<Vec<(BlockIndex, Owner)>, Outcome> {
-        let (names, tokens) = match target {
-            Target::Keys(keys) => {
-                let rows = keys.iter().filter_map(|key| self.directory.find(*key));
-                let here = rows.filter(|row| !self.directory.get(*row).doomed);
-                let found: Vec<_> = here.map(|row| (row, Owner::Engine)).collect();
-                let none = || Outcome::Missing("none of these blocks is here".into());
-                return if found.is_empty() { Err(none()) } else { Ok(found) };
-            }
-            Target::Session { session, tokens } => (session, *tokens),
-            Target::SessionTree(session) => (session, TokenRange::ALL),
-        };
-        let Some(index) = self.sessions.find(namespace, names) else {
-            return Err(missing_session(names));
-        };
-        let is_tree = matches!(target, Target::SessionTree(_));
-        let sessions = if is_tree { self.session_tree(index) } else { vec![index] };
-        let block_tokens = self.namespace(namespace).block_tokens();
-        let mut found = Vec::new();
-        for session in sessions {
-            let Some(tip) = self.sessions.get(session).tip else { continue };
-            let chain =
-                self.chain_with_positions(tip).filter(|(_, at)| tokens.covers(*at, block_tokens));
-            let from = found.len();
-            let owner = self.owner(Some(session));
-            found.extend(chain.map(|(block, _)| (block, owner)));
-            found[from..].reverse();
-        }
-        if found.is_empty() {
-            return Err(Outcome::Missing(format!("session {names} reaches no blocks there")));
-        }
-        Ok(found)
     }
 }
 

@@ -294,3 +294,63 @@ fn a_relay_of_agents_goes_on_however_many_have_ended() {
     }
     assert_eq!(bench.sessions().len(), 2);
 }
+
+fn tree(root: &str) -> Target {
+    Target::SessionTree(name(root))
+}
+
+/// A lead that reaches `shared` and so many sub-agents that go on from there, each by a block of its own.
+fn with_a_tree(shared: &[u64], kids: u64) -> Bench {
+    let mut bench = Bench::new([0, 2000, 0, 0]);
+    bench.turn(Some("lead"), &[], shared);
+    for kid in 0..kids {
+        let session = format!("kid{kid}");
+        bench.start(&session, Some("lead"));
+        bench.turn(Some(&session), &[], &[shared, &[10_000 + kid]].concat());
+    }
+    bench
+}
+
+#[test]
+fn a_tree_speaks_as_one_and_takes_back_what_it_asked_for() {
+    let mut bench = with_a_tree(&[1, 2, 3], 2);
+    bench.turn(Some("kid0"), &[], &[1, 2, 3, 10_000, 4]);
+    bench.turn(Some("kid1"), &[], &[1, 2, 3, 10_000, 4]);
+    let shield =
+        crate::domain::retention::Shield { ttl: Duration::from_hours(1), refresh_on_hit: false };
+    let pin = Wish { shield: Some(shield), ..Wish::default() };
+    let lower = Wish { priority: Some((10, None)), ..Wish::default() };
+    let all = Outcome::Accepted { blocks: 5 };
+    for wish in [pin, lower] {
+        assert_eq!(bench.hint(Action::Retain { target: tree("lead"), wish }), all);
+    }
+    let record = |bench: &mut Bench, n| bench.block(n).unwrap().record;
+    assert!([1, 4].iter().all(|n| record(&mut bench, *n).shield_until > bench.now));
+    assert_eq!([1, 4].map(|n| record(&mut bench, n).priority), [10, 10]);
+    assert_eq!(bench.hint(Action::Release { target: tree("lead") }), all);
+    assert!([1, 4].iter().all(|n| record(&mut bench, *n).shield_until == Time::ZERO));
+    // What others asked for too is theirs as well.
+    bench.turn(Some("stranger"), &[Directive { tokens: TokenRange::ALL, wish: pin }], &[1, 2]);
+    let release = bench.hint(Action::Release { target: tree("lead") });
+    assert_eq!(release, Outcome::Clipped { blocks: 3, clipped: 2 });
+}
+
+#[test]
+fn a_tree_names_each_block_once_parents_first_without_a_walk_for_each_session() {
+    let shared: Vec<u64> = (1..=200).collect();
+    let mut bench = with_a_tree(&shared, 50);
+    bench.manager.directory.looks.take();
+    let found = bench.manager.targets(NamespaceId(0), &tree("lead")).unwrap();
+    let looks = bench.manager.directory.looks.take();
+    assert!(looks < 20 * 250, "{looks} looks");
+    let rows: Vec<_> = found.iter().map(|(at, _)| *at).collect();
+    assert_eq!(rows.len(), 250);
+    for (place, at) in rows.iter().enumerate() {
+        let parent = bench.manager.directory.get(*at).parent();
+        assert!(parent.is_none_or(|parent| rows[..place].contains(&parent)));
+    }
+    let twice = Target::Keys(keys(&[1, 2, 1]));
+    let wish = Wish { priority: Some((50, None)), ..Wish::default() };
+    let outcome = bench.hint(Action::Retain { target: twice, wish });
+    assert_eq!(outcome, Outcome::Accepted { blocks: 2 });
+}
