@@ -69,8 +69,8 @@ impl Manager {
         self.gate.admits(self.now, &case, bytes)
     }
 
-    /// The fastest tier that takes a new block. Where that is NVMe nothing is known of the block yet,
-    /// but the budget counts.
+    /// The fastest tier that takes a new block, if the block may sink so low. Where that is NVMe nothing is
+    /// known of the block yet, but the budget counts.
     pub(super) fn first_tier(
         &mut self,
         namespace: NamespaceId,
@@ -80,9 +80,16 @@ impl Manager {
         let (first, next) = (takers.next()?, takers.next());
         drop(takers);
         let bytes = self.write_bytes(namespace);
-        let may_be = first != Tier::Nvme || self.gate.takes(self.now, record.kind, bytes);
-        let tier = if may_be { Some(first) } else { next };
-        tier.filter(|tier| *tier <= record.floor)
+        if first > record.floor {
+            if first == Tier::Nvme {
+                self.gate.spare(Spared::Floor, bytes);
+            }
+            return None;
+        }
+        if first != Tier::Nvme || self.gate.takes(self.now, record.kind, bytes) {
+            return Some(first);
+        }
+        next.filter(|tier| *tier <= record.floor)
     }
 
     /// A new block is in memory: where that is asked for it is written down at once.

@@ -158,6 +158,17 @@ fn without_memory_the_budget_drops_stores_from_the_tail() {
 }
 
 #[test]
+fn what_its_floor_keeps_off_nvme_costs_no_budget() {
+    let mut bench = bench([0, 0, 10, 0], budgeted(TWO_FRAMES_PER_S));
+    let wish = Wish { floor: Some(Tier::Dram), ..Wish::default() };
+    for root in 1..=3 {
+        bench.turn(None, &[Directive { tokens: TokenRange::ALL, wish }], &[root]);
+    }
+    bench.store(None, &[11]);
+    assert_eq!(frames(&bench), "stored 1; floor 3");
+}
+
+#[test]
 fn what_never_started_is_given_back() {
     let mut bench = bench([0, 1, 10, 0], budgeted(TWO_FRAMES_PER_S));
     bench.store(None, &[1]);
