@@ -37,6 +37,8 @@ struct Bucket {
     level_max: i128,
     /// What was in it at the start.
     fill: i128,
+    /// What the bound of debts has forgiven since it was in debt: what costs nothing gives nothing back.
+    forgiven: i128,
     since: Option<Time>,
 }
 
@@ -46,7 +48,7 @@ impl Bucket {
         let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         let level = i128::from(bytes) * i128::from(micros(fill));
         let level_max = i128::from(bytes) * i128::from(micros(most));
-        Self { bytes, micros: micros(per), level, level_max, fill: level, since: None }
+        Self { bytes, micros: micros(per), level, level_max, fill: level, forgiven: 0, since: None }
     }
 
     fn level_at(&self, now: Time) -> i128 {
@@ -59,6 +61,9 @@ impl Bucket {
     fn advance(&mut self, now: Time) {
         self.level = self.level_at(now);
         self.since = Some(self.since.map_or(now, |since| since.max(now)));
+        if self.level >= 0 {
+            self.forgiven = 0;
+        }
     }
 
     fn cost(&self, bytes: u64) -> i128 {
@@ -78,7 +83,15 @@ impl Bucket {
 
     /// Debts are bounded by what the bucket starts with: then there is writing again soon.
     fn charge(&mut self, bytes: u64) {
-        self.level = (self.level - self.cost(bytes)).max(self.level.min(-self.fill));
+        let owed = self.level - self.cost(bytes);
+        self.level = owed.max(self.level.min(-self.fill));
+        self.forgiven += self.level - owed;
+    }
+
+    fn refund(&mut self, bytes: u64) {
+        let free = self.forgiven.min(self.cost(bytes));
+        self.forgiven -= free;
+        self.level = (self.level + self.cost(bytes) - free).min(self.level_max);
     }
 
     fn left_bytes(&self, now: Time) -> u64 {
@@ -129,7 +142,7 @@ impl Budget {
     /// Gives back what was taken and not used.
     pub fn refund(&mut self, bytes: u64) {
         for bucket in self.buckets.iter_mut().flatten() {
-            bucket.level = (bucket.level + bucket.cost(bytes)).min(bucket.level_max);
+            bucket.refund(bytes);
         }
     }
 
@@ -220,6 +233,28 @@ mod tests {
     }
 
     proptest! {
+        /// However deep the debt: what was written on credit and came to nothing earns nothing.
+        #[test]
+        fn what_is_given_back_is_no_more_than_was_taken(
+            before in proptest::collection::vec(0_u64..5000, 0..5),
+            bytes in 0_u64..50_000,
+        ) {
+            let mut budget = Budget::new(100, 24_000);
+            for bytes in &before {
+                budget.charge(at(0), *bytes);
+            }
+            let levels = |budget: &Budget| budget.buckets.map(|one| one.map(|one| one.level));
+            let was = levels(&budget);
+            budget.charge(at(0), bytes);
+            budget.refund(bytes);
+            for (is, was) in levels(&budget).into_iter().zip(was) {
+                prop_assert!(is <= was);
+            }
+            if before.is_empty() {
+                prop_assert_eq!(levels(&budget), was, "nor does it cost anything");
+            }
+        }
+
         /// Whatever is asked and when: never more than the first fill and what ran in since, but for a
         /// block that is longer than a full bucket.
         #[test]
