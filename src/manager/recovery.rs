@@ -140,7 +140,7 @@ impl Manager {
             namespace: namespace.0,
             parent: meta.parent.and_then(|parent| self.directory.find(parent)),
             created_at: meta.created_at,
-            record: meta.record.standing(self.now),
+            record: meta.record.believed(self.now),
             owner: Owner::Nobody,
             tip: None,
         });
@@ -153,6 +153,7 @@ impl Manager {
         let is_own = !shared || frame.header.node_id == self.config.node_id;
         copy.writer = if is_own { Writer::ThisNode } else { Writer::Another };
         self.note_holder(row, tier);
+        self.record_changed(row, &meta.record);
         self.inherit(row);
         if shared {
             self.reconsider(row, tier);
@@ -272,8 +273,9 @@ impl Manager {
 
     /// Nobody has asked for anything for the block: what its header says counts.
     pub(super) fn take_record(&mut self, row: BlockIndex, there: &RetentionRecord) {
-        self.directory.get_mut(row).record = there.standing(self.now);
+        self.directory.get_mut(row).record = there.believed(self.now);
         self.take_promise(row, there);
+        self.record_changed(row, there);
         self.spread_floor(row);
         self.inherit(row);
         self.rank_changed(row);

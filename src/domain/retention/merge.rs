@@ -5,7 +5,9 @@
 //! promise to forget holds only as far as all agree. What an owner does not say is the default.
 //! Joining is commutative, associative and idempotent, so the order of requests decides nothing.
 
-use super::directive::Wish;
+use std::time::Duration;
+
+use super::directive::{TTL_MAX, Wish};
 use super::record::{Kind, RetentionRecord, Scope};
 use crate::domain::tier::Tier;
 use crate::domain::units::Time;
@@ -35,8 +37,7 @@ impl RetentionRecord {
         }
         if let Some(shield) = wish.shield {
             self.shield_until = now + shield.ttl;
-            let millis = u32::try_from(shield.ttl.as_millis()).unwrap_or(u32::MAX);
-            self.refresh_on_hit_ms = if shield.refresh_on_hit { millis } else { 0 };
+            self.refresh_on_hit_ms = if shield.refresh_on_hit { millis(shield.ttl) } else { 0 };
         }
         if let Some(after) = wish.delete_after {
             self.delete_after = now + after;
@@ -89,6 +90,18 @@ impl RetentionRecord {
         standing
     }
 
+    /// What counts of a record that a header brings. Nobody is granted more than [`TTL_MAX`], so what
+    /// lasts longer was written by a clock that was ahead. Promises to forget count as they stand: where it is
+    /// this node's clock that is wrong, the header would be told to forget too soon.
+    #[must_use]
+    pub fn believed(&self, now: Time) -> Self {
+        let mut believed = self.standing(now);
+        believed.shield_until = believed.shield_until.min(now + TTL_MAX);
+        believed.priority_until = believed.priority_until.min(now + TTL_MAX);
+        believed.refresh_on_hit_ms = believed.refresh_on_hit_ms.min(millis(TTL_MAX));
+        believed
+    }
+
     /// Whether something besides its shield ends by itself.
     #[must_use]
     pub fn has_times(&self) -> bool {
@@ -106,6 +119,10 @@ impl RetentionRecord {
     pub fn is_due(&self, now: Time) -> bool {
         self.delete_after != Time::ZERO && self.delete_after <= now
     }
+}
+
+fn millis(time: Duration) -> u32 {
+    u32::try_from(time.as_millis()).unwrap_or(u32::MAX)
 }
 
 /// A block in a session's own scope is forgotten when the first session that owns it wants that;
@@ -152,8 +169,6 @@ impl Kind {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use proptest::prelude::*;
 
     use super::super::directive::Shield;

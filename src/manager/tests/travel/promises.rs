@@ -107,3 +107,28 @@ fn who_asks_first_after_a_restart_may_change_what_is_no_sessions_own() {
     bench.retain(&[1], forget_after(3 * HOUR));
     assert_eq!(bench.record(1).delete_after, bench.now + 3 * HOUR);
 }
+
+#[test]
+fn what_a_clock_that_was_ahead_wrote_counts_for_no_longer_than_anybody_may_ask() {
+    let mut bench = recovering();
+    bench.now = Time::ZERO + HOUR;
+    let ahead = bench.now + 87_600 * HOUR;
+    let written = RetentionRecord {
+        priority: 80,
+        priority_until: ahead,
+        shield_until: ahead,
+        refresh_on_hit_ms: u32::MAX,
+        ..RetentionRecord::default()
+    };
+    bench.scanned(frame(1, None, 0, written));
+    bench.event(Event::ScanDone { tier: Tier::Nvme });
+    let (record, day) = (bench.record(1), bench.now + 24 * HOUR);
+    assert_eq!((record.priority_until, record.shield_until), (day, day));
+    assert_eq!(record.refresh_on_hit_ms, 86_400_000);
+    bench.wait(2 * SECOND);
+    let rewritten = bench.written(RestampEnd::Written);
+    assert_eq!(rewritten, [(Tier::Nvme, key(1))], "the next restart finds it so");
+    bench.wait(24 * HOUR);
+    assert_eq!(bench.manager.directory.shielded_blocks(0), 0);
+    assert_eq!(bench.record(1).priority, 35);
+}
