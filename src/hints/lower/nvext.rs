@@ -42,14 +42,18 @@ impl Nvext {
             return Err("nvext is no object".into());
         }
         let mut read = Self::default();
-        read.hints(nvext).map_err(|why| format!("nvext.agent_hints.{why}"))?;
-        read.shield = shield(nvext, notes).map_err(|why| format!("nvext.cache_control.{why}"))?;
+        if let Some(hints) = object(nvext, "agent_hints")? {
+            read.hints(hints).map_err(|why| format!("nvext.agent_hints.{why}"))?;
+        }
+        if let Some(control) = object(nvext, "cache_control")? {
+            let shield = shield(control, notes);
+            read.shield = Some(shield.map_err(|why| format!("nvext.cache_control.{why}"))?);
+        }
         read.sessions(nvext, notes)?;
         Ok(read)
     }
 
-    fn hints(&mut self, nvext: &Value) -> Result<(), String> {
-        let Some(hints) = field(nvext, "agent_hints") else { return Ok(()) };
+    fn hints(&mut self, hints: &Value) -> Result<(), String> {
         if let Some(priority) = field(hints, "priority") {
             let priority = priority.as_i64().ok_or("priority is no whole number")?;
             self.priority = Some(priority_of(priority));
@@ -58,62 +62,107 @@ impl Nvext {
             let tokens = tokens.as_u64().ok_or("osl is no number of tokens")?;
             self.output_tokens_expected = Some(u32::try_from(tokens).unwrap_or(u32::MAX));
         }
-        let wanted = field(hints, "speculative_prefill").map(Value::as_bool);
-        let wanted =
-            wanted.map(|wanted| wanted.ok_or("speculative_prefill is neither true nor false"));
-        self.speculative_prefill = wanted.transpose()?.unwrap_or(false);
+        self.speculative_prefill = flag(hints, "speculative_prefill")?;
         Ok(())
     }
 
     fn sessions(&mut self, nvext: &Value, notes: &mut Vec<String>) -> Result<(), String> {
-        let named = |object: &Value, name: &str| -> Result<Option<SessionName>, String> {
-            text(object, name)?.map(SessionName::new).transpose()
+        let context = object(nvext, "agent_context")?.map(Context::read).transpose();
+        let context = context.map_err(|why| format!("nvext.agent_context: {why}"))?;
+        let control = object(nvext, "session_control")?.map(|read| Control::read(read, notes));
+        let control = control.transpose().map_err(|why| format!("nvext.session_control: {why}"))?;
+        let (context, control) = (context.unwrap_or_default(), control.unwrap_or_default());
+        let Some(session) = control.session.or(context.session) else {
+            let said = [
+                ("agent_context.parent_session_id", context.parent.is_some()),
+                ("agent_context.session_final", context.is_final),
+                ("session_control.action", control.opens || control.closes),
+            ];
+            let said = said.into_iter().filter_map(|(what, is_said)| is_said.then_some(what));
+            notes.extend(said.map(|what| {
+                format!("nvext.{what}: not taken: say whose it is, by session_id beside it")
+            }));
+            return Ok(());
         };
-        let mut closes = false;
-        let mut opens = false;
-        let mut parent = None;
-        if let Some(context) = field(nvext, "agent_context") {
-            let read = || -> Result<_, String> {
-                let last = field(context, "session_final").map(Value::as_bool);
-                let last = last.map(|last| last.ok_or("session_final is neither true nor false"));
-                Ok((
-                    named(context, "session_id")?,
-                    named(context, "parent_session_id")?,
-                    last.transpose()?.unwrap_or(false),
-                ))
-            };
-            (self.session, parent, closes) =
-                read().map_err(|why| format!("nvext.agent_context: {why}"))?;
+        self.session = Some(session.clone());
+        self.is_subagent = context.parent.is_some();
+        self.is_final = context.is_final || control.closes;
+        if control.opens || self.is_subagent {
+            let (session, parent) = (session.clone(), context.parent);
+            self.before.push(Action::SessionStart { session, parent });
         }
-        if let Some(control) = field(nvext, "session_control") {
-            let wrong = |why: String| format!("nvext.session_control: {why}");
-            let session = named(control, "session_id").map_err(wrong)?;
-            self.session = session.or(self.session.take());
-            match text(control, "action").map_err(wrong)? {
-                None => (),
-                Some("open") => opens = true,
-                Some("close") => closes = true,
-                Some(_) => return Err(wrong("action is neither open nor close".into())),
-            }
-            if field(control, "timeout").is_some() {
-                notes.push(
-                    "nvext.session_control.timeout: all sessions of a daemon have its \
-                     sessions.idle_timeout"
-                        .into(),
-                );
-            }
-        }
-        let Some(session) = self.session.clone() else { return Ok(()) };
-        self.is_subagent = parent.is_some();
-        if opens || parent.is_some() {
-            self.before.push(Action::SessionStart { session: session.clone(), parent });
-        }
-        self.is_final = closes;
-        if closes {
+        if self.is_final {
             self.after.push(Action::SessionEnd { session, tree: false });
         }
         Ok(())
     }
+}
+
+/// `agent_context`: who the request's agent is.
+#[derive(Default)]
+struct Context {
+    session: Option<SessionName>,
+    parent: Option<SessionName>,
+    is_final: bool,
+}
+
+impl Context {
+    fn read(context: &Value) -> Result<Self, String> {
+        Ok(Self {
+            session: named(context, "session_id")?,
+            parent: named(context, "parent_session_id")?,
+            is_final: flag(context, "session_final")?,
+        })
+    }
+}
+
+/// `session_control`: what becomes of a session.
+#[derive(Default)]
+struct Control {
+    session: Option<SessionName>,
+    opens: bool,
+    closes: bool,
+}
+
+impl Control {
+    fn read(control: &Value, notes: &mut Vec<String>) -> Result<Self, String> {
+        if field(control, "timeout").is_some() {
+            notes.push(
+                "nvext.session_control.timeout: all sessions of a daemon have its \
+                 sessions.idle_timeout"
+                    .into(),
+            );
+        }
+        let action = text(control, "action")?;
+        if action.is_some_and(|action| !["open", "close"].contains(&action)) {
+            return Err("action is neither open nor close".into());
+        }
+        Ok(Self {
+            session: named(control, "session_id")?,
+            opens: action == Some("open"),
+            closes: action == Some("close"),
+        })
+    }
+}
+
+/// The object of this name, if there is one.
+fn object<'a>(nvext: &'a Value, name: &str) -> Result<Option<&'a Value>, String> {
+    let value = field(nvext, name);
+    if value.is_some_and(|value| !value.is_object()) {
+        return Err(format!("nvext.{name} is no object"));
+    }
+    Ok(value)
+}
+
+fn named(object: &Value, name: &str) -> Result<Option<SessionName>, String> {
+    text(object, name)?.map(SessionName::new).transpose()
+}
+
+/// False where nothing is said.
+fn flag(object: &Value, name: &str) -> Result<bool, String> {
+    let said = field(object, name)
+        .map(|said| said.as_bool().ok_or_else(|| format!("{name} is neither true nor false")));
+    Ok(said.transpose()?.unwrap_or(false))
 }
 
 /// Dynamo's priorities have no bounds and start at 0; ours have both, and start in between.
@@ -123,9 +172,8 @@ fn priority_of(dynamo: i64) -> u8 {
 }
 
 /// `{type: ephemeral, ttl}`; the time in seconds, or `5m` and the like.
-fn shield(nvext: &Value, notes: &mut Vec<String>) -> Result<Option<Shield>, String> {
-    let Some(control) = field(nvext, "cache_control") else { return Ok(None) };
-    if control.get("type").and_then(Value::as_str).is_some_and(|word| word != "ephemeral") {
+fn shield(control: &Value, notes: &mut Vec<String>) -> Result<Shield, String> {
+    if field(control, "type").is_some_and(|word| word.as_str() != Some("ephemeral")) {
         return Err("type must be `ephemeral`".into());
     }
     let asked_s = match field(control, "ttl") {
@@ -141,7 +189,7 @@ fn shield(nvext: &Value, notes: &mut Vec<String>) -> Result<Option<Shield>, Stri
             "nvext.cache_control.ttl: {asked_s} s was taken as {granted_s} s, as Dynamo does"
         ));
     }
-    Ok(Some(Shield { ttl: Duration::from_secs(granted_s), refresh_on_hit: true }))
+    Ok(Shield { ttl: Duration::from_secs(granted_s), refresh_on_hit: true })
 }
 
 fn seconds(text: &str) -> Option<u64> {

@@ -195,6 +195,13 @@ fn nvext_is_lowered() {
             nvext(json!({"agent_context": {"session_id": 7}})),
             "nvext.agent_context: session_id is no text",
         ),
+        (nvext(json!({"agent_hints": 5})), "nvext.agent_hints is no object"),
+        (nvext(json!({"agent_context": "s"})), "nvext.agent_context is no object"),
+        (nvext(json!({"session_control": ["s"]})), "nvext.session_control is no object"),
+        (nvext(json!({CACHED: true})), "nvext.cache_control is no object"),
+        (nvext(json!({CACHED: "ephemeral"})), "nvext.cache_control is no object"),
+        (nvext(json!({CACHED: []})), "nvext.cache_control is no object"),
+        (nvext(json!({CACHED: {"type": 5}})), "nvext.cache_control.type must be `ephemeral`"),
     ] {
         check(&body, part, expected);
     }
@@ -212,6 +219,23 @@ fn what_is_not_taken_as_it_stands_is_noted() {
     let [ttl, timeout] = &lowered.notes[..] else { panic!("{:?}", lowered.notes) };
     assert!(ttl.contains("10 s was taken as 300 s"), "{ttl}");
     assert!(timeout.contains("sessions.idle_timeout"), "{timeout}");
+}
+
+#[test]
+fn what_is_said_of_a_session_that_has_no_name_is_noted() {
+    for (nvext, what) in [
+        (json!({"agent_context": {"parent_session_id": "p"}}), "agent_context.parent_session_id"),
+        (json!({"agent_context": {"session_final": true}}), "agent_context.session_final"),
+        (json!({"session_control": {"action": "open"}}), "session_control.action"),
+        (json!({"session_control": {"action": "close"}}), "session_control.action"),
+    ] {
+        let lowered = lower(&json!({"nvext": nvext}), &[]).unwrap();
+        assert!(lowered.before.is_empty() && lowered.after.is_empty());
+        let [note] = &lowered.notes[..] else { panic!("{:?}", lowered.notes) };
+        assert!(note.starts_with(&format!("nvext.{what}: ")), "{note}");
+    }
+    let silent = json!({"nvext": {"agent_context": {"session_final": false}}});
+    assert!(lower(&silent, &[]).unwrap().notes.is_empty());
 }
 
 #[test]
