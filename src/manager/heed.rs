@@ -7,7 +7,7 @@ use crate::domain::block::Key;
 use crate::domain::directory::BlockIndex;
 use crate::domain::retention::value::{Guard, Linked, Reuse, Seen, TipId, Worth};
 use crate::domain::session::{SessionEvent, SessionIndex, Stop};
-use crate::domain::tier::Tier;
+use crate::domain::tier::{Tier, TierSet};
 use crate::domain::units::Time;
 
 use super::Manager;
@@ -59,7 +59,11 @@ impl Manager {
         let found = runs.iter().map(|run| run.blocks as usize).sum();
         let subagent = self.is_subagent(session);
         let seen = Seen { chain: keys, found, session, subagent };
-        if self.heed_chain(request, &seen) {
+        // A request that asks again before it has stored its chain, and one that asks while a tier can't be
+        // read, finds less than LRU's shadow, which knows of neither.
+        let is_new = self.requests.tip(self.request_name(request)).is_none();
+        let is_fair = is_new && self.ways().unread.is_empty();
+        if self.heed_chain(request, &seen) && is_fair {
             self.stand_guard(keys, runs);
         }
     }
@@ -98,10 +102,13 @@ impl Manager {
         Some(linked)
     }
 
-    /// Whether LRU decides in any tier.
-    #[cfg(test)]
-    pub(super) fn lru_decides(&self) -> bool {
-        self.learned.0.as_ref().is_some_and(|knowledge| knowledge.lru_decides != [false; 2])
+    /// The tiers in which LRU decides, since it would have found more than the policy did.
+    pub(super) fn lru_decides(&self) -> TierSet {
+        let Some(knowledge) = self.learned.0.as_ref() else { return TierSet::EMPTY };
+        let [fastest, others] = knowledge.lru_decides;
+        let decides = std::iter::once(fastest).chain(std::iter::repeat(others));
+        let present = Tier::ALL.into_iter().filter(|tier| self.tiers[tier.index()].is_some());
+        present.zip(decides).filter_map(|(tier, decides)| decides.then_some(tier)).collect()
     }
 
     /// A request's chain now reaches down to `tip`; its blocks are here or on their way in.

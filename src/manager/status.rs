@@ -86,6 +86,7 @@ impl Manager {
             lifts: self.lift_counts(),
             nvme_writes: self.gate.counts(self.now),
             policy: self.config.policy.name(),
+            lru_decides: self.lru_decides(),
         }
     }
 }

@@ -82,6 +82,8 @@ metrics! {
         "What shields hold of a tier, by the slots that are taken.";
     TIER_BLOCKS: Gauge Count "terrace_tier_blocks" ["tier"]
         "Copies of blocks in a tier.";
+    TIER_LRU_DECIDES: Gauge Count "terrace_tier_lru_decides" ["tier"]
+        "1 while LRU decides in a tier because the policy `value` found less than it would have, else 0.";
     TIER_HIT_BLOCKS: Counter Count "terrace_tier_hit_blocks_total" ["tier"]
         "Blocks that a lookup found with this as their fastest tier.";
     TIER_EVICTED_COPIES: Counter Count "terrace_tier_evicted_copies_total" ["tier"]

@@ -16,6 +16,8 @@ pub fn publish(status: &Status) {
         let figures = &status.tiers[tier.index()];
         if figures.present {
             publish_tier(tier.name(), figures);
+            let decides = u8::from(status.lru_decides.has(tier));
+            gauge!(names::TIER_LRU_DECIDES, "tier" => tier.name()).set(f64::from(decides));
         }
     }
     for link in Link::ALL {

@@ -89,7 +89,7 @@ fn said(error: &BuildError) -> String {
 mod tests {
     use super::super::publish;
     use super::*;
-    use crate::domain::tier::Tier;
+    use crate::domain::tier::{Tier, TierSet};
     use crate::manager::api::{Status, TierStatus};
 
     #[test]
@@ -105,6 +105,7 @@ mod tests {
                 hit_blocks: 3,
                 ..TierStatus::default()
             };
+            status.lru_decides = TierSet::EMPTY.with(Tier::Dram);
             publish(&status);
         });
         let page = handle.render();
@@ -112,6 +113,7 @@ mod tests {
             "terrace_lookups_total 7",
             "terrace_tier_used_bytes{tier=\"dram\"} 4096",
             "terrace_tier_hit_blocks_total{tier=\"dram\"} 3",
+            "terrace_tier_lru_decides{tier=\"dram\"} 1",
             "terrace_leases 0",
         ] {
             assert!(page.lines().any(|found| found == line), "no `{line}` in\n{page}");

@@ -7,7 +7,7 @@ use crate::domain::namespace::NamespaceDigest;
 use crate::domain::residency::CopyState;
 use crate::domain::retention::RetentionRecord;
 use crate::domain::session::{SessionName, SessionState};
-use crate::domain::tier::Tier;
+use crate::domain::tier::{Tier, TierSet};
 use crate::domain::units::Time;
 use crate::movement::{Class, Link};
 
@@ -39,6 +39,8 @@ pub struct Status {
     pub lifts: LiftCounts,
     pub nvme_writes: WriteCounts,
     pub policy: &'static str,
+    /// Where LRU decides in place of a policy that learns, since it would have found more.
+    pub lru_decides: TierSet,
 }
 
 /// One link's figures. Bytes are payload bytes since the daemon's start.

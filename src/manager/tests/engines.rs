@@ -115,5 +115,21 @@ fn what_is_stored_without_a_lookup_is_not_held_against_the_policy() {
         });
         assert!(bench.store(None, &blocks).failed.is_empty());
     }
-    assert!(!bench.manager.lru_decides());
+    assert!(bench.manager.lru_decides().is_empty());
+}
+
+/// Engines ask again while their requests wait. What isn't stored yet LRU couldn't have had either.
+#[test]
+fn a_request_that_asks_again_is_not_held_against_the_policy() {
+    let mut bench = Bench::with_config([0, u64::MAX, 0, 0], 1, |config| {
+        config.policy = PolicyName::Value;
+    });
+    for chain in 0..50 {
+        let blocks: Vec<u64> = (0..100).map(|n| chain * 1000 + n).collect();
+        bench.ask(lookup(1, &blocks));
+        bench.ask(lookup(1, &blocks));
+        bench.store(None, &blocks);
+        end(&mut bench);
+    }
+    assert!(bench.manager.lru_decides().is_empty());
 }

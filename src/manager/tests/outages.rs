@@ -225,3 +225,25 @@ fn no_object_goes_for_room_while_too_many_are_to_be_erased() {
     bench.event(Event::Tick);
     assert_eq!(bench.erases.len(), 2, "the one that failed, again");
 }
+
+/// LRU would have read from the tier that is out no more than the policy can.
+#[test]
+fn what_an_outage_hides_is_not_held_against_the_policy() {
+    let mut bench = Bench::with_config([0, 100, 300, 0], 1, |config| {
+        config.policy = PolicyName::Value;
+    });
+    let chains: Vec<Vec<u64>> =
+        (0..4).map(|chain| (0..100).map(|n| chain * 1000 + n).collect()).collect();
+    for chain in &chains {
+        bench.found(chain);
+        bench.store(None, chain);
+    }
+    outage(&mut bench, Refuses::READS);
+    for chain in &chains {
+        bench.found(chain);
+    }
+    assert!(bench.manager.lru_decides().is_empty());
+    outage(&mut bench, Refuses::NOTHING);
+    let found: Vec<_> = chains.iter().map(|chain| bench.found(chain)).collect();
+    assert_eq!(found.iter().filter(|found| found.contains("nvme:100")).count(), 3, "{found:?}");
+}

@@ -113,6 +113,10 @@ pub(super) fn status(
     let tiers = Tier::ALL.into_iter().map(|tier| tier_status(tier, &status.tiers[tier.index()]));
     let mut facts = config.facts.clone();
     config.stores.tell(&mut facts);
+    if !status.lru_decides.is_empty() {
+        let tiers: Vec<_> = status.lru_decides.iter().map(Tier::name).collect();
+        facts.insert("retention".into(), format!("lru decides in {}", tiers.join(", ")));
+    }
     pb::StatusResponse {
         protocol_version: PROTOCOL_VERSION,
         daemon_version: VERSION.into(),
