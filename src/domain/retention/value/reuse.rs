@@ -353,10 +353,11 @@ impl Reuse {
 
     fn settle(&mut self, id: TipId, level: Level, due: Option<Time>) {
         let tip = self.tips.get_mut(id);
-        tip.due = due;
-        if let Some(at) = tip.due {
+        // The same time again is on the list already, until it has come.
+        if let Some(at) = due.filter(|_| tip.due != due) {
             self.due.push(Reverse((at, id.slot())));
         }
+        tip.due = due;
         if tip.level != level {
             tip.level = level;
             self.note_moved(id);
@@ -421,5 +422,17 @@ mod tests {
         request(&mut reuse, 3, 2, &[11, 12, 13]);
         reuse.session_gone(Time::from_millis(4000), SessionIndex(1), true);
         assert_eq!(reuse.worth(tip).map(|worth| worth.level), Some(Level::ENDED));
+    }
+
+    #[test]
+    fn whatever_is_said_of_a_wait_it_is_looked_at_once_a_bin() {
+        let mut reuse = Reuse::default();
+        let tip = request(&mut reuse, 1, 1, &[1, 2, 3]);
+        reuse.answered(Time::from_millis(2000), tip, Stop::ToolUse, 10);
+        let hours_later = Time::from_millis(10_000_000);
+        for _ in 0..1000 {
+            reuse.tool_started(hours_later, SessionIndex(1), None, None);
+        }
+        assert!(reuse.due.len() < 10, "{}", reuse.due.len());
     }
 }
