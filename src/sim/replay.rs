@@ -181,7 +181,8 @@ pub struct Replay {
 }
 
 impl Replay {
-    /// A replay in which nobody says anything ahead of time.
+    /// A replay in which nobody says anything ahead of time, and an answer comes when its request
+    /// says, even after the agent's next one: only a [`Foresight`] knows when that is.
     #[must_use]
     pub fn new(config: &ReplayConfig) -> Self {
         let (hints, foresight) = (Hints::None, Foresight::default());

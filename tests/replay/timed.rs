@@ -7,7 +7,9 @@ use std::time::Duration;
 use serde_json::Value;
 use terrace::domain::units::Time;
 use terrace::movement::Link;
-use terrace::sim::replay::{LinkSpeed, LinkUse, Pace, Prefetched, Spread, TimedOutcome, Timing};
+use terrace::sim::replay::{
+    Hints, LinkSpeed, LinkUse, Pace, Prefetched, Spread, TimedOutcome, Timing,
+};
 use terrace::workload::Request;
 use terrace::workload::request::IdRun;
 
@@ -69,6 +71,20 @@ fn what_an_idle_agent_needs_from_below_is_counted() {
     let mut others = chain(&[0, 10]);
     others[1].sub = 1;
     assert_eq!(timed(&others, nvme, slow()).prefetched.idle_promoted_tokens, 0, "another agent");
+}
+
+/// An agent has its answer before it asks again, whatever the trace says that took, and whatever is
+/// told of agents: its first request's blocks are stored when the second comes, and the third finds
+/// them.
+#[test]
+fn an_answer_comes_before_the_next_request() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("hasty.jsonl");
+    std::fs::write(&file, trace_text(&chain(&[0, 1, 2]))).unwrap();
+    for hints in Hints::ALL.map(Hints::name) {
+        let arguments = ["--hints", hints, "--prefetch", "off", "--dram", "1000"];
+        assert_eq!(replay_json(&file, &arguments)["hit_tokens"], 6400, "hints {hints}");
+    }
 }
 
 /// Traces count from where they like, and agents can be silent for a year.

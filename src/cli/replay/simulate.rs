@@ -115,11 +115,11 @@ fn check_hints(args: &ReplayArgs, format: Format) -> Result<(), ReplayError> {
     Err(ReplayError::Usage(format!("--hints {}: {why}; leave it out", args.hints)))
 }
 
-/// What the agents of the trace say.
+/// What the agents of the trace say, and when they go on: an agent has its answer by then.
 fn told(args: &ReplayArgs, trace: &Trace, limit: usize) -> Result<Told, ReplayError> {
     let hints = args.hints;
     let mut foresight = Foresight::default();
-    if hints > Hints::None {
+    if hints > Hints::None || !args.instant {
         for request in trace.requests()?.take(limit) {
             foresight.learn(&request?);
         }

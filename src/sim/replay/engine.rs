@@ -238,10 +238,8 @@ impl Engine {
     /// An answer comes before the agent's next request, whatever the trace says it took.
     fn answer_later(&mut self, id: RequestId, request: &Request, open: OpenRequest) {
         let api_ms = request.api_ms.unwrap_or(API_MS_DEFAULT);
-        let mut answered = self.now + Duration::from_millis(api_ms.into());
-        if self.voice.hints > Hints::None {
-            answered = answered.min(open.outlook.next.unwrap_or(Time::MAX));
-        }
+        let answered = self.now + Duration::from_millis(api_ms.into());
+        let answered = answered.min(open.outlook.next.unwrap_or(Time::MAX));
         self.open.insert(id, open);
         self.timeline.add(answered, Due::Answered(id));
     }
