@@ -2,6 +2,8 @@
 //! are present.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+#[path = "replay/odd.rs"]
+mod odd;
 #[path = "replay/timed.rs"]
 mod timed;
 
@@ -134,7 +136,7 @@ fn best_possible(requests: &[Request], capacity_blocks: u64) -> ReplayOutcome {
     opt.finish(0, capacity_blocks, 64)
 }
 
-/// On any workload, size and hint level, garbage included: never worse than LRU by more than 0.3
+/// On any workload of agents, size and hint level: never worse than LRU by more than 0.3
 /// points, and never better than what is possible.
 fn check_bounds(requests: &[Request], percents: &[u64]) {
     let unique = unique_blocks(requests);

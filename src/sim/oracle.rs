@@ -1,6 +1,7 @@
 //! A leaf-first LRU cache of one tier, as small as it can be: what the manager is measured against.
 //!
-//! Knows nothing of leases, transfers or chunks: a request's blocks are there at its arrival.
+//! Knows nothing of leases, transfers or chunks: a request's blocks are there at its arrival. Takes
+//! every id for a whole prefix, and doesn't see where a trace contradicts that.
 
 use std::collections::HashMap;
 

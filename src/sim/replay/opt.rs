@@ -3,11 +3,14 @@
 //! Furthest next use with bypass. Of one chain the deepest block is used again last, so evicting it
 //! first keeps prefixes whole, and the bound can be reached. Offline: it needs all requests at once.
 
+mod prefixes;
+
 use std::collections::BTreeMap;
 
 use crate::workload::Request;
 
 use super::ReplayOutcome;
+use prefixes::{ById, Prefixes};
 
 /// A request's number; [`NEVER`] for none.
 type Use = u32;
@@ -23,11 +26,13 @@ struct Stretch {
 /// Takes requests in time order, then says what the best cache of one tier would have found.
 #[derive(Default)]
 pub struct Opt {
+    prefixes: Prefixes,
     requests: Vec<Request>,
 }
 
 impl Opt {
-    pub fn request(&mut self, request: Request) {
+    pub fn request(&mut self, mut request: Request) {
+        request.blocks = self.prefixes.named(&request);
         self.requests.push(request);
     }
 
@@ -51,15 +56,13 @@ impl Opt {
 
 /// For each request its blocks' next uses, root first: the deeper, the later.
 fn next_uses(requests: &[Request]) -> Vec<Vec<Stretch>> {
-    let mut next: BTreeMap<u64, Use> = BTreeMap::new();
-    let mut dense: Vec<Use> = Vec::new();
+    let mut next = ById::new(NEVER);
     let mut all = vec![Vec::new(); requests.len()];
     for (index, request) in requests.iter().enumerate().rev() {
         let now = Use::try_from(index).expect("fewer than 2^32 requests");
         let stretches: &mut Vec<Stretch> = &mut all[index];
         for id in request.block_ids() {
-            let slot = slot_of(&mut dense, &mut next, id);
-            let used = std::mem::replace(slot, now);
+            let used = std::mem::replace(next.of(id), now);
             match stretches.last_mut() {
                 Some(last) if last.next == used => last.blocks += 1,
                 _ => stretches.push(Stretch { next: used, blocks: 1 }),
@@ -67,24 +70,6 @@ fn next_uses(requests: &[Request]) -> Vec<Vec<Stretch>> {
         }
     }
     all
-}
-
-/// Ids are dense in most traces: those live in a list, and others in a map.
-fn slot_of<'a>(
-    dense: &'a mut Vec<Use>,
-    sparse: &'a mut BTreeMap<u64, Use>,
-    id: u64,
-) -> &'a mut Use {
-    const DENSE_MAX: usize = 1 << 26;
-    match usize::try_from(id) {
-        Ok(at) if at < DENSE_MAX => {
-            if dense.len() <= at {
-                dense.resize(at + 1, NEVER);
-            }
-            &mut dense[at]
-        }
-        _ => sparse.entry(id).or_insert(NEVER),
-    }
 }
 
 /// What is kept: by the request that uses it next, and the position in that request's chain, so
@@ -109,7 +94,8 @@ impl Cache {
         let mut position = 0;
         for Stretch { next, blocks } in stretches {
             if *next != NEVER {
-                self.kept.insert((*next, position), u64::from(*blocks));
+                let other = self.kept.insert((*next, position), u64::from(*blocks));
+                assert!(other.is_none(), "a request has one block at each position");
                 self.held += u64::from(*blocks);
             }
             position += u64::from(*blocks);
@@ -159,6 +145,19 @@ mod tests {
         assert_eq!(found(&[a, b, b, b, a], 4), 7, "and a's root");
         assert_eq!(found(&[a, b, a, b], 0), 0);
         assert_eq!(found(&[&[0, 1, 2], &[0, 5], &[0, 1, 2]], 2), 1 + 2, "5 is not used again");
+    }
+
+    #[test]
+    fn what_contradicts_itself_is_found_no_deeper_than_it_can_be() {
+        let twice: &[u64] = &[0, 0, 1];
+        assert_eq!(found(&[twice, twice, twice], 4), 2, "nothing behind the second 0");
+        let (one, other): (&[u64], &[u64]) = (&[0, 5, 6], &[1, 5, 6]);
+        assert_eq!(
+            found(&[one, other, one, other], 4),
+            3 + 1,
+            "5 and 6 after 0 are others than after 1"
+        );
+        assert_eq!(found(&[one, &[5, 6], one, &[5, 6]], 5), 5, "and than at the root");
     }
 
     /// Against every way of keeping prefixes, tried one by one.

@@ -1,0 +1,75 @@
+//! Traces that contradict themselves: whoever writes one of his own gets ids wrong first.
+
+use proptest::prelude::*;
+use terrace::manager::PolicyName;
+use terrace::sim::replay::{Opt, Pace, Replay, ReplayConfig, Writes};
+use terrace::workload::Request;
+use terrace::workload::request::push_id;
+
+/// Requests of these ids, a second apart.
+fn requests(lists: &[Vec<u64>]) -> Vec<Request> {
+    let request = |(second, ids): (u64, &Vec<u64>)| {
+        let mut blocks = Vec::new();
+        for id in ids {
+            push_id(&mut blocks, *id);
+        }
+        Request {
+            t: terrace::domain::units::Time::from_millis(second * 1000),
+            input_tokens: u32::try_from(ids.len() * 64).unwrap(),
+            api_ms: Some(100),
+            blocks,
+            ..Request::default()
+        }
+    };
+    (0..).zip(lists).map(request).collect()
+}
+
+/// What one tier finds of the requests at once.
+fn found(requests: &[Request], capacity_blocks: u64, policy: PolicyName) -> u64 {
+    let mut replay = Replay::new(&ReplayConfig {
+        capacity_blocks: [capacity_blocks, 0, 0, 0],
+        policy,
+        block_tokens: 64,
+        seed: 1,
+        pace: Pace::Instant,
+        writes: Writes::default(),
+    });
+    for request in requests {
+        replay.request(request);
+    }
+    replay.finish().hit_tokens_total()
+}
+
+fn found_at_best(requests: &[Request], capacity_blocks: u64) -> u64 {
+    let mut opt = Opt::default();
+    for request in requests {
+        opt.request(request.clone());
+    }
+    opt.finish(0, capacity_blocks, 64).hit_tokens_total()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    /// Whatever the ids are, no policy finds more than the upper bound.
+    #[test]
+    fn nothing_finds_more_than_the_upper_bound(
+        lists in prop::collection::vec(prop::collection::vec(0_u64..7, 0..6), 0..40),
+        capacity_blocks in 1_u64..9,
+    ) {
+        let requests = requests(&lists);
+        let best = found_at_best(&requests, capacity_blocks);
+        for policy in PolicyName::ALL {
+            let found = found(&requests, capacity_blocks, policy);
+            prop_assert!(found <= best, "{} finds {found}, the bound is {best}", policy.name());
+        }
+    }
+}
+
+/// A request that names an id twice: nothing behind the second is found, but what is before it is.
+#[test]
+fn an_id_named_twice_does_not_stay_for_ever() {
+    let requests = requests(&vec![vec![0, 0, 1]; 40]);
+    assert_eq!(found(&requests, 4, PolicyName::Lru), 39 * 64);
+    assert_eq!(found_at_best(&requests, 4), 39 * 64);
+}
