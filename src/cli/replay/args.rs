@@ -49,7 +49,7 @@ pub struct ReplayArgs {
     /// How far announced times are off: the standard deviation of their logarithm
     #[arg(long, value_name = "SIGMA", default_value_t = SIGMA, value_parser = sigma)]
     pub hint_sigma: f64,
-    /// Stop after so many requests; capacities still refer to the whole trace
+    /// Stop after so many requests; capacities, and what agents know, still refer to the whole trace
     #[arg(long, value_name = "REQUESTS", value_parser = clap::value_parser!(u64).range(1..))]
     pub limit: Option<u64>,
     /// Fixes everything that is drawn: the blocks' keys and, live, their bytes

@@ -31,7 +31,7 @@ pub(super) fn simulate(args: &ReplayArgs) -> Result<ReplayReport, ReplayError> {
         ReplayPolicy::Online(policy) => {
             let (block_tokens, seed) = (info.block_tokens, args.seed);
             let config = ReplayConfig { capacity_blocks, policy, block_tokens, seed, pace, writes };
-            run(Replay::told(&config, told(args, &trace, limit)?), &trace, limit)?
+            run(Replay::told(&config, told(args, &trace)?), &trace, limit)?
         }
     };
     let counts = ReportCounts {
@@ -115,12 +115,13 @@ fn check_hints(args: &ReplayArgs, format: Format) -> Result<(), ReplayError> {
     Err(ReplayError::Usage(format!("--hints {}: {why}; leave it out", args.hints)))
 }
 
-/// What the agents of the trace say, and when they go on: an agent has its answer by then.
-fn told(args: &ReplayArgs, trace: &Trace, limit: usize) -> Result<Told, ReplayError> {
+/// What the agents of the trace say, and when they go on: an agent has its answer by then. They know
+/// the whole trace, however little of it is replayed.
+fn told(args: &ReplayArgs, trace: &Trace) -> Result<Told, ReplayError> {
     let hints = args.hints;
     let mut foresight = Foresight::default();
     if hints > Hints::None || !args.instant {
-        for request in trace.requests()?.take(limit) {
+        for request in trace.requests()? {
             foresight.learn(&request?);
         }
     }
@@ -154,4 +155,35 @@ pub(super) fn progress_bar(requests: u64) -> ProgressBar {
     let style = ProgressStyle::with_template("{bar:40} {pos}/{len} requests, {eta} left")
         .expect("the template is constant and valid");
     ProgressBar::new(requests).with_style(style)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        replay: ReplayArgs,
+    }
+
+    #[test]
+    fn an_agent_beyond_the_limit_goes_on() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("two");
+        let line = |t| {
+            format!(
+                r#"{{"t":{t},"session":"s","agent":"a","input_length":64,"output_length":1,"hash_ids":[0]}}"#
+            )
+        };
+        std::fs::write(&path, [line(1), line(9)].join("\n")).expect("a file");
+        let words = ["replay", path.to_str().expect("a name")];
+        let more = ["--simulate", "--limit", "1", "--hints", "lifecycle"];
+        let args = Cli::parse_from(words.into_iter().chain(more)).replay;
+        let told = told(&args, &Trace::open(&path).expect("a trace")).expect("the same trace");
+        let goes_on = |request| told.foresight.outlook(request).next.is_some();
+        assert_eq!([0, 1].map(goes_on), [true, false]);
+    }
 }

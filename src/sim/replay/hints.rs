@@ -52,7 +52,7 @@ pub const SIGMA: f64 = 0.5;
 
 /// One request's future and past, as its agent knows them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Outlook {
+pub(crate) struct Outlook {
     /// When the agent's next request comes; none if this is its last.
     pub next: Option<Time>,
     /// The request keeps less than half of what the agent's last one had.
@@ -81,7 +81,7 @@ impl Foresight {
         self.outlooks.push(Outlook { next: None, resets });
     }
 
-    pub(super) fn outlook(&self, request: usize) -> Outlook {
+    pub(crate) fn outlook(&self, request: usize) -> Outlook {
         self.outlooks.get(request).copied().unwrap_or_default()
     }
 }
