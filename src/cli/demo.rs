@@ -65,7 +65,7 @@ pub fn run(args: &DemoArgs) -> Result<Outcome, LiveError> {
     let info = workload.info();
     let outcome = drive(&plan, workload.requests.into_iter().map(Ok), &progress)?;
     progress.finish_and_clear();
-    outcome.note_failures();
+    outcome.note_failures(false);
     let pauses = pauses::compare(args.seed, args.block_bytes)?;
     let report = report(args, info, &outcome);
     let shown = Shown { report, pauses };

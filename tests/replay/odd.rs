@@ -6,6 +6,8 @@ use terrace::sim::replay::{Opt, Pace, Replay, ReplayConfig, Writes};
 use terrace::workload::Request;
 use terrace::workload::request::push_id;
 
+use super::{terrace, trace_text};
+
 /// Requests of these ids, a second apart.
 fn requests(lists: &[Vec<u64>]) -> Vec<Request> {
     let request = |(second, ids): (u64, &Vec<u64>)| {
@@ -72,4 +74,29 @@ fn an_id_named_twice_does_not_stay_for_ever() {
     let requests = requests(&vec![vec![0, 0, 1]; 40]);
     assert_eq!(found(&requests, 4, PolicyName::Lru), 39 * 64);
     assert_eq!(found_at_best(&requests, 4), 39 * 64);
+}
+
+/// Whoever hashes blocks without what is before them hears of it, simulated and live.
+#[test]
+fn ids_that_name_no_whole_prefix_are_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let said_of = |lists: &[Vec<u64>], mode: &[&str]| {
+        let file = folder.path().join("own.jsonl");
+        std::fs::write(&file, trace_text(&requests(lists))).unwrap();
+        let fixed = ["replay", file.to_str().unwrap(), "--json", "--dram", "64"];
+        let output = terrace(&[&fixed[..], mode].concat());
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{said}");
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        (said, report["contradicted_blocks"].as_u64().unwrap())
+    };
+    let wrong = [vec![0, 1, 2], vec![3, 1, 2, 4], vec![0, 2]];
+    for mode in [&["--simulate"][..], &["--live", "--block-bytes", "4096"]] {
+        let (said, contradicted) = said_of(&wrong, mode);
+        assert!(said.contains("2 of 5 block ids stand after different blocks"), "{mode:?}: {said}");
+        assert_eq!(contradicted, 2, "{mode:?}");
+        let why = "4 blocks were not stored: an id that stood after another block before, ";
+        assert_eq!(said.contains(why), mode.contains(&"--live"), "{mode:?}: {said}");
+    }
+    assert_eq!(said_of(&[vec![0, 1], vec![0, 1, 2]], &["--simulate"]), (String::new(), 0));
 }

@@ -28,6 +28,7 @@ impl Workload {
             format: Format::KvTrace,
             block_tokens: BLOCK_TOKENS,
             unique_blocks: self.unique_blocks,
+            contradicted_blocks: 0,
             requests: self.requests.len() as u64,
             first: at(self.requests.first()),
             last: at(self.requests.last()),

@@ -20,7 +20,7 @@ use crate::cli::daemon::DaemonError;
 use crate::cli::output::Unprinted;
 use crate::client::ClientError;
 use crate::sim::replay::Hints;
-use crate::workload::trace::{Trace, TraceError};
+use crate::workload::trace::TraceError;
 
 use super::args::ReplayPolicy;
 use super::report::{LiveReport, Mode, ReplayReport, ReportHead};
@@ -74,7 +74,7 @@ pub(super) fn live(args: &ReplayArgs) -> Result<ReplayReport, ReplayError> {
             "--nvme-write and its like need --simulate: a daemon has settings for them".into(),
         ));
     }
-    let trace = Trace::open(&args.trace)?;
+    let trace = super::open(args)?;
     let info = *trace.info();
     let plan = LivePlan {
         capacity_blocks: args.capacity_blocks(info.unique_blocks)?,
@@ -96,7 +96,7 @@ pub(super) fn live(args: &ReplayArgs) -> Result<ReplayReport, ReplayError> {
         hints: args.hints.to_string(),
         seed: args.seed,
     };
-    outcome.note_failures();
+    outcome.note_failures(info.contradicted_blocks > 0);
     Ok(ReplayReport::new(head, &outcome.counts, outcome.elapsed_s, Some(outcome.live)))
 }
 

@@ -12,7 +12,7 @@ pub mod writes;
 
 use super::Outcome;
 use super::output::{self, Unprinted};
-use crate::workload::trace::TraceError;
+use crate::workload::trace::{Trace, TraceError};
 
 pub use args::ReplayArgs;
 
@@ -37,4 +37,20 @@ pub fn run(args: &ReplayArgs) -> Result<Outcome, ReplayError> {
     let report = if args.live { live::live(args)? } else { simulate::simulate(args)? };
     output::show(args.json, &report, || report.table())?;
     Ok(report.live.map_or(Outcome::Good, |live| live::judge(&live)))
+}
+
+/// Opens the trace, and says on stderr when its ids are not what a trace's must be.
+fn open(args: &ReplayArgs) -> Result<Trace, TraceError> {
+    let trace = Trace::open(&args.trace)?;
+    let info = trace.info();
+    if info.contradicted_blocks > 0 {
+        eprintln!(
+            "terrace: {}: {} of {} block ids stand after different blocks, and are found after one \
+             only: an id must stand for a block with all that is before it",
+            args.trace.display(),
+            info.contradicted_blocks,
+            info.unique_blocks
+        );
+    }
+    Ok(trace)
 }

@@ -32,6 +32,9 @@ pub struct ReplayReport {
     pub input_tokens: u64,
     pub block_tokens: u32,
     pub unique_blocks: u64,
+    /// Those of the trace that stand after different blocks: anything but zero is a trace that
+    /// contradicts itself, of which less is found than could be.
+    pub contradicted_blocks: u64,
     /// The tiers that are present, fastest first.
     pub tiers: Vec<TierReport>,
     pub hit_tokens: u64,
@@ -151,6 +154,7 @@ impl ReplayReport {
             input_tokens: counts.input_tokens,
             block_tokens: head.info.block_tokens,
             unique_blocks: head.info.unique_blocks,
+            contradicted_blocks: head.info.contradicted_blocks,
             tiers: tiers(counts),
             hit_tokens,
             hit_ratio: ratio(hit_tokens, counts.input_tokens),

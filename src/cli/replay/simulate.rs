@@ -19,7 +19,7 @@ const TOKEN_BYTES: u64 = 131_072;
 
 pub(super) fn simulate(args: &ReplayArgs) -> Result<ReplayReport, ReplayError> {
     let elapsed = Stopwatch::start();
-    let trace = Trace::open(&args.trace)?;
+    let trace = super::open(args)?;
     let info = *trace.info();
     check_hints(args, info.format)?;
     let capacity_blocks = args.capacity_blocks(info.unique_blocks)?;

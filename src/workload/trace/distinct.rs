@@ -18,6 +18,10 @@ impl DistinctIds {
         self.count
     }
 
+    pub(super) fn contains(&self, id: u64) -> bool {
+        self.stretches.range(..=id).next_back().is_some_and(|(_, end)| id < *end)
+    }
+
     pub(super) fn insert(&mut self, run: IdRun) {
         let (mut start, mut end) = (run.ids().start, run.ids().end);
         if start == end {
@@ -64,6 +68,7 @@ mod tests {
                 ids.insert(run);
                 model.extend(run.ids());
                 prop_assert_eq!(ids.count(), model.len() as u64);
+                prop_assert!((0..80).all(|id| ids.contains(id) == model.contains(&id)));
             }
             let gaps = model.iter().filter(|id| !model.contains(&(**id + 1))).count();
             prop_assert_eq!(ids.stretches.len(), gaps);

@@ -9,6 +9,7 @@
 
 mod distinct;
 pub mod error;
+mod ids;
 pub mod line;
 mod requests;
 mod source;
@@ -21,8 +22,8 @@ use crate::domain::units::Time;
 pub use error::TraceError;
 pub use requests::Requests;
 
-use distinct::DistinctIds;
 use error::Fault;
+use ids::TraceIds;
 
 /// How a trace is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -68,6 +69,9 @@ pub struct TraceInfo {
     pub block_tokens: u32,
     /// Different block ids: what `P%` of a capacity refers to.
     pub unique_blocks: u64,
+    /// Those that stand after different blocks, which an id that stands for a whole prefix can't:
+    /// at any time they are found after one of them only.
+    pub contradicted_blocks: u64,
     pub requests: u64,
     /// When the first and the last request arrive, by the trace's own clock.
     pub first: Time,
@@ -88,11 +92,11 @@ impl Trace {
     /// The file, the line and the remedy, for anything that is not a whole trace of one format.
     pub fn open(path: &Path) -> Result<Self, TraceError> {
         let mut requests = Requests::open(path)?;
-        let mut ids = DistinctIds::default();
+        let mut ids = TraceIds::default();
         let mut span: Option<(Time, Time)> = None;
         for request in requests.by_ref() {
             let request = request?;
-            request.blocks.iter().for_each(|run| ids.insert(*run));
+            ids.take_in(&request);
             let first = span.map_or(request.t, |(first, _)| first);
             span = Some((first, request.t));
         }
@@ -102,7 +106,8 @@ impl Trace {
         let info = TraceInfo {
             format: requests.format(),
             block_tokens: requests.block_tokens(),
-            unique_blocks: ids.count(),
+            unique_blocks: ids.unique_count(),
+            contradicted_blocks: ids.contradicted_count(),
             requests: requests.requests_read(),
             first,
             last,

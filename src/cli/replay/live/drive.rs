@@ -57,16 +57,19 @@ pub(crate) struct LiveOutcome {
 }
 
 impl LiveOutcome {
-    /// Says on stderr what an engine would have had to compute again though it was found.
-    pub(crate) fn note_failures(&self) {
+    /// Says on stderr what an engine would have had to compute again though it was found, and what
+    /// was not kept; of a trace that contradicts itself that may be the trace's own doing.
+    pub(crate) fn note_failures(&self, is_contradictory: bool) {
         if self.failed_loads > 0 {
             eprintln!("{} found blocks could not be loaded and count as misses", self.failed_loads);
         }
         if self.failed_stores > 0 {
-            eprintln!(
-                "{} blocks were not stored: no room, or a copy that failed",
-                self.failed_stores
-            );
+            let why = if is_contradictory {
+                "an id that stood after another block before, no room, or a copy that failed"
+            } else {
+                "no room, or a copy that failed"
+            };
+            eprintln!("{} blocks were not stored: {why}", self.failed_stores);
         }
     }
 }

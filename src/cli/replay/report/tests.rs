@@ -18,6 +18,7 @@ fn report(live: bool) -> ReplayReport {
         format: Format::KvTrace,
         block_tokens: 64,
         unique_blocks: 1_937_733,
+        contradicted_blocks: 0,
         requests: 29_753,
         first: Time::ZERO,
         last: Time::MAX,
@@ -51,7 +52,7 @@ fn the_json_of_a_simulated_replay() {
     let expected = concat!(
         r#"{"trace":"t.jsonl","format":"kvtrace-rle-1","mode":"simulate","policy":"lru","#,
         r#""hints":"none","seed":1,"requests":2,"input_tokens":4000,"block_tokens":64,"#,
-        r#""unique_blocks":1937733,"tiers":[{"tier":"hbm","capacity_blocks":10,"#,
+        r#""unique_blocks":1937733,"contradicted_blocks":0,"tiers":[{"tier":"hbm","capacity_blocks":10,"#,
         r#""hit_tokens":1000,"evicted_blocks":7},{"tier":"nvme","capacity_blocks":500,"#,
         r#""hit_tokens":500,"evicted_blocks":0}],"hit_tokens":1500,"hit_ratio":0.375,"#,
         r#""recomputed_tokens":2500,"elapsed_s":1.5}"#
