@@ -100,3 +100,24 @@ fn ids_that_name_no_whole_prefix_are_said() {
     }
     assert_eq!(said_of(&[vec![0, 1], vec![0, 1, 2]], &["--simulate"]), (String::new(), 0));
 }
+
+/// A daemon looks up 65,536 blocks at once: what is beyond them is said to be left out.
+#[test]
+fn what_a_live_replay_leaves_out_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("long.jsonl");
+    let long = requests(&[(0..70_000).collect(), vec![0]]);
+    std::fs::write(&file, trace_text(&long)).unwrap();
+    let fixed = ["replay", file.to_str().unwrap(), "--json", "--dram", "64"];
+    let said = |mode: &[&str]| {
+        let output = terrace(&[&fixed[..], mode].concat());
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{said}");
+        said
+    };
+    let expected =
+        "4464 blocks were left out and count as misses: a lookup takes a request's first 65536";
+    let live = said(&["--live", "--block-bytes", "4096"]);
+    assert!(live.contains(expected), "{live}");
+    assert_eq!(said(&["--simulate"]), "");
+}

@@ -13,6 +13,8 @@ use crate::workload::content::{Content, ENGINE_HASH_BYTES};
 pub(super) struct Chain {
     ids: Vec<u64>,
     hashes: Bytes,
+    /// Blocks beyond that.
+    left_out: u64,
 }
 
 /// A stretch of a chain that was found in one tier.
@@ -26,7 +28,12 @@ impl Chain {
     pub(super) fn of(request: &Request, content: Content, blocks_max: u32) -> Self {
         let ids: Vec<u64> = request.block_ids().take(blocks_max as usize).collect();
         let hashes: Vec<u8> = ids.iter().flat_map(|id| content.engine_hash(*id)).collect();
-        Self { ids, hashes: hashes.into() }
+        let left_out = request.block_count() - ids.len() as u64;
+        Self { ids, hashes: hashes.into(), left_out }
+    }
+
+    pub(super) const fn left_out(&self) -> u64 {
+        self.left_out
     }
 
     pub(super) fn len(&self) -> usize {
@@ -87,6 +94,7 @@ mod tests {
         }
         let chain = Chain::of(&request, content, 3);
         assert_eq!((chain.len(), chain.ids(1..3)), (3, &[8, 3][..]));
+        assert_eq!((chain.left_out(), Chain::of(&request, content, 4).left_out()), (1, 0));
         assert_eq!(chain.hashes(1..2), content.engine_hash(8)[..]);
         assert_eq!(chain.parent(0), None);
         assert_eq!(chain.parent(2).unwrap(), content.engine_hash(8)[..]);

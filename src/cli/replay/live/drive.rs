@@ -54,6 +54,8 @@ pub(crate) struct LiveOutcome {
     pub(crate) daemon_folder: String,
     failed_loads: u64,
     failed_stores: u64,
+    left_out: u64,
+    lookup_blocks_max: u32,
 }
 
 impl LiveOutcome {
@@ -70,6 +72,12 @@ impl LiveOutcome {
                 "no room, or a copy that failed"
             };
             eprintln!("{} blocks were not stored: {why}", self.failed_stores);
+        }
+        if self.left_out > 0 {
+            eprintln!(
+                "{} blocks were left out and count as misses: a lookup takes a request's first {}",
+                self.left_out, self.lookup_blocks_max
+            );
         }
     }
 }
@@ -156,6 +164,7 @@ async fn replayed(
     let elapsed_s = elapsed.elapsed().as_secs_f64();
     let status = settled(engine.client()).await?;
     let filled = sampler.stop().await;
+    let lookup_blocks_max = engine.client().welcome().limits.lookup_blocks_max;
     let mut tally = engine.tally;
     Ok(LiveOutcome {
         counts: counts(&tally, &status, plan.capacity_blocks, &filled),
@@ -171,6 +180,8 @@ async fn replayed(
         daemon_folder: started.folder,
         failed_loads: tally.failed_loads,
         failed_stores: tally.failed_stores,
+        left_out: tally.left_out,
+        lookup_blocks_max,
     })
 }
 

@@ -90,6 +90,7 @@ impl Engine {
         let usable = self.load(id, &chain, &found.runs).await?;
         let block_tokens = self.client.namespace().block_tokens;
         self.tally.request(request, (&found.runs, usable), block_tokens);
+        self.tally.left_out += chain.left_out();
         self.store(id, &chain, usable).await?;
         patiently(|| self.client.end_request(id)).await?;
         Ok(())

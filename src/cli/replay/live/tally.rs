@@ -21,6 +21,8 @@ pub(crate) struct Tally {
     pub(crate) failed_loads: u64,
     /// Blocks that found no room, or whose copy failed.
     pub(crate) failed_stores: u64,
+    /// Blocks beyond what one lookup takes, which were neither asked for nor stored.
+    pub(crate) left_out: u64,
     /// Loads from each tier.
     pub(super) loads: [Busy; Tier::COUNT],
     lookups: Samples,
