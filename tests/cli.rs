@@ -89,7 +89,7 @@ fn flags(line: &str) -> Vec<String> {
 fn cli_flags_of_replay() {
     insta::assert_snapshot!(
         flags("replay --help").join(" "),
-        @"--simulate --live --hbm --dram --nvme --object --policy --hints --hint-sigma --limit --seed --instant --block-bytes --link --prefill-tokens-per-s --prefetch --nvme-write --nvme-admission --nvme-admit-percent --nvme-write-per-s --nvme-write-per-day --json"
+        @"--simulate --live --hbm --dram --nvme --object --policy --hints --hint-sigma --limit --seed --instant --block-bytes --answer-ms --link --prefill-tokens-per-s --prefetch --nvme-write --nvme-admission --nvme-admit-percent --nvme-write-per-s --nvme-write-per-day --json"
     );
 }
 

@@ -41,6 +41,7 @@ fn replay(requests: &[Request], capacity_blocks: [u64; 4], pace: Pace) -> Replay
         block_tokens,
         seed,
         pace,
+        answer_ms: ReplayConfig::ANSWER_MS,
         writes: Writes::default(),
     });
     for request in requests {
@@ -120,6 +121,7 @@ fn value(requests: &[Request], capacity_blocks: u64, hints: Hints, sigma: f64) -
         block_tokens: 64,
         seed: 1,
         pace: Pace::Instant,
+        answer_ms: ReplayConfig::ANSWER_MS,
     };
     let mut replay = Replay::told(&config, Told { hints, sigma, foresight, seed: 1 });
     for request in requests {
@@ -209,7 +211,7 @@ fn trace_text(requests: &[Request]) -> String {
         };
         let runs: Vec<_> = request.blocks.iter().map(|run| (run.first_id, run.count)).collect();
         let Request { session, sub, turn, input_tokens, output_tokens, api_ms, t, .. } = request;
-        let api = f64::from(api_ms.unwrap()) / 1e3;
+        let api = api_ms.map_or("null".into(), |ms| (f64::from(ms) / 1e3).to_string());
         let t = t.since(terrace::domain::units::Time::ZERO).as_secs_f64();
         write!(
             text,

@@ -53,7 +53,14 @@ pub struct ReplayConfig {
     /// Separates the keys of one simulation from those of another; figures don't depend on it.
     pub seed: u64,
     pub pace: Pace,
+    /// What an answer takes where the trace doesn't say, counted from the request.
+    pub answer_ms: u32,
     pub writes: Writes,
+}
+
+impl ReplayConfig {
+    /// Assumed: neither Mooncake's nor `LMCache`'s traces say anything of answers.
+    pub const ANSWER_MS: u32 = 5_000;
 }
 
 /// When things happen.
@@ -116,6 +123,8 @@ pub struct ReplayOutcome {
     pub hit_tokens: [u64; Tier::COUNT],
     /// Blocks that left each tier because room was needed.
     pub evicted_blocks: [u64; Tier::COUNT],
+    /// Requests whose answer came when [`ReplayConfig::answer_ms`] says.
+    pub assumed_answers: u64,
     /// What was written to NVMe.
     pub nvme_writes: WriteCounts,
     /// Only where things take time.
@@ -217,8 +226,10 @@ impl Replay {
     /// Lets everything under way end, and says what came of it.
     #[must_use]
     pub fn finish(mut self) -> ReplayOutcome {
+        let assumed_answers = self.engine.assumed_answers();
         let (status, timed) = self.engine.finish();
         self.outcome.timed = timed;
+        self.outcome.assumed_answers = assumed_answers;
         self.outcome.nvme_writes = self.writes.counted(&status.nvme_writes);
         self.outcome.evicted_blocks = status.tiers.map(|tier| tier.evicted_copies);
         self.outcome

@@ -34,6 +34,7 @@ fn found(requests: &[Request], capacity_blocks: u64, policy: PolicyName) -> u64 
         block_tokens: 64,
         seed: 1,
         pace: Pace::Instant,
+        answer_ms: ReplayConfig::ANSWER_MS,
         writes: Writes::default(),
     });
     for request in requests {

@@ -4,7 +4,7 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use terrace::domain::units::Time;
 use terrace::movement::Link;
 use terrace::sim::replay::{
@@ -85,6 +85,38 @@ fn an_answer_comes_before_the_next_request() {
         let arguments = ["--hints", hints, "--prefetch", "off", "--dram", "1000"];
         assert_eq!(replay_json(&file, &arguments)["hit_tokens"], 6400, "hints {hints}");
     }
+}
+
+/// Where a trace is silent of answers one is assumed, which decides what others find, and said.
+#[test]
+fn an_answer_that_no_trace_tells_of_is_assumed() {
+    let mut requests = chain(&[0, 3]);
+    requests[1].sub = 1;
+    for request in &mut requests {
+        request.api_ms = None;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("silent.jsonl");
+    std::fs::write(&file, trace_text(&requests)).unwrap();
+    let found = |arguments: &[&str]| {
+        let report = replay_json(&file, &[&["--dram", "1000"], arguments].concat());
+        (report["hit_tokens"].as_u64().unwrap(), report["assumed_answers"].clone())
+    };
+    let assumed = |ms| json!({"requests": 2, "ms": ms});
+    assert_eq!(found(&[]), (0, assumed(5000)));
+    assert_eq!(found(&["--answer-ms", "1000"]), (6400, assumed(1000)));
+    assert_eq!(found(&["--instant"]), (6400, Value::Null), "answers change nothing");
+    let told = ["--instant", "--hints", "timing", "--answer-ms", "7"];
+    assert_eq!(found(&told), (6400, assumed(7)));
+
+    let refused = |mode: &[&str], says: &str| {
+        let fixed = ["replay", file.to_str().unwrap(), "--answer-ms", "9"];
+        let output = terrace(&[&fixed[..], mode].concat());
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && said.contains(says), "{mode:?} said {said}");
+    };
+    refused(&["--simulate", "--instant"], "--answer-ms has no meaning where nothing waits");
+    refused(&["--live"], "--answer-ms needs --simulate");
 }
 
 /// Traces count from where they like, and agents can be silent for a year.

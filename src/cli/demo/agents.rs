@@ -84,6 +84,7 @@ mod tests {
                 block_tokens: BLOCK_TOKENS,
                 seed,
                 pace: Pace::Instant,
+                answer_ms: ReplayConfig::ANSWER_MS,
             });
             workload.requests.iter().for_each(|request| replay.request(request));
             let outcome = replay.finish();

@@ -62,6 +62,9 @@ pub struct ReplayArgs {
     /// Bytes of a block: live, what is stored and loaded; simulated, what copies are timed by
     #[arg(long, value_name = "BYTES", value_parser = block_bytes)]
     pub block_bytes: Option<u64>,
+    /// What an answer takes, in milliseconds, where the trace doesn't say [default: 5000]
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u32).range(..=ANSWER_MS_MAX))]
+    pub answer_ms: Option<u32>,
     #[command(flatten)]
     pub timing: TimingArgs,
     #[command(flatten)]
@@ -70,6 +73,9 @@ pub struct ReplayArgs {
     #[arg(long)]
     pub json: bool,
 }
+
+/// A day, as for what a trace says.
+const ANSWER_MS_MAX: i64 = 24 * 3600 * 1000;
 
 /// The smallest and the largest `--block-bytes`: a page, and what fits a chunk with its header.
 const BLOCK_BYTES_MIN: u64 = 4096;
@@ -261,6 +267,7 @@ mod tests {
         check("--simulate --hint-sigma much", "`much` is no number");
         check("--simulate --policy opt --hints timing --hint-sigma 3 --hbm 1%", "[10, 0");
         check("--simulate --limit 0", "0 is not in 1..");
+        check("--simulate --answer-ms 86400001", "86400001 is not in 0..=86400000");
         check("--simulate --block-bytes 1000", "give a multiple of 4096 up to 67104768");
         check("--simulate --link device_up=0GB/s", "0GB/s is out of range: give 1kB/s to");
         check(

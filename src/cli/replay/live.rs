@@ -69,6 +69,11 @@ pub(super) fn live(args: &ReplayArgs) -> Result<ReplayReport, ReplayError> {
         ));
     };
     args.timing.refuse("needs --simulate: a live replay takes the time that it takes")?;
+    if args.answer_ms.is_some() {
+        return Err(ReplayError::Usage(
+            "--answer-ms needs --simulate: a live replay does not wait for answers".into(),
+        ));
+    }
     if args.writes.is_given() {
         return Err(ReplayError::Usage(
             "--nvme-write and its like need --simulate: a daemon has settings for them".into(),

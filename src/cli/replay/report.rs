@@ -45,6 +45,9 @@ pub struct ReplayReport {
     /// Only of a simulation with an NVMe tier.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub nvme_writes: Option<WritesReport>,
+    /// Only of a simulation in which answers matter, of a trace that doesn't say when they came.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub assumed_answers: Option<AssumedAnswers>,
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     pub timed: Option<TimedReport>,
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
@@ -56,6 +59,13 @@ pub struct ReplayReport {
 pub enum Mode {
     Simulate,
     Live,
+}
+
+/// So many requests are taken to be answered after so long.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct AssumedAnswers {
+    pub requests: u64,
+    pub ms: u32,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -161,6 +171,7 @@ impl ReplayReport {
             recomputed_tokens: counts.input_tokens - hit_tokens,
             elapsed_s,
             nvme_writes: None,
+            assumed_answers: None,
             timed: None,
             live,
         }
@@ -216,6 +227,10 @@ impl ReplayReport {
         }
         if let Some(timed) = &self.timed {
             timed.write_table(out)?;
+        }
+        if let Some(AssumedAnswers { requests, ms }) = self.assumed_answers {
+            let requests = grouped(requests);
+            writeln!(out, "answers to {requests} requests assumed after {ms} ms")?;
         }
         self.write_live(out)?;
         writeln!(

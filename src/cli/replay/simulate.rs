@@ -10,7 +10,9 @@ use crate::sim::replay::{
 use crate::workload::trace::{Format, Trace};
 
 use super::args::ReplayPolicy;
-use super::report::{Mode, ReplayReport, ReportCounts, ReportHead, TimedReport, WritesReport};
+use super::report::{
+    AssumedAnswers, Mode, ReplayReport, ReportCounts, ReportHead, TimedReport, WritesReport,
+};
 use super::{ReplayArgs, ReplayError};
 
 /// What a token's KV takes where `--block-bytes` doesn't say: Llama 3.1 8B in bf16, which is 32
@@ -24,13 +26,22 @@ pub(super) fn simulate(args: &ReplayArgs) -> Result<ReplayReport, ReplayError> {
     check_hints(args, info.format)?;
     let capacity_blocks = args.capacity_blocks(info.unique_blocks)?;
     let pace = pace(args, info.block_tokens)?;
+    let answer_ms = answer_ms(args)?;
     let writes = writes(args, info.block_tokens, capacity_blocks)?;
     let limit = usize::try_from(args.limit.unwrap_or(u64::MAX)).unwrap_or(usize::MAX);
     let outcome = match args.policy {
         ReplayPolicy::Opt => upper_bound(args, &trace, capacity_blocks, limit)?,
         ReplayPolicy::Online(policy) => {
             let (block_tokens, seed) = (info.block_tokens, args.seed);
-            let config = ReplayConfig { capacity_blocks, policy, block_tokens, seed, pace, writes };
+            let config = ReplayConfig {
+                capacity_blocks,
+                policy,
+                block_tokens,
+                seed,
+                pace,
+                answer_ms,
+                writes,
+            };
             run(Replay::told(&config, told(args, &trace)?), &trace, limit)?
         }
     };
@@ -58,7 +69,9 @@ pub(super) fn simulate(args: &ReplayArgs) -> Result<ReplayReport, ReplayError> {
     let has_nvme = capacity_blocks[Tier::Nvme.index()] > 0 && is_online(args.policy);
     let nvme_writes = has_nvme
         .then(|| WritesReport::new(&writes.rules, writes.block_bytes, &outcome.nvme_writes));
-    Ok(ReplayReport { nvme_writes, timed, ..report })
+    let requests = outcome.assumed_answers;
+    let assumed_answers = (requests > 0).then_some(AssumedAnswers { requests, ms: answer_ms });
+    Ok(ReplayReport { nvme_writes, assumed_answers, timed, ..report })
 }
 
 /// What the drive is written. Saying something of it makes no sense where there is none.
@@ -90,6 +103,17 @@ fn pace(args: &ReplayArgs, block_tokens: u32) -> Result<Pace, ReplayError> {
     }
     let block_bytes = args.block_bytes.unwrap_or(TOKEN_BYTES * u64::from(block_tokens));
     Ok(Pace::Timed(args.timing.timing(block_bytes)?))
+}
+
+fn answer_ms(args: &ReplayArgs) -> Result<u32, ReplayError> {
+    if args.answer_ms.is_some() && args.instant && args.hints == Hints::None {
+        return Err(ReplayError::Usage(
+            "--answer-ms has no meaning where nothing waits for answers: leave --instant out, or \
+             give --hints"
+                .into(),
+        ));
+    }
+    Ok(args.answer_ms.unwrap_or(ReplayConfig::ANSWER_MS))
 }
 
 fn run(mut replay: Replay, trace: &Trace, limit: usize) -> Result<ReplayOutcome, ReplayError> {

@@ -31,9 +31,6 @@ const CLIENT: ClientId = ClientId(1);
 /// The pool has so many slots that none is used again while a copy may still touch it.
 const POOL_SLOTS: u32 = u32::MAX;
 
-/// What a call takes where the trace doesn't say.
-const API_MS_DEFAULT: u32 = 5_000;
-
 /// Something that happens later.
 enum Due {
     Landed(TransferId),
@@ -72,6 +69,8 @@ pub(super) struct Engine {
     pool: PoolId,
     next_slot: u32,
     requests: usize,
+    answer_ms: u32,
+    assumed_answers: u64,
     effects: Vec<Effect>,
     /// What copies that take no time have to tell the manager.
     done: VecDeque<Event>,
@@ -97,6 +96,8 @@ impl Engine {
             pool: PoolId(0),
             next_slot: 0,
             requests: 0,
+            answer_ms: config.answer_ms,
+            assumed_answers: 0,
             effects: Vec::new(),
             done: VecDeque::new(),
             timed: match config.pace {
@@ -237,7 +238,8 @@ impl Engine {
 
     /// An answer comes before the agent's next request, whatever the trace says it took.
     fn answer_later(&mut self, id: RequestId, request: &Request, open: OpenRequest) {
-        let api_ms = request.api_ms.unwrap_or(API_MS_DEFAULT);
+        self.assumed_answers += u64::from(request.api_ms.is_none());
+        let api_ms = request.api_ms.unwrap_or(self.answer_ms);
         let answered = self.now + Duration::from_millis(api_ms.into());
         let answered = answered.min(open.outlook.next.unwrap_or(Time::MAX));
         self.open.insert(id, open);
@@ -283,6 +285,10 @@ impl Engine {
 
     fn end_request(&mut self, request: RequestId, stop: Stop, output_tokens: u32) {
         self.ask(Command::EndRequest { request, stop, output_tokens, prefill: None });
+    }
+
+    pub(super) const fn assumed_answers(&self) -> u64 {
+        self.assumed_answers
     }
 
     /// Lets what is under way end.
