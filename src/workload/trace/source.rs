@@ -11,6 +11,10 @@ pub(super) const LINE_BYTES_MAX: usize = 16 << 20;
 
 const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 
+/// The longest window that zstd makes, with `--long=31`: its reader takes 128 MiB unless told. What
+/// the file itself doesn't fill of it costs no memory.
+const WINDOW_LOG_MAX: u32 = 31;
+
 /// First bytes of files that people feed to a trace reader by mistake.
 const PACKED: [(&[u8], &str); 4] =
     [(&[0x1f, 0x8b], "gzip"), (b"PK\x03\x04", "zip"), (b"\xfd7zXZ", "xz"), (b"BZh", "bzip2")];
@@ -52,7 +56,8 @@ impl Lines {
         let is_zstd = head.starts_with(&ZSTD_MAGIC);
         let file = io::Cursor::new(head).chain(file);
         let bytes: Box<dyn BufRead> = if is_zstd {
-            let unpacked = zstd::Decoder::with_buffer(file).map_err(Fault::BadZstd)?;
+            let mut unpacked = zstd::Decoder::with_buffer(file).map_err(Fault::BadZstd)?;
+            unpacked.window_log_max(WINDOW_LOG_MAX).map_err(Fault::BadZstd)?;
             Box::new(BufReader::with_capacity(1 << 16, unpacked))
         } else {
             Box::new(file)
@@ -103,6 +108,17 @@ mod tests {
         let expected = [(b"one".to_vec(), true), (vec![], true), (b"three".to_vec(), false)];
         assert_eq!(lines(plain).unwrap(), expected);
         assert_eq!(lines(&packed).unwrap(), expected);
+    }
+
+    /// As `zstd --long=30` packs what it does not know the length of.
+    #[test]
+    fn a_zstd_frame_may_have_a_long_window() {
+        let text = b"one\ntwo\n";
+        let window = (30 - 10) << 3;
+        let block = u8::try_from(text.len()).unwrap() << 3 | 1;
+        let head = [&ZSTD_MAGIC[..], &[0, window, block, 0, 0]].concat();
+        let expected = [(b"one".to_vec(), true), (b"two".to_vec(), true)];
+        assert_eq!(lines(&[&head, &text[..]].concat()).unwrap(), expected);
     }
 
     #[test]
