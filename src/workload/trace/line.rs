@@ -106,7 +106,7 @@ struct RawLine<'a> {
 }
 
 #[derive(Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "a session's number (whole, from 0) or name expected")]
 enum RawSession<'a> {
     Number(u64),
     #[serde(borrow)]
@@ -308,7 +308,7 @@ mod tests {
     }
 
     /// What the fault's text must say, line by line.
-    const BAD: [(&str, &str); 20] = [
+    const BAD: [(&str, &str); 22] = [
         ("", "column 0: EOF"),
         ("{", "column 1: EOF"),
         ("[]", "a list, not an object"),
@@ -321,6 +321,8 @@ mod tests {
             r#"{"format":"kvtrace-rle-1","block_tokens":0,"unique_blocks":1,"requests":1}"#,
             "`block_tokens` is 0: it must be between 1 and 65536",
         ),
+        (r#"{"session":1.5}"#, "a session's number (whole, from 0) or name expected"),
+        (r#"{"session":{}}"#, "a session's number (whole, from 0) or name expected"),
         (r#"{"timestamp":1}"#, "`hash_ids` is missing"),
         (r#"{"hash_ids":[]}"#, "`session` is missing"),
         (r#"{"timestamp":1,"hash_ids":[-1]}"#, "invalid value: integer `-1`, expected u64"),
