@@ -279,7 +279,7 @@ fn every_breach_is_found_out() {
     check!(FlushesNothing, Outages, "was told to be durable");
     check!(IgnoresPromises, Fleet, "after another node's promise");
     check!(WritesNoRecords, Tight, "stopped on");
-    check!(TellsOtherNames, Tight, "which is known as");
+    check!(TellsOtherNames, Tight, "was told as served from");
     check!(AnswersOtherRequests, Tight, "does not answer");
     check!(FreesForOthers, Tight, "was freed for");
     check!(TakesWhatIsPresumed, Fleet, "blocks are known of");
