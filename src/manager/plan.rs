@@ -126,7 +126,7 @@ impl Manager {
             let (mut first, mut last) = (call, call);
             let mut passing = call;
             for link in road(run.tier) {
-                let speed = self.links.speed(*link);
+                let speed = self.links.speed(self.now, *link);
                 let queued = &mut queued_bytes[link.index()];
                 let cut = self.links.cut_bytes(self.now, *link, Class::Demand);
                 let piece = speed.moving(cut.clamp(block_bytes, run_bytes.max(block_bytes)));

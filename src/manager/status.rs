@@ -43,7 +43,7 @@ impl Manager {
     }
 
     fn link_status(&self, link: Link) -> LinkStatus {
-        let speed = self.links.speed(link);
+        let speed = self.links.speed(self.now, link);
         let learned = self.links.is_learned(link);
         LinkStatus {
             moved_bytes: self.links.moved_bytes(link),

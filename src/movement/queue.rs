@@ -184,7 +184,7 @@ impl<T> Links<T> {
             return u64::MAX;
         }
         let yields = class != Class::Demand && lane.yields(now);
-        lane.gauge.speed().bytes_within(if yields { CUT_YIELDING } else { CUT })
+        lane.gauge.seen().bytes_within(if yields { CUT_YIELDING } else { CUT })
     }
 
     /// Whether one more transfer ahead of need would start at once.
@@ -195,9 +195,10 @@ impl<T> Links<T> {
         urgent.iter().all(VecDeque::is_empty) && lane.has_room(now, Class::Prefetch)
     }
 
+    /// What to expect of the link now.
     #[must_use]
-    pub fn speed(&self, link: Link) -> Speed {
-        self.lanes[link.index()].gauge.speed()
+    pub fn speed(&self, now: Time, link: Link) -> Speed {
+        self.lanes[link.index()].gauge.expected(now)
     }
 
     /// Whether the link's speed was seen, not assumed.
@@ -271,7 +272,7 @@ impl<T> Lane<T> {
         // The last places are for requests.
         let places = self.limits.in_flight_max.saturating_sub(self.limits.in_flight_max / 4);
         let time = if self.yields(now) { YIELD } else { OPEN };
-        let budget_bytes = self.gauge.speed().bytes_within(time);
+        let budget_bytes = self.gauge.seen().bytes_within(time);
         let is_within = self.in_flight_bytes.iter().sum::<u64>() < budget_bytes;
         // What crosses a network is under way for long and takes little of it.
         flying < places && (is_within || self.is_remote)

@@ -1,4 +1,5 @@
-//! How fast a link is: learned from what it moved, corrected by every busy stretch.
+//! How fast a link is: learned from what it moved, corrected by every busy stretch, and believed for as
+//! long as it is confirmed.
 //!
 //! Never knows what is moved, only how many bytes and for how long.
 
@@ -20,6 +21,10 @@ const STRETCHES_MIN: u32 = 3;
 /// if it had taken only that long, unless as many come one after the other: then the link is slow.
 const SLOW_FACTOR: f64 = 1.5;
 const SLOW_STREAK: u32 = 4;
+
+/// What was seen counts half after so long in which nobody saw it again. A link that is held to be slow
+/// is not loaded from, so that nothing else would ever tell that it is fast again.
+const TRUST_HALVES: Duration = Duration::from_mins(1);
 
 /// What a link needs for so many bytes: a latency, and the time at its rate.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -44,6 +49,16 @@ impl Speed {
             Link::NvmeRead => Self::new(3e9, 200.0),
             Link::NvmeWrite => Self::new(2e9, 200.0),
             Link::ObjectGet | Link::ObjectPut => Self::new(0.5e9, 20_000.0),
+        }
+    }
+
+    /// What is left of it once it is trusted only so far: as much of what it is slower by than `assumed`.
+    fn relaxed(self, assumed: Self, trust: f64) -> Self {
+        let towards =
+            |seen: f64, assumed: f64| assumed.min(seen) + (seen - assumed).max(0.0) * trust;
+        Self {
+            latency_us: towards(self.latency_us, assumed.latency_us),
+            byte_us: towards(self.byte_us, assumed.byte_us),
         }
     }
 
@@ -88,7 +103,10 @@ const fn as_float(bytes: u64) -> f64 {
 /// Watches one link.
 #[derive(Clone, Debug)]
 pub struct Gauge {
+    assumed: Speed,
+    /// As seen, and when last.
     speed: Speed,
+    seen: Time,
     stretches: u32,
     /// Under way, and since when anything is; a failure among them makes the stretch worthless.
     in_flight: u32,
@@ -109,7 +127,9 @@ impl Gauge {
     #[must_use]
     pub const fn new(assumed: Speed) -> Self {
         Self {
+            assumed,
             speed: assumed,
+            seen: Time::ZERO,
             stretches: 0,
             in_flight: 0,
             since: Time::ZERO,
@@ -124,9 +144,25 @@ impl Gauge {
         }
     }
 
+    /// As it was seen.
     #[must_use]
-    pub const fn speed(&self) -> Speed {
+    pub const fn seen(&self) -> Speed {
         self.speed
+    }
+
+    /// What to expect now: as it was seen, or as is assumed, the longer nobody saw it the more.
+    #[must_use]
+    pub fn expected(&self, now: Time) -> Speed {
+        self.speed.relaxed(self.assumed, self.trust(now))
+    }
+
+    /// What is left of one: half after each [`TRUST_HALVES`], and straight in between, so that every
+    /// machine counts the same.
+    fn trust(&self, now: Time) -> f64 {
+        let (age, half) = (now.since(self.seen).as_micros(), TRUST_HALVES.as_micros());
+        let halvings = i32::try_from(age / half).unwrap_or(i32::MAX);
+        let begun = Duration::from_micros(u64::try_from(age % half).unwrap_or(0));
+        0.5_f64.powi(halvings) * (1.0 - 0.5 * begun.div_duration_f64(TRUST_HALVES))
     }
 
     /// Whether the speed was seen, not assumed.
@@ -152,7 +188,7 @@ impl Gauge {
             return;
         }
         if self.bytes > 0 && !self.failed && !took.is_zero() {
-            self.learn(as_float(self.bytes), took.as_secs_f64() * 1e6);
+            self.learn(now, as_float(self.bytes), took.as_secs_f64() * 1e6);
         }
         self.begin(now);
     }
@@ -161,13 +197,15 @@ impl Gauge {
         (self.since, self.bytes, self.failed) = (now, 0, false);
     }
 
-    fn learn(&mut self, x: f64, y: f64) {
+    fn learn(&mut self, now: Time, x: f64, y: f64) {
         let expected = self.speed.latency_us + self.speed.byte_us * x;
         let y = self.without_surprise(y, expected);
+        let kept = DECAY * self.trust(now);
+        self.seen = now;
         for sum in
             [&mut self.weight, &mut self.sum_x, &mut self.sum_y, &mut self.sum_xx, &mut self.sum_xy]
         {
-            *sum *= DECAY;
+            *sum *= kept;
         }
         self.weight += 1.0;
         self.sum_x += x;
@@ -209,109 +247,4 @@ impl Gauge {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const MB: u64 = 1_000_000;
-
-    fn at(micros: u64) -> Time {
-        Time { micros }
-    }
-
-    /// Moves each of `megabytes` alone over a link of 100 us and 1 GB/s, `noise` thousandths off in
-    /// turns.
-    fn after(megabytes: &[u64], noise: u64) -> Gauge {
-        let mut gauge = Gauge::new(Speed::assumed(Link::NvmeRead));
-        let mut now = 0;
-        for (turn, megabytes) in (0_u64..).zip(megabytes) {
-            gauge.started(at(now));
-            let takes = 100 + megabytes * 1000;
-            now += if turn % 2 == 0 { takes + takes * noise / 1000 } else { takes };
-            gauge.ended(at(now), megabytes * MB, false);
-            now += 5_000;
-        }
-        gauge
-    }
-
-    fn check(gauge: &Gauge, latency_us: f64, byte_us: f64, within: f64) {
-        let Speed { latency_us: latency, byte_us: byte } = gauge.speed();
-        assert!((latency - latency_us).abs() <= within * 1000.0, "latency {latency}");
-        assert!((byte / byte_us - 1.0).abs() <= within, "a byte takes {byte} us");
-    }
-
-    #[test]
-    fn latency_and_rate_are_told_apart() {
-        check(&after(&[1, 8, 2, 16, 4, 1], 0), 100.0, 0.001, 1e-6);
-        check(&after(&[1, 8, 2, 16, 4, 1, 8, 2, 16], 50), 100.0, 0.001, 0.1);
-    }
-
-    #[test]
-    fn equal_stretches_give_a_rate() {
-        let gauge = after(&[4; 6], 0);
-        check(&gauge, 0.0, 0.001_025, 1e-6);
-        assert_eq!(gauge.speed().moving(4 * MB), Duration::from_micros(4_100));
-    }
-
-    #[test]
-    fn what_was_assumed_holds_until_enough_was_seen() {
-        assert_eq!(after(&[1, 1], 0).speed(), Speed::assumed(Link::NvmeRead));
-        assert!(!after(&[1, 1], 0).is_learned() && after(&[1, 1, 1], 0).is_learned());
-    }
-
-    #[test]
-    fn transfers_side_by_side_count_once() {
-        let mut gauge = Gauge::new(Speed::assumed(Link::NvmeRead));
-        for round in 0..4 {
-            let start = round * 100_000;
-            gauge.started(at(start));
-            gauge.started(at(start));
-            gauge.ended(at(start + 2_000), 2 * MB, false);
-            gauge.ended(at(start + 4_000), 2 * MB, false);
-        }
-        check(&gauge, 0.0, 0.001, 1e-6);
-    }
-
-    #[test]
-    fn a_link_that_is_never_idle_is_heard_of() {
-        let mut gauge = Gauge::new(Speed::assumed(Link::NvmeRead));
-        gauge.started(at(0));
-        for n in 1..=500_u64 {
-            gauge.started(at(n * 1_000));
-            gauge.ended(at(n * 1_000), 3 * MB, false);
-        }
-        assert_eq!(gauge.speed().bytes_per_s() / MB, 3_000);
-    }
-
-    /// Moves 4 MB in so many microseconds, alone.
-    fn moves(gauge: &mut Gauge, now: &mut u64, micros: u64) {
-        gauge.started(at(*now));
-        *now += micros;
-        gauge.ended(at(*now), 4 * MB, false);
-        *now += 5_000;
-    }
-
-    #[test]
-    fn one_slow_stretch_is_a_surprise_and_many_are_a_slow_link() {
-        let mut gauge = after(&[1, 8, 2, 16, 4, 1, 8, 2, 16], 0);
-        let mut now = 10_000_000;
-        for turn in 0..50 {
-            moves(&mut gauge, &mut now, if turn % 5 == 0 { 40_000 } else { 4_100 });
-        }
-        let usual = gauge.speed().moving(4 * MB) + gauge.speed().latency();
-        assert!(usual < Duration::from_micros(4_700), "{usual:?}");
-        for _ in 0..100 {
-            moves(&mut gauge, &mut now, 40_000);
-        }
-        let slow = gauge.speed().moving(4 * MB) + gauge.speed().latency();
-        assert!(slow > Duration::from_millis(30), "{slow:?}");
-    }
-
-    #[test]
-    fn failures_teach_nothing() {
-        let mut gauge = after(&[4; 6], 0);
-        let before = gauge.speed();
-        gauge.started(at(10_000_000));
-        gauge.ended(at(30_000_000), 4 * MB, true);
-        assert_eq!(gauge.speed(), before);
-    }
-}
+mod tests;

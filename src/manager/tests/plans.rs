@@ -51,6 +51,11 @@ fn a_cold_tier_slower_than_the_model_is_not_loaded_from() {
     assert_eq!((slow.load.blocks, slow.recompute), (0, Some(Duration::from_millis(400))));
     assert!(slow.mixed.takes <= slow.recompute.expect("the rate is known"));
     assert_eq!(slow.ready.len(), 1);
+    // Nobody loads from it, so nothing tells whether it is still slow: it is tried again.
+    bench.now = bench.now + Duration::from_mins(10);
+    assert_eq!(plan(&mut bench, &[41, 42, 43, 44]).load.blocks, 4);
+    load_slowly(&mut bench, &[41, 42, 43, 44], 10);
+    assert_eq!(plan(&mut bench, &[1, 2, 3, 4]).load.blocks, 4, "it was fast");
 }
 
 #[test]
