@@ -11,7 +11,7 @@ use std::io;
 use std::time::Duration;
 
 use tokio::runtime::{self, Runtime};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::Failure;
@@ -52,7 +52,7 @@ const END_PATIENCE: Duration = Duration::from_secs(10);
 /// Runs the daemon until SIGTERM, SIGINT or SIGHUP.
 ///
 /// # Errors
-/// A setting can't stand, a part can't start, or the socket is lost.
+/// A setting can't stand, a part can't start, the socket is lost, or the manager ended by a defect.
 pub fn run(args: &ServeArgs) -> Result<(), Failure> {
     let config = Config::load(&args.flags.sources()?, &ThisMachine)?;
     start_log(&config);
@@ -132,7 +132,7 @@ fn refuse_second_daemon(config: &Config) -> Result<(), Failure> {
 fn serve(args: &ServeArgs, config: &Config, runtime: &Runtime, node: &Node) -> Result<(), Failure> {
     let handle = node.shell.handle();
     let _inside = runtime.enter();
-    let mut signals = Signals::catch().map_err(|error| failed("can't catch signals", &error))?;
+    let signals = Signals::catch().map_err(|error| failed("can't catch signals", &error))?;
     let server = Server::bind(service_config(config, node), handle.clone());
     let server = server.map_err(Failure::failed)?;
     if config.metrics.is_some() {
@@ -145,17 +145,37 @@ fn serve(args: &ServeArgs, config: &Config, runtime: &Runtime, node: &Node) -> R
     let ready = Ready::of(config, node);
     tracing::info!("{ready}");
     ready.print(args.json);
+    let (told, why) = oneshot::channel();
+    let manager_failed = node.shell.failed();
     let ended = runtime.block_on(server.run(async move {
-        let name = signals.next().await;
-        tracing::info!(signal = name, "asked to stop");
-        // Asked once more, the daemon ends at once: its memory and locks go with it.
-        env::spawn_task(async move {
-            let name = signals.again().await;
-            tracing::warn!(signal = name, "asked again: what is under way is left where it is");
-            std::process::exit(130);
-        });
+        drop(told.send(until_end(signals, manager_failed).await));
     }));
-    ended.map_err(|error| failed("the service ended", &error))
+    ended.map_err(|error| failed("the service ended", &error))?;
+    // The service may end before anything else does.
+    runtime.block_on(why).unwrap_or(Ok(()))
+}
+
+/// Waits for who asks the daemon to stop, or for what makes it useless.
+async fn until_end(
+    mut signals: Signals,
+    manager_failed: impl Future<Output = ()>,
+) -> Result<(), Failure> {
+    let asked = tokio::select! {
+        name = signals.next() => Ok(name),
+        () = manager_failed => Err(()),
+    };
+    if let Ok(name) = asked {
+        tracing::info!(signal = name, "asked to stop");
+    }
+    // Asked once more, the daemon ends at once: its memory and locks go with it.
+    env::spawn_task(async move {
+        let name = signals.again().await;
+        tracing::warn!(signal = name, "asked again: what is under way is left where it is");
+        std::process::exit(130);
+    });
+    // Whoever watches over the daemon starts it anew; what is on NVMe is found again then.
+    let defect = "the manager ended by a defect: the log says which, and is worth a report";
+    asked.map(drop).map_err(|()| Failure::Failed(defect.into()))
 }
 
 /// Publishes changes of residency over ZeroMQ, where that is asked for, until this is dropped.
@@ -218,4 +238,17 @@ impl Publisher {
 
 fn failed(what: &str, error: &io::Error) -> Failure {
     Failure::Failed(format!("{what}: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_manager_that_failed_ends_the_daemon_as_a_failure() {
+        let signals = Signals::catch().unwrap();
+        let ended = until_end(signals, std::future::ready(())).await;
+        let Err(Failure::Failed(why)) = ended else { panic!("{ended:?}") };
+        assert!(why.contains("ended by a defect"), "{why}");
+    }
 }

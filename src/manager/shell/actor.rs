@@ -7,6 +7,7 @@ use std::time::Duration;
 use crossbeam_channel::Receiver;
 use tokio::sync::{mpsc, oneshot};
 
+use super::fate::Running;
 use super::journal::{Journal, Page};
 use super::perform::Performer;
 use super::shared::frame_of;
@@ -135,7 +136,9 @@ impl Actor {
     }
 
     /// Runs until told to stop and nothing moves, or patience ends.
-    pub fn run(mut self, messages: &Receiver<Message>, events: &Receiver<Event>) {
+    pub fn run(mut self, running: Running, messages: &Receiver<Message>, events: &Receiver<Event>) {
+        // Dropped before what it answers with: whoever then hears nothing more finds out why.
+        let _running = running;
         let ticks = crossbeam_channel::tick(TICK);
         loop {
             crossbeam_channel::select! {

@@ -9,6 +9,7 @@ use tokio::runtime;
 use tokio::sync::{mpsc, oneshot};
 
 use super::actor::Message;
+use super::fate::Fate;
 use super::journal::{Journal, Page};
 use super::shared::{Shared, Stretch};
 use crate::domain::block::Key;
@@ -25,6 +26,7 @@ pub const COMPLETIONS_UNREAD_MAX: usize = 1024;
 #[derive(Clone)]
 pub struct Handle {
     commands: Sender<Message>,
+    fate: Fate,
     arena: Arc<Arena>,
     device: Arc<dyn Device>,
     clients: Arc<AtomicU64>,
@@ -36,13 +38,14 @@ pub struct Handle {
 impl Handle {
     pub(super) fn new(
         commands: Sender<Message>,
+        fate: Fate,
         arena: Arc<Arena>,
         device: Arc<dyn Device>,
         shared: Option<Shared>,
         journal: Option<Arc<Journal>>,
     ) -> Self {
         let (clients, shared) = (Arc::new(AtomicU64::new(0)), shared.map(Arc::new));
-        Self { commands, arena, device, clients, shared, journal }
+        Self { commands, fate, arena, device, clients, shared, journal }
     }
 
     /// A new client's number, and the stream on which its completions come. A client that leaves
@@ -55,8 +58,8 @@ impl Handle {
         (client, stream)
     }
 
-    /// Asks the manager. A full queue is `Refusal::Busy`, a manager that has stopped is
-    /// `Refusal::Precondition`. A lookup that asks for it first looks into the shared store.
+    /// Asks the manager. A full queue is `Refusal::Busy`, a manager that has stopped, or
+    /// ended by a defect, is `Refusal::Precondition`. A lookup that asks for it first looks into the shared store.
     ///
     /// # Errors
     /// Whatever the manager refused.
@@ -137,7 +140,7 @@ impl Handle {
         let device = Arc::clone(&self.device);
         let admit = move || device.admit(memory, claim);
         let admitted = env::spawn_blocking_on(&runtime::Handle::current(), admit).await;
-        admitted.ok_or_else(stopping)?.map_err(Refusal::Invalid)
+        admitted.ok_or_else(|| self.fate.refusal())?.map_err(Refusal::Invalid)
     }
 
     /// The journal of residency, where one is kept.
@@ -153,7 +156,7 @@ impl Handle {
     pub async fn residents(&self, first_row: u32) -> Result<Page, Refusal> {
         let (page, answer) = oneshot::channel();
         self.try_send(Message::Residents { first_row, page })?;
-        answer.await.map_err(|_| stopping())
+        answer.await.map_err(|_| self.fate.refusal())
     }
 
     async fn ask(
@@ -162,7 +165,7 @@ impl Handle {
     ) -> Result<Reply, Refusal> {
         let (reply, answer) = oneshot::channel();
         self.try_send(message(reply))?;
-        match answer.await.map_err(|_| stopping())? {
+        match answer.await.map_err(|_| self.fate.refusal())? {
             Reply::Refused(refusal) => Err(refusal),
             reply => Ok(reply),
         }
@@ -174,7 +177,7 @@ impl Handle {
                 what: "the daemon's command queue is full",
                 retry_after: RETRY_AFTER,
             },
-            TrySendError::Disconnected(_) => stopping(),
+            TrySendError::Disconnected(_) => self.fate.refusal(),
         })
     }
 
@@ -209,8 +212,4 @@ impl Handle {
     pub fn arena(&self) -> &Arena {
         &self.arena
     }
-}
-
-fn stopping() -> Refusal {
-    Refusal::Precondition("the daemon is stopping: connect again when it is back".into())
 }

@@ -10,6 +10,8 @@ mod carrier;
 mod complaints;
 mod ends;
 
+mod fate;
+
 mod handle;
 
 mod journal;
@@ -45,6 +47,7 @@ use crate::tiers::store::TierStore;
 use actor::{Actor, Message};
 pub use carrier::{Carrier, CarrierParts, Ended};
 use complaints::Complaints;
+use fate::{Fate, fate};
 pub use handle::Handle;
 pub use journal::{Batch, Entry, Journal, Page};
 use perform::Performer;
@@ -74,6 +77,7 @@ pub struct ShellParts {
 pub struct Shell {
     handle: Handle,
     thread: JoinHandle<()>,
+    fate: Fate,
 }
 
 /// Commands that may wait for the manager's thread; more are told to try again.
@@ -113,18 +117,26 @@ impl Shell {
             ..parts.config
         });
         let actor = Actor::new(manager, parts.clock, performer, journal.clone());
-        let thread =
-            env::spawn_thread("terrace-manager", move || actor.run(&command_queue, &event_queue))?;
+        let (running, fate) = fate();
+        let thread = env::spawn_thread("terrace-manager", move || {
+            actor.run(running, &command_queue, &event_queue);
+        })?;
         if let Some(store) = scanned {
             env::spawn_thread("terrace-scan", move || scan(store.as_ref(), &events))?;
         }
-        let handle = Handle::new(commands, parts.arena, parts.device, shared, journal);
-        Ok(Self { handle, thread })
+        let handle =
+            Handle::new(commands, fate.clone(), parts.arena, parts.device, shared, journal);
+        Ok(Self { handle, thread, fate })
     }
 
     #[must_use]
     pub fn handle(&self) -> Handle {
         self.handle.clone()
+    }
+
+    /// Ends when the manager has ended by a defect: nobody answers from then on.
+    pub fn failed(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.fate.clone().failed()
     }
 
     /// Stops the manager's thread once nothing moves, or after `patience`.

@@ -1,5 +1,7 @@
 //! The shell over a device that copies nothing and ends batches when the test says so.
 
+mod life;
+
 use std::os::fd::AsFd;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
