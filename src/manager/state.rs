@@ -182,6 +182,8 @@ impl Job {
 /// A transfer under way, in a link's queue, or put aside.
 pub(super) struct Flight {
     pub load: Load,
+    /// When its link began with it; when it was made, while it waits.
+    pub started: Time,
     pub items: Vec<FlightItem>,
 }
 

@@ -159,7 +159,7 @@ impl Manager {
             let Batch { route, items, flight, bytes, .. } = batch;
             let Route { namespace, behind, link, class, .. } = route;
             let load = Load { link, class, bytes };
-            self.flights.insert(id, Flight { load, items: flight });
+            self.flights.insert(id, Flight { load, started: self.now, items: flight });
             let transfer = Transfer { id, namespace, link, class, items };
             match behind {
                 Some(op) => self.put_aside(op, transfer),
@@ -185,10 +185,12 @@ impl Manager {
     /// Hands on a transfer that has waited and now has its place on the link, without the deliveries
     /// of blocks forgotten meanwhile.
     pub(super) fn begin(&mut self, mut transfer: Transfer) {
+        let flight = self.flights.get_mut(&transfer.id).expect("what starts is in flight");
+        flight.started = self.now;
         let late = self.withdraw_forgotten(&mut transfer);
         if transfer.items.is_empty() {
             let flight = self.flights.remove(&transfer.id).expect("what starts is in flight");
-            self.links.ended(self.now, flight.load, 0);
+            self.links.ended(self.now, flight.load, flight.started, 0);
         } else {
             self.refresh_records(&mut transfer);
             self.out.push(Effect::Start(transfer));
@@ -211,7 +213,7 @@ impl Manager {
         let Some(flight) = self.flights.remove(&id) else { return };
         let failed_bytes = flight.of_each() * failed.len() as u64;
         let landed_bytes = flight.load.bytes.saturating_sub(failed_bytes);
-        self.links.ended(self.now, flight.load, landed_bytes);
+        self.links.ended(self.now, flight.load, flight.started, landed_bytes);
         self.lifts.stirred = true;
         self.start_next(flight.load.link);
         let mut failed = failed.iter().peekable();

@@ -131,23 +131,30 @@ impl<T> Links<T> {
     /// A transfer that has just started does so without `bytes` of what it was offered with; gives what
     /// is left of its load.
     pub fn shrink(&mut self, load: Load, bytes: u64) -> Load {
-        self.lanes[load.link.index()].in_flight_bytes[load.class.index()] -= bytes;
+        let lane = &mut self.lanes[load.link.index()];
+        lane.in_flight_bytes[load.class.index()] -= bytes;
+        if bytes > 0 && bytes == load.bytes {
+            lane.gauge.withdrawn();
+        }
         Load { bytes: load.bytes - bytes, ..load }
     }
 
-    /// A started transfer ended, of which so many bytes landed; only a whole one says how fast the link
-    /// is. [`Self::next`] says what starts now.
+    /// A transfer that had started at `start` ended, of which so many bytes landed; only a whole one says
+    /// how fast the link is, and one of no bytes says nothing. [`Self::next`] says what starts now.
     ///
     /// # Panics
-    /// Nothing of its class was in flight on the link: a broken invariant of the caller.
-    pub fn ended(&mut self, now: Time, load: Load, landed_bytes: u64) {
+    /// None of its class was in flight on the link, or none since then: a broken invariant of the caller.
+    pub fn ended(&mut self, now: Time, load: Load, start: Time, landed_bytes: u64) {
         let lane = &mut self.lanes[load.link.index()];
         let class = load.class.index();
         assert!(lane.in_flight[class] > 0, "a transfer ended on {:?} where none was", load.link);
+        lane.pass(now);
         lane.in_flight[class] -= 1;
         lane.in_flight_bytes[class] -= load.bytes;
         lane.moved_bytes[class] += landed_bytes;
-        lane.gauge.ended(now, load.bytes, landed_bytes == 0 || landed_bytes < load.bytes);
+        if load.bytes > 0 {
+            lane.gauge.ended(now, start, load.bytes, landed_bytes < load.bytes);
+        }
     }
 
     /// The next transfer that waits for the link and may start: it counts as started.
@@ -278,6 +285,10 @@ impl<T> Lane<T> {
         flying < places && (is_within || self.is_remote)
     }
 
+    fn pass(&mut self, now: Time) {
+        self.gauge.pass(now, self.in_flight_bytes.iter().sum());
+    }
+
     fn may_start(&self, now: Time, class: Class, first: &Waiting<T>) -> bool {
         if self.has_room(now, class) {
             return true;
@@ -288,9 +299,12 @@ impl<T> Lane<T> {
     }
 
     fn start(&mut self, now: Time, class: Class, waiting: Waiting<T>) -> T {
+        self.pass(now);
         self.in_flight[class.index()] += 1;
         self.in_flight_bytes[class.index()] += waiting.bytes;
-        self.gauge.started(now);
+        if waiting.bytes > 0 {
+            self.gauge.started(now);
+        }
         waiting.transfer
     }
 

@@ -3,13 +3,13 @@
 //!
 //! Never knows what is moved, only how many bytes and for how long.
 
+mod stretches;
+
 use std::time::Duration;
 
 use super::Link;
 use crate::domain::units::Time;
-
-/// A busy stretch is cut after so long, so that a link that is never idle is heard of, too.
-const STRETCH_MAX: Duration = Duration::from_millis(100);
+use stretches::{Stretch, Stretches};
 
 /// What one more stretch leaves of the weight of those before.
 const DECAY: f64 = 0.97;
@@ -21,6 +21,9 @@ const STRETCHES_MIN: u32 = 3;
 /// if it had taken only that long, unless as many come one after the other: then the link is slow.
 const SLOW_FACTOR: f64 = 1.5;
 const SLOW_STREAK: u32 = 4;
+
+/// What is under way hangs when nothing was heard of it for so many times what all of it takes.
+const SILENCE_FACTOR: u32 = 4;
 
 /// What was seen counts half after so long in which nobody saw it again. A link that is held to be slow
 /// is not loaded from, so that nothing else would ever tell that it is fast again.
@@ -107,12 +110,8 @@ pub struct Gauge {
     /// As seen, and when last.
     speed: Speed,
     seen: Time,
-    stretches: u32,
-    /// Under way, and since when anything is; a failure among them makes the stretch worthless.
-    in_flight: u32,
-    since: Time,
-    bytes: u64,
-    failed: bool,
+    stretches: Stretches,
+    learned: u32,
     /// Stretches on end that took much longer than expected.
     slow_streak: u32,
     /// Weighted sums over stretches of bytes x and microseconds y.
@@ -130,11 +129,8 @@ impl Gauge {
             assumed,
             speed: assumed,
             seen: Time::ZERO,
-            stretches: 0,
-            in_flight: 0,
-            since: Time::ZERO,
-            bytes: 0,
-            failed: false,
+            stretches: Stretches::new(),
+            learned: 0,
             slow_streak: 0,
             weight: 0.0,
             sum_x: 0.0,
@@ -168,36 +164,39 @@ impl Gauge {
     /// Whether the speed was seen, not assumed.
     #[must_use]
     pub const fn is_learned(&self) -> bool {
-        self.stretches >= STRETCHES_MIN
+        self.learned >= STRETCHES_MIN
     }
 
-    pub const fn started(&mut self, now: Time) {
-        if self.in_flight == 0 {
-            self.begin(now);
+    /// Time has come to `now`, with so many bytes under way. Is told before anything starts or ends.
+    pub fn pass(&mut self, now: Time, in_flight_bytes: u64) {
+        if self.is_learned() {
+            let takes = self.speed.latency().saturating_add(self.speed.moving(in_flight_bytes));
+            let stretch = self.stretches.pass(now, takes.saturating_mul(SILENCE_FACTOR));
+            self.learn(now, stretch);
         }
-        self.in_flight += 1;
     }
 
-    /// A transfer of `bytes` ended; `failed` if they did not all land.
-    pub fn ended(&mut self, now: Time, bytes: u64, failed: bool) {
-        self.in_flight -= 1;
-        self.bytes += bytes;
-        self.failed |= failed;
-        let took = now.since(self.since);
-        if self.in_flight > 0 && took < STRETCH_MAX {
-            return;
-        }
-        if self.bytes > 0 && !self.failed && !took.is_zero() {
-            self.learn(now, as_float(self.bytes), took.as_secs_f64() * 1e6);
-        }
-        self.begin(now);
+    pub fn started(&mut self, now: Time) {
+        self.stretches.started(now);
     }
 
-    const fn begin(&mut self, now: Time) {
-        (self.since, self.bytes, self.failed) = (now, 0, false);
+    /// The last one that started never did.
+    pub fn withdrawn(&mut self) {
+        self.stretches.withdrawn();
     }
 
-    fn learn(&mut self, now: Time, x: f64, y: f64) {
+    /// A transfer of `bytes` that had started at `start` ended; `failed` if they did not all land.
+    ///
+    /// # Panics
+    /// None had started then: a broken invariant of the caller.
+    pub fn ended(&mut self, now: Time, start: Time, bytes: u64, failed: bool) {
+        let stretch = self.stretches.ended(now, start, bytes, failed);
+        self.learn(now, stretch);
+    }
+
+    fn learn(&mut self, now: Time, stretch: Option<Stretch>) {
+        let Some(Stretch { bytes, took }) = stretch else { return };
+        let (x, y) = (as_float(bytes), took.as_secs_f64() * 1e6);
         let expected = self.speed.latency_us + self.speed.byte_us * x;
         let y = self.without_surprise(y, expected);
         let kept = DECAY * self.trust(now);
@@ -212,7 +211,7 @@ impl Gauge {
         self.sum_y += y;
         self.sum_xx += x * x;
         self.sum_xy += x * y;
-        self.stretches = self.stretches.saturating_add(1);
+        self.learned = self.learned.saturating_add(1);
         if self.is_learned() {
             self.speed = self.fitted();
         }

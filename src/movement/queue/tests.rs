@@ -32,10 +32,10 @@ fn bounds_hold_and_urgent_goes_first() {
     let elsewhere = Load { link: Link::NvmeWrite, ..demand };
     assert_eq!(links.offer(now, elsewhere, 5), Offer::Start(5));
     assert_eq!(links.next(now, Link::NvmeRead), None);
-    links.ended(ms(2), load(Class::Background, MB), MB);
+    links.ended(ms(2), load(Class::Background, MB), now, MB);
     assert_eq!(links.next(ms(2), Link::NvmeRead), Some(3));
     assert_eq!(links.next(ms(2), Link::NvmeRead), None);
-    links.ended(ms(3), demand, 5);
+    links.ended(ms(3), demand, ms(2), 5);
     assert_eq!(links.next(ms(3), Link::NvmeRead), Some(2));
     assert_eq!(links.counts(), (2, 0));
     assert_eq!(links.moved_bytes(Link::NvmeRead), [5, 0, MB]);
@@ -50,9 +50,9 @@ fn what_nobody_waits_for_leaves_the_link_all_but_free() {
     assert_eq!(started.count(), 12, "the last places are kept");
     assert_eq!(links.offer(ms(2), demand, 100), Offer::Start(100));
     for _ in 0..12 {
-        links.ended(ms(3), background, background.bytes);
+        links.ended(ms(3), background, ms(1), background.bytes);
     }
-    links.ended(ms(3), demand, demand.bytes);
+    links.ended(ms(3), demand, ms(2), demand.bytes);
     assert!(links.next(ms(4), Link::NvmeRead).is_some());
     assert!(links.next(ms(4), Link::NvmeRead).is_some());
     assert_eq!(links.next(ms(4), Link::NvmeRead), None, "requests came a moment ago");
@@ -87,7 +87,7 @@ fn an_unknown_link_is_tried_out_before_it_is_filled() {
         assert_eq!(links.cut_bytes(ms(turn), Link::NvmeRead, Class::Prefetch), TRIAL_BYTES);
         assert_eq!(links.offer(ms(turn * 10), lift, 0), Offer::Start(0));
         assert!(!links.takes_prefetch(ms(turn * 10), Link::NvmeRead), "one at a time");
-        links.ended(ms(turn * 10 + 10), lift, lift.bytes);
+        links.ended(ms(turn * 10 + 10), lift, ms(turn * 10), lift.bytes);
     }
     // It moves 1 MB a second: so much in flight is over within 20 ms.
     assert_eq!(links.cut_bytes(ms(40), Link::NvmeRead, Class::Prefetch), 5 * MB / 1000);
@@ -110,7 +110,7 @@ fn nobody_starves() {
         } else {
             demand
         };
-        links.ended(ms(turn * 10), class, class.bytes);
+        links.ended(ms(turn * 10), class, ms(turn * 10 - 10), class.bytes);
         links.next(ms(turn * 10), Link::NvmeRead).unwrap()
     });
     let started: Vec<u32> = started.collect();
@@ -126,7 +126,7 @@ fn cancelled_transfers_leave_the_queue() {
     }
     assert_eq!(links.cancel(|n| n % 2 == 0), [2, 4]);
     assert_eq!((links.counts(), links.queued(Link::NvmeRead)), ((1, 2), 2));
-    links.ended(ms(1), demand, demand.bytes);
+    links.ended(ms(1), demand, ms(0), demand.bytes);
     assert_eq!(links.next(ms(1), Link::NvmeRead), Some(1));
     assert_eq!(links.bytes_ahead(Link::NvmeRead, Class::Demand), 2 * MB);
     assert_eq!(links.in_flight_bytes(Link::NvmeRead), MB);
@@ -138,11 +138,37 @@ fn what_starts_with_less_than_it_waited_with_counts_as_so_much() {
     let demand = load(Class::Demand, 5 * MB);
     links.offer(ms(0), demand, 0);
     links.offer(ms(0), demand, 1);
-    links.ended(ms(1), demand, demand.bytes);
+    links.ended(ms(1), demand, ms(0), demand.bytes);
     assert_eq!(links.next(ms(1), Link::NvmeRead), Some(1));
     let left = links.shrink(demand, 4 * MB);
     assert_eq!(links.in_flight_bytes(Link::NvmeRead), MB);
-    links.ended(ms(2), left, left.bytes);
+    links.ended(ms(2), left, ms(1), left.bytes);
     assert_eq!(links.in_flight_bytes(Link::NvmeRead), 0);
     assert_eq!(links.moved_bytes(Link::NvmeRead), [6 * MB, 0, 0]);
+}
+
+#[test]
+fn what_moves_no_bytes_says_nothing_of_the_speed() {
+    let mut links = links(4, 10);
+    let (write, flush) = (load(Class::Demand, 4 * MB), load(Class::Demand, 0));
+    for start in [0, 100, 200] {
+        links.offer(ms(start), write, 0);
+        links.offer(ms(start), flush, 1);
+        links.ended(ms(start + 4), write, ms(start), write.bytes);
+        links.ended(ms(start + 40), flush, ms(start), 0);
+    }
+    assert!(links.is_learned(Link::NvmeRead));
+    assert_eq!(links.speed(ms(204), Link::NvmeRead).moving(4 * MB), Duration::from_millis(4));
+}
+
+#[test]
+fn what_starts_with_nothing_left_was_never_on_the_link() {
+    let mut links = links(2, 10);
+    let demand = load(Class::Demand, MB);
+    links.offer(ms(0), demand, 0);
+    links.offer(ms(1), demand, 1);
+    let nothing = links.shrink(demand, MB);
+    links.ended(ms(1), nothing, ms(1), 0);
+    links.ended(ms(2), demand, ms(0), MB);
+    assert_eq!((links.counts(), links.in_flight_bytes(Link::NvmeRead)), ((0, 0), 0));
 }

@@ -40,7 +40,8 @@ pub struct Carried<'a> {
     links: Links<Transfer>,
     clock: SystemClock,
     transfers: u64,
-    under_way: BTreeMap<TransferId, Load>,
+    /// With when each started.
+    under_way: BTreeMap<TransferId, (Load, Time)>,
 }
 
 impl<'a> Carried<'a> {
@@ -143,9 +144,10 @@ impl<'a> Carried<'a> {
     }
 
     fn order(&mut self, load: Load, mut transfer: Transfer) -> Result<(), Failure> {
-        self.under_way.insert(transfer.id, load);
         loop {
-            match self.links.offer(self.clock.now(), load, transfer) {
+            let now = self.clock.now();
+            self.under_way.insert(transfer.id, (load, now));
+            match self.links.offer(now, load, transfer) {
                 Offer::Start(transfer) => self.ground.carrier.start(transfer, &self.entry),
                 Offer::Queued => {}
                 Offer::Full(back) => {
@@ -173,9 +175,11 @@ impl<'a> Carried<'a> {
                 Bytes(self.set.block_bytes)
             )));
         }
-        let load = self.under_way.remove(&ended.transfer).expect("a transfer ends once");
-        self.links.ended(self.clock.now(), load, load.bytes);
-        while let Some(next) = self.links.next(self.clock.now(), load.link) {
+        let (load, started) = self.under_way.remove(&ended.transfer).expect("a transfer ends once");
+        let now = self.clock.now();
+        self.links.ended(now, load, started, load.bytes);
+        while let Some(next) = self.links.next(now, load.link) {
+            self.under_way.get_mut(&next.id).expect("it was offered").1 = now;
             self.ground.carrier.start(next, &self.entry);
         }
         Ok(())
