@@ -1,24 +1,34 @@
 //! Staging: frames in the arena for copies that only pass through memory.
 
 use std::ops::Range;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 
 use crate::domain::slots::{SlotKind, SlotMap, SlotPage};
-use crate::domain::units::page_align;
+use crate::domain::units::{CHUNK_BYTES, page_align};
 use crate::tiers::store::FrameSpan;
 
 /// The staging frames of an arena. Whoever finds none free waits for the next to come back.
+///
+/// A chunk belongs to frames of one length while one of them is taken, so chunks are shared out, not bytes:
+/// what hangs keeps from others no more than its own half's chunks. A single chunk is shared by all.
 pub(super) struct Staging {
+    near: Half,
+    /// For copies to and from a far store; others use it while none of those waits.
+    far: Option<Half>,
+    freed: Notify,
+    /// What copies to and from a far store may hold, in pages.
+    far_share: Semaphore,
+    far_pages: u32,
+}
+
+/// Chunks, and who is next to take frames of them.
+struct Half {
     start: u64,
     slots: Mutex<SlotMap>,
-    freed: Notify,
     /// First come, first served: else a frame of another length could wait for ever.
     turn: tokio::sync::Mutex<()>,
-    /// What copies to and from a far store may hold, in pages.
-    far: Semaphore,
-    far_pages: u32,
 }
 
 /// Whom a copy's frames wait for.
@@ -34,7 +44,7 @@ pub(super) enum Hold {
 /// Frames taken from staging; they come back when this is dropped.
 pub(super) struct StagedFrames<'a> {
     staging: &'a Staging,
-    pages: Vec<SlotPage>,
+    pages: Vec<(&'a Half, SlotPage)>,
     bytes: u32,
     _far: Option<SemaphorePermit<'a>>,
 }
@@ -46,18 +56,37 @@ fn pages_of(bytes: u64) -> u32 {
     u32::try_from(page_align(bytes) / PAGE_BYTES).unwrap_or(u32::MAX)
 }
 
+impl Half {
+    fn new(region: Range<u64>) -> Self {
+        let slots = SlotMap::new(region.end - region.start, u64::MAX);
+        Self { start: region.start, slots: Mutex::new(slots), turn: tokio::sync::Mutex::new(()) }
+    }
+
+    /// What is free of it, at most `frames_max` frames.
+    fn alloc(&self, frames_max: usize, bytes: u32) -> impl Iterator<Item = (&Self, SlotPage)> {
+        let mut slots = self.lock();
+        let frame = move |_| Some((self, slots.alloc(SlotKind::whole(bytes))?));
+        (0..frames_max).map_while(frame)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, SlotMap> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 impl Staging {
     /// # Panics
     /// The region does not start at a chunk's start: a broken invariant of the caller.
     pub fn new(region: Range<u64>) -> Self {
-        let slots = SlotMap::new(region.end - region.start, u64::MAX);
-        let far_pages = pages_of((region.end - region.start) / 2);
+        let bytes = region.end - region.start;
+        let far_bytes = bytes / CHUNK_BYTES / 2 * CHUNK_BYTES;
+        let far_end = region.start + far_bytes;
+        let far_pages = pages_of(if far_bytes > 0 { far_bytes } else { bytes / 2 });
         Self {
-            start: region.start,
-            slots: Mutex::new(slots),
+            near: Half::new(far_end..region.end),
+            far: (far_bytes > 0).then(|| Half::new(region.start..far_end)),
             freed: Notify::new(),
-            turn: tokio::sync::Mutex::new(()),
-            far: Semaphore::new(far_pages as usize),
+            far_share: Semaphore::new(far_pages as usize),
             far_pages,
         }
     }
@@ -71,10 +100,10 @@ impl Staging {
         // One frame may go beyond the half: it could never move otherwise.
         let pages = pages_of(bytes.into()).min(self.far_pages);
         // Never closed.
-        let Ok(mut share) = self.far.acquire_many(pages).await else { return (1, None) };
+        let Ok(mut share) = self.far_share.acquire_many(pages).await else { return (1, None) };
         let mut frames = 1;
         while frames < frames_max
-            && let Ok(more) = self.far.try_acquire_many(pages)
+            && let Ok(more) = self.far_share.try_acquire_many(pages)
         {
             share.merge(more);
             frames += 1;
@@ -88,17 +117,13 @@ impl Staging {
             Hold::Near => (frames_max, None),
             Hold::Far => self.far_share(frames_max, bytes).await,
         };
-        let _turn = self.turn.lock().await;
+        let half = self.far.as_ref().filter(|_| hold == Hold::Far).unwrap_or(&self.near);
+        let _turn = half.turn.lock().await;
         loop {
             let freed = self.freed.notified();
-            let mut pages = Vec::new();
-            {
-                let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-                while pages.len() < frames_max
-                    && let Some(page) = slots.alloc(SlotKind::whole(bytes))
-                {
-                    pages.push(page);
-                }
+            let mut pages: Vec<_> = half.alloc(frames_max, bytes).collect();
+            if hold == Hold::Near {
+                pages.extend(self.spared(frames_max - pages.len(), bytes));
             }
             if !pages.is_empty() {
                 return StagedFrames { staging: self, pages, bytes, _far: far.take() };
@@ -106,14 +131,19 @@ impl Staging {
             freed.await;
         }
     }
+
+    /// What the far store's half has to spare: nothing while one of its own copies waits.
+    fn spared(&self, frames_max: usize, bytes: u32) -> Vec<(&Half, SlotPage)> {
+        let spare = self.far.as_ref().and_then(|far| Some((far, far.turn.try_lock().ok()?)));
+        spare.map_or_else(Vec::new, |(far, _turn)| far.alloc(frames_max, bytes).collect())
+    }
 }
 
 impl StagedFrames<'_> {
     pub fn spans(&self) -> impl Iterator<Item = FrameSpan> + '_ {
-        let start = self.staging.start;
-        self.pages
-            .iter()
-            .map(move |page| FrameSpan { offset: start + page.offset_bytes(), bytes: self.bytes })
+        let bytes = self.bytes;
+        let offset = |(half, page): &(&Half, SlotPage)| half.start + page.offset_bytes();
+        self.pages.iter().map(move |frame| FrameSpan { offset: offset(frame), bytes })
     }
 
     pub fn len(&self) -> usize {
@@ -123,11 +153,9 @@ impl StagedFrames<'_> {
 
 impl Drop for StagedFrames<'_> {
     fn drop(&mut self) {
-        let mut slots = self.staging.slots.lock().unwrap_or_else(PoisonError::into_inner);
-        for page in self.pages.drain(..) {
-            slots.free(page);
+        for (half, page) in self.pages.drain(..) {
+            half.lock().free(page);
         }
-        drop(slots);
         self.staging.freed.notify_waiters();
     }
 }
@@ -135,7 +163,6 @@ impl Drop for StagedFrames<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::units::CHUNK_BYTES;
 
     #[tokio::test]
     async fn nobody_is_overtaken() {
@@ -182,5 +209,50 @@ mod tests {
         // A frame longer than the half moves alone.
         let small = Staging::new(0..CHUNK_BYTES);
         assert_eq!(small.take(2, 60 << 20, Hold::Far).await.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn frames_of_a_store_that_hangs_leave_chunks_to_all_lengths() {
+        let staging = Staging::new(0..4 * CHUNK_BYTES);
+        let (mut near, mut far) = (Vec::new(), Vec::new());
+        for _ in 0..4 {
+            near.push(staging.take(3, 16 << 20, Hold::Near).await);
+            far.push(staging.take(1, 16 << 20, Hold::Far).await);
+        }
+        assert_eq!(near.iter().map(StagedFrames::len).sum::<usize>(), 12, "the far half has room");
+        drop(near);
+        let soon = std::time::Duration::from_millis(10);
+        let other = tokio::time::timeout(soon, staging.take(1, 8 << 20, Hold::Near)).await;
+        assert_eq!(other.expect("nothing near is taken").len(), 1);
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_for_a_store_that_hangs_stands_in_nobodys_way() {
+        let staging = Staging::new(0..4 * CHUNK_BYTES);
+        let _hanging =
+            (staging.take(1, 1 << 20, Hold::Far).await, staging.take(1, 2 << 20, Hold::Far).await);
+        let waiting = staging.take(1, 4 << 20, Hold::Far);
+        tokio::pin!(waiting);
+        let soon = std::time::Duration::from_millis(10);
+        assert!(tokio::time::timeout(soon, &mut waiting).await.is_err(), "its half is cut");
+        for bytes in [16 << 20, 4 << 20] {
+            let near = tokio::time::timeout(soon, staging.take(100, bytes, Hold::Near)).await;
+            assert!(near.is_ok(), "{bytes} bytes");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_far_copy_waits_only_until_lent_frames_are_back() {
+        let staging = Staging::new(0..2 * CHUNK_BYTES);
+        let lent = staging.take(100, 16 << 20, Hold::Near).await;
+        assert_eq!(lent.len(), 8);
+        let waiting = staging.take(1, 32 << 20, Hold::Far);
+        tokio::pin!(waiting);
+        let soon = std::time::Duration::from_millis(10);
+        assert!(tokio::time::timeout(soon, &mut waiting).await.is_err());
+        drop(lent);
+        let again = staging.take(100, 16 << 20, Hold::Near).await;
+        assert_eq!(again.len(), 4, "the far half is its own now");
+        assert_eq!(waiting.await.len(), 1);
     }
 }
