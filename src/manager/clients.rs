@@ -106,12 +106,15 @@ impl Manager {
         Some(unused)
     }
 
-    /// A namespace without clients and without blocks: its number may serve another.
+    /// A namespace without clients and without blocks, of which all is told: its number may serve another.
     fn unused_namespace(&self) -> Option<NamespaceId> {
         let all = (0..u32::try_from(self.namespaces.len()).ok()?).map(NamespaceId);
         let spoken: BTreeSet<NamespaceId> =
             self.clients.values().map(|client| client.namespace).collect();
-        all.into_iter().find(|id| !spoken.contains(id) && self.directory.blocks_of(id.0) == 0)
+        all.into_iter().find(|id| {
+            let is_empty = self.directory.blocks_of(id.0) == 0;
+            is_empty && !spoken.contains(id) && !self.directory.has_changes_of(id.0)
+        })
     }
 
     pub(super) fn client(&self, client: ClientId) -> Result<&Client, Refusal> {

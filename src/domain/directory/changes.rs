@@ -45,6 +45,12 @@ impl Directory {
         self.changes.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
+    /// Whether one of the namespace's is not taken yet.
+    #[must_use]
+    pub fn has_changes_of(&self, namespace: u32) -> bool {
+        self.changes.iter().flatten().any(|change| change.namespace == namespace)
+    }
+
     /// The engine says what routers know a block by that is here. What was known already stays;
     /// tokens are kept only where changes are told.
     pub fn label(&mut self, index: BlockIndex, tail: HashTail, tokens: Bytes) {

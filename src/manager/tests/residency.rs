@@ -147,3 +147,25 @@ fn asking_for_an_overlap_keeps_nothing() {
     assert_eq!(found[0], found[1]);
     assert_eq!(found[1], (String::new(), "dram:2".into()));
 }
+
+#[test]
+fn what_is_gone_is_told_before_its_namespaces_number_serves_another() {
+    let mut bench = Bench::with_config([0, 10, 0, 0], 1, |config| {
+        (config.tells_residency, config.namespaces_max) = (true, 1);
+    });
+    let after = Duration::from_secs(5);
+    let wish = crate::domain::retention::Wish { delete_after: Some(after), ..Default::default() };
+    let claim = Directive { tokens: crate::domain::retention::TokenRange::ALL, wish };
+    bench.turn(None, &[claim], &[1]);
+    bench.told();
+    bench.event(Event::ClientGone { client: bench.client });
+    // Due, and nothing has come since that would have told of it.
+    bench.now = bench.now + after + Duration::from_secs(1);
+    bench.client = ClientId(2);
+    let other = Namespace { model: "other".into(), ..namespace(1) };
+    let hello = bench.ask(Command::hello(other.clone()));
+    assert!(matches!(hello, Reply::Refused(_)), "{hello:?}");
+    assert_eq!(bench.told(), "1 dram->");
+    let hello = bench.ask(Command::hello(other));
+    assert!(matches!(hello, Reply::Hello { .. }), "{hello:?}");
+}
