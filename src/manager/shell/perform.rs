@@ -13,7 +13,7 @@ use crossbeam_channel::{Sender, TrySendError};
 use tokio::runtime;
 use tokio::sync::oneshot;
 
-use super::complaints::Complaints;
+use super::complaints::{Complaints, Deed};
 use super::ends::{at_all_ends, on_end};
 use super::sealing::SealThreads;
 use super::shared::frame_of;
@@ -182,7 +182,7 @@ impl Performer {
         self.store(tier).sync(done);
         let end = ended.await.unwrap_or_else(|_| Err(StoreError::TierLost("it stopped".into())));
         let Err(error) = end else { return };
-        self.complaints.note(&format!("{tier}: {error}"));
+        self.complaints.note(Deed::Flush(tier), &error);
         for (piece, outcome) in work.items.iter().zip(outcomes) {
             if piece.item.durable {
                 *outcome = outcome.and(Err(write_failure(&error)));
@@ -237,7 +237,7 @@ impl Performer {
             return Ok(());
         }
         frame::restamp(page, meta.key, &meta.record).map(drop).map_err(|error| {
-            self.complaints.note(&format!("a frame in memory: {error}"));
+            self.complaints.note(Deed::RestampInMemory(meta.key), &error);
             read_failure(&error)
         })
     }
@@ -310,12 +310,12 @@ impl Performer {
     ) {
         let (at, ops): (Vec<usize>, Vec<(Tier, StoreOp)>) =
             ops.into_iter().enumerate().filter_map(|(at, op)| Some((at, op?))).unzip();
-        let tiers: Vec<Tier> = ops.iter().map(|(tier, _)| *tier).collect();
+        let deeds: Vec<Deed> = ops.iter().map(|(tier, op)| Deed::of(*tier, op)).collect();
         let complaints = Arc::clone(&self.complaints);
         let dones = at_all_ends(ops.len(), move |ends| {
-            for ((at, tier), end) in at.into_iter().zip(tiers).zip(ends) {
+            for ((at, deed), end) in at.into_iter().zip(deeds).zip(ends) {
                 outcomes[at] = end.map_err(|error| {
-                    complaints.note(&format!("{tier}: {error}"));
+                    complaints.note(deed, &error);
                     kind(&error)
                 });
             }

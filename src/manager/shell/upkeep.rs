@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
 
+use super::complaints::Deed;
 use super::ends::on_end;
 use super::perform::{NO_PLACE, Performer, read_failure};
 use crate::domain::block::Key;
@@ -62,7 +63,7 @@ impl Performer {
                     done = true;
                     break;
                 };
-                this.complaints.note(&format!("{tier}: could not erase {key}: {error}"));
+                this.complaints.note(Deed::Erase(tier, key), &error);
             }
             // A manager that has stopped needs no answer.
             let _ = this.events.send(Event::Erased { tier, place, key, done });
@@ -97,7 +98,7 @@ impl Performer {
             let end = match this.on_store(tier, StoreOp::Restamp { key, place, record }).await {
                 Ok(()) => RestampEnd::Written,
                 Err(error) => {
-                    this.complaints.note(&format!("{tier}: the record of {key}: {error}"));
+                    this.complaints.note(Deed::Restamp(tier, key), &error);
                     match read_failure(&error) {
                         FailureKind::SourceMissing => RestampEnd::Missing,
                         FailureKind::SourceCorrupt => RestampEnd::Corrupt,

@@ -7,6 +7,7 @@ use tokio::sync::oneshot;
 use super::{Outcomes, Performer, Piece, Work, dram_span, read_failure, write_failure};
 use crate::env;
 use crate::manager::api::{End, FailureKind, TransferItem};
+use crate::manager::shell::complaints::Deed;
 use crate::manager::shell::sealing::{Ends, Seal, Unsealed};
 use crate::tiers::hbm::{BlockCopy, CopiesEnd, CopyEnd, FailedCopy, Stream};
 use crate::tiers::store::{FrameSpan, StoreError};
@@ -174,7 +175,7 @@ impl Performer {
         let kinds: Vec<_> = copies.iter().map(|copy| failure_of(&copy.from)).collect();
         let done = move |end: CopiesEnd| {
             for FailedCopy { copy, error } in end.failed {
-                complaints.note(&format!("device: {error}"));
+                complaints.note(Deed::DeviceCopy, &error);
                 outcomes[at[copy]] = Err(kinds[copy](&error));
             }
             let sums = end.sums.into_iter().map(|(copy, sum)| (at[copy], sum));
