@@ -2,9 +2,10 @@
 //!
 //! Moves no block.
 
-use std::sync::Arc;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
+use tokio::sync::oneshot;
 
 use super::complaints::Deed;
 use super::ends::on_end;
@@ -21,24 +22,66 @@ use crate::tiers::store::{Erasure, Place, StoreError, StoreOp, TierStore};
 /// the manager asks for again later.
 const ERASE_TRIES: usize = 3;
 
-/// Erasures at a time: as many as each store takes, so that none waits for a slower store's.
+/// Erasures that wait, and the tasks that do them: as many as each store takes, so that none waits for a
+/// slower store's. A tenant's blocks may all be due at once: what waits is no more than its name.
 pub(super) struct Erasing {
-    nvme: Semaphore,
-    object: Semaphore,
+    nvme: Line,
+    object: Line,
+}
+
+/// One store's.
+struct Line {
+    waiting: Mutex<Waiting>,
+    tasks_max: usize,
+}
+
+#[derive(Default)]
+struct Waiting {
+    erasures: VecDeque<Wanted>,
+    tasks: usize,
+}
+
+/// One frame that is to go.
+struct Wanted {
+    place: Option<Place>,
+    key: Key,
+    why: Erasure,
 }
 
 impl Erasing {
     pub fn of(nvme: Option<&Arc<dyn TierStore>>, object: Option<&Arc<dyn TierStore>>) -> Self {
-        let turns = |store: Option<&Arc<dyn TierStore>>| {
-            Semaphore::new(store.map_or(0, |store| store.erasures_max()))
+        let line = |store: Option<&Arc<dyn TierStore>>| Line {
+            waiting: Mutex::default(),
+            tasks_max: store.map_or(0, |store| store.erasures_max()),
         };
-        Self { nvme: turns(nvme), object: turns(object) }
+        Self { nvme: line(nvme), object: line(object) }
     }
 
-    async fn turn(&self, tier: Tier) -> Option<SemaphorePermit<'_>> {
-        let turns = if tier == Tier::Object { &self.object } else { &self.nvme };
-        // Never closed.
-        turns.acquire().await.ok()
+    fn line(&self, tier: Tier) -> &Line {
+        if tier == Tier::Object { &self.object } else { &self.nvme }
+    }
+}
+
+impl Line {
+    /// Enters it. True: one more task is to be begun, which [`Self::next`] ends.
+    fn enter(&self, wanted: Wanted) -> bool {
+        let mut waiting = self.lock();
+        waiting.erasures.push_back(wanted);
+        let takes_one_more = waiting.tasks < self.tasks_max;
+        waiting.tasks += usize::from(takes_one_more);
+        takes_one_more
+    }
+
+    /// The next one for a task. Nothing: the task is over.
+    fn next(&self) -> Option<Wanted> {
+        let mut waiting = self.lock();
+        let next = waiting.erasures.pop_front();
+        waiting.tasks -= usize::from(next.is_none());
+        next
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -50,24 +93,33 @@ impl Performer {
         key: Key,
         why: Erasure,
     ) {
+        if !performer.erasing.line(tier).enter(Wanted { place, key, why }) {
+            return;
+        }
         let this = Arc::clone(performer);
         env::spawn_task_on(&performer.runtime, async move {
-            let _turn = this.erasing.turn(tier).await;
-            let at = place.unwrap_or(NO_PLACE);
-            let is_left = why == Erasure::ForRoom && this.is_others(tier, key).await;
-            let tries = if is_left { 0 } else { ERASE_TRIES };
-            let mut done = is_left;
-            for _ in 0..tries {
-                let erase = StoreOp::Erase { key, place: at, why };
-                let Err(error) = this.on_store(tier, erase).await else {
-                    done = true;
-                    break;
-                };
-                this.complaints.note(Deed::Erase(tier, key), &error);
+            while let Some(wanted) = this.erasing.line(tier).next() {
+                let (place, key) = (wanted.place, wanted.key);
+                let done = this.erased(tier, wanted).await;
+                // A manager that has stopped needs no answer.
+                let _ = this.events.send(Event::Erased { tier, place, key, done });
             }
-            // A manager that has stopped needs no answer.
-            let _ = this.events.send(Event::Erased { tier, place, key, done });
         });
+    }
+
+    /// Whether it is gone, or to be left.
+    async fn erased(&self, tier: Tier, Wanted { place, key, why }: Wanted) -> bool {
+        if why == Erasure::ForRoom && self.is_others(tier, key).await {
+            return true;
+        }
+        let place = place.unwrap_or(NO_PLACE);
+        for _ in 0..ERASE_TRIES {
+            match self.on_store(tier, StoreOp::Erase { key, place, why }).await {
+                Ok(()) => return true,
+                Err(error) => self.complaints.note(Deed::Erase(tier, key), &error),
+            }
+        }
+        false
     }
 
     /// Whether another node wrote the object: whoever finds one there already does not write it.
@@ -135,5 +187,80 @@ impl Performer {
         env::spawn_task_on(&self.runtime, async move {
             let _ = env::spawn_blocking_on(&runtime, move || drop(memory)).await;
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::runtime;
+
+    use super::super::complaints::Complaints;
+    use super::super::sealing::SealThreads;
+    use super::super::staging::Staging;
+    use super::super::tests::{Engines, arena};
+    use super::*;
+    use crate::domain::namespace::example;
+    use crate::tiers::store::Done;
+
+    const AT_ONCE_MAX: usize = 8;
+
+    /// A store whose erasures end when the test says so.
+    #[derive(Default)]
+    struct Slow(Mutex<Vec<Done>>);
+
+    impl TierStore for Slow {
+        fn tier(&self) -> Tier {
+            Tier::Nvme
+        }
+
+        fn submit(&self, _: StoreOp, done: Done) {
+            self.0.lock().unwrap().push(done);
+        }
+
+        fn erasures_max(&self) -> usize {
+            AT_ONCE_MAX
+        }
+    }
+
+    #[tokio::test]
+    async fn erasures_that_wait_are_no_tasks() {
+        let count = 10_000_u64;
+        let (events, told) = crossbeam_channel::bounded(10_000);
+        let store = Arc::new(Slow::default());
+        let nvme: Arc<dyn TierStore> = Arc::clone(&store) as _;
+        let performer = Arc::new(Performer {
+            arena: arena(),
+            staging: Staging::new(0..0),
+            device: Arc::new(Engines::default()),
+            erasing: Erasing::of(Some(&nvme), None),
+            nvme: Some(nvme),
+            object: None,
+            node_id: [0; 16],
+            events,
+            complaints: Arc::new(Complaints::start()),
+            seal_threads: Arc::new(SealThreads::start().unwrap()),
+            runtime: runtime::Handle::current(),
+        });
+        let tasks = || runtime::Handle::current().metrics().num_alive_tasks();
+        let before = tasks();
+        for n in 0..count {
+            let key = example().digest().key(&n.to_le_bytes());
+            Performer::erase(&performer, (Tier::Nvme, Some(NO_PLACE)), key, Erasure::Unusable);
+        }
+        let mut ended = 0;
+        while ended < count {
+            assert!(tasks() <= before + AT_ONCE_MAX, "{} tasks", tasks());
+            tokio::time::sleep(Duration::from_micros(1)).await;
+            let dones = std::mem::take(&mut *store.0.lock().unwrap());
+            assert!(dones.len() <= AT_ONCE_MAX);
+            for done in dones {
+                done(Ok(()));
+            }
+            ended += told.try_iter().count() as u64;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert_eq!(tasks(), before, "nobody waits for more");
     }
 }
