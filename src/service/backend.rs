@@ -14,7 +14,13 @@ use crate::tiers::hbm::{ClaimedPool, Exported, LentMemory};
 /// The manager, as the service sees it.
 pub trait Backend: Clone + Send + Sync + 'static {
     /// A new client's number and the stream of its completions.
-    fn join(&self) -> (ClientId, mpsc::Receiver<Completion>);
+    ///
+    /// # Errors
+    /// Whatever the manager refused: it has too much to do, or has stopped.
+    fn join(&self) -> Result<(ClientId, mpsc::Receiver<Completion>), Refusal>;
+
+    /// A number for somebody who only looks.
+    fn observe(&self) -> ClientId;
 
     /// Carries out a command.
     ///
@@ -64,8 +70,12 @@ pub trait Backend: Clone + Send + Sync + 'static {
 }
 
 impl Backend for Handle {
-    fn join(&self) -> (ClientId, mpsc::Receiver<Completion>) {
+    fn join(&self) -> Result<(ClientId, mpsc::Receiver<Completion>), Refusal> {
         Handle::join(self)
+    }
+
+    fn observe(&self) -> ClientId {
+        Handle::observe(self)
     }
 
     async fn call(&self, client: ClientId, command: Command) -> Result<Reply, Refusal> {

@@ -61,7 +61,7 @@ pub struct Welcome {
 
 impl<B: Backend> Calls<B> {
     pub(super) fn new(config: ServiceConfig, backend: B) -> Self {
-        let (own, _) = backend.join();
+        let own = backend.observe();
         Self {
             sessions: Sessions::new(config.limits.clients_max),
             in_flight: Semaphore::new(config.limits.calls_in_flight_max),
@@ -104,7 +104,9 @@ impl<B: Backend> Calls<B> {
     pub(super) async fn hello(&self, hello: Hello) -> Result<Welcome, CallError> {
         check_hello(&hello)?;
         self.sessions.reserve_name(&hello.client_id)?;
-        let (client, completions) = self.backend.join();
+        let joined = self.backend.join();
+        let (client, completions) =
+            joined.inspect_err(|_| self.sessions.release_name(&hello.client_id))?;
         // From here on a call given up half-way must give back the name and the manager's client.
         let mut joining = Joining { calls: self, client, name: &hello.client_id, joined: false };
         let command = Command::Hello {

@@ -245,12 +245,16 @@ fn page_zero(claim: &ClaimedPool, slot: u32) -> u64 {
 }
 
 impl Backend for Fake {
-    fn join(&self) -> (ClientId, mpsc::Receiver<Completion>) {
+    fn observe(&self) -> ClientId {
+        ClientId(self.state().number())
+    }
+
+    fn join(&self) -> Result<(ClientId, mpsc::Receiver<Completion>), Refusal> {
         let (send, receive) = mpsc::channel(1024);
         let mut state = self.state();
         let client = ClientId(state.number());
         state.completions.insert(client, send);
-        (client, receive)
+        Ok((client, receive))
     }
 
     async fn call(&self, client: ClientId, command: Command) -> Result<Reply, Refusal> {

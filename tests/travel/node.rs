@@ -87,7 +87,7 @@ impl Node {
             .unwrap();
         let shell = shell(spec, &runtime);
         let handle = shell.handle();
-        let (client, completions) = handle.join();
+        let (client, completions) = handle.join().unwrap();
         let memory = HostPool::create(PoolOrder::LayerMajor.layout(namespace().shape, SLOTS));
         let memory = memory.unwrap();
         let pool = runtime.block_on(async {

@@ -11,7 +11,7 @@ use std::io;
 use std::time::Duration;
 
 use tokio::runtime::{self, Runtime};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::Failure;
@@ -19,7 +19,7 @@ use super::signals::Signals;
 use crate::config::{Config, Flags, Level, ThisMachine};
 use crate::env;
 use crate::events;
-use crate::manager::api::{ClientId, Command, Completion, Reply};
+use crate::manager::api::{ClientId, Command, Reply};
 use crate::manager::shell::Handle;
 use crate::observe::{self, LogFormat, LogLevel};
 use crate::service::{Server, ServiceConfig, Stores, look_at_socket};
@@ -209,14 +209,11 @@ fn service_config(config: &Config, node: &Node) -> ServiceConfig {
 struct Publisher {
     handle: Handle,
     observer: ClientId,
-    /// Stays empty; the manager would take its end for the observer's.
-    _completions: mpsc::Receiver<Completion>,
 }
 
 impl Publisher {
     fn new(handle: Handle) -> Self {
-        let (observer, completions) = handle.join();
-        Self { handle, observer, _completions: completions }
+        Self { observer: handle.observe(), handle }
     }
 
     async fn publish(&self) {

@@ -70,6 +70,15 @@ pub(super) enum Message {
     },
 }
 
+/// What the manager's thread takes from.
+pub(super) struct Queues {
+    pub messages: Receiver<Message>,
+    /// From whoever moves bytes.
+    pub events: Receiver<Event>,
+    /// From the scan at the start.
+    pub scanned: Receiver<Event>,
+}
+
 /// How often time passes for leases and timeouts.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -136,10 +145,12 @@ impl Actor {
     }
 
     /// Runs until told to stop and nothing moves, or patience ends.
-    pub fn run(mut self, running: Running, messages: &Receiver<Message>, events: &Receiver<Event>) {
+    pub fn run(mut self, running: Running, queues: &Queues) {
         // Dropped before what it answers with: whoever then hears nothing more finds out why.
         let _running = running;
         let ticks = crossbeam_channel::tick(TICK);
+        let Queues { messages, events, scanned } = queues;
+        let mut scanned = scanned.clone();
         loop {
             crossbeam_channel::select! {
                 recv(messages) -> message => match message {
@@ -153,6 +164,11 @@ impl Actor {
                     }
                     self.step(event);
                 }
+                recv(scanned) -> event => match event {
+                    Ok(event) => self.step(event),
+                    // Whoever scanned has ended, or there is nothing to scan.
+                    Err(_) => scanned = crossbeam_channel::never(),
+                },
                 recv(ticks) -> _ => {
                     self.see_outages();
                     self.step(Event::Tick);

@@ -234,7 +234,8 @@ mod tests {
 
     #[test]
     fn whoever_starts_transfers_may_leave_any_number_of_ends_untaken() {
-        let runtime = runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
+        let mut runtime = runtime::Builder::new_multi_thread();
+        let runtime = runtime.worker_threads(1).enable_time().build().unwrap();
         let (carrier, namespace) = (carrier(&runtime, SealThreads::start().unwrap()), namespace());
         // Nothing to copy: it ends before it returns, on this thread.
         let started = 0..2 * ENDS_QUEUED_MAX as u64;

@@ -50,12 +50,20 @@ impl Handle {
 
     /// A new client's number, and the stream on which its completions come. A client that leaves
     /// [`COMPLETIONS_UNREAD_MAX`] of them unread counts as gone: its stream ends.
-    #[must_use]
-    pub fn join(&self) -> (ClientId, mpsc::Receiver<Completion>) {
-        let client = ClientId(self.clients.fetch_add(1, Ordering::Relaxed) + 1);
+    ///
+    /// # Errors
+    /// `Refusal::Busy` while the queue is full, `Refusal::Precondition` when the manager stopped.
+    pub fn join(&self) -> Result<(ClientId, mpsc::Receiver<Completion>), Refusal> {
+        let client = self.observe();
         let (completions, stream) = mpsc::channel(COMPLETIONS_UNREAD_MAX);
-        self.send(Message::Joined { client, completions });
-        (client, stream)
+        self.try_send(Message::Joined { client, completions })?;
+        Ok((client, stream))
+    }
+
+    /// A number for somebody who only looks: nothing of theirs completes.
+    #[must_use]
+    pub fn observe(&self) -> ClientId {
+        ClientId(self.clients.fetch_add(1, Ordering::Relaxed) + 1)
     }
 
     /// Asks the manager. A full queue is `Refusal::Busy`, a manager that has stopped, or

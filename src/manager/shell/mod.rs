@@ -44,7 +44,7 @@ use crate::tiers::dram::Arena;
 use crate::tiers::hbm::Device;
 use crate::tiers::store::TierStore;
 
-use actor::{Actor, Message};
+use actor::{Actor, Message, Queues};
 pub use carrier::{Carrier, CarrierParts, Ended};
 use complaints::Complaints;
 use fate::{Fate, fate};
@@ -82,8 +82,11 @@ pub struct Shell {
 
 /// Commands that may wait for the manager's thread; more are told to try again.
 const COMMANDS_QUEUED_MAX: usize = 1024;
-/// Ends of transfers and scanned frames that may wait; their senders wait for room.
+/// Ends of transfers that may wait; their senders wait for room.
 const EVENTS_QUEUED_MAX: usize = 4096;
+/// Scanned frames that may wait. Whoever scans is faster than the manager and keeps their queue full, so it
+/// is not that of the ends.
+const SCANNED_QUEUED_MAX: usize = 1024;
 
 impl Shell {
     /// Starts the manager's thread and the scan of what NVMe holds from before a restart.
@@ -104,7 +107,7 @@ impl Shell {
             nvme: parts.nvme,
             object: parts.object,
             node_id: parts.node_id,
-            events: events.clone(),
+            events,
             complaints: Arc::new(Complaints::start()),
             seal_threads: Arc::new(SealThreads::start()?),
             runtime: parts.runtime,
@@ -118,11 +121,14 @@ impl Shell {
         });
         let actor = Actor::new(manager, parts.clock, performer, journal.clone());
         let (running, fate) = fate();
+        let (frames, scanned_queue) = crossbeam_channel::bounded(SCANNED_QUEUED_MAX);
+        let queues =
+            Queues { messages: command_queue, events: event_queue, scanned: scanned_queue };
         let thread = env::spawn_thread("terrace-manager", move || {
-            actor.run(running, &command_queue, &event_queue);
+            actor.run(running, &queues);
         })?;
         if let Some(store) = scanned {
-            env::spawn_thread("terrace-scan", move || scan(store.as_ref(), &events))?;
+            env::spawn_thread("terrace-scan", move || scan(store.as_ref(), &frames))?;
         }
         let handle =
             Handle::new(commands, fate.clone(), parts.arena, parts.device, shared, journal);

@@ -8,6 +8,7 @@ mod device;
 mod straight;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crossbeam_channel::{Sender, TrySendError};
 use tokio::runtime;
@@ -35,6 +36,10 @@ use crate::tiers::store::{FrameSpan, Place, StoreError, StoreOp, TierStore};
 
 /// Objects are addressed by key.
 pub(super) const NO_PLACE: Place = Place { offset: 0, slot_bytes: 0 };
+
+/// How often a task looks whether the manager's queue has room again. It holds thousands, which the manager
+/// takes within milliseconds.
+const ROOM_LOOK: Duration = Duration::from_millis(1);
 
 /// Everything that moves bytes.
 pub(super) struct Performer {
@@ -250,19 +255,18 @@ impl Performer {
         let outcomes = self.on_stores(ops.collect(), read_failure).await;
         let fetched = pieces.iter().zip(spans).zip(&outcomes).filter(|(_, end)| end.is_ok());
         for ((_, span), _) in fetched.filter(|((piece, _), _)| piece.item.from == End::Object) {
-            self.tell_header(*span);
+            self.tell_header(*span).await;
         }
         outcomes
     }
 
     /// The header of an object that was fetched: the manager may only have presumed what it says.
-    fn tell_header(&self, frame: FrameSpan) {
+    async fn tell_header(&self, frame: FrameSpan) {
         // SAFETY: the transfer owns its frames until the manager hears of its end.
         let page = unsafe { self.arena.bytes(FrameSpan { bytes: HEADER_SPAN_BYTES, ..frame }) };
         if let Ok(header) = FrameHeader::decode(page) {
             let frame = Box::new(frame_of(header));
-            // A manager that has stopped needs no headers.
-            let _ = self.events.send(Event::Found { tier: Tier::Object, frame });
+            deliver(&self.events, Event::Found { tier: Tier::Object, frame }).await;
         }
     }
 
@@ -390,8 +394,17 @@ impl Mailbox {
     fn tell(self, event: Event) {
         // A manager that has stopped needs no answer.
         if let Err(TrySendError::Full(event)) = self.events.try_send(event) {
-            env::spawn_task_on(&self.runtime, async move { drop(self.events.send(event)) });
+            env::spawn_task_on(&self.runtime, async move { deliver(&self.events, event).await });
         }
+    }
+}
+
+/// Brings a task's event to the manager once there is room, and leaves its thread to others until then.
+pub(super) async fn deliver(events: &Sender<Event>, mut event: Event) {
+    // A manager that has stopped needs none.
+    while let Err(TrySendError::Full(back)) = events.try_send(event) {
+        event = back;
+        tokio::time::sleep(ROOM_LOOK).await;
     }
 }
 

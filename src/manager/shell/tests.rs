@@ -230,7 +230,7 @@ async fn joined(
     handle: &Handle,
     namespace: Namespace,
 ) -> (ClientId, mpsc::Receiver<Completion>, PoolId) {
-    let (client, completions) = handle.join();
+    let (client, completions) = handle.join().unwrap();
     let (memory, claim) = lent(&namespace);
     let hello = Command::hello(namespace);
     handle.call(client, hello).await.unwrap();

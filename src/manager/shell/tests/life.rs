@@ -1,4 +1,4 @@
-//! A manager that ends, well or by a defect.
+//! A manager that ends, well or by a defect, and one that has too much to do.
 
 use super::*;
 use crate::domain::units::Time;
@@ -38,4 +38,33 @@ async fn a_manager_that_was_told_to_stop_has_no_defect() {
     let said = handle.call(client, Command::Status).await;
     assert!(format!("{said:?}").contains("the daemon is stopping"), "{said:?}");
     assert!(tokio::time::timeout(Duration::from_millis(10), failed).await.is_err());
+}
+
+/// A clock that keeps whoever asks it waiting.
+#[derive(Default)]
+struct Held(AtomicBool);
+
+impl Clock for Held {
+    fn now(&self) -> Time {
+        while self.0.load(Ordering::Relaxed) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Time::ZERO
+    }
+}
+
+#[tokio::test]
+async fn whoever_joins_a_manager_with_too_much_to_do_is_told_so_at_once() {
+    let clock = Arc::new(Held::default());
+    let given = Arc::clone(&clock);
+    let rig = Rig::start_with(|parts| parts.clock = given).await;
+    clock.0.store(true, Ordering::Relaxed);
+    for _ in 0..=COMMANDS_QUEUED_MAX {
+        let unheard = rig.call(Command::Status);
+        drop(tokio::time::timeout(Duration::ZERO, unheard).await);
+    }
+    let refused = rig.handle.join().map(drop);
+    assert!(matches!(refused, Err(Refusal::Busy { .. })), "{refused:?}");
+    clock.0.store(false, Ordering::Relaxed);
+    rig.shell.stop(Duration::ZERO);
 }
