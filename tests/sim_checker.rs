@@ -4,6 +4,7 @@
 use terrace::domain::block::{HashTail, Key};
 use terrace::domain::directory::Change;
 use terrace::domain::retention::RetentionRecord;
+use terrace::domain::session::Stop;
 use terrace::domain::units::Time;
 use terrace::manager::api::{
     ClientId, Command, Effect, End, Event, OpKind, Reply, ReplyTag, RequestId,
@@ -98,7 +99,10 @@ impl Breach {
             (Self::LeasesHoldNothing, Event::Command { command, .. }) => {
                 // Those that it gave are back already.
                 if matches!(command, Command::ReleaseLease { .. }) {
-                    *command = Command::Status;
+                    let (request, stop) = (RequestId(u64::MAX), Stop::Unknown);
+                    let end =
+                        Command::EndRequest { request, stop, output_tokens: 0, prefill: None };
+                    *command = end;
                 }
             }
             _ => {}
@@ -200,11 +204,6 @@ impl Breach {
                 return vec![effect, again];
             }
             (Self::LeasesHoldNothing, Effect::Reply { tag: ReplyTag(0), .. }) => return Vec::new(),
-            (Self::LeasesHoldNothing, Effect::Reply { reply, .. }) => {
-                if matches!(reply, Reply::Status(_)) {
-                    *reply = Reply::Ok;
-                }
-            }
             (Self::CallsAllDurable, Effect::Complete { completion, .. }) => {
                 completion.not_durable.clear();
             }

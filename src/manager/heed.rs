@@ -62,7 +62,7 @@ impl Manager {
         // A request that asks again before it has stored its chain, and one that asks while a tier can't be
         // read, finds less than LRU's shadow, which knows of neither.
         let is_new = self.requests.tip(self.request_name(request)).is_none();
-        let is_fair = is_new && self.ways().unread.is_empty();
+        let is_fair = is_new && Tier::ALL.into_iter().all(|tier| self.is_read(tier));
         if self.heed_chain(request, &seen) && is_fair {
             self.stand_guard(keys, runs);
         }

@@ -84,6 +84,6 @@ pub struct RunReport {
     pub clients: u64,
     /// Frames that scans found after crashes.
     pub found_frames: u64,
-    /// Blocks that lookups found in the shared store and nowhere else.
+    /// Blocks that the shared store was found to have, and that were not known here.
     pub shared_blocks: u64,
 }

@@ -46,6 +46,7 @@ impl<S: Subject> Core<S> {
         for header in &mut headers {
             *header = header.take_if(|_| self.draw.percent(60));
         }
+        self.shared_blocks += headers.len() as u64;
         let keys = keys[..known + headers.len()].to_vec();
         (!headers.is_empty()).then_some(Stretch { keys, known, headers })
     }
