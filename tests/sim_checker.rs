@@ -172,7 +172,10 @@ impl Breach {
                 let again = Effect::PoolFreed { client: *client, pool: *pool };
                 return vec![effect, again];
             }
-            (Self::NeverFreesPools, Effect::PoolFreed { .. }) => return Vec::new(),
+            (Self::NeverFreesPools, Effect::PoolFreed { .. })
+            | (Self::LeasesHoldNothing, Effect::Reply { tag: ReplyTag(0), .. }) => {
+                return Vec::new();
+            }
             (Self::StartsTwice, Effect::Start(transfer)) => {
                 let again = Effect::Start(transfer.clone());
                 return vec![effect, again];
@@ -203,7 +206,6 @@ impl Breach {
                 let again = Effect::Residency { namespace: *namespace, changes: changes.clone() };
                 return vec![effect, again];
             }
-            (Self::LeasesHoldNothing, Effect::Reply { tag: ReplyTag(0), .. }) => return Vec::new(),
             (Self::CallsAllDurable, Effect::Complete { completion, .. }) => {
                 completion.not_durable.clear();
             }
@@ -215,15 +217,15 @@ impl Breach {
                 *record = RetentionRecord::default();
             }
             (Self::TellsOtherNames, Effect::Residency { changes, .. }) => {
-                changes
-                    .iter_mut()
-                    .for_each(|change| change.tail = HashTail(change.position.into()));
+                for change in changes {
+                    change.tail = HashTail(change.position.into());
+                }
             }
             (Self::AnswersOtherRequests, Effect::Complete { completion, .. }) => {
                 completion.request = RequestId(u64::MAX);
             }
             (Self::FreesForOthers, Effect::PoolFreed { client, .. }) => {
-                *client = ClientId(u64::MAX)
+                *client = ClientId(u64::MAX);
             }
             _ => {}
         }

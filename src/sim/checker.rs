@@ -50,7 +50,7 @@ pub(super) struct Checker {
     /// How often tiers went out and came back: what was asked before need not land.
     pub(super) outage_changes: u64,
     /// Clients may ask for other promises than a block came with.
-    pub(super) may_change_promises: bool,
+    may_change_promises: bool,
     /// Shards of blocks that were stored, by bit, and since when all were.
     stored: BTreeMap<Key, (u64, Time)>,
     attempted: BTreeSet<Key>,
@@ -66,6 +66,10 @@ pub(super) struct Checker {
 }
 
 impl Checker {
+    pub(super) fn new(may_change_promises: bool) -> Self {
+        Self { may_change_promises, ..Self::default() }
+    }
+
     pub(super) fn client_gone(&mut self, client: ClientId) {
         self.gone.insert(client);
         self.ops.retain(|_, asked| asked.client != client);
@@ -84,9 +88,9 @@ impl Checker {
         let Self { loaded_blocks, failed_blocks, outage_changes, may_change_promises, .. } = *self;
         let durable = std::mem::take(&mut self.durable);
         *self = Self {
-            durable,
             outage_changes,
             may_change_promises,
+            durable,
             loaded_blocks,
             failed_blocks,
             ..Self::default()

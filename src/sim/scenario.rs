@@ -184,7 +184,7 @@ impl Scenario {
             ..ManagerConfig::with_tiers(tiers)
         };
         let config =
-            if faultless { config } else { bounded(config, &mut Draw::new(mix(seed ^ 0xb0))) };
+            if faultless { config } else { bounded(&config, &mut Draw::new(mix(seed ^ 0xb0))) };
         Self {
             level,
             seed,
@@ -237,10 +237,10 @@ fn tier_config(draw: &mut Draw, roomy: bool) -> TierConfig {
 }
 
 /// Any policy, and in half of the runs bounds that are met. Drawn apart.
-fn bounded(config: ManagerConfig, draw: &mut Draw) -> ManagerConfig {
+fn bounded(config: &ManagerConfig, draw: &mut Draw) -> ManagerConfig {
     let policy = PolicyName::ALL[draw.index(PolicyName::ALL.len())];
     if draw.percent(50) {
-        return ManagerConfig { policy, ..config };
+        return ManagerConfig { policy, ..config.clone() };
     }
     ManagerConfig {
         policy,
@@ -262,7 +262,7 @@ fn bounded(config: ManagerConfig, draw: &mut Draw) -> ManagerConfig {
         lent_percent: 60,
         lent_blocks_max: 5,
         leases_per_client_max: 2,
-        ..config
+        ..config.clone()
     }
 }
 

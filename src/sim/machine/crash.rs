@@ -30,7 +30,7 @@ impl Machine {
                 _ => {}
             }
         }
-        self.places.retain(|_, frame| frame.kept || survives() % 3 != 0);
+        self.places.retain(|_, frame| frame.kept || !survives().is_multiple_of(3));
         for frame in self.places.values_mut() {
             frame.kept = true;
             frame.damaged |= std::mem::take(&mut frame.torn);

@@ -105,18 +105,18 @@ impl Machine {
     /// No copy may touch what the engine's stream is yet to read or write.
     pub(super) fn check_engine(&self, end: &End) -> Checked {
         let End::Pool { pool, slot, .. } = end else { return Ok(()) };
-        match self.pools.get(pool).is_some_and(|memory| memory.engine.contains_key(slot)) {
-            false => Ok(()),
-            true => Err(format!("{end:?} is touched before its engine has come so far")),
+        if self.pools.get(pool).is_some_and(|memory| memory.engine.contains_key(slot)) {
+            return Err(format!("{end:?} is touched before its engine has come so far"));
         }
+        Ok(())
     }
 
     fn check_idle(&self, pool: PoolId, slot: u32) -> Checked {
         let address = Address::Slot(pool, slot);
-        match self.locks.is_locked(address) {
-            false => Ok(()),
-            true => Err(format!("{address:?} is touched by a copy after its operation completed")),
+        if self.locks.is_locked(address) {
+            return Err(format!("{address:?} is touched by a copy after its operation completed"));
         }
+        Ok(())
     }
 
     fn engine_mut(&mut self, pool: PoolId) -> Checked<&mut BTreeMap<u32, Option<Key>>> {

@@ -122,7 +122,7 @@ impl<S: Subject> Core<S> {
             now: Time::from_millis(1_000),
             timeline: Timeline::default(),
             machine: Machine::default(),
-            checker: Checker::default(),
+            checker: Checker::new(!scenario.is_faultless),
             faults: Faults::new(scenario.faults, !seed),
             draw: Draw::new(seed),
             flights: BTreeMap::new(),
