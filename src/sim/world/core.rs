@@ -10,7 +10,7 @@ use crate::domain::units::Time;
 use crate::manager::ManagerConfig;
 use crate::manager::api::{
     ClientId, Command, Completion, Effect, End, Event, FailureKind, ItemFailure, OpId, PoolId,
-    Reply, ReplyTag, RestampEnd, Status, Transfer, TransferId, TransferItem,
+    Reply, ReplyTag, RestampEnd, Status, Transfer, TransferId,
 };
 use crate::sim::checker::Checker;
 use crate::sim::digest::Digest;
@@ -255,14 +255,14 @@ impl<S: Subject> Core<S> {
     fn start(&mut self, transfer: Transfer) -> Checked {
         self.transfers += 1;
         self.machine.begin(&transfer)?;
-        let mut served = transfer.items.iter().filter(|item| matches!(item.to, End::Pool { .. }));
-        if let Some(late) = served.find(|item| item.meta.record.is_due(self.now)) {
-            return Err(format!("{:?} is served after it was to be forgotten", late.meta));
-        }
-        let mut served = transfer.items.iter().filter(|item| matches!(item.to, End::Pool { .. }));
-        let found = |item: &&TransferItem| self.checker.is_to_be_forgotten(item.meta.key, self.now);
-        if let Some(late) = served.find(found) {
-            return Err(format!("{:?} is served after another node's promise", late.meta));
+        for item in transfer.items.iter().filter(|item| matches!(item.to, End::Pool { .. })) {
+            let meta = item.meta;
+            if meta.record.is_due(self.now) {
+                return Err(format!("{meta:?} is served after it was to be forgotten"));
+            }
+            if self.checker.is_to_be_forgotten(meta.key, self.now) {
+                return Err(format!("{meta:?} is served after another node's promise"));
+            }
         }
         let (id, plan) = (transfer.id, self.faults.plan(&transfer));
         self.timeline.add(self.now + plan.lands_after, Due::Land(id));

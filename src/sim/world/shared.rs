@@ -44,7 +44,9 @@ impl<S: Subject> Core<S> {
         let stored = (known..keys.len()).map_while(|at| self.header_at(keys, at));
         let mut headers: Vec<_> = stored.map(Some).collect();
         for header in &mut headers {
-            *header = header.take_if(|_| self.draw.percent(60));
+            if !self.draw.percent(60) {
+                *header = None;
+            }
         }
         self.shared_blocks += headers.len() as u64;
         let keys = keys[..known + headers.len()].to_vec();
@@ -108,19 +110,22 @@ impl<S: Subject> Core<S> {
         self.tell(Event::Found { tier: Tier::Object, frame: Box::new(frame) })
     }
 
-    /// Tells of the headers that came with the objects that were read, and notes those that were written. What should not be served any
-    /// more is not what its reader asked for.
+    /// Tells of the headers that came with the objects that were read, and notes those that were written.
+    /// What should not be served any more is not what its reader asked for.
     pub(super) fn tell_fetched(&mut self, transfer: &Transfer, failed: &[ItemFailure]) -> Checked {
         let failed: BTreeSet<u32> = failed.iter().map(|failure| failure.item).collect();
         let landed = (0..).zip(&transfer.items).filter(|(index, _)| !failed.contains(index));
-        for (_, item) in landed.filter(|(_, item)| item.to == End::Object) {
-            self.checker.hear_written(item.meta.key);
-        }
-        let landed = (0..).zip(&transfer.items).filter(|(index, _)| !failed.contains(index));
-        for (_, item) in landed.filter(|(_, item)| item.from == End::Object) {
-            let Some(header) = self.machine.peek(item.meta.key) else { continue };
+        for (_, item) in landed {
+            let key = item.meta.key;
+            if item.to == End::Object {
+                self.checker.hear_written(key);
+            }
+            if item.from != End::Object {
+                continue;
+            }
+            let Some(header) = self.machine.peek(key) else { continue };
             self.checker.hear_header(&header.meta);
-            if self.checker.is_to_be_forgotten(item.meta.key, self.now) {
+            if self.checker.is_to_be_forgotten(key, self.now) {
                 self.machine.spoil(&item.to)?;
             }
             self.tell_header(header)?;
