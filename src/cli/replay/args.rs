@@ -214,7 +214,7 @@ pub(crate) fn block_bytes(text: &str) -> Result<u64, String> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use clap::Parser;
 
     use super::*;
@@ -225,12 +225,20 @@ mod tests {
         replay: ReplayArgs,
     }
 
+    /// What `replay` and these words come to.
+    pub(in crate::cli::replay) fn parsed<'a>(
+        words: impl IntoIterator<Item = &'a str>,
+    ) -> Result<ReplayArgs, clap::Error> {
+        let words = ["replay"].into_iter().chain(words);
+        Cli::try_parse_from(words).map(|cli| cli.replay)
+    }
+
     /// What the command line `replay trace LINE` comes to for a trace of 1,000 unique blocks.
     fn check(line: &str, expected: &str) {
-        let words = ["replay", "trace"].into_iter().chain(line.split_whitespace());
-        let said = match Cli::try_parse_from(words) {
+        let words = ["trace"].into_iter().chain(line.split_whitespace());
+        let said = match parsed(words) {
             Err(error) => error.to_string(),
-            Ok(cli) => match cli.replay.capacity_blocks(1000) {
+            Ok(replay) => match replay.capacity_blocks(1000) {
                 Ok(blocks) => format!("{blocks:?}"),
                 Err(error) => error.to_string(),
             },

@@ -183,15 +183,8 @@ pub(super) fn progress_bar(requests: u64) -> ProgressBar {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
-
     use super::*;
-
-    #[derive(Parser)]
-    struct Cli {
-        #[command(flatten)]
-        replay: ReplayArgs,
-    }
+    use crate::cli::replay::args::tests::parsed;
 
     #[test]
     fn an_agent_beyond_the_limit_goes_on() {
@@ -203,9 +196,9 @@ mod tests {
             )
         };
         std::fs::write(&path, [line(1), line(9)].join("\n")).expect("a file");
-        let words = ["replay", path.to_str().expect("a name")];
-        let more = ["--simulate", "--limit", "1", "--hints", "lifecycle"];
-        let args = Cli::parse_from(words.into_iter().chain(more)).replay;
+        let trace = path.to_str().expect("a name");
+        let words = [trace, "--simulate", "--limit", "1", "--hints", "lifecycle"];
+        let args = parsed(words).expect("a command line");
         let told = told(&args, &Trace::open(&path).expect("a trace")).expect("the same trace");
         let goes_on = |request| told.foresight.outlook(request).next.is_some();
         assert_eq!([0, 1].map(goes_on), [true, false]);
