@@ -67,9 +67,31 @@ struct Chunk {
     kind: SlotKind,
     /// Free slots by index; the lowest is given out first while the chunk is young.
     free: Vec<u16>,
+    /// A bit for each slot, set for those that are taken.
+    taken: Vec<u64>,
     used: u32,
     /// Where the chunk stands in its class's `open` list while it has free slots.
     open_at: usize,
+}
+
+impl Chunk {
+    /// The slot is on the list of free ones no more.
+    fn note_taken(&mut self, slot: u16) {
+        self.taken[usize::from(slot) / 64] |= 1 << (slot % 64);
+        self.used += 1;
+    }
+
+    /// False if the slot is free already.
+    fn give_back(&mut self, slot: u16) -> bool {
+        let (word, bit) = (&mut self.taken[usize::from(slot) / 64], 1 << (slot % 64));
+        if *word & bit == 0 {
+            return false;
+        }
+        *word &= !bit;
+        self.free.push(slot);
+        self.used -= 1;
+        true
+    }
 }
 
 /// The space of one tier.
@@ -174,7 +196,7 @@ impl SlotMap {
         self.turn = (self.stripe_of(chunk_index) + 1) % stripes;
         let chunk = self.chunk_mut(chunk_index);
         let slot = chunk.free.pop().expect("a chunk on the open list has free slots");
-        chunk.used += 1;
+        chunk.note_taken(slot);
         if chunk.free.is_empty() {
             self.close(chunk_index);
         }
@@ -222,8 +244,8 @@ impl SlotMap {
         let Some(at) = chunk.free.iter().rposition(|free| u64::from(*free) == slot) else {
             return false;
         };
-        chunk.free.remove(at);
-        chunk.used += 1;
+        let slot = chunk.free.remove(at);
+        chunk.note_taken(slot);
         if chunk.free.is_empty() && !self.is_withheld(chunk_index) {
             self.close(chunk_index);
         }
@@ -241,13 +263,7 @@ impl SlotMap {
         let chunk = self.chunk_mut(chunk_index);
         let kind = chunk.kind;
         let slot = slot_within(page, kind);
-        debug_assert!(
-            !chunk.free.contains(&slot),
-            "slot {slot} of chunk {chunk_index} freed twice"
-        );
-        assert!(chunk.used > 0, "a slot of an idle chunk was freed");
-        chunk.free.push(slot);
-        chunk.used -= 1;
+        assert!(chunk.give_back(slot), "slot {slot} of chunk {chunk_index} was freed twice");
         let (used, free) = (chunk.used, chunk.free.len());
         let is_withheld = self.is_withheld(chunk_index);
         if free == 1 && !is_withheld {
@@ -288,7 +304,8 @@ impl SlotMap {
     fn install(&mut self, index: u32, kind: SlotKind) {
         let slots = u16::try_from(slots_per_chunk(kind.bytes)).expect("at most 16,384 slots");
         let free = (0..slots).rev().collect();
-        self.chunks[index as usize] = Some(Chunk { kind, free, used: 0, open_at: 0 });
+        let taken = vec![0; usize::from(slots).div_ceil(64)];
+        self.chunks[index as usize] = Some(Chunk { kind, free, taken, used: 0, open_at: 0 });
         self.reopen(index, kind);
     }
 

@@ -16,6 +16,16 @@ fn a_full_map_refuses_and_recovers() {
 }
 
 #[test]
+#[should_panic(expected = "was freed twice")]
+fn a_slot_is_not_freed_twice() {
+    let mut map = SlotMap::new(CHUNK_BYTES, u64::MAX);
+    let page = map.alloc(SlotKind::whole(MIB)).expect("empty");
+    let _another = map.alloc(SlotKind::whole(MIB));
+    map.free(page);
+    map.free(page);
+}
+
+#[test]
 fn an_emptied_chunk_serves_another_length() {
     let mut map = SlotMap::new(CHUNK_BYTES, u64::MAX);
     let page = map.alloc(SlotKind::whole(MIB)).expect("empty");
