@@ -2,7 +2,8 @@
 //!
 //! For the simulator and tests: it takes time in proportion to everything there is.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::fmt::Debug;
 
 use crate::domain::directory::{Block, BlockIndex};
 use crate::domain::residency::CopyState;
@@ -10,7 +11,44 @@ use crate::domain::tier::Tier;
 
 use super::Manager;
 use super::going::{may_go, waits_for_a_tier};
-use super::state::{Job, SizeClass};
+use super::state::{FlightItem, Job, SizeClass};
+
+/// Counts anew, to be compared with those that are kept: most are zero on both sides, so that only
+/// the others are looked up.
+pub(super) struct Tally<K>(BTreeMap<K, u32>);
+
+impl<K> Default for Tally<K> {
+    fn default() -> Self {
+        Self(BTreeMap::new())
+    }
+}
+
+impl<K: Ord + Debug> Tally<K> {
+    pub(super) fn add(&mut self, of: K, count: u32) {
+        *self.0.entry(of).or_default() += count;
+    }
+
+    /// Compares the count that is kept, once for each.
+    ///
+    /// # Errors
+    /// The count that it should be.
+    pub(super) fn settle(&mut self, of: &K, kept: u32) -> Result<(), u32> {
+        if kept == 0 {
+            return Ok(());
+        }
+        let counted = self.0.remove(of).unwrap_or(0);
+        if counted == kept { Ok(()) } else { Err(counted) }
+    }
+
+    /// # Errors
+    /// One that was counted and that nothing is kept for.
+    pub(super) fn finish(self, what: &str) -> Result<(), String> {
+        match self.0.iter().find(|(_, count)| **count > 0) {
+            Some((of, count)) => Err(format!("{of:?} {what} {count} times and count it as none")),
+            None => Ok(()),
+        }
+    }
+}
 
 impl Manager {
     /// Checks every invariant.
@@ -18,18 +56,23 @@ impl Manager {
     /// # Errors
     /// The first broken one, in a sentence.
     pub fn check_invariants(&self) -> Result<(), String> {
-        let busy = self.count_readers();
-        let leases = self.count_leases();
+        let mut readers = self.count_readers();
+        let mut leases = self.count_leases();
         for (index, block) in self.directory.iter() {
             self.check_chain(index, block)?;
-            if block.leases != leases.get(&index).copied().unwrap_or(0) {
-                return Err(format!("{} has a wrong count of leases", block.key));
-            }
+            leases.settle(&index, block.leases).map_err(|counted| {
+                format!("{} counts {} leases, has {counted}", block.key, block.leases)
+            })?;
             for tier in Tier::ALL {
-                let readers = busy.get(&(index, tier)).copied().unwrap_or(0);
-                self.check_copy(index, block, tier, readers)?;
+                let busy = block.copy(tier).busy;
+                readers.settle(&(index, tier), busy).map_err(|counted| {
+                    format!("{} in {tier} counts {busy} readers, has {counted}", block.key)
+                })?;
+                self.check_copy(index, block, tier)?;
             }
         }
+        readers.finish("are read")?;
+        leases.finish("are leased")?;
         Tier::ALL.into_iter().try_for_each(|tier| self.check_space(tier))?;
         self.check_claims()?;
         self.check_shields()?;
@@ -37,6 +80,7 @@ impl Manager {
         self.check_lent()?;
         self.check_durables()?;
         self.check_owed()?;
+        self.check_moves()?;
         self.check_links()?;
         self.check_ops()
     }
@@ -58,40 +102,35 @@ impl Manager {
                 return Err(format!("{} is not among its parent's children", block.key));
             }
         }
-        for tier in Tier::ALL {
-            let children = self.directory.children(index);
-            let with_copy = children
-                .filter(|child| self.directory.get(*child).copy(tier).state.stays())
-                .count();
-            if with_copy != block.copy(tier).children as usize {
-                return Err(format!("{} miscounts its children in {tier}", block.key));
+        let mut with_copy = [0_u32; Tier::COUNT];
+        for child in self.directory.children(index) {
+            let child = self.directory.get(child);
+            for tier in Tier::ALL {
+                with_copy[tier.index()] += u32::from(child.copy(tier).state.stays());
             }
         }
-        Ok(())
+        let is_wrong = |tier: &Tier| block.copy(*tier).children != with_copy[tier.index()];
+        match Tier::ALL.into_iter().find(is_wrong) {
+            Some(tier) => Err(format!("{} miscounts its children in {tier}", block.key)),
+            None => Ok(()),
+        }
     }
 
-    fn check_copy(
-        &self,
-        index: BlockIndex,
-        block: &Block,
-        tier: Tier,
-        readers: u32,
-    ) -> Result<(), String> {
+    fn check_copy(&self, index: BlockIndex, block: &Block, tier: Tier) -> Result<(), String> {
         let copy = block.copy(tier);
         let name = || format!("{} in {tier}", block.key);
-        if copy.busy != readers {
-            return Err(format!("{} counts {} readers, has {readers}", name(), copy.busy));
-        }
         if copy.state.is_readable() != copy.page.is_some() && copy.state != CopyState::Filling {
             return Err(format!("{} is {:?} with slot {:?}", name(), copy.state, copy.page));
         }
         if copy.state != CopyState::Absent && self.tiers[tier.index()].is_none() {
             return Err(format!("{} is in a tier that is absent", name()));
         }
+        if copy.listed || !copy.state.is_readable() || !self.tier_is_ready(tier) {
+            return Ok(());
+        }
         let ways = self.ways();
         let may_go = may_go(block, tier, ways) || waits_for_a_tier(block, tier, ways);
-        let known = copy.listed || self.outages.is_kept((index, tier));
-        if may_go && !known && self.tier_is_ready(tier) {
+        if may_go && !self.outages.is_kept((index, tier)) {
             return Err(format!("{} may go but its policy does not know ({index:?})", name()));
         }
         Ok(())
@@ -110,8 +149,8 @@ impl Manager {
         let too_many = pages.len() as u64 > space.config.slots_max;
         let erasing = self.erasing_slots.iter().filter(|(at, _)| *at == tier);
         pages.extend(erasing.map(|(_, page)| *page));
-        let distinct: BTreeSet<_> = pages.iter().collect();
-        if distinct.len() != pages.len() {
+        pages.sort_unstable();
+        if pages.windows(2).any(|pair| pair[0] == pair[1]) {
             return Err(format!("two copies share a slot of {tier}"));
         }
         if pages.len() as u64 != space.slots.slots_used() {
@@ -134,14 +173,10 @@ impl Manager {
     /// Who has a slot is known by it, and a chunk is emptied for somebody, by what is on its way out.
     fn check_holders(&self, tier: Tier) -> Result<(), String> {
         let Some(space) = &self.tiers[tier.index()] else { return Ok(()) };
-        let mut known = BTreeMap::<u32, BTreeSet<BlockIndex>>::new();
         for (index, block) in self.directory.iter() {
             let Some(page) = block.copy(tier).page else { continue };
-            let chunk = page.chunk();
-            let occupants = known
-                .entry(chunk)
-                .or_insert_with(|| self.occupants(tier, chunk).into_iter().collect());
-            if !occupants.contains(&index) {
+            let at = space.slots.slot_at(page);
+            if at.is_none_or(|at| space.holders.last(at) != Some(index)) {
                 return Err(format!("nobody is known to have {}'s slot of {tier}", block.key));
             }
         }
@@ -161,33 +196,40 @@ impl Manager {
             .ok_or_else(|| format!("a chunk of {tier} is emptied for nobody"))
     }
 
-    fn count_readers(&self) -> BTreeMap<(BlockIndex, Tier), u32> {
-        let mut readers = BTreeMap::new();
-        let wants = self.tiers.iter().flatten().flat_map(|space| &space.classes);
-        let wants = wants.flat_map(|class| &class.waiting).map(|want| (want.block, want.job));
-        let flights = self.flights.values().flat_map(|flight| &flight.items);
-        let flights = flights.map(|item| (item.block, item.job));
-        for (block, job) in wants.chain(flights) {
+    /// What waits for a slot and what is under way, queued or put aside.
+    pub(super) fn moves(&self) -> impl Iterator<Item = FlightItem> {
+        let spaces = Tier::ALL.into_iter().zip(&self.tiers);
+        let wants = spaces.filter_map(|(tier, space)| Some((tier, space.as_ref()?)));
+        let wants = wants.flat_map(|(tier, space)| {
+            let waiting = space.classes.iter().flat_map(|class| &class.waiting);
+            waiting.map(move |want| FlightItem { block: want.block, to: Some(tier), job: want.job })
+        });
+        wants.chain(self.flights.values().flat_map(|flight| &flight.items).copied())
+    }
+
+    fn count_readers(&self) -> Tally<(BlockIndex, Tier)> {
+        let mut readers = Tally::default();
+        for FlightItem { block, job, .. } in self.moves() {
             let synced = if let Job::Sync { tier } = job { Some(tier) } else { None };
             if let Some(read) = job.source().or(synced) {
-                *readers.entry((block, read)).or_default() += 1;
+                readers.add((block, read), 1);
             }
         }
         for (block, holders) in self.lent.holders() {
-            *readers.entry((block, Tier::Hbm)).or_default() += holders;
+            readers.add((block, Tier::Hbm), holders);
         }
         for (key, tier) in &self.rewrites.under_way {
             if let Some(block) = self.directory.find(*key) {
-                *readers.entry((block, *tier)).or_default() += 1;
+                readers.add((block, *tier), 1);
             }
         }
         readers
     }
 
-    fn count_leases(&self) -> BTreeMap<BlockIndex, u32> {
-        let mut leases = BTreeMap::new();
+    fn count_leases(&self) -> Tally<BlockIndex> {
+        let mut leases = Tally::default();
         for lease in self.leases.values() {
-            *leases.entry(lease.block).or_default() += 1;
+            leases.add(lease.block, 1);
         }
         leases
     }
@@ -205,16 +247,11 @@ impl Manager {
     /// Every operation waits for exactly the parts that are queued, joined or under way for it.
     fn check_ops(&self) -> Result<(), String> {
         let mut pending: BTreeMap<_, u32> = BTreeMap::new();
-        let wants = self.tiers.iter().flatten().flat_map(|space| &space.classes);
-        let wants = wants.flat_map(|class| &class.waiting).filter_map(|want| want.job.part());
-        let flights = self.flights.values().flat_map(|flight| &flight.items);
-        let flights = flights.filter_map(|item| item.job.part());
+        let moving = self.moves().filter_map(|item| item.job.part().map(|part| part.op));
         let joined = self.joined.values().flatten();
         let partial = self.partials.values().flat_map(|partial| &partial.waiting);
-        for part in wants.chain(flights).chain(joined).chain(partial) {
-            *pending.entry(part.op).or_default() += 1;
-        }
-        for op in self.durables.asked() {
+        let waiting = joined.chain(partial).map(|part| part.op);
+        for op in moving.chain(waiting).chain(self.durables.asked()) {
             *pending.entry(op).or_default() += 1;
         }
         for (id, op) in &self.ops {

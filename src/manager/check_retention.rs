@@ -8,29 +8,28 @@ use crate::domain::units::Time;
 
 use super::Manager;
 use super::api::NamespaceId;
+use super::check::Tally;
 
 impl Manager {
     /// Every block is claimed by exactly the sessions whose tip it is or lies above.
     pub(super) fn check_claims(&self) -> Result<(), String> {
-        let mut claims: BTreeMap<BlockIndex, u32> = BTreeMap::new();
+        let mut claims = Tally::<BlockIndex>::default();
         let namespaces = (0..u32::try_from(self.namespaces.len()).unwrap_or(0)).map(NamespaceId);
         for session in namespaces.flat_map(|namespace| self.sessions.iter(namespace)) {
             let tip = self.sessions.get(session).tip;
             for block in self.directory.chain_up(tip) {
-                *claims.entry(block).or_default() += 1;
+                claims.add(block, 1);
             }
         }
         for (index, block) in self.directory.iter() {
-            let counted = claims.get(&index).copied().unwrap_or(0);
-            if block.claims != counted {
-                let (key, claims) = (block.key, block.claims);
-                return Err(format!("{key} has {claims} claims, {counted} sessions reach it"));
-            }
-            if block.dead && counted > 0 {
+            claims.settle(&index, block.claims).map_err(|counted| {
+                format!("{} has {} claims, {counted} sessions reach it", block.key, block.claims)
+            })?;
+            if block.dead && block.claims > 0 {
                 return Err(format!("{} is dead though a session reaches it", block.key));
             }
         }
-        Ok(())
+        claims.finish("are claimed")
     }
 
     /// Shields are counted right, floors follow the chain, and whatever a record asks for is

@@ -27,6 +27,11 @@ impl Holders {
         slots[slot] = Some(block);
     }
 
+    /// Who took the slot last.
+    pub(super) fn last(&self, (chunk, slot): (u32, u16)) -> Option<BlockIndex> {
+        *self.chunks.get(chunk as usize)?.get(usize::from(slot))?
+    }
+
     /// Those of one chunk by slot; some have left since.
     fn of(&self, chunk: u32) -> impl Iterator<Item = (u16, BlockIndex)> + '_ {
         let slots = self.chunks.get(chunk as usize).into_iter().flatten();

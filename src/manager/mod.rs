@@ -76,6 +76,8 @@ mod status;
 
 mod check;
 
+mod check_moves;
+
 mod check_retention;
 
 #[cfg(test)]

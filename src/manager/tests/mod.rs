@@ -29,6 +29,8 @@ mod behind;
 
 mod engines;
 
+mod checks;
+
 use std::collections::VecDeque;
 use std::time::Duration;
 
