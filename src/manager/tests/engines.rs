@@ -102,7 +102,7 @@ fn what_is_stored_without_a_lookup_is_not_held_against_the_policy() {
     let rank = bench.client;
     join_engine(&mut bench, 2, None);
     for chain in 0..20 {
-        let blocks: Vec<u64> = (0..800).map(|n| chain * 1000 + n).collect();
+        let blocks: Vec<u64> = (0..100).map(|n| chain * 1000 + n).collect();
         bench.client = ClientId(2);
         bench.ask(lookup(chain, &blocks));
         bench.client = rank;
@@ -124,7 +124,7 @@ fn a_request_that_asks_again_is_not_held_against_the_policy() {
     let mut bench = Bench::with_config([0, u64::MAX, 0, 0], 1, |config| {
         config.policy = PolicyName::Value;
     });
-    for chain in 0..50 {
+    for chain in 0..10 {
         let blocks: Vec<u64> = (0..100).map(|n| chain * 1000 + n).collect();
         bench.ask(lookup(1, &blocks));
         bench.ask(lookup(1, &blocks));

@@ -264,18 +264,21 @@ fn bad_commands_are_refused_with_the_remedy() {
 
 #[test]
 fn another_namespace_with_other_blocks_gets_room_too() {
-    let mut bench = Bench::with_config([0, u64::MAX, 0, 0], 1, |_| {});
-    let many: Vec<u64> = (0..900).collect();
-    for chain in 0..40 {
-        let blocks: Vec<u64> = many.iter().map(|n| chain * 1000 + n).collect();
+    let mut bench = Bench::new([0, u64::MAX, 0, 0]);
+    let other = |bench: &mut Bench, client: u64, page_bytes: u32| {
+        let mut namespace = namespace(1);
+        namespace.shape.page_bytes = page_bytes;
+        bench.client = ClientId(client);
+        bench.ask(Command::hello(namespace));
+        bench.pool = bench.register(0);
+    };
+    other(&mut bench, 2, 64 << 10);
+    for chain in 0..20 {
+        let blocks: Vec<u64> = (0..60).map(|n| chain * 1000 + n).collect();
         bench.store(None, &blocks);
     }
     assert!(bench.tier(Tier::Dram).used_bytes > 3 * CHUNK_BYTES, "the tier is full");
-    bench.client = ClientId(2);
-    let mut larger = namespace(1);
-    larger.shape.page_bytes = 8192;
-    bench.ask(Command::hello(larger));
-    bench.pool = bench.register(0);
+    other(&mut bench, 3, 128 << 10);
     assert!(bench.store(None, &[1_000_001, 1_000_002]).failed.is_empty());
 }
 

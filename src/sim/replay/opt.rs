@@ -165,22 +165,18 @@ mod tests {
     fn nothing_finds_more() {
         let chains: [&[u64]; 7] = [&[0, 1], &[0, 2], &[3, 4], &[0, 1, 5], &[3], &[0, 2], &[3, 4]];
         for capacity in 0..5 {
-            let best = best_from(&chains, 0, &[], capacity);
-            assert_eq!(found(&chains, capacity as u64), best as u64, "capacity {capacity}");
+            let best = best_from(&chains, 0, capacity);
+            assert_eq!(found(&chains, capacity.into()), best as u64, "capacity {capacity}");
         }
     }
 
-    fn best_from(chains: &[&[u64]], at: usize, kept: &[u64], capacity: usize) -> usize {
-        let Some(chain) = chains.get(at) else { return 0 };
-        let hits = chain.iter().take_while(|id| kept.contains(id)).count();
-        let mut all: Vec<u64> = kept.iter().chain(*chain).copied().collect();
-        all.sort_unstable();
-        all.dedup();
-        let subsets = (0_u32..1 << all.len()).filter(|set| set.count_ones() as usize <= capacity);
-        let pick = |set: u32| -> Vec<u64> {
-            let chosen = all.iter().enumerate().filter(|(bit, _)| set >> bit & 1 == 1);
-            chosen.map(|(_, id)| *id).collect()
-        };
-        hits + subsets.map(|set| best_from(chains, at + 1, &pick(set), capacity)).max().unwrap_or(0)
+    /// What a cache finds that holds `kept`, a bit for each id, and keeps the best it can.
+    fn best_from(chains: &[&[u64]], kept: u32, capacity: u32) -> usize {
+        let Some((chain, rest)) = chains.split_first() else { return 0 };
+        let hits = chain.iter().take_while(|id| kept >> **id & 1 == 1).count();
+        let all = chain.iter().fold(kept, |all, id| all | 1 << id);
+        let fits = |set: &u32| set & !all == 0 && set.count_ones() <= capacity;
+        let kept = (0..=all).filter(fits);
+        hits + kept.map(|set| best_from(rest, set, capacity)).max().unwrap_or(0)
     }
 }
