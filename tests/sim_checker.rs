@@ -79,6 +79,10 @@ impl Subject for Broken {
         self.manager.check_invariants()
     }
 
+    fn check_lists(&mut self) -> Result<(), String> {
+        self.manager.check_ranks()
+    }
+
     fn known_prefix(&self, keys: &[Key]) -> Option<usize> {
         self.manager.known_prefix(keys)
     }

@@ -102,6 +102,7 @@ pub struct Block {
 
 impl Block {
     #[must_use]
+    #[inline]
     pub const fn copy(&self, tier: Tier) -> &TierCopy {
         &self.copies[tier.index()]
     }

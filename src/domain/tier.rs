@@ -18,6 +18,7 @@ impl Tier {
     pub const ALL: [Self; Self::COUNT] = [Self::Hbm, Self::Dram, Self::Nvme, Self::Object];
 
     #[must_use]
+    #[inline]
     pub const fn index(self) -> usize {
         self as usize
     }

@@ -5,12 +5,13 @@
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 
-use crate::domain::directory::{Block, BlockIndex};
+use crate::domain::directory::{Block, BlockIndex, TierCopy};
 use crate::domain::residency::CopyState;
+use crate::domain::slots::SlotPage;
 use crate::domain::tier::Tier;
 
 use super::Manager;
-use super::going::{may_go, waits_for_a_tier};
+use super::going::{Ways, may_go, waits_for_a_tier};
 use super::state::{FlightItem, Job, SizeClass};
 
 /// Counts anew, to be compared with those that are kept: most are zero on both sides, so that only
@@ -50,14 +51,47 @@ impl<K: Ord + Debug> Tally<K> {
     }
 }
 
+/// What the blocks hold of one tier.
+#[derive(Default)]
+struct Held {
+    pages: Vec<(BlockIndex, SlotPage)>,
+    draining: usize,
+}
+
+impl Held {
+    fn note(&mut self, index: BlockIndex, copy: &TierCopy) {
+        self.pages.extend(copy.page.map(|page| (index, page)));
+        self.draining += usize::from(copy.state == CopyState::Draining);
+    }
+}
+
 impl Manager {
     /// Checks every invariant.
     ///
     /// # Errors
     /// The first broken one, in a sentence.
     pub fn check_invariants(&self) -> Result<(), String> {
+        let held = self.check_blocks()?;
+        for tier in Tier::ALL {
+            self.check_space(tier, &held[tier.index()])?;
+        }
+        self.check_claims()?;
+        self.check_shields()?;
+        self.check_lifts()?;
+        self.check_lent()?;
+        self.check_durables()?;
+        self.check_owed()?;
+        self.check_moves()?;
+        self.check_links()?;
+        self.check_ops()
+    }
+
+    /// Each block by itself and with those around it; gives what they hold of each tier.
+    fn check_blocks(&self) -> Result<[Held; Tier::COUNT], String> {
         let mut readers = self.count_readers();
         let mut leases = self.count_leases();
+        let mut held: [Held; Tier::COUNT] = Default::default();
+        let ways = self.ways();
         for (index, block) in self.directory.iter() {
             self.check_chain(index, block)?;
             leases.settle(&index, block.leases).map_err(|counted| {
@@ -68,21 +102,13 @@ impl Manager {
                 readers.settle(&(index, tier), busy).map_err(|counted| {
                     format!("{} in {tier} counts {busy} readers, has {counted}", block.key)
                 })?;
-                self.check_copy(index, block, tier)?;
+                self.check_copy((index, tier), block, ways)?;
+                held[tier.index()].note(index, block.copy(tier));
             }
         }
         readers.finish("are read")?;
         leases.finish("are leased")?;
-        Tier::ALL.into_iter().try_for_each(|tier| self.check_space(tier))?;
-        self.check_claims()?;
-        self.check_shields()?;
-        self.check_lifts()?;
-        self.check_lent()?;
-        self.check_durables()?;
-        self.check_owed()?;
-        self.check_moves()?;
-        self.check_links()?;
-        self.check_ops()
+        Ok(held)
     }
 
     /// Prefix closure: a block with copies has a parent with copies; counts of children agree.
@@ -116,7 +142,8 @@ impl Manager {
         }
     }
 
-    fn check_copy(&self, index: BlockIndex, block: &Block, tier: Tier) -> Result<(), String> {
+    fn check_copy(&self, at: (BlockIndex, Tier), block: &Block, ways: Ways) -> Result<(), String> {
+        let (index, tier) = at;
         let copy = block.copy(tier);
         let name = || format!("{} in {tier}", block.key);
         if copy.state.is_readable() != copy.page.is_some() && copy.state != CopyState::Filling {
@@ -128,9 +155,8 @@ impl Manager {
         if copy.listed || !copy.state.is_readable() || !self.tier_is_ready(tier) {
             return Ok(());
         }
-        let ways = self.ways();
         let may_go = may_go(block, tier, ways) || waits_for_a_tier(block, tier, ways);
-        if may_go && !self.outages.is_kept((index, tier)) {
+        if may_go && !self.outages.is_kept(at) {
             return Err(format!("{} may go but its policy does not know ({index:?})", name()));
         }
         Ok(())
@@ -141,10 +167,9 @@ impl Manager {
     }
 
     /// Slots used are those that copies hold, each once; no bound is exceeded.
-    fn check_space(&self, tier: Tier) -> Result<(), String> {
+    fn check_space(&self, tier: Tier, held: &Held) -> Result<(), String> {
         let Some(space) = &self.tiers[tier.index()] else { return Ok(()) };
-        let held = self.directory.iter().filter_map(|(_, block)| block.copy(tier).page);
-        let mut pages: Vec<_> = held.collect();
+        let mut pages: Vec<_> = held.pages.iter().map(|(_, page)| *page).collect();
         // What is erased is no block any more.
         let too_many = pages.len() as u64 > space.config.slots_max;
         let erasing = self.erasing_slots.iter().filter(|(at, _)| *at == tier);
@@ -160,24 +185,22 @@ impl Manager {
         if too_many || space.slots.bytes_used() > space.config.capacity_bytes {
             return Err(format!("{tier} holds more than its capacity"));
         }
-        self.check_holders(tier)?;
-        let draining = self.directory.iter();
-        let draining =
-            draining.filter(|(_, block)| block.copy(tier).state == CopyState::Draining).count();
-        let counted: usize = space.classes.iter().map(|class| class.draining).sum();
+        self.check_holders(tier, held)?;
+        let (draining, classes) = (held.draining, space.classes.iter());
+        let counted: usize = classes.map(|class| class.draining).sum();
         (draining == counted)
             .then_some(())
             .ok_or_else(|| format!("{tier}: {draining} copies drain, {counted} are counted"))
     }
 
     /// Who has a slot is known by it, and a chunk is emptied for somebody, by what is on its way out.
-    fn check_holders(&self, tier: Tier) -> Result<(), String> {
+    fn check_holders(&self, tier: Tier, held: &Held) -> Result<(), String> {
         let Some(space) = &self.tiers[tier.index()] else { return Ok(()) };
-        for (index, block) in self.directory.iter() {
-            let Some(page) = block.copy(tier).page else { continue };
-            let at = space.slots.slot_at(page);
-            if at.is_none_or(|at| space.holders.last(at) != Some(index)) {
-                return Err(format!("nobody is known to have {}'s slot of {tier}", block.key));
+        for (index, page) in &held.pages {
+            let at = space.slots.slot_at(*page);
+            if at.is_none_or(|at| space.holders.last(at) != Some(*index)) {
+                let key = self.directory.get(*index).key;
+                return Err(format!("nobody is known to have {key}'s slot of {tier}"));
             }
         }
         let Some((chunk, kind)) = space.slots.emptying() else { return Ok(()) };

@@ -77,6 +77,7 @@ mod status;
 mod check;
 
 mod check_moves;
+mod check_ranks;
 
 mod check_retention;
 

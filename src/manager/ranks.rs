@@ -147,7 +147,6 @@ impl Ranks {
         self.entries as u64 > 2 * copies + ENTRIES_SPARE
     }
 
-    #[cfg(test)]
     pub const fn entries(&self) -> usize {
         self.entries
     }

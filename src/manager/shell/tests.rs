@@ -199,12 +199,15 @@ impl Rig {
         panic!("the operation does not end");
     }
 
-    /// Ends all copies well, also those that follow, until so many blocks are in HBM and in DRAM.
+    /// Ends all copies well, also those that follow, until so many blocks are in HBM and in DRAM, all of
+    /// them there.
     async fn settles(&self, blocks: [u64; 2]) {
         for _ in 0..LOOKS_MAX {
             self.engines.end_all();
             let status = self.status().await;
-            if [Tier::Hbm, Tier::Dram].map(|tier| status.tiers[tier.index()].blocks) == blocks {
+            let there = [Tier::Hbm, Tier::Dram].map(|tier| status.tiers[tier.index()].blocks);
+            // A block counts from when its copy begins.
+            if there == blocks && status.transfers_in_flight + status.transfers_queued == 0 {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(1)).await;

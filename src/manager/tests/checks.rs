@@ -50,3 +50,14 @@ fn a_shard_that_nobody_brings_is_found_out() {
     let broken = bench.manager.check_moves().expect_err("only the first shard came");
     assert!(broken.ends_with("waits for a shard that nobody brings"), "{broken}");
 }
+
+#[test]
+fn a_copy_that_its_list_lost_is_found_out() {
+    let mut bench = Bench::new([0, 4, 0, 0]);
+    bench.store(None, &[1]);
+    assert_eq!(bench.manager.check_ranks(), Ok(()));
+    let space = bench.manager.tiers[Tier::Dram.index()].as_mut().expect("it is there");
+    space.classes[0].ranks.tidy(|_| false);
+    let broken = bench.manager.check_ranks().expect_err("nobody will ever ask it to go");
+    assert!(broken.ends_with("is said to be on a list of dram, and is not"), "{broken}");
+}

@@ -70,8 +70,9 @@ pub(in crate::sim) enum Due {
 /// How long a scan takes after the power came back.
 const SCAN: Duration = Duration::from_millis(200);
 
-/// A change that was not told stays wrong, so it need not be looked for after every step.
-const RESIDENCY_CHECKED: u64 = 64;
+/// Changes that were not told stay wrong, and so does what lists have lost: neither need be looked for
+/// after every step.
+const RARELY: u64 = 64;
 
 struct Flight {
     transfer: Transfer,
@@ -195,15 +196,16 @@ impl<S: Subject> Core<S> {
         }
         self.effects = effects;
         self.subject.check()?;
-        if self.steps.is_multiple_of(RESIDENCY_CHECKED) {
-            self.check_residency()?;
+        if self.steps.is_multiple_of(RARELY) {
+            self.check_seldom()?;
         }
         Ok(replies)
     }
 
-    /// What was told of residency must add up to what is served.
-    pub(super) fn check_residency(&self) -> Checked {
-        self.told_residency.check(&self.subject.residents())
+    /// What was told of residency must add up to what is served, and lists must have what is theirs.
+    pub(super) fn check_seldom(&mut self) -> Checked {
+        self.told_residency.check(&self.subject.residents())?;
+        self.subject.check_lists()
     }
 
     fn perform(&mut self, effect: Effect) -> Checked {

@@ -83,7 +83,7 @@ impl<S: Subject> World<S> {
             self.happen(due)?;
             self.deliver();
         }
-        self.core.check_residency()?;
+        self.core.check_seldom()?;
         self.core.check_headers()?;
         let status = self.core.status()?;
         Checker::check_rest(&status, &self.core.machine)
