@@ -284,6 +284,25 @@ fn cli_status_of_a_daemon_that_is_stopped_names_it() {
     assert!(said.contains("stopped, overloaded or stuck"), "{said}");
 }
 
+/// The kernel ends whoever writes a longer file than it may, unless that is ignored.
+#[test]
+fn a_limit_of_how_long_files_may_be_is_told() {
+    let place = Place::new();
+    for (blocks, what) in [("1", "no memory for terrace-dram"), ("300000", "slots")] {
+        let serve = place.command("serve");
+        let mut limited = Command::new("/bin/sh");
+        limited.args(["-c", "ulimit -f $0; exec \"$1\" serve", blocks]).arg(serve.get_program());
+        limited.env_clear().envs(serve.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let output = limited.env("TERRACE_NVME_CAPACITY", "1GiB").output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        let said = said(&output);
+        assert!(
+            said.contains(what) && said.contains("raise") && said.contains("ulimit -f"),
+            "{said}"
+        );
+    }
+}
+
 #[test]
 fn cli_doctor_finds_what_serve_would_refuse() {
     let place = Place::new();
@@ -336,4 +355,6 @@ fn cli_doctor_finds_the_daemon_and_leaves_it_alone() {
     assert!(socket(&before).contains("no daemon runs"), "{before}");
     assert!(socket(&after).contains("a daemon answers"), "{after}");
     assert_eq!(json(&place.run("status --json"))["pid"], serving.ready["pid"]);
+    let other = format!("doctor --json --state-dir {}/other", place.path().display());
+    assert!(socket(&json(&place.run(&other))).contains("other/terrace.sock can be made"));
 }

@@ -24,7 +24,7 @@ use clap::{Parser, Subcommand};
 use tokio::runtime;
 
 use crate::client::ClientError;
-use crate::config::{ConfigError, Places, Sources, ThisMachine};
+use crate::config::{ConfigError, Places, Sources, ThisMachine, from_here};
 
 /// Keeps an LLM engine's KV cache blocks across HBM, DRAM, NVMe and object storage
 #[derive(Parser, Debug)]
@@ -93,6 +93,7 @@ impl From<replay::ReplayError> for Failure {
 /// Parses this process's command line and runs it.
 #[must_use]
 pub fn main() -> ExitCode {
+    signals::fail_long_writes();
     let (json, ended) = run(Cli::parse().command);
     let (code, said) = match ended {
         Ok(Outcome::Good) => return ExitCode::SUCCESS,
@@ -136,7 +137,7 @@ fn ask<T>(asking: impl Future<Output = Result<T, ClientError>>) -> Result<T, Fai
 pub struct DaemonArgs {
     /// The daemon's socket [default: as for serve, by file and environment]
     #[arg(long, value_name = "PATH")]
-    pub socket: Option<PathBuf>,
+    pub socket: Option<String>,
     /// The file that the daemon was started with
     #[arg(long, value_name = "PATH")]
     pub config: Option<PathBuf>,
@@ -157,15 +158,9 @@ impl DaemonArgs {
     /// The file can't be read.
     pub fn sources(&self) -> Result<Sources, ConfigError> {
         let socket = self.socket.as_ref();
-        let flags = socket.map(|path| ("socket", absolute(path))).into_iter().collect();
+        let flags = socket.map(|path| ("socket", from_here(path))).into_iter().collect();
         Sources::gather(self.config.as_deref(), flags)
     }
-}
-
-/// On the command line, a path may start where the user stands.
-fn absolute(path: &std::path::Path) -> String {
-    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    path.to_string_lossy().into_owned()
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! The signals that ask a command to end: it puts away what it made, and goes.
+//! The signals that ask a command to end, so that it puts away what it made, and one that would end it
+//! without a word.
 
 use std::fs;
 use std::future::pending;
@@ -59,6 +60,13 @@ impl Signals {
             }
         }
     }
+}
+
+/// A write past the longest file that is allowed (`ulimit -f`) fails from now on like any other; by default
+/// it ends the process.
+pub fn fail_long_writes() {
+    // SAFETY: a signal that is ignored runs no code.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
 }
 
 /// By what the kernel says of a process: signals that it ignores are a mask, the first signal its lowest bit.

@@ -68,6 +68,9 @@ impl ClientError {
             io::ErrorKind::ConnectionRefused if socket.is_file() => {
                 "that is a plain file, no socket".to_owned()
             }
+            io::ErrorKind::ConnectionRefused if socket.is_dir() => {
+                "that is a folder: name the socket in it".to_owned()
+            }
             io::ErrorKind::ConnectionRefused => "a daemon that died left this socket".to_owned(),
             io::ErrorKind::PermissionDenied => {
                 "the socket belongs to another user: run as the daemon's user".to_owned()
@@ -94,8 +97,13 @@ mod tests {
         let path = |name| dir.path().join(name);
         drop(UnixListener::bind(path("left")).unwrap());
         std::fs::write(path("plain"), "").unwrap();
-        let cases =
-            [("left", "daemon that died"), ("plain", "no socket"), ("nowhere", "no such socket")];
+        std::fs::create_dir(path("folder")).unwrap();
+        let cases = [
+            ("left", "daemon that died"),
+            ("plain", "no socket"),
+            ("folder", "that is a folder"),
+            ("nowhere", "no such socket"),
+        ];
         for (name, wanted) in cases {
             let refused = UnixStream::connect(path(name)).unwrap_err();
             let said = ClientError::unreachable(&path(name), &refused).to_string();

@@ -25,7 +25,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use error::{ConfigError, Origin};
-pub use flags::Flags;
+pub use flags::{Flags, from_here};
 pub use keys::{KEYS, Key, Kind};
 pub use machine::{Disk, Machine, ThisMachine};
 pub use nearest::nearest;

@@ -241,6 +241,9 @@ fn at(path: &str, text: &str, byte: usize) -> Origin {
 
 fn unknown(name: &str, value: Option<String>, origin: Origin, near: Option<&str>) -> ConfigError {
     let remedy = match near {
+        Some(near) if near == name => {
+            format!("it names several: write a line [{near}], and each of them below it")
+        }
         Some(near) => format!("did you mean `{near}`? docs/config.md lists every key"),
         None => "take it out; docs/config.md lists every key".into(),
     };

@@ -311,6 +311,7 @@ const WRONG_FILES: &[&str] = &[
     "nvme.capacity = \"16TiB\"\n",
     "nvme = { path = \"/mnt/a\", more_paths = \"/mnt/b\", capacity = \"82GiB\" }\n",
     "nvme.path = \"here\"\n",
+    "nvme = \"/mnt/a\"\n",
     "nvme.engine = \"spdk\"\n",
     "nvme.queue_depth = 0\n",
     "nvme.enabled = 1\n",

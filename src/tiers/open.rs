@@ -107,6 +107,7 @@ fn remedy(source: &io::Error) -> &'static str {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
             " (free some room, or choose another folder)"
         }
+        io::ErrorKind::FileTooLarge => " (raise `ulimit -f`, or LimitFSIZE in the service's unit)",
         _ => "",
     }
 }

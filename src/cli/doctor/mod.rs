@@ -12,14 +12,16 @@ mod storage;
 use serde::Serialize;
 
 use super::output::{self, Table};
-use super::{DaemonArgs, Failure, Outcome};
-use crate::config::{Config, ConfigError, Places, Sources, ThisMachine};
+use super::{Failure, Outcome};
+use crate::config::{Config, ConfigError, Flags, Places, Sources, ThisMachine};
 
 /// Show what this machine offers and what to mend
+///
+/// Give it what `serve` is given: it says beforehand whether the daemon would start.
 #[derive(clap::Args, Clone, Debug)]
 pub struct DoctorArgs {
     #[command(flatten)]
-    daemon: DaemonArgs,
+    flags: Flags,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
@@ -76,7 +78,7 @@ impl Check {
 /// # Errors
 /// The config file that was named can't be read.
 pub fn run(args: &DoctorArgs) -> Result<Outcome, Failure> {
-    let sources = args.daemon.sources()?;
+    let sources = args.flags.sources()?;
     let checks = checks(&sources);
     let worst = checks.iter().map(|check| check.verdict).max().unwrap_or(Verdict::Ok);
     let value = serde_json::json!({ "verdict": worst, "checks": checks });

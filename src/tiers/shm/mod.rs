@@ -201,9 +201,15 @@ fn prefer(memory: &SharedMemory, name: &str, node: NumaNode) -> bool {
 fn no_room(name: &str, bytes: u64, room: MemoryRoom, cause: &io::Error) -> io::Error {
     let available =
         room.available_bytes.map_or("an unknown amount".into(), |bytes| Bytes(bytes).to_string());
+    let remedy = if cause.kind() == io::ErrorKind::FileTooLarge {
+        "It counts as a file, and `ulimit -f` allows none as long: raise that, or LimitFSIZE in the \
+         service's unit"
+    } else {
+        "Lower the tier's capacity, stop what else holds memory, or raise the container's limit"
+    };
     let what = format!(
         "no memory for {name}, which wants {}: {cause}; {available} is available on this machine. \
-         Lower the tier's capacity, stop what else holds memory, or raise the container's limit",
+         {remedy}",
         Bytes(bytes)
     );
     io::Error::new(cause.kind(), what)
