@@ -75,11 +75,11 @@ impl Manager {
         block.created_at = header.meta.created_at;
         let here = block.record;
         if here == RetentionRecord::default() {
-            self.take_record(row, &there);
+            self.take_record((row, Tier::Object), &there);
             return;
         }
         // Wishes of this node's own came first; the promise of the other counts beside them.
         self.take_promise(row, &there);
-        self.record_changed(row, &there);
+        self.header_heard((row, Tier::Object), &there, &here);
     }
 }

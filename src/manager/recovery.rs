@@ -19,6 +19,7 @@ use crate::tiers::store::{Erasure, FoundFrame, Place};
 
 use super::Manager;
 use super::api::NamespaceId;
+use super::rewrite::COLD;
 
 /// What a scan has found and could not yet place.
 #[derive(Default)]
@@ -252,7 +253,7 @@ impl Manager {
         copy.writer = Writer::ThisNode;
         self.note_holder(row, tier);
         if self.directory.get(row).record == RetentionRecord::default() {
-            self.take_record(row, &meta.record);
+            self.take_record((row, tier), &meta.record);
         } else {
             self.record_changed(row, &meta.record);
             self.rank_changed(row);
@@ -271,14 +272,33 @@ impl Manager {
         }
     }
 
-    /// Nobody has asked for anything for the block: what its header says counts.
-    pub(super) fn take_record(&mut self, row: BlockIndex, there: &RetentionRecord) {
+    /// Nobody has asked for anything for the block: what its header in the tier says counts.
+    pub(super) fn take_record(&mut self, at: (BlockIndex, Tier), there: &RetentionRecord) {
+        let (row, _) = at;
+        let before = self.directory.get(row).record;
         self.directory.get_mut(row).record = there.believed(self.now);
         self.take_promise(row, there);
-        self.record_changed(row, there);
+        self.header_heard(at, there, &before);
         self.spread_floor(row);
         self.inherit(row);
         self.rank_changed(row);
+    }
+
+    /// The block's header in the tier says what is `there`; one that it has in another cold tier says what
+    /// the block's record was before.
+    pub(super) fn header_heard(
+        &mut self,
+        (row, tier): (BlockIndex, Tier),
+        there: &RetentionRecord,
+        before: &RetentionRecord,
+    ) {
+        self.record_changed(row, there);
+        let block = self.directory.get(row);
+        let is_elsewhere =
+            |cold: &Tier| *cold != tier && block.copy(*cold).state != CopyState::Absent;
+        if COLD.iter().any(is_elsewhere) {
+            self.record_changed(row, before);
+        }
     }
 
     /// Of the block's promise to forget and its header's the sooner counts. One that a session made of its

@@ -48,7 +48,7 @@ impl Default for RewriteLimits {
 }
 
 /// The tiers whose copies outlive the daemon.
-const COLD: [Tier; 2] = [Tier::Nvme, Tier::Object];
+pub(super) const COLD: [Tier; 2] = [Tier::Nvme, Tier::Object];
 
 /// Rows looked at a tick for blocks that found the line full.
 const ROWS_A_TICK: usize = 16_384;

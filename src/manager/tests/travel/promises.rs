@@ -132,3 +132,40 @@ fn what_a_clock_that_was_ahead_wrote_counts_for_no_longer_than_anybody_may_ask()
     assert_eq!(bench.manager.directory.shielded_blocks(0), 0);
     assert_eq!(bench.record(1).priority, 35);
 }
+
+/// A block's frame and its object say different things. The object is found first and asks for nothing, or
+/// is presumed first and read last.
+#[test]
+fn what_one_header_asks_for_is_written_into_the_other() {
+    let nothing = RetentionRecord::default();
+    let delete_after = Time::ZERO + 3 * HOUR;
+    let asks = [
+        RetentionRecord { priority: 80, ..nothing },
+        RetentionRecord { delete_after, priority: 50, ..nothing },
+    ];
+    for (asked, presumed) in asks.into_iter().flat_map(|asked| [(asked, false), (asked, true)]) {
+        let mut bench = Bench::with_config([0, 10, 20, 20], 1, |config| {
+            config.tiers[Tier::Nvme.index()].as_mut().expect("present").recovers = true;
+        });
+        bench.now = Time::ZERO + HOUR;
+        let (client, weaker) = (bench.client, RetentionRecord { priority: 50, ..nothing });
+        let [by_frame, by_object] = if presumed {
+            bench.event(Event::Presumed { client, key: key(1), parent: None, position: 0 });
+            let promises = asked.delete_after != Time::ZERO;
+            [if promises { weaker } else { nothing }, asked]
+        } else {
+            bench.found_object(frame(1, None, 0, nothing));
+            [asked, nothing]
+        };
+        bench.scanned(frame(1, None, 0, by_frame));
+        bench.event(Event::ScanDone { tier: Tier::Nvme });
+        if presumed {
+            bench.found_object(frame(1, None, 0, by_object));
+        }
+        assert_eq!(bench.record(1), asked);
+        bench.wait(2 * SECOND);
+        let mut written = bench.written(RestampEnd::Written);
+        written.sort_unstable();
+        assert_eq!(written, [Tier::Nvme, Tier::Object].map(|tier| (tier, key(1))), "{asked:?}");
+    }
+}
