@@ -54,11 +54,20 @@ pub struct BlockCopy {
     pub to: CopyEnd,
 }
 
+impl BlockCopy {
+    /// Whether the engine of a pool at one of its ends has its slots back: its connection has ended.
+    #[must_use]
+    pub fn comes_too_late(&self) -> bool {
+        let has_left = |end: &CopyEnd| matches!(end, CopyEnd::Pool { pool, .. } if pool.has_left());
+        has_left(&self.from) || has_left(&self.to)
+    }
+}
+
 /// A copy of a batch that did not land, by its index there.
 #[derive(Debug)]
 pub struct FailedCopy {
     pub copy: usize,
-    /// `Busy`: the stream's queue is full. `Missing`: the source's place holds no such block.
+    /// `Busy`: the stream's queue is full, or a pool's engine has left. `Missing`: the source's place holds no such block.
     /// `TierLost`: the device is gone. `Io`: the ends don't fit the copy, a caller's mistake.
     pub error: StoreError,
 }
@@ -93,6 +102,7 @@ pub enum Exported {
 /// - whoever submits keeps both ends' bytes to the copy until `done`, except that an engine may
 ///   write to its pool at any time and gets torn bytes then, or a frame whose checksum is not its
 ///   payload's;
+/// - to or from a pool no copy begins once its engine has left: it is `Busy`, however long it was queued;
 /// - out of a pool on a GPU no copy lands once its engine has ended or left: it is `Busy`, however far it
 ///   came;
 /// - a place read must have been written before with the same geometry, else the copy is `Missing`;

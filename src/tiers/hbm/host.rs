@@ -86,7 +86,8 @@ fn run(batch: Batch, memory: &Memory, mut before: impl FnMut()) {
     let mut end = CopiesEnd::default();
     for (copy, ends) in batch.copies().iter().enumerate() {
         before();
-        match memory.copy(ends) {
+        let copied = if ends.comes_too_late() { Err(StoreError::Busy) } else { memory.copy(ends) };
+        match copied {
             Ok(sum) => end.sums.extend(sum.map(|sum| (copy, sum))),
             Err(error) => end.failed.push(FailedCopy { copy, error }),
         }

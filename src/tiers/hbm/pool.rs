@@ -89,8 +89,9 @@ impl EnginePool {
         Self { claim, opened: None, has_events: false, memory, left, gone }
     }
 
-    /// Its engine's connection has ended: where its memory counts no longer than the engine lives, what
-    /// is copied out of it from now on has failed.
+    /// Its engine's connection has ended, and the engine may use its slots for something else: no copy to or
+    /// from it begins any more. Where its memory counts no longer than the engine lives, what is being copied
+    /// out of it has failed as well.
     pub fn leave(&self) {
         self.left.store(true, Ordering::Release);
     }

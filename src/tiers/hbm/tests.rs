@@ -24,6 +24,8 @@ pub(super) fn arena() -> Arc<Arena> {
     Arc::new(Arena::new(config).unwrap())
 }
 
+mod left;
+
 /// An engine: its own mapping of the pool's memory, beside the daemon's.
 pub(super) struct Engine {
     memory: SharedMemory,

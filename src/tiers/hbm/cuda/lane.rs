@@ -120,6 +120,7 @@ impl Issuer {
         let ((), uses) = self.core.chunks.begin(|chunks| {
             for (copy, ends) in batch.copies().iter().enumerate() {
                 let found = match self.core.lost() {
+                    None if ends.comes_too_late() => Err(StoreError::Busy),
                     None => self.core.locate(ends, chunks),
                     Some(error) => Err(error),
                 };

@@ -179,6 +179,24 @@ fn an_engine_that_left_is_not_waited_for() {
 }
 
 #[test]
+fn no_copy_begins_to_or_from_the_pool_of_an_engine_that_left() {
+    let late = late(Strategy::Copies, None);
+    late.engine.fill(3);
+    let before = late.engine.read(0);
+    late.engine.pool().leave();
+    let (frame, slot) = (|| CopyEnd::Frame(FRAME), || late.engine.slot(0));
+    let calls = late.driver.calls("copy");
+    for (stream, from, to) in [(Stream::Up, frame(), slot()), (Stream::Down, slot(), frame())] {
+        let failed = submit(&late.device, stream, vec![copy(geometry(SHAPE, 1), from, to)]);
+        assert!(
+            matches!(failed[..], [FailedCopy { copy: 0, error: StoreError::Busy }]),
+            "{failed:?}"
+        );
+    }
+    assert_eq!((late.engine.read(0), late.driver.calls("copy")), (before, calls));
+}
+
+#[test]
 fn a_pool_stays_open_until_its_copies_are_over() {
     let late = late(Strategy::Kernel, None);
     let (tell, told) = sync_channel(1);
