@@ -97,6 +97,16 @@ impl ServiceConfig {
     }
 }
 
+/// The sockets of a service that has ended: whoever connects waits in vain, until this is dropped.
+///
+/// Engines take a socket at which nobody listens as proof that nothing touches their memory any more, so it
+/// is kept until that is so.
+#[must_use = "engines use their memory for other things once it is dropped"]
+pub struct ClosedDoor {
+    _listeners: [std::os::unix::net::UnixListener; 2],
+    _files: [SocketFile; 2],
+}
+
 /// A service whose sockets listen. Clients that connect now wait until [`Server::run`].
 pub struct Server<B: Backend> {
     calls: Arc<Calls<B>>,
@@ -120,13 +130,15 @@ impl<B: Backend> Server<B> {
         &self.calls.config.socket_path
     }
 
-    /// Serves until `shutdown`, then ends all sessions, waits at most the drain timeout for calls
-    /// being answered, and removes the socket files.
+    /// Serves until `shutdown`, then ends all sessions and waits at most the drain timeout for calls
+    /// being answered. The socket files go with what it gives back.
     ///
     /// # Errors
     /// The sockets could not be used; nothing that a client does ends the service.
-    pub async fn run(self, shutdown: impl Future<Output = ()>) -> io::Result<()> {
-        let Self { calls, grpc, descriptors, files: _files } = self;
+    pub async fn run(self, shutdown: impl Future<Output = ()>) -> io::Result<ClosedDoor> {
+        let Self { calls, grpc, descriptors, files } = self;
+        let listeners = [grpc.try_clone()?, descriptors.try_clone()?];
+        let door = ClosedDoor { _listeners: listeners, _files: files };
         let connections_max = calls.config.limits.connections_max;
         // Whoever connects says who it is at once, or attaches in that time.
         let silence_max = calls.config.times.attach_timeout;
@@ -149,7 +161,8 @@ impl<B: Backend> Server<B> {
             Some(ended) => ended,
             None => timeout(calls.config.times.drain_timeout, grpc).await.unwrap_or(Ok(())),
         };
-        ended.map_err(io::Error::other)
+        ended.map_err(io::Error::other)?;
+        Ok(door)
     }
 }
 

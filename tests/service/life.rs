@@ -106,8 +106,13 @@ async fn the_daemon_stops_with_its_sessions_and_its_files() {
     let (client, _pool, handle) = world.client_with_pool("a", 4).await;
     let op = client.load(R, hashes(0, 1), handle, &[0], LONG).await.unwrap();
     client.wait(op).await.unwrap();
-    world.stop().await;
+    let door = world.end().await;
     assert_eq!(world.fake.state().gone.len(), 2, "the client, and the service's own place");
+    // Copies may be under way still: nobody is told that the daemon is gone.
+    for path in [&world.socket, &twin] {
+        assert!(std::os::unix::net::UnixStream::connect(path).is_ok(), "{path:?}");
+    }
+    drop(door);
     assert!(!world.socket.exists() && !twin.exists());
 
     let error = client.lookup(R, hashes(0, 1)).await.unwrap_err();

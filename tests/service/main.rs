@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use terrace::client::{Client, ClientConfig, ClientError, HostPool, PoolHandle, PoolOrder};
 use terrace::domain::namespace::{KvShape, Namespace};
-use terrace::service::{Server, ServiceConfig};
+use terrace::service::{ClosedDoor, Server, ServiceConfig};
 use terrace::wire::pb::terrace_client::TerraceClient;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -38,7 +38,7 @@ struct World {
     socket: PathBuf,
     folder: tempfile::TempDir,
     stop: Option<oneshot::Sender<()>>,
-    running: Option<JoinHandle<std::io::Result<()>>>,
+    running: Option<JoinHandle<std::io::Result<ClosedDoor>>>,
 }
 
 impl World {
@@ -66,11 +66,16 @@ impl World {
         Self { fake, socket, folder, stop: Some(stop), running: Some(running) }
     }
 
-    /// Stops the service and waits for its end.
+    /// Stops the service and waits until nobody listens any more.
     async fn stop(&mut self) {
+        drop(self.end().await);
+    }
+
+    /// Stops the service and waits for its end.
+    async fn end(&mut self) -> ClosedDoor {
         self.stop.take().unwrap().send(()).unwrap();
         let ended = tokio::time::timeout(Duration::from_secs(5), self.running.take().unwrap());
-        ended.await.expect("the drain is bounded").unwrap().unwrap();
+        ended.await.expect("the drain is bounded").unwrap().unwrap()
     }
 
     async fn client(&self, name: &str) -> Client {

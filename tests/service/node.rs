@@ -12,7 +12,7 @@ use terrace::domain::units::CHUNK_BYTES;
 use terrace::env::SystemClock;
 use terrace::manager::shell::{Shell, ShellParts};
 use terrace::manager::{ManagerConfig, PolicyName, TierConfig};
-use terrace::service::{Server, ServiceConfig};
+use terrace::service::{ClosedDoor, Server, ServiceConfig};
 use terrace::tiers::decorators::{Limits, Throttled};
 use terrace::tiers::dram::{Arena, ArenaConfig};
 use terrace::tiers::hbm::{HostDevice, HostDeviceConfig};
@@ -28,7 +28,7 @@ pub struct Node {
     _folder: tempfile::TempDir,
     shell: Shell,
     stop: oneshot::Sender<()>,
-    running: JoinHandle<std::io::Result<()>>,
+    running: JoinHandle<std::io::Result<ClosedDoor>>,
 }
 
 impl Node {
@@ -96,9 +96,10 @@ impl Node {
 
     pub async fn stop(self) {
         self.stop.send(()).unwrap();
-        self.running.await.unwrap().unwrap();
+        let door = self.running.await.unwrap().unwrap();
         let shell = self.shell;
         tokio::task::spawn_blocking(|| shell.stop(Duration::from_secs(2))).await.unwrap();
+        drop(door);
     }
 }
 

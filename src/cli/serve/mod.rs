@@ -22,7 +22,7 @@ use crate::events;
 use crate::manager::api::{ClientId, Command, Reply};
 use crate::manager::shell::Handle;
 use crate::observe::{self, LogFormat, LogLevel};
-use crate::service::{Server, ServiceConfig, Stores, look_at_socket};
+use crate::service::{ClosedDoor, Server, ServiceConfig, Stores, look_at_socket};
 
 pub use node::{Node, NodeError, Site, transfers_max};
 use ready::Ready;
@@ -68,9 +68,13 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
         observe::start_metrics(address, runtime.handle()).map_err(Failure::failed)?;
     }
     let node = Node::start(&config, site, runtime.handle()).map_err(Failure::failed)?;
-    let served = serve(args, &config, &runtime, &node);
+    let (served, door) = match serve(args, &config, &runtime, &node) {
+        Ok((ended, door)) => (ended, Some(door)),
+        Err(failure) => (Err(failure), None),
+    };
     tracing::info!("stopping: copies under way may end");
     node.shell.stop(STOP_PATIENCE);
+    drop(door);
     end_at_last(i32::from(served.is_err()));
     // What still waits for an object store is cut off: the store writes whole objects or none.
     runtime.shutdown_background();
@@ -128,8 +132,14 @@ fn refuse_second_daemon(config: &Config) -> Result<(), Failure> {
     look_at_socket(&config.places.socket).map_err(Failure::failed)
 }
 
-/// Listens, says that it does, and serves until a signal comes.
-fn serve(args: &ServeArgs, config: &Config, runtime: &Runtime, node: &Node) -> Result<(), Failure> {
+/// Listens, says that it does, and serves until a signal comes: how that ended, and what still keeps the
+/// sockets.
+fn serve(
+    args: &ServeArgs,
+    config: &Config,
+    runtime: &Runtime,
+    node: &Node,
+) -> Result<(Result<(), Failure>, ClosedDoor), Failure> {
     let handle = node.shell.handle();
     let _inside = runtime.enter();
     let signals = Signals::catch().map_err(|error| failed("can't catch signals", &error))?;
@@ -150,9 +160,9 @@ fn serve(args: &ServeArgs, config: &Config, runtime: &Runtime, node: &Node) -> R
     let ended = runtime.block_on(server.run(async move {
         drop(told.send(until_end(signals, manager_failed).await));
     }));
-    ended.map_err(|error| failed("the service ended", &error))?;
+    let door = ended.map_err(|error| failed("the service ended", &error))?;
     // The service may end before anything else does.
-    runtime.block_on(why).unwrap_or(Ok(()))
+    Ok((runtime.block_on(why).unwrap_or(Ok(())), door))
 }
 
 /// Waits for who asks the daemon to stop, or for what makes it useless.
