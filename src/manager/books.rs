@@ -215,6 +215,9 @@ impl Manager {
         if let Some(page) = SlotPage::at(place.offset)
             && self.erasing_slots.remove(&(tier, page))
         {
+            if !done {
+                return self.owe_slot(key, place);
+            }
             self.space(tier).slots.free(page);
             self.unsettle(tier);
         }

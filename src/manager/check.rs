@@ -174,6 +174,7 @@ impl Manager {
         let too_many = pages.len() as u64 > space.config.slots_max;
         let erasing = self.erasing_slots.iter().filter(|(at, _)| *at == tier);
         pages.extend(erasing.map(|(_, page)| *page));
+        pages.extend(self.owed.pages().filter(|_| tier == Tier::Nvme));
         pages.sort_unstable();
         if pages.windows(2).any(|pair| pair[0] == pair[1]) {
             return Err(format!("two copies share a slot of {tier}"));

@@ -60,9 +60,7 @@ impl Manager {
             for (block, above) in std::mem::take(&mut self.outages.kept) {
                 self.reconsider(block, above);
             }
-            if tier == Tier::Object {
-                self.hurry_owed();
-            }
+            self.hurry_owed(tier);
         }
         self.lifts.stirred = true;
     }

@@ -1,6 +1,7 @@
-//! Objects that are to be erased: under way, and owed where the store did not do it.
+//! What is to be erased: objects under way, and what is owed where a store did not do it.
 //!
-//! Keeps a bounded number of them in line, and has a bounded number erased again at a time, none while
+//! A slot whose frame is still readable serves nobody until it is not: the next scan would take the frame
+//! in. Of objects it keeps a bounded number of them in line, and has a bounded number erased again at a time, none while
 //! the store takes no writes. What was promised and finds the line full is erased by whoever finds it in
 //! the store. What only makes room is not begun while too much is to be erased: the tier would hold more
 //! than it says.
@@ -8,9 +9,10 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use crate::domain::block::Key;
+use crate::domain::slots::SlotPage;
 use crate::domain::tier::Tier;
 use crate::domain::units::Time;
-use crate::tiers::store::Erasure;
+use crate::tiers::store::{Erasure, Place};
 
 use super::Manager;
 use super::api::Effect;
@@ -21,6 +23,15 @@ pub(super) struct Owed {
     /// From when on each may be tried again, the first one first.
     line: VecDeque<(Time, Key)>,
     under_way: BTreeSet<Key>,
+    /// Slots of NVMe, and whose frames they hold; those that may be tried again first come first.
+    slots: VecDeque<(Time, Key, Place)>,
+}
+
+impl Owed {
+    /// Taken by frames that are to be erased again.
+    pub fn pages(&self) -> impl Iterator<Item = SlotPage> {
+        self.slots.iter().filter_map(|(.., place)| SlotPage::at(place.offset))
+    }
 }
 
 impl Manager {
@@ -48,9 +59,25 @@ impl Manager {
         }
     }
 
+    /// The frame in the slot could not be made unreadable, which has to be done before anybody gets it.
+    pub(super) fn owe_slot(&mut self, key: Key, place: Place) {
+        self.owed.slots.push_back((self.now + self.config.rewrites.retry_delay, key, place));
+    }
+
     /// Tries those again whose time has come.
     pub(super) fn erase_owed(&mut self) {
-        if !self.takes(Tier::Object) || self.rewrites.hurried {
+        // A daemon that stops does not try for ever.
+        if self.rewrites.hurried {
+            return;
+        }
+        if self.takes(Tier::Nvme) {
+            let now = self.now;
+            while let Some((_, key, place)) = self.owed.slots.pop_front_if(|(due, ..)| *due <= now)
+            {
+                self.erase_slot(Tier::Nvme, (key, place));
+            }
+        }
+        if !self.takes(Tier::Object) {
             return;
         }
         while self.owed.under_way.len() < self.config.rewrites.under_way_max
@@ -61,10 +88,12 @@ impl Manager {
         }
     }
 
-    /// The store takes writes again: none waits any longer for that.
-    pub(super) fn hurry_owed(&mut self) {
-        for (due, _) in &mut self.owed.line {
-            *due = self.now;
+    /// The tier's store takes writes again: none waits any longer for that.
+    pub(super) fn hurry_owed(&mut self, tier: Tier) {
+        let Owed { line, slots, .. } = &mut self.owed;
+        match tier {
+            Tier::Object => line.iter_mut().for_each(|(due, _)| *due = self.now),
+            _ => slots.iter_mut().for_each(|(due, ..)| *due = self.now),
         }
     }
 

@@ -1,6 +1,7 @@
 //! Frames that are left in slots: none is there to be believed after a restart.
 
 use super::*;
+use crate::tiers::health::Refuses;
 
 impl Bench {
     /// Two slots of NVMe, taken by blocks that are in memory as well.
@@ -43,6 +44,34 @@ impl Bench {
         }
         wiped
     }
+}
+
+/// The scan after a restart would take in what its owner was promised would be forgotten.
+#[test]
+fn one_that_could_not_be_erased_keeps_its_slot_until_it_is() {
+    let mut bench = Bench::sunk([0, 2, 3, 0], forget_after(10 * SECOND), |_| {});
+    bench.event(Event::Outage { tier: Tier::Nvme, refuses: Refuses::WRITES });
+    bench.now = bench.now + 10 * SECOND;
+    bench.event(Event::Tick);
+    let fail = |bench: &mut Bench| {
+        let asked: Vec<_> = bench.erases.drain(..).collect();
+        for (tier, place, key) in &asked {
+            bench.event(Event::Erased { tier: *tier, place: *place, key: *key, done: false });
+        }
+        asked
+    };
+    let asked = fail(&mut bench);
+    assert_eq!(asked.len(), 2, "{asked:?}");
+    bench.wait(HOUR);
+    assert!(bench.erases.is_empty(), "the tier takes no writes");
+    bench.event(Event::Outage { tier: Tier::Nvme, refuses: Refuses::NOTHING });
+    bench.event(Event::Tick);
+    assert_eq!(fail(&mut bench), asked, "once more as soon as it does");
+    assert_eq!(bench.tier(Tier::Nvme).blocks, 2, "nobody has the slots, and nobody gets them");
+    bench.wait(30 * SECOND);
+    assert_eq!(Vec::from(bench.erases.clone()), asked);
+    bench.end_slot_erases();
+    assert_eq!(bench.tier(Tier::Nvme).blocks, 0);
 }
 
 #[test]
