@@ -99,6 +99,15 @@ impl Site {
             };
             why.map_or(Ok(()), |why| Err(NodeError::Gpu { ordinal, why }))?;
         }
+        if let (DeviceChoice::Auto, Err(why @ (NoDriver::Old { .. } | NoDriver::Broken(_)))) =
+            (choice, &found)
+        {
+            tracing::warn!(
+                %why,
+                "the GPU is not used: HBM stands in host memory, and engines' pools on a GPU are refused; \
+                 mend the driver and start the daemon again, or set hbm.device to host"
+            );
+        }
         let gpus = found.unwrap_or_default();
         let used = || choice.among(&gpus).cloned();
         let place = Placement::of(config.dram.numa, used, &Nodes::of_this_machine());
