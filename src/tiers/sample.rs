@@ -5,7 +5,7 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Duration;
 
 use super::dram::{Arena, ArenaConfig};
-use super::frame::{self, HEADER_BYTES, HEADER_SPAN_BYTES, HeaderDraft};
+use super::frame::{self, FrameHeader, HEADER_BYTES, HEADER_SPAN_BYTES, HeaderDraft};
 use super::store::{Done, FoundFrame, FrameMeta, FrameSpan, Place, StoreError, StoreOp, TierStore};
 use crate::domain::block::{HashTail, Key};
 use crate::domain::namespace::example;
@@ -127,10 +127,14 @@ pub(crate) fn restamp(
 
 /// The priority in the record of the block's stored header.
 pub(crate) fn peek(store: &dyn TierStore, sample: Sample) -> Result<u8, StoreError> {
+    header(store, sample).map(|header| header.meta.record.priority)
+}
+
+/// The block's stored header.
+pub(crate) fn header(store: &dyn TierStore, sample: Sample) -> Result<FrameHeader, StoreError> {
     let (tell, told) = sync_channel(1);
     store.peek(sample.key(), Box::new(move |found| tell.send(found).unwrap_or_default()));
-    let found = told.recv_timeout(PATIENCE).expect("whoever peeks is told");
-    found.map(|header| header.meta.record.priority)
+    told.recv_timeout(PATIENCE).expect("whoever peeks is told")
 }
 
 /// Reads the block back; what ends well has the right bytes.

@@ -127,6 +127,12 @@ pub trait TierStore: Send + Sync + 'static {
         64
     }
 
+    /// Whether an erasure for room leaves by itself what other nodes wrote. Of any other store whoever wants
+    /// room asks first who wrote the frame.
+    fn leaves_others(&self) -> bool {
+        false
+    }
+
     /// How the store is. Stores that can't tell are well.
     fn health(&self) -> Health {
         Health::Well

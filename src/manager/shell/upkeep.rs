@@ -121,8 +121,12 @@ impl Performer {
         false
     }
 
-    /// Whether another node wrote the object: whoever finds one there already does not write it.
+    /// Whether another node wrote the object: whoever finds one there already does not write it. Not asked
+    /// where the store leaves those by itself.
     async fn is_others(&self, tier: Tier, key: Key) -> bool {
+        if self.store(tier).leaves_others() {
+            return false;
+        }
         let (told, answer) = oneshot::channel();
         // The receiver is gone only when the runtime stops.
         self.store(tier).peek(key, Box::new(move |found| drop(told.send(found))));
@@ -200,13 +204,16 @@ mod tests {
     use super::super::tests::{Engines, arena};
     use super::*;
     use crate::domain::namespace::example;
-    use crate::tiers::store::Done;
+    use crate::tiers::store::{Done, Peeked};
 
     const AT_ONCE_MAX: usize = 8;
 
-    /// A store whose erasures end when the test says so.
+    /// A store whose erasures end when the test says so, and of whose frames nobody can tell who wrote them.
     #[derive(Default)]
-    struct Slow(Mutex<Vec<Done>>);
+    struct Slow {
+        erasures: Mutex<Vec<Done>>,
+        leaves_others: bool,
+    }
 
     impl TierStore for Slow {
         fn tier(&self) -> Tier {
@@ -214,21 +221,25 @@ mod tests {
         }
 
         fn submit(&self, _: StoreOp, done: Done) {
-            self.0.lock().unwrap().push(done);
+            self.erasures.lock().unwrap().push(done);
+        }
+
+        fn peek(&self, _: Key, told: Peeked) {
+            told(Err(StoreError::Busy));
         }
 
         fn erasures_max(&self) -> usize {
             AT_ONCE_MAX
         }
+
+        fn leaves_others(&self) -> bool {
+            self.leaves_others
+        }
     }
 
-    #[tokio::test]
-    async fn erasures_that_wait_are_no_tasks() {
-        let count = 10_000_u64;
-        let (events, told) = crossbeam_channel::bounded(16);
-        let store = Arc::new(Slow::default());
-        let nvme: Arc<dyn TierStore> = Arc::clone(&store) as _;
-        let performer = Arc::new(Performer {
+    fn performer(store: &Arc<Slow>, events: crossbeam_channel::Sender<Event>) -> Arc<Performer> {
+        let nvme: Arc<dyn TierStore> = Arc::clone(store) as _;
+        Arc::new(Performer {
             arena: arena(),
             staging: Staging::new(0..0),
             device: Arc::new(Engines::default()),
@@ -240,7 +251,34 @@ mod tests {
             complaints: Arc::new(Complaints::start()),
             seal_threads: Arc::new(SealThreads::start().unwrap()),
             runtime: runtime::Handle::current(),
-        });
+        })
+    }
+
+    #[tokio::test]
+    async fn a_store_that_leaves_what_others_wrote_is_told_of_every_erasure_for_room() {
+        let key = example().digest().key(b"a block");
+        for leaves_others in [false, true] {
+            let (events, told) = crossbeam_channel::bounded(1);
+            let store = Arc::new(Slow { leaves_others, ..Slow::default() });
+            let performer = performer(&store, events);
+            let wanted = Wanted { place: None, key, why: Erasure::ForRoom };
+            let erased = performer.erased(Tier::Nvme, wanted);
+            let end = async {
+                let dones = std::mem::take(&mut *store.erasures.lock().unwrap());
+                assert_eq!(dones.len(), usize::from(leaves_others));
+                dones.into_iter().for_each(|done| done(Ok(())));
+            };
+            assert!(futures_util::future::join(erased, end).await.0);
+            drop(told);
+        }
+    }
+
+    #[tokio::test]
+    async fn erasures_that_wait_are_no_tasks() {
+        let count = 10_000_u64;
+        let (events, told) = crossbeam_channel::bounded(16);
+        let store = Arc::new(Slow::default());
+        let performer = performer(&store, events);
         let tasks = || runtime::Handle::current().metrics().num_alive_tasks();
         let before = tasks();
         for n in 0..count {
@@ -251,7 +289,7 @@ mod tests {
         while ended < count {
             assert!(tasks() <= before + AT_ONCE_MAX, "{} tasks", tasks());
             tokio::time::sleep(Duration::from_micros(1)).await;
-            let dones = std::mem::take(&mut *store.0.lock().unwrap());
+            let dones = std::mem::take(&mut *store.erasures.lock().unwrap());
             assert!(dones.len() <= AT_ONCE_MAX);
             for done in dones {
                 done(Ok(()));

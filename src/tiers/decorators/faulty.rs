@@ -110,6 +110,10 @@ impl TierStore for Faulty {
         self.store.erasures_max()
     }
 
+    fn leaves_others(&self) -> bool {
+        self.store.leaves_others()
+    }
+
     fn health(&self) -> Health {
         self.store.health()
     }

@@ -70,6 +70,10 @@ impl TierStore for Metered {
         self.store.erasures_max()
     }
 
+    fn leaves_others(&self) -> bool {
+        self.store.leaves_others()
+    }
+
     fn health(&self) -> Health {
         self.store.health()
     }

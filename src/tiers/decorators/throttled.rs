@@ -81,6 +81,10 @@ impl TierStore for Throttled {
         self.store.erasures_max()
     }
 
+    fn leaves_others(&self) -> bool {
+        self.store.leaves_others()
+    }
+
     fn health(&self) -> Health {
         self.store.health()
     }

@@ -173,6 +173,10 @@ impl TierStore for Watched {
         self.store.erasures_max()
     }
 
+    fn leaves_others(&self) -> bool {
+        self.store.leaves_others()
+    }
+
     fn health(&self) -> Health {
         let silence = self.silence();
         if silence <= self.watch.patience.silence_max {

@@ -1,10 +1,9 @@
 //! Erases blocks: every frame that is meant, in packs and beside them.
 //!
-//! What another node wrote stays where only room is wanted. Never says that all of it went while nobody
-//! could look whether that was all.
+//! What another node wrote stays where only room is wanted, and so does what nobody could look at. Else
+//! never says that all of it went while nobody could look whether that was all.
 
 use futures_util::future::join;
-use tokio::sync::oneshot;
 
 use super::Packs;
 use super::format::{Change, What};
@@ -33,11 +32,12 @@ impl Packs {
             self.with(|index| index.note_erased(key, why == Erasure::Promised));
         }
         let saved = self.save_erased(key, changes);
-        // What nobody packed was looked at before by who wants its room.
-        let asks = why == Erasure::ForRoom && !packed.is_empty();
         // Each makes room, also where the other one finds none.
-        let (saved, inside) = join(saved, self.erase_inside(key, op, asks)).await;
+        let inside = self.erase_inside(key, op, why == Erasure::ForRoom);
+        let (saved, inside) = join(saved, inside).await;
         self.wake();
+        // What nobody could look at is another node's.
+        let looked = if why == Erasure::ForRoom { Ok(()) } else { looked };
         looked.and(saved).and(inside)
     }
 
@@ -55,14 +55,20 @@ impl Packs {
 
     /// Erases the block's own object; `asks`: if this node wrote it.
     async fn erase_inside(&self, key: Key, op: StoreOp, asks: bool) -> Result<(), StoreError> {
-        // Where nobody can tell, an object too many is better than one too few.
-        if asks && !self.peek_inside(key).await.is_ok_and(|header| self.is_own(&header)) {
+        if asks && !self.may_erase_inside(key).await {
             return Ok(());
         }
-        let (tell, told) = oneshot::channel();
-        // The receiver is gone only when nobody asks any more.
-        self.inner.submit(op, Box::new(move |ended| drop(tell.send(ended))));
-        told.await.unwrap_or(Err(StoreError::Busy))
+        self.inside(op).await
+    }
+
+    async fn may_erase_inside(&self, key: Key) -> bool {
+        match self.peek_inside(key).await {
+            Ok(header) => self.is_own(&header),
+            // It serves nobody.
+            Err(StoreError::Corrupt(_)) => true,
+            // Where nobody can tell, an object too many is better than one too few.
+            Err(_) => false,
+        }
     }
 
     fn apply(&self, changes: &[Change]) {

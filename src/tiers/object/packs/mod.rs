@@ -38,7 +38,7 @@ use crate::env::{self, Clock, SystemClock};
 use crate::tiers::dram::Arena;
 use crate::tiers::frame::FrameHeader;
 use crate::tiers::health::Health;
-use crate::tiers::store::{Done, Peeked, StoreError, StoreOp, TierStore};
+use crate::tiers::store::{Done, Peeked, Place, StoreError, StoreOp, TierStore};
 use crate::tiers::ticket::{Gate, Ticket};
 
 use changes::Changes;
@@ -224,6 +224,11 @@ impl TierStore for PackedStore {
         self.erasures_max
     }
 
+    /// A block may have frames of several nodes: who asks for its header hears of one.
+    fn leaves_others(&self) -> bool {
+        true
+    }
+
     fn health(&self) -> Health {
         self.packs.inner.health()
     }
@@ -325,7 +330,9 @@ impl Packs {
         answer.await.unwrap_or(Err(StoreError::Busy))
     }
 
-    /// Makes `record` the one of the block's frames; of one that no pack has the store inside does.
+    /// Makes `record` the one of the block's frames; of one that no pack has the store inside does. A promise
+    /// to forget goes there too: nodes that did not know of each other's may have written the block twice,
+    /// and the single object may outlast the packs' frames.
     async fn restamp(&self, key: Key, record: &RetentionRecord, ticket: Ticket) {
         let found = self.with(|index| index.all(key));
         if found.is_empty() {
@@ -337,8 +344,31 @@ impl Packs {
             let next = |found: &Found| index.after(found.version);
             stale.map(|found| Change { id: found.id, key, version: next(found), what }).collect()
         });
-        let saved = if changes.is_empty() { Ok(()) } else { self.changes.save(changes).await };
-        ticket.finish(saved);
+        let save =
+            async { if changes.is_empty() { Ok(()) } else { self.changes.save(changes).await } };
+        let promise = async {
+            let is_one = record.delete_after != Time::ZERO;
+            if is_one { self.promise_inside(key, *record).await } else { Ok(()) }
+        };
+        let (saved, promised) = join(save, promise).await;
+        ticket.finish(saved.and(promised));
+    }
+
+    /// Gives the record to the block's own object, if there is one that could serve anybody.
+    async fn promise_inside(&self, key: Key, record: RetentionRecord) -> Result<(), StoreError> {
+        let place = Place { offset: 0, slot_bytes: 0 };
+        match self.inside(StoreOp::Restamp { key, place, record }).await {
+            Err(StoreError::Missing(_) | StoreError::Corrupt(_)) => Ok(()),
+            stamped => stamped,
+        }
+    }
+
+    /// Runs one operation of the store inside to its end.
+    async fn inside(&self, op: StoreOp) -> Result<(), StoreError> {
+        let (tell, told) = oneshot::channel();
+        // The receiver is gone only when nobody asks any more.
+        self.inner.submit(op, Box::new(move |ended| drop(tell.send(ended))));
+        told.await.unwrap_or(Err(StoreError::Busy))
     }
 }
 

@@ -3,6 +3,8 @@
 use super::ground::{Ground, Node, options};
 use super::shed::copies;
 use super::{ANYWHERE, block, erase_for, on_both, priority, read_all, write_all};
+use crate::domain::retention::RetentionRecord;
+use crate::domain::units::Time;
 use crate::tiers::frame::{self, FrameHeader, HeaderDraft};
 use crate::tiers::object::packs::PackOptions;
 use crate::tiers::sample;
@@ -78,6 +80,46 @@ fn who_wants_room_erases_its_single_object_beside_anothers_pack() {
         erase_for(&ground.node(2), 1, Erasure::ForRoom).unwrap();
         assert_eq!(ground.singles(), 1);
         assert_eq!(told(&ground.node(3)), [0, 1, 2, 3]);
+    });
+}
+
+#[test]
+fn who_wants_room_leaves_single_objects_of_other_nodes() {
+    on_both(|ground| {
+        let few = PackOptions { frames_min: 4, ..options(1) };
+        let one = ground.node_with(few, |blobs| blobs);
+        write_as(&one, 0..2, 2);
+        write_as(&one, 2..3, 1);
+        assert!(one.store.leaves_others());
+        for number in 0..4 {
+            erase_for(&one, number, Erasure::ForRoom).unwrap();
+        }
+        assert_eq!((ground.singles(), told(&ground.node(3))), (2, vec![0, 1]));
+    });
+}
+
+/// The packs' frame of a block goes before the single object that another node had written.
+#[test]
+fn a_promise_reaches_the_single_object_beside_a_pack() {
+    let promise =
+        RetentionRecord { delete_after: Time { micros: 7 }, ..RetentionRecord::default() };
+    on_both(|ground| {
+        let one = written_by_two(ground, 3);
+        assert_eq!((ground.files('p').len(), ground.singles()), (1, 2));
+        for number in [0, 2] {
+            let key = block(number).key();
+            let op = StoreOp::Restamp { key, place: ANYWHERE, record: promise };
+            sample::run(&*one.store, op).unwrap();
+        }
+        let two = ground.node(2);
+        erase_for(&two, 0, Erasure::ForRoom).unwrap();
+        for number in [0, 2] {
+            let header = sample::header(&*ground.node(3).store, block(number)).unwrap();
+            assert_eq!(header.meta.record, promise, "block {number}");
+        }
+        // Whoever finds it erases all of it.
+        erase_for(&two, 0, Erasure::Promised).unwrap();
+        assert_eq!((ground.singles(), told(&ground.node(3))), (1, vec![1, 2, 3]));
     });
 }
 
