@@ -256,7 +256,7 @@ impl Feed {
                 if is_mine {
                     index.logged(name, &changes);
                 } else {
-                    index.note_stored(&changes);
+                    index.note_stored(name, &changes);
                 }
             }),
             // Deleted since it was listed.

@@ -39,10 +39,19 @@ struct Known {
     /// This node wanted it.
     is_mine: bool,
     /// What counts of those that are known to be stored: this one, or one before it.
-    stored: Option<Change>,
+    stored: Option<Stored>,
+}
+
+/// A change that lies in the store.
+#[derive(Clone, Copy, Debug)]
+struct Stored {
+    change: Change,
+    /// The object of changes that has it.
+    log: Name,
 }
 
 pub(super) use duties::Duty;
+use duties::Replaced;
 use hidden::Hidden;
 
 pub(super) struct Index {
@@ -59,6 +68,7 @@ pub(super) struct Index {
     changes: BTreeMap<FrameId, Known>,
     /// This node's objects of changes, and what they say.
     logs: BTreeMap<Name, Vec<Change>>,
+    replaced: Replaced,
     /// Changes whose frames no pack has, since when.
     parted: VecDeque<(Time, FrameId)>,
     /// Packs that lost frames since they were asked for.
@@ -86,6 +96,7 @@ impl Index {
             spots: BTreeSet::new(),
             changes: BTreeMap::new(),
             logs: BTreeMap::new(),
+            replaced: Replaced::default(),
             parted: VecDeque::new(),
             touched: BTreeSet::new(),
             put_off: BTreeSet::new(),
@@ -241,12 +252,15 @@ impl Index {
         }
     }
 
-    /// These lie in the store, in whoever's objects.
-    pub fn note_stored(&mut self, changes: &[Change]) {
+    /// These lie in that object, whoever wrote it. Of several that have one change the last one counts.
+    pub fn note_stored(&mut self, log: Name, changes: &[Change]) {
         for change in changes {
             let Some(known) = self.changes.get_mut(&change.id) else { continue };
-            if known.stored.is_none_or(|stored| outdoes(change, &stored)) {
-                known.stored = Some(*change);
+            let counts = |stored: Stored| {
+                outdoes(change, &stored.change) || (*change == stored.change && log > stored.log)
+            };
+            if known.stored.is_none_or(counts) {
+                known.stored = Some(Stored { change: *change, log });
             }
         }
     }

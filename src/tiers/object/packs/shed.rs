@@ -29,6 +29,9 @@ const AGAIN: Duration = Duration::from_secs(30);
 /// How often a clear begins anew because others had moved what it counted on.
 const ROUNDS_MAX: u8 = 8;
 
+/// Objects of changes that can't be deleted, on end, before the others wait for the next time.
+const FAILS_MAX: u32 = 3;
+
 /// Clears away whenever it is woken, until the store is gone.
 pub(super) async fn serve(packs: Weak<Packs>, mut woken: mpsc::Receiver<()>) {
     let (mut again_at, mut fails) = (Instant::now() + AGAIN, false);
@@ -209,21 +212,31 @@ impl Packs {
             // Somebody may have moved their frames to where nobody has looked.
             self.look().await?;
         }
-        let scattered = self.with(|index| index.scattered_logs());
-        let spare = match scattered {
-            Some((names, needed)) => {
-                self.changes.save(needed).await?;
-                names
-            }
-            None => self.with(|index| index.spare_logs()),
-        };
-        let mut ended = Ok(());
-        for name in spare {
+        self.replace_spare();
+        if let Some(needed) = self.with(|index| index.scattered_changes()) {
+            self.changes.save(needed).await?;
+            self.replace_spare();
+        }
+        self.delete_replaced().await
+    }
+
+    /// Objects of changes that nobody needs are only deleted from here on.
+    fn replace_spare(&self) {
+        self.with(|index| index.replace_logs(index.spare_logs()));
+    }
+
+    /// Deletes what was replaced. Not all of it is tried where the store seems to let nothing be deleted: it
+    /// would count as out for writes.
+    async fn delete_replaced(&self) -> Result<(), StoreError> {
+        let (mut ended, mut fails) = (Ok(()), 0);
+        for name in self.with(|index| index.replaced_logs()) {
             let deleted = self.blobs.delete(&name.to_string()).await;
-            if deleted.is_ok() {
-                self.with(|index| index.unlogged(&name));
-            }
+            self.with(|index| index.note_tried(name, deleted.is_ok()));
+            fails = if deleted.is_ok() { 0 } else { fails + 1 };
             ended = ended.and(deleted);
+            if fails == FAILS_MAX {
+                break;
+            }
         }
         ended
     }

@@ -3,8 +3,9 @@
 //! Decides only; `shed.rs` does it.
 
 use std::collections::BTreeSet;
+use std::ops::Bound;
 
-use super::{Found, Index};
+use super::{Found, Index, Stored};
 use crate::domain::block::Key;
 use crate::tiers::object::packs::format::{Change, PackedFrame, What};
 use crate::tiers::object::packs::name::Name;
@@ -25,6 +26,14 @@ pub(in crate::tiers::object::packs) struct Duty {
     pub live: Vec<Found>,
     /// Packs that have what else is needed of it: it may go while they are there.
     pub elsewhere: Vec<Name>,
+}
+
+/// Own objects of changes that nobody needs, and that are still there.
+#[derive(Default)]
+pub(super) struct Replaced {
+    logs: BTreeSet<Name>,
+    /// The last one that somebody tried to delete.
+    tried: Option<Name>,
 }
 
 impl Duty {
@@ -122,40 +131,65 @@ impl Index {
 
     /// This node wrote these changes into that object.
     pub fn logged(&mut self, name: Name, changes: &[Change]) {
-        self.note_stored(changes);
-        self.logs.insert(name, changes.to_vec());
+        self.note_stored(name, changes);
+        if !self.replaced.logs.contains(&name) {
+            self.logs.insert(name, changes.to_vec());
+        }
     }
 
-    /// The object is gone.
-    pub fn unlogged(&mut self, name: &Name) {
-        self.logs.remove(name);
-    }
-
-    /// Own objects of changes of which none counts any more.
+    /// Own objects of changes none of which counts any more, or counts in another object.
     pub fn spare_logs(&self) -> Vec<Name> {
         let needed = |name: &Name| self.needed(name).next().is_some();
         self.logs.keys().filter(|name| !needed(name)).copied().collect()
     }
 
-    /// Own objects of changes that are to be one, if they are too many, and what is needed of them.
-    pub fn scattered_logs(&self) -> Option<(Vec<Name>, Vec<Change>)> {
+    /// These are only to be deleted: what they say is not asked for again, however long that takes.
+    pub fn replace_logs(&mut self, names: Vec<Name>) {
+        for name in &names {
+            self.logs.remove(name);
+        }
+        self.replaced.logs.extend(names);
+    }
+
+    /// Objects of changes that are to be deleted. Those that were tried last come last.
+    pub fn replaced_logs(&self) -> Vec<Name> {
+        let Replaced { logs, tried } = &self.replaced;
+        let Some(tried) = tried else { return logs.iter().copied().collect() };
+        let after = logs.range((Bound::Excluded(tried), Bound::Unbounded));
+        after.chain(logs.range(..=tried)).copied().collect()
+    }
+
+    /// One of them was tried.
+    pub fn note_tried(&mut self, name: Name, is_gone: bool) {
+        self.replaced.tried = Some(name);
+        if is_gone {
+            self.replaced.logs.remove(&name);
+        }
+    }
+
+    /// What is needed of own objects of changes that are to be one, if they are too many.
+    pub fn scattered_changes(&self) -> Option<Vec<Change>> {
         let with_few = self.logs.iter().filter(|(_, changes)| changes.len() < FEW);
-        let names: Vec<Name> = with_few.map(|(name, _)| *name).collect();
+        let names: Vec<&Name> = with_few.map(|(name, _)| name).collect();
         // Asked first: what is needed is much to look up while others wait.
         if names.len() <= LOGS_MAX {
             return None;
         }
-        let needed = names.iter().flat_map(|name| self.needed(name)).collect();
-        Some((names, needed))
+        let mut needed: Vec<Change> = names.iter().flat_map(|name| self.needed(name)).collect();
+        // One that was forgotten may stand in several.
+        needed.sort_by_key(|change| (change.id, change.version));
+        needed.dedup();
+        Some(needed)
     }
 
-    /// Those of an object's changes that none that is stored outdoes: the newest one may not be yet. One
-    /// that was forgotten had no frame any more, if all packs are known.
-    fn needed<'a>(&'a self, name: &Name) -> impl Iterator<Item = Change> + use<'a> {
+    /// Those of an object's changes that no stored one outdoes, and that no other object has: the newest one
+    /// may not be stored yet. One that was forgotten had no frame any more, if all packs are known.
+    fn needed<'a>(&'a self, name: &'a Name) -> impl Iterator<Item = Change> + use<'a> {
         let changes = self.logs.get(name).into_iter().flatten().copied();
-        changes.filter(|change| {
+        changes.filter(move |change| {
+            let counts = |stored: Stored| stored.change == *change && stored.log == *name;
             let known = self.changes.get(&change.id);
-            known.map_or(self.is_blind, |known| known.stored.is_none_or(|stored| stored == *change))
+            known.map_or(self.is_blind, |known| known.stored.is_none_or(counts))
         })
     }
 }

@@ -114,6 +114,26 @@ fn an_object_of_changes_is_needed_until_what_outdoes_it_is_stored() {
     assert_eq!(index.spare_logs(), [log(1)]);
 }
 
+#[test]
+fn a_change_that_several_objects_have_is_needed_in_the_last_one() {
+    let log = |number| Name { holds: Holds::Changes, ..name(1, number) };
+    let changes = [change(1, 1, 5, record(80)), change(2, 2, 5, ERASED)];
+    for order in [[1, 2], [2, 1]] {
+        let mut index = Index::new([1; 16], 100);
+        index.add(name(1, 0), vec![frame(1, 1), frame(2, 2)], NOW);
+        index.change_all(&changes, true, NOW);
+        order.iter().for_each(|number| index.logged(log(*number), &changes));
+        assert_eq!(index.spare_logs(), [log(1)]);
+        index.replace_logs(vec![log(1)]);
+        assert_eq!((index.spare_logs(), index.replaced_logs()), (vec![], vec![log(1)]));
+        // It is there still, and read anew.
+        index.logged(log(1), &changes);
+        assert!(index.spare_logs().is_empty());
+        index.note_tried(log(1), true);
+        assert!(index.replaced_logs().is_empty());
+    }
+}
+
 /// Its pack may be there, known to others: an erased frame would come back with the object's end.
 #[test]
 fn an_object_of_changes_stays_where_packs_are_not_known_for_want_of_room() {

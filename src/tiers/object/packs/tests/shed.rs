@@ -134,9 +134,64 @@ fn many_objects_of_changes_become_one_and_those_that_nobody_needs_go() {
             restamp(&one, round % 4, u8::try_from(round).unwrap()).unwrap();
         }
         one.shed(&ground.handle).unwrap();
-        assert_eq!(ground.files('c').len(), 1);
-        let told: Vec<_> = (0..4).map(|number| priority(&ground.node(2), number)).collect();
+        assert_eq!(ground.files('c').len(), 4, "few are left as they are");
+        let two = ground.node(2);
+        let told: Vec<_> = (0..4).map(|number| priority(&two, number)).collect();
         assert_eq!(told, [68, 69, 66, 67].map(Some));
+        change_many(&one);
+        one.shed(&ground.handle).unwrap();
+        assert_eq!(ground.files('c').len(), 1);
+        assert_many_changed(&ground.node(3));
+    });
+}
+
+/// So many objects of changes are too many.
+const MANY: u32 = 65;
+
+/// Gives each of many blocks another record, by an object of its own.
+fn change_many(node: &Node) {
+    for first in (0..MANY).step_by(13) {
+        write_all(node, first..first + 13);
+    }
+    for number in 0..MANY {
+        restamp(node, number, changed_to(number)).unwrap();
+    }
+}
+
+/// No record is like this one before it is changed.
+fn changed_to(number: u32) -> u8 {
+    36 + u8::try_from(number).unwrap()
+}
+
+fn assert_many_changed(node: &Node) {
+    for number in 0..MANY {
+        assert_eq!(priority(node, number), Some(changed_to(number)));
+    }
+}
+
+/// As by who has the right to write, and not to delete.
+#[test]
+fn objects_of_changes_that_can_not_be_deleted_are_made_one_once() {
+    on_both(|ground| {
+        let (one, faults) = ground.node_with_faults(1);
+        change_many(&one);
+        faults.fail(Call::Delete, "-c");
+        for round in 1..4 {
+            assert!(one.shed(&ground.handle).is_err());
+            assert_eq!(ground.files('c').len(), MANY as usize + 1);
+            assert_eq!(faults.made(Call::Delete, "-c"), 3 * round, "the store is not out by it");
+        }
+        // One that stays for ever holds up no other one.
+        faults.heal();
+        let stays = ground.files('c')[0].file_name().unwrap().to_string_lossy().into_owned();
+        faults.fail(Call::Delete, &stays);
+        assert!(one.shed(&ground.handle).is_err());
+        assert_eq!(ground.files('c').len(), 2);
+        assert_many_changed(&ground.node(2));
+        faults.heal();
+        one.shed(&ground.handle).unwrap();
+        assert_eq!(ground.files('c').len(), 1);
+        assert_many_changed(&ground.node(3));
     });
 }
 
