@@ -12,7 +12,7 @@ use tokio::sync::Semaphore;
 
 use super::super::blobs::{Answer, Blobs, Listed, Piece};
 use super::super::guard::Way as Errand;
-use super::{Folder, THREADS_MAX, Way, foreign};
+use super::{Folder, THREADS_MAX, Way, foreign, unsynced};
 use crate::env;
 use crate::tiers::dram::Arena;
 use crate::tiers::store::StoreError;
@@ -67,6 +67,13 @@ impl Blobs for DirBlobs {
 
     fn put_lasting<'a>(&'a self, name: &'a str, body: Vec<Bytes>) -> Answer<'a, ()> {
         self.put_by(name, body, true)
+    }
+
+    fn settle<'a>(&'a self, names: Vec<String>) -> Answer<'a, ()> {
+        self.run(Errand::Write, move |folder, _| {
+            let paths = names.iter().map(|name| folder.root.join(name)).collect();
+            unsynced::flush(&paths, &folder.root).map_err(folder.failed("sync", &folder.root))
+        })
     }
 
     fn head<'a>(&'a self, name: &'a str, bytes: u64) -> Answer<'a, Vec<u8>> {

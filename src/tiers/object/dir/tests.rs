@@ -70,6 +70,22 @@ fn what_was_written_is_flushed_and_a_folder_that_is_gone_says_so() {
 }
 
 #[test]
+fn objects_settle_whoever_wrote_them_and_those_that_are_gone_are_no_error() {
+    let (dir, _, store) = opened();
+    let blobs = store.blobs(RUNTIME.handle());
+    fs::create_dir(dir.path().join("v1/packs")).unwrap();
+    fs::write(dir.path().join("v1/packs/there"), "x").unwrap();
+    let settle = |name: &str| RUNTIME.block_on(blobs.settle(vec![name.to_owned()]));
+    settle("v1/packs/there").unwrap();
+    settle("v1/packs/gone").unwrap();
+    settle("v1/gone/gone").unwrap();
+    let path = dir.path().join("v1/packs/loop");
+    std::os::unix::fs::symlink("/etc/hostname", path).unwrap();
+    settle("v1/packs/loop").unwrap();
+    assert!(settle("v1/packs/there/not-a-folder").is_err());
+}
+
+#[test]
 fn objects_outlive_the_store_and_are_shared_between_stores() {
     let (dir, arena, store) = opened();
     let other = open(dir.path(), &arena);

@@ -62,7 +62,8 @@ impl Unsynced {
     }
 }
 
-fn flush(paths: &BTreeSet<PathBuf>, root: &Path) -> io::Result<()> {
+/// Has these files go down, with their names.
+pub(super) fn flush(paths: &BTreeSet<PathBuf>, root: &Path) -> io::Result<()> {
     let mut folders = BTreeSet::new();
     for path in paths {
         match open_object(path, Way::Read) {

@@ -212,17 +212,27 @@ impl Packs {
             // Somebody may have moved their frames to where nobody has looked.
             self.look().await?;
         }
-        self.replace_spare();
+        self.replace_spare().await?;
         if let Some(needed) = self.with(|index| index.scattered_changes()) {
             self.changes.save(needed).await?;
-            self.replace_spare();
+            self.replace_spare().await?;
         }
         self.delete_replaced().await
     }
 
-    /// Objects of changes that nobody needs are only deleted from here on.
-    fn replace_spare(&self) {
-        self.with(|index| index.replace_logs(index.spare_logs()));
+    /// Objects of changes that nobody needs are only deleted from here on. They may have long been on the
+    /// disk, and what outdoes them may be in a machine's memory alone: that goes down before.
+    async fn replace_spare(&self) -> Result<(), StoreError> {
+        let (spare, outdoing) = self.with(|index| {
+            let spare = index.spare_logs();
+            let outdoing = index.outdoing(&spare);
+            (spare, outdoing)
+        });
+        if !outdoing.is_empty() {
+            self.blobs.settle(outdoing.iter().map(Name::to_string).collect()).await?;
+        }
+        self.with(|index| index.replace_logs(spare));
+        Ok(())
     }
 
     /// Deletes what was replaced. Not all of it is tried where the store seems to let nothing be deleted: it

@@ -143,6 +143,13 @@ impl Index {
         self.logs.keys().filter(|name| !needed(name)).copied().collect()
     }
 
+    /// The objects of which these are spare: they have what outdoes it.
+    pub fn outdoing(&self, spare: &[Name]) -> BTreeSet<Name> {
+        let changes = spare.iter().filter_map(|name| self.logs.get(name)).flatten();
+        let known = changes.filter_map(|change| self.changes.get(&change.id));
+        known.filter_map(|known| known.stored).map(|stored| stored.log).collect()
+    }
+
     /// These are only to be deleted: what they say is not asked for again, however long that takes.
     pub fn replace_logs(&mut self, names: Vec<Name>) {
         for name in &names {

@@ -7,6 +7,7 @@ mod faults;
 mod fleet;
 mod ground;
 mod outage;
+mod power;
 mod refused;
 mod room;
 mod shed;

@@ -149,7 +149,7 @@ fn many_objects_of_changes_become_one_and_those_that_nobody_needs_go() {
 const MANY: u32 = 65;
 
 /// Gives each of many blocks another record, by an object of its own.
-fn change_many(node: &Node) {
+pub(super) fn change_many(node: &Node) {
     for first in (0..MANY).step_by(13) {
         write_all(node, first..first + 13);
     }
@@ -163,7 +163,7 @@ fn changed_to(number: u32) -> u8 {
     36 + u8::try_from(number).unwrap()
 }
 
-fn assert_many_changed(node: &Node) {
+pub(super) fn assert_many_changed(node: &Node) {
     for number in 0..MANY {
         assert_eq!(priority(node, number), Some(changed_to(number)));
     }
