@@ -83,6 +83,8 @@ impl Blobs for DirBlobs {
             let (file, found) = folder.open_plain(Way::Read, &path)?;
             let mut head = vec![0; usize::try_from(bytes.min(found)).unwrap_or(0)];
             file.read_exact_at(&mut head, 0).map_err(folder.failed("read", &path))?;
+            // What is in it may come to be told as durable, whoever wrote it.
+            folder.unsynced.note(&path);
             Ok(head)
         })
     }

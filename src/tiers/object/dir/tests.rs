@@ -85,6 +85,26 @@ fn objects_settle_whoever_wrote_them_and_those_that_are_gone_are_no_error() {
     assert!(settle("v1/packs/there/not-a-folder").is_err());
 }
 
+/// A block in a pack is found by the pack's head, and may come to be told as durable by this daemon.
+#[test]
+fn what_another_daemon_wrote_is_flushed_with_the_next_flush_after_it_was_found() {
+    let (dir, arena, store) = opened();
+    let other = open(dir.path(), &arena);
+    let name = "v1/packs/one/a-pack";
+    let path = dir.path().join(name);
+    let flush = || store.folder.unsynced.flush(dir.path()).unwrap();
+    flush();
+    let (here, there) = (store.blobs(RUNTIME.handle()), other.blobs(RUNTIME.handle()));
+    RUNTIME
+        .block_on(there.put(name, vec![bytes::Bytes::from_static(b"a head, and frames")]))
+        .unwrap();
+    assert!(!store.folder.unsynced.has(&path));
+    assert_eq!(RUNTIME.block_on(here.head(name, 6)).unwrap(), b"a head");
+    assert!(store.folder.unsynced.has(&path));
+    flush();
+    assert!(!store.folder.unsynced.has(&path));
+}
+
 #[test]
 fn objects_outlive_the_store_and_are_shared_between_stores() {
     let (dir, arena, store) = opened();

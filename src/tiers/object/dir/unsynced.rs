@@ -57,6 +57,15 @@ impl Unsynced {
         flushed.inspect_err(|_| *self.written() = Written::Much)
     }
 
+    /// Whether the file would be flushed.
+    #[cfg(test)]
+    pub(super) fn has(&self, path: &Path) -> bool {
+        match &*self.written() {
+            Written::Named(paths) => paths.contains(path),
+            Written::Much => true,
+        }
+    }
+
     fn written(&self) -> MutexGuard<'_, Written> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
