@@ -25,8 +25,11 @@ impl Packs {
         let looked = self.look().await;
         let packed = self.with(|index| index.all(key));
         let goes = |found: &&Found| why != Erasure::ForRoom || self.is_own(&found.header);
-        let changes: Vec<Change> =
+        let mut changes: Vec<Change> =
             packed.iter().filter(goes).map(|found| erased(key, why, found)).collect();
+        if why == Erasure::Promised {
+            changes.extend(self.with(|index| index.promise_erased(key)));
+        }
         self.apply(&changes);
         if why != Erasure::ForRoom {
             self.with(|index| index.note_erased(key, why == Erasure::Promised));

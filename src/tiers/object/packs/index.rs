@@ -295,6 +295,15 @@ impl Index {
         all
     }
 
+    /// What has the bytes of the block's erased frames go that may stay till now.
+    pub fn promise_erased(&self, key: Key) -> Vec<Change> {
+        let ids: BTreeSet<FrameId> = self.spots_of(key).map(|spot| self.frame(spot).id).collect();
+        let erased = ids.iter().filter_map(|id| self.changes.get(id)).map(|known| known.change);
+        let stays = erased.filter(|change| change.what == What::Erased { promised: false });
+        let what = What::Erased { promised: true };
+        stays.map(|change| Change { version: change.version.next(), what, ..change }).collect()
+    }
+
     fn found(&self, spot: &(Key, Name, u32)) -> Option<Found> {
         let frame = self.frame(spot);
         let PackedFrame { id, mut version, at, bytes, mut header } = *frame;

@@ -138,3 +138,25 @@ fn promised_bytes_go_although_no_record_told_of_the_promise() {
         assert_eq!(read_all(&ground.node(2), 0..8), [0, 3, 4, 5, 6, 7]);
     });
 }
+
+/// Its room was wanted, its pack is needed for others, and it was stored again since then.
+#[test]
+fn promised_bytes_go_also_where_the_block_was_evicted_before() {
+    on_both(|ground| {
+        let (one, two) = (ground.node(1), ground.node(2));
+        write_all(&one, 0..8);
+        for number in 1..3 {
+            erase_for(&one, number, Erasure::Unusable).unwrap();
+        }
+        one.shed(&ground.handle).unwrap();
+        assert_eq!([1, 2].map(|number| copies(ground, number)), [1, 1]);
+        write_all(&two, 1..2);
+        assert_eq!(copies(ground, 1), 2);
+        for number in 1..3 {
+            erase_for(&two, number, Erasure::Promised).unwrap();
+        }
+        two.shed(&ground.handle).unwrap();
+        assert_eq!([1, 2].map(|number| copies(ground, number)), [0, 0]);
+        assert_eq!(read_all(&ground.node(3), 0..8), [0, 3, 4, 5, 6, 7]);
+    });
+}
