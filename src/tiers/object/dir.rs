@@ -32,7 +32,7 @@ use crate::tiers::health::Health;
 use crate::tiers::open::OpenError;
 use crate::tiers::store::{Done, FrameSpan, Peeked, StoreError, StoreOp, TierStore};
 use crate::tiers::sync::Syncer;
-use crate::tiers::ticket::{Gate, Ticket};
+use crate::tiers::ticket::{Gate, Ticket, answer};
 use crate::tiers::workers::Pool;
 
 /// More threads than this only wait for the same disk.
@@ -115,6 +115,10 @@ impl TierStore for DirStore {
     }
 
     fn submit(&self, op: StoreOp, done: Done) {
+        // Its threads may be busy with what never ends.
+        if let Some(out) = self.folder.guard.shut(guard::Way::of(&op)) {
+            return answer(done, Err(out));
+        }
         if let Some(ticket) = self.gate.admit(op, done) {
             self.pool.push(ticket);
         }
@@ -125,6 +129,9 @@ impl TierStore for DirStore {
     }
 
     fn peek(&self, key: Key, told: Peeked) {
+        if let Some(out) = self.folder.guard.shut(guard::Way::Read) {
+            return told(Err(out));
+        }
         self.questions.push(Question::new(key, told));
     }
 

@@ -1,5 +1,6 @@
 //! The folder as packs need it: see [`Blobs`]. Files are read and written on the runtime's threads for
-//! blocking work, a bounded number at a time.
+//! blocking work, a bounded number at a time. One that never ends, on a share whose server is silent, keeps its
+//! thread; who waits for it is let go when the folder is out, unless it may write to the arena.
 
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
@@ -21,13 +22,18 @@ pub(in super::super) struct DirBlobs {
     folder: Arc<Folder>,
     arena: Arc<Arena>,
     runtime: Handle,
-    turns: Semaphore,
+    turns: Arc<Semaphore>,
 }
 
 impl DirBlobs {
     pub fn new(folder: &Arc<Folder>, arena: &Arc<Arena>, runtime: &Handle) -> Self {
         let (folder, arena) = (Arc::clone(folder), Arc::clone(arena));
-        Self { folder, arena, runtime: runtime.clone(), turns: Semaphore::new(THREADS_MAX) }
+        Self {
+            folder,
+            arena,
+            runtime: runtime.clone(),
+            turns: Arc::new(Semaphore::new(THREADS_MAX)),
+        }
     }
 
     fn run<T: Send + 'static>(
@@ -37,11 +43,35 @@ impl DirBlobs {
     ) -> Answer<'_, T> {
         let (folder, arena) = (Arc::clone(&self.folder), Arc::clone(&self.arena));
         Box::pin(async move {
-            // Never closed.
-            let _turn = self.turns.acquire().await;
-            let work = move || folder.guarded(errand, || work(&folder, &arena));
+            let turn = tokio::select! {
+                biased;
+                error = self.folder.guard.out(errand) => return Err(error),
+                turn = Arc::clone(&self.turns).acquire_owned() => turn,
+            };
+            let work = move || {
+                // As long as the thread is busy; never closed.
+                let _turn = turn;
+                folder.guarded(errand, || work(&folder, &arena))
+            };
             let ended = env::spawn_blocking_on(&self.runtime, work).await;
             ended.unwrap_or(Err(StoreError::Busy))
+        })
+    }
+
+    /// The same for work that touches nothing of the caller's: it is waited for only until the folder is
+    /// out.
+    fn run_apart<T: Send + 'static>(
+        &self,
+        errand: Errand,
+        work: impl FnOnce(&Folder) -> Result<T, StoreError> + Send + 'static,
+    ) -> Answer<'_, T> {
+        let running = self.run(errand, |folder, _| work(folder));
+        Box::pin(async move {
+            tokio::select! {
+                biased;
+                ended = running => ended,
+                error = self.folder.guard.out(errand) => Err(error),
+            }
         })
     }
 }
@@ -49,7 +79,7 @@ impl DirBlobs {
 impl DirBlobs {
     fn put_by(&self, name: &str, body: Vec<Bytes>, fsync: bool) -> Answer<'_, ()> {
         let name = name.to_owned();
-        self.run(Errand::Write, move |folder, _| {
+        self.run_apart(Errand::Write, move |folder| {
             let (fresh, path) = (folder.fresh_path(), folder.root.join(name));
             let pieces: Vec<&[u8]> = body.iter().map(AsRef::as_ref).collect();
             folder.write_fresh(&fresh, &path, &pieces, fsync).map_err(|source| {
@@ -70,7 +100,7 @@ impl Blobs for DirBlobs {
     }
 
     fn settle<'a>(&'a self, names: Vec<String>) -> Answer<'a, ()> {
-        self.run(Errand::Write, move |folder, _| {
+        self.run_apart(Errand::Write, move |folder| {
             let paths = names.iter().map(|name| folder.root.join(name)).collect();
             unsynced::flush(&paths, &folder.root).map_err(folder.failed("sync", &folder.root))
         })
@@ -78,7 +108,7 @@ impl Blobs for DirBlobs {
 
     fn head<'a>(&'a self, name: &'a str, bytes: u64) -> Answer<'a, Vec<u8>> {
         let name = name.to_owned();
-        self.run(Errand::Read, move |folder, _| {
+        self.run_apart(Errand::Read, move |folder| {
             let path = folder.root.join(name);
             let (file, found) = folder.open_plain(Way::Read, &path)?;
             let mut head = vec![0; usize::try_from(bytes.min(found)).unwrap_or(0)];
@@ -110,7 +140,7 @@ impl Blobs for DirBlobs {
 
     fn list<'a>(&'a self, folder: &'a str, after: &'a str) -> Answer<'a, Vec<Listed>> {
         let (name, after) = (folder.to_owned(), after.to_owned());
-        self.run(Errand::Read, move |folder, _| {
+        self.run_apart(Errand::Read, move |folder| {
             let path = folder.root.join(name);
             let entries = match fs::read_dir(&path).map_err(folder.failed("list", &path)) {
                 // Nobody has written there.
@@ -133,11 +163,65 @@ impl Blobs for DirBlobs {
 
     fn delete<'a>(&'a self, name: &'a str) -> Answer<'a, ()> {
         let path: PathBuf = self.folder.root.join(name);
-        self.run(Errand::Write, move |folder, _| {
+        self.run_apart(Errand::Write, move |folder| {
             match fs::remove_file(&path).map_err(folder.failed("erase", &path)) {
                 Err(StoreError::Missing(_)) => Ok(()),
                 removed => removed,
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+    use std::time::Duration;
+
+    use futures_util::future::{join, join_all};
+
+    use super::super::DirStore;
+    use super::*;
+    use crate::tiers::object::ObjectOptions;
+    use crate::tiers::sample;
+
+    /// Far more than it takes.
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    #[tokio::test]
+    async fn who_waits_for_a_silent_share_is_let_go_when_it_is_out() {
+        let (dir, arena, on) = (tempfile::tempdir().unwrap(), sample::arena(), Handle::current());
+        let options = ObjectOptions::default();
+        let store = DirStore::open(dir.path(), false, options, &arena, &on).unwrap();
+        let blobs = DirBlobs::new(&store.folder, &arena, &on);
+        let guard = &store.folder.guard;
+        let (began, under_way) = channel();
+        // The last ones find all threads taken.
+        let silent = (0..THREADS_MAX + 4).map(|_| {
+            let (answers, answer) = channel::<()>();
+            let began = began.clone();
+            let asked = blobs.run_apart(Errand::Read, move |_| {
+                began.send(()).unwrap();
+                Ok(answer.recv().unwrap_or_default())
+            });
+            (answers, asked)
+        });
+        let (answers, asked): (Vec<_>, Vec<_>) = silent.unzip();
+        // It stays out.
+        fs::remove_dir_all(dir.path()).unwrap();
+        let out = async {
+            let mut left = THREADS_MAX;
+            while left > 0 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                left -= under_way.try_iter().count();
+            }
+            guard.heard::<()>(Errand::Read, &Err(StoreError::TierLost("on purpose".into())));
+        };
+        let ended = join(join_all(asked), out);
+        let (ended, ()) = tokio::time::timeout(PATIENCE, ended).await.expect("they are let go");
+        assert!(ended.iter().all(|ended| matches!(ended, Err(StoreError::TierLost(_)))));
+        // Who asks while it is out is answered at once.
+        let key = sample::Sample { number: 1, payload_bytes: 20_000 };
+        assert!(matches!(sample::header(&store, key), Err(StoreError::TierLost(_))));
+        drop(answers);
     }
 }

@@ -20,6 +20,9 @@ use crate::tiers::store::StoreError;
 /// How often a folder that is well is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
+/// A look that takes longer says that the folder is out: the server of a share is silent.
+const LOOK_MAX: Duration = Duration::from_secs(10);
+
 /// Watches the folder for as long as anybody has it.
 pub(super) fn keep_watch(folder: &Arc<Folder>, runtime: &Handle) {
     let (here, on) = (Arc::downgrade(folder), runtime.clone());
@@ -40,7 +43,7 @@ pub(super) fn keep_watch(folder: &Arc<Folder>, runtime: &Handle) {
             }
             let writes_are_out = health.is_out();
             let look = move || if writes_are_out { folder.try_out() } else { folder.look() };
-            let lost = away(&on, look).await;
+            let lost = unless_silent(LOOK_MAX, away(&on, look)).await;
             if let Err(StoreError::TierLost(_)) = lost {
                 for way in [Way::Read, Way::Write] {
                     guard.heard(way, &lost);
@@ -48,6 +51,19 @@ pub(super) fn keep_watch(folder: &Arc<Folder>, runtime: &Handle) {
             }
         }
     });
+}
+
+/// What comes of a look, or that nothing came. The look itself goes on: nobody can end it.
+async fn unless_silent(
+    patience: Duration,
+    look: impl Future<Output = Result<(), StoreError>>,
+) -> Result<(), StoreError> {
+    let looked = tokio::time::timeout(patience, look).await;
+    looked.unwrap_or_else(|_| {
+        let silence = patience.as_secs();
+        let why = format!("its file system has been silent for {silence} s: see to its server");
+        Err(StoreError::TierLost(why))
+    })
 }
 
 /// Away from the threads that serve the sockets: a share whose server is silent takes its time.
@@ -103,6 +119,14 @@ pub(super) fn lost(kind: io::ErrorKind, is_there: impl Fn() -> bool) -> Option<&
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_look_that_does_not_end_says_that_the_folder_is_out() {
+        let silent = unless_silent(Duration::from_millis(1), std::future::pending());
+        assert!(matches!(silent.await, Err(StoreError::TierLost(why)) if why.contains("server")));
+        let there = unless_silent(LOOK_MAX, std::future::ready(Ok(())));
+        assert!(there.await.is_ok());
+    }
 
     #[test]
     fn what_takes_the_whole_folder_is_told_from_what_befalls_one_object() {

@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use futures_util::future::join;
 use tokio::runtime::Handle;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::blobs::Blobs;
 use super::question::Question;
@@ -100,6 +100,8 @@ pub(super) struct PackedStore {
     gate: Arc<Gate>,
     writes: mpsc::Sender<Ticket>,
     reads: mpsc::Sender<Ticket>,
+    /// Turns of those who ask for headers.
+    questions: Arc<Semaphore>,
     erasures_max: usize,
     packs: Arc<Packs>,
 }
@@ -163,7 +165,8 @@ impl PackedStore {
         });
         // Each may ask for a header, and lookups want to as well.
         let erasures_max = (ops_max / 16).max(1);
-        Self { gate: Gate::new(ops_max), writes, reads, erasures_max, packs }
+        let questions = Arc::new(Semaphore::new(ops_max));
+        Self { gate: Gate::new(ops_max), writes, reads, questions, erasures_max, packs }
     }
 }
 
@@ -213,7 +216,10 @@ impl TierStore for PackedStore {
 
     fn peek(&self, key: Key, told: Peeked) {
         let (packs, question) = (Arc::clone(&self.packs), Question::new(key, told));
+        // What finds no turn is dropped, which answers it.
+        let Ok(turn) = Arc::clone(&self.questions).try_acquire_owned() else { return };
         env::spawn_task_on(&self.packs.runtime, async move {
+            let _turn = turn;
             let found = packs.peek(key).await;
             question.answer(found);
         });

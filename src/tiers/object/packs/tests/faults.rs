@@ -18,6 +18,8 @@ pub(super) enum Call {
     /// Is refused by itself, as what lies in an archive.
     HeadAlone,
     List,
+    /// Nothing ever comes of it.
+    ListEnd,
     Delete,
 }
 
@@ -92,6 +94,9 @@ impl Blobs for Faulty {
     fn list<'a>(&'a self, folder: &'a str, after: &'a str) -> Answer<'a, Vec<Listed>> {
         Box::pin(async move {
             self.faults.check(Call::List, folder)?;
+            if self.faults.check(Call::ListEnd, folder).is_err() {
+                std::future::pending::<()>().await;
+            }
             self.blobs.list(folder, after).await
         })
     }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::faults::Call;
 use super::ground::{Ground, Node, options};
 use super::{ANYWHERE, block, erase, read_all, restamp, start, write_all};
 use crate::env::Stopwatch;
@@ -92,4 +93,21 @@ fn reads_and_lookups_of_packed_blocks_end_when_single_objects_do() {
     check("read", 1, |node| read(node, 0));
     check("read of one that is not known", 1, |node| read(node, 9));
     check("lookup", 1, |node| vec![sample::peek(&*node.store, block(9)).map(drop)]);
+}
+
+/// As a share whose server is gone, before that is known.
+#[test]
+fn so_many_lookups_wait_for_a_silent_store_and_no_more() {
+    let ground = Ground::folder();
+    let (node, faults) = ground.node_with_faults(1);
+    faults.fail(Call::ListEnd, "");
+    let (tell, told) = std::sync::mpsc::channel();
+    for _ in 0..ObjectOptions::default().ops_max + 10 {
+        let tell = tell.clone();
+        let tell = move |found| tell.send(found).unwrap_or_default();
+        node.store.peek(block(9).key(), Box::new(tell));
+    }
+    let told: Vec<_> = told.try_iter().collect();
+    assert_eq!(told.len(), 10);
+    assert!(told.iter().all(|found| matches!(found, Err(StoreError::Busy))));
 }
