@@ -354,6 +354,15 @@ class TerraceConnector(KVConnectorBase_V1):
     def has_pending_push_work(self) -> bool:
         return self._scheduler is not None and self._scheduler.holds.worth_stepping()
 
+    @safely(bool)
+    def reset_cache(self) -> bool | None:
+        if self._scheduler is None:
+            return None
+        self._scheduler.reset()
+        self._removed(self._announced.forget())
+        _log.info("caches were reset: what the daemon has by now is asked for no more")
+        return True
+
     def take_events(self) -> Iterable[KVCacheEvent]:
         events, self._events = self._events, []
         return events

@@ -33,3 +33,8 @@ class Announced:
         for one in missing:
             del self._hashes[one]
         return missing
+
+    def forget(self) -> list[bytes]:
+        """None of them counts any more: gives them all."""
+        hashes, self._hashes = list(self._hashes), OrderedDict()
+        return hashes

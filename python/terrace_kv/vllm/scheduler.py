@@ -20,6 +20,7 @@ from .hints import RequestHints
 from .holds import Holds
 from .jobs import BLOCKS_A_CALL_MAX, Load, Report, Step, Store
 from .lookups import NOTHING, Asker, Found, Question, fresh
+from .names import Names
 from .settings import Settings
 from .stats import Counts
 
@@ -44,6 +45,8 @@ class Tracked:
     # Blocks that vLLM had itself when it last asked.
     local_blocks: int = 0
     is_loading: bool = False
+    # vLLM's caches were reset: the blocks that it has until its next turn are not offered.
+    outdated: bool = False
     # A load of it failed: what the daemon has is not asked for again.
     gave_up: bool = False
     # Blocks loaded, by the tier that had them.
@@ -61,6 +64,8 @@ class Offer:
     blocks: int
     # It says the request's directives of the whole chain.
     directs: bool
+    # vLLM's caches were reset since.
+    outdated: bool = False
     over: bool = False
 
 
@@ -78,6 +83,7 @@ class SchedulerSide:
         # Called with each request that was looked up, and how many of its blocks were found.
         self.on_looked_up: Callable[[Tracked, int], None] = lambda tracked, found: None
         self._asker = asker
+        self._names = Names()
         self._settings = settings
         self._stores_max = max(1, blocks * settings.store_percent // 100)
         self._stores_held = 0
@@ -106,7 +112,10 @@ class SchedulerSide:
     def matched(self, request: Any, computed_tokens: int) -> int | None:
         """Tokens that can be loaded beyond those that vLLM has; None: ask later."""
         tracked = self._requests.get(request.request_id)
-        if tracked is None or tracked.gave_up or not request.block_hashes:
+        if tracked is None:
+            return 0
+        tracked.outdated = False
+        if tracked.gave_up or not request.block_hashes:
             return 0
         found = self._found(tracked)
         if found is None:
@@ -151,7 +160,7 @@ class SchedulerSide:
         """By this step's end the request's first `tokens` tokens are computed: its blocks that are
         whole by then are offered."""
         tracked = self._requests.get(request_id)
-        if tracked is None:
+        if tracked is None or tracked.outdated:
             return
         whole = min(tokens // self.block_tokens, len(tracked.request.block_hashes))
         self._see_epoch(tracked)
@@ -160,6 +169,20 @@ class SchedulerSide:
             ids = block_ids(request_id) if may_offer else None
             if ids is not None:
                 self._offer(tracked, whole, ids)
+
+    def reset(self) -> None:
+        """vLLM's caches are reset, as for new weights: nothing that was computed before is found or
+        offered from now on, be it here or in another engine."""
+        self._names.renew()
+        for tracked in self._requests.values():
+            if tracked.found is not None:
+                self._asker.release(tracked.found)
+            tracked.question, tracked.found = None, None
+            tracked.offered_blocks, tracked.outdated = 0, True
+            tracked.loaded = {}
+            tracked.open.directed = False
+        for offer in self._offers.values():
+            offer.outdated = True
 
     def take_counts(self) -> Counts:
         self.counts.add("dropped_sayings", self._asker.take_dropped())
@@ -188,7 +211,8 @@ class SchedulerSide:
                     self._missed(offer)
                 elif one.refused and offer.directs:
                     offer.tracked.open.directed = False
-                self.on_stored(offer, one.kept_blocks)
+                if not offer.outdated:
+                    self.on_stored(offer, one.kept_blocks)
                 # Last: the request's end may be told from now on.
                 offer.over = True
         if over:
@@ -213,20 +237,20 @@ class SchedulerSide:
             return None
         whole = min(computed_tokens // self.block_tokens, len(request.block_hashes), len(block_ids))
         self._see_epoch(tracked)
-        if not tracked.is_loading and whole > tracked.offered_blocks:
+        may_offer = not (tracked.is_loading or tracked.outdated)
+        if may_offer and whole > tracked.offered_blocks:
             self._offer(tracked, whole, block_ids)
             self.counts.add("dropped_blocks", whole - tracked.offered_blocks)
         # Kept until the end is told, so only where it may speak of them.
-        known = (
-            request.block_hashes[: tracked.offered_blocks] if tracked.open.said.directives else ()
-        )
+        spoken_of = tracked.offered_blocks if tracked.open.said.directives else 0
+        known = [self._names.of([one]) for one in request.block_hashes[:spoken_of]]
         output_tokens = request.num_tokens - request.num_prompt_tokens
         tracked.open.finished()
         self._asker.say(Ending(tracked.open, output_tokens, known, self.block_tokens))
         return tracked
 
     def _ask(self, tracked: Tracked, *, queued: bool) -> None:
-        hashes = b"".join(tracked.request.block_hashes)
+        hashes = self._names.of(tracked.request.block_hashes)
         self.counts.add("lookups")
         tracked.found = None
         number = tracked.open.number
@@ -250,7 +274,7 @@ class SchedulerSide:
     def _load(self, tracked: Tracked, first: int, slots: Sequence[int]) -> None:
         number = next(self._numbers)
         request = tracked.request
-        hashes = b"".join(request.block_hashes[first : first + len(slots)])
+        hashes = self._names.of(request.block_hashes[first : first + len(slots)])
         self.holds.add(number, slots, take=False)
         job = Load(number, request.request_id, tracked.open.number, hashes, slots)
         self._step.loads.append(job)
@@ -292,8 +316,8 @@ class SchedulerSide:
 
     def _store(self, tracked: Tracked, first: int, slots: Sequence[int]) -> None:
         number, open_, hashes = next(self._numbers), tracked.open, tracked.request.block_hashes
-        blocks = b"".join(hashes[first : first + len(slots)])
-        parent = bytes(hashes[first - 1]) if first else None
+        blocks = self._names.of(hashes[first : first + len(slots)])
+        parent = self._names.of(hashes[first - 1 : first]) or None
         said, directs = open_.said, not open_.directed
         directives = beyond(said.directives, 0 if directs else first * self.block_tokens)
         job = Store(number, open_.number, blocks, slots, parent, said.session, directives)
