@@ -24,8 +24,9 @@ from .telling import Saying, Teller
 _THREADS = 4
 # Questions that wait for a thread; more are not asked.
 _WAITING_MAX = 512
-# An answer whose lease has less time left than this is asked for anew.
-_LEASE_S_MIN = 2.0
+# An answer is stale once its lease has less time left than this; one that holds nothing, once it is
+# older than this: others may have stored what it lacks.
+_LEASE_S_MIN, _AGE_S_MAX = 2.0, 10.0
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ class Found:
     runs: tuple[Run, ...]
     # Blocks that load no slower than they are computed.
     worthy_blocks: int
-    lease_until_unix_s: float
+    # None: nothing is held.
+    lease_until_unix_s: float | None
     # The answer itself, to give its lease back; None where nothing was answered.
     answer: Lookup | None = None
 
@@ -53,7 +55,7 @@ class Found:
         return counts
 
 
-NOTHING = Found(0, (), 0, float("inf"))
+NOTHING = Found(0, (), 0, None)
 
 
 def found_of(answer: Lookup) -> Found:
@@ -61,7 +63,7 @@ def found_of(answer: Lookup) -> Found:
     worthy = answer.matched_blocks
     if answer.plan.recompute_us is not None:
         worthy = min(worthy, answer.plan.load_blocks)
-    until = answer.lease_expires_unix_us / 1e6 if answer.lease_id is not None else float("inf")
+    until = answer.lease_expires_unix_us / 1e6 if answer.lease_id is not None else None
     return Found(answer.matched_blocks, answer.runs, worthy, until, answer)
 
 
@@ -71,9 +73,14 @@ class Question:
     def __init__(self, give_up_at: float) -> None:
         self._give_up_at = give_up_at
         self._found: Found | None = None
+        self._stale_at = give_up_at + _AGE_S_MAX
 
     def answered(self, found: Found) -> None:
-        # One assignment: no reader sees half of it.
+        good_s = _AGE_S_MAX
+        if found.lease_until_unix_s is not None:
+            good_s = found.lease_until_unix_s - time.time() - _LEASE_S_MIN
+        self._stale_at = time.monotonic() + good_s
+        # Last, and one assignment: no reader sees half of it.
         self._found = found
 
     def poll(self, now: float) -> Found | None:
@@ -81,6 +88,10 @@ class Question:
         if self._found is None and now >= self._give_up_at:
             return NOTHING
         return self._found
+
+    def is_stale(self, now: float) -> bool:
+        """Whether what it says is too old to plan a load with."""
+        return now >= self._stale_at
 
     @property
     def over(self) -> bool:
@@ -214,8 +225,3 @@ def _before(said: RequestHints) -> list[Saying]:
     if before:
         sayings.append(Saying(lambda client: client.hint(*before)))
     return sayings
-
-
-def fresh(found: Found, now_unix_s: float) -> bool:
-    """Whether the blocks found are held for long enough to begin a load."""
-    return found.lease_until_unix_s - now_unix_s > _LEASE_S_MIN

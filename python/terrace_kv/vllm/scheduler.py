@@ -19,7 +19,7 @@ from .endings import Ending, OpenRequest, Sessions
 from .hints import RequestHints
 from .holds import Holds
 from .jobs import BLOCKS_A_CALL_MAX, Load, Report, Step, Store
-from .lookups import NOTHING, Asker, Found, Question, fresh
+from .lookups import NOTHING, Asker, Found, Question
 from .names import Names
 from .settings import Settings
 from .stats import Counts
@@ -29,6 +29,8 @@ BlockIds = Callable[[str], "Sequence[int] | None"]
 
 # How long nothing of running requests is offered once a rank missed a store.
 _MISSED_S = 0.5
+# How often in a row a stale answer is asked for anew: leases may be shorter than a step.
+_ANEW_MAX = 3
 
 
 @dataclass
@@ -39,6 +41,8 @@ class Tracked:
     open: OpenRequest
     question: Question | None = None
     found: Found | None = None
+    # How often in a row its answer was stale, and asked for anew.
+    asked_anew: int = 0
     # Blocks from the root on that the daemon has, or was offered, and in which session.
     offered_blocks: int = 0
     epoch: int | None = None
@@ -249,27 +253,35 @@ class SchedulerSide:
         self._asker.say(Ending(tracked.open, output_tokens, known, self.block_tokens))
         return tracked
 
-    def _ask(self, tracked: Tracked, *, queued: bool) -> None:
+    def _ask(self, tracked: Tracked, *, queued: bool) -> Question:
         hashes = self._names.of(tracked.request.block_hashes)
         self.counts.add("lookups")
         tracked.found = None
         number = tracked.open.number
-        tracked.question = self._asker.ask(hashes, number, _taken(tracked), queued=queued)
-        tracked.open.began(tracked.question)
+        question = self._asker.ask(hashes, number, _taken(tracked), queued=queued)
+        tracked.question = question
+        tracked.open.began(question)
+        return question
 
     def _found(self, tracked: Tracked) -> Found | None:
-        if tracked.found is not None and fresh(tracked.found, time.time()):
+        question = tracked.question
+        if question is None:
+            question = self._ask(tracked, queued=False)
+        elif question.is_stale(time.monotonic()) and tracked.asked_anew < _ANEW_MAX:
+            tracked.asked_anew += 1
+            question = self._ask(tracked, queued=False)
+        elif tracked.found is not None:
             return tracked.found
-        if tracked.question is None or tracked.found is not None:
-            self._ask(tracked, queued=False)
-        assert tracked.question is not None, "it was just asked"
-        tracked.found = tracked.question.poll(time.monotonic())
-        if tracked.found is NOTHING:
+        found = tracked.found = question.poll(time.monotonic())
+        if found is None:
+            return None
+        tracked.asked_anew = 0
+        if found is NOTHING:
             self.counts.add("lookups_unanswered")
             tracked.open.unanswered()
-        elif tracked.found is not None:
-            self.on_looked_up(tracked, tracked.found.blocks)
-        return tracked.found
+        else:
+            self.on_looked_up(tracked, found.blocks)
+        return found
 
     def _load(self, tracked: Tracked, first: int, slots: Sequence[int]) -> None:
         number = next(self._numbers)
