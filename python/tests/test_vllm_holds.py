@@ -99,8 +99,8 @@ class LedgerTest(unittest.TestCase):
 
 class HoldsTest(unittest.TestCase):
     def setUp(self):
-        self.now = 0.0
-        self.holds = Holds(2, lambda: self.now)
+        self.now, self.steps = 0.0, 0
+        self.holds = Holds(2, lambda: self.now, self.sleep)
         self.pool = self.holds.pool = Pool(10)
 
     def test_a_store_is_held_until_every_rank_is_through(self):
@@ -124,14 +124,51 @@ class HoldsTest(unittest.TestCase):
         self.assertEqual((self.pool.held(), len(self.holds)), (set(), 0))
         self.assertEqual(self.holds.update(Report({1: Over(2, 0)})), {})
 
-    def test_an_idle_engine_asks_for_a_bounded_time(self):
-        self.assertFalse(self.holds.worth_stepping() or self.holds.may_free_soon())
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+    def idle(self, most_s: float) -> float:
+        """How long an engine without requests goes on asking the workers, at most so long."""
+        began = self.now
+        while self.now < began + most_s and self.holds.worth_stepping():
+            self.holds.stepped()
+            self.steps += 1
+            self.now += 0.001
+        return self.now - began
+
+    def test_an_idle_engine_asks_for_as_long_as_an_end_may_come(self):
+        self.assertEqual(self.idle(1.0), 0.0)
         self.holds.add(1, (3,), take=True)
-        self.assertTrue(self.holds.worth_stepping() and self.holds.may_free_soon())
+        self.assertGreaterEqual(self.idle(0.5), 0.5)
+        self.assertGreater(self.steps, 400)
+        self.now, self.steps = 10.0, 0
+        self.assertGreaterEqual(self.idle(10.0), 10.0)
+        # Without spinning.
+        self.assertLess(self.steps, 600)
+        self.holds.update(Report({1: Over(2, 1)}))
+        self.assertEqual(self.idle(1.0), 0.0)
+
+    def test_but_of_a_daemon_that_is_stuck_when_it_is_woken_up(self):
+        self.holds.add(1, (3,), take=True)
+        self.assertAlmostEqual(self.idle(1000.0), 130.0, delta=1.0)
+        for _ in range(2):
+            self.now += 100.0
+            self.assertAlmostEqual(self.idle(1000.0), 2.5, delta=0.1)
+            self.assertEqual(self.idle(1000.0), 0.0)
+
+    def test_a_load_that_lingers_counts_from_then_on(self):
+        self.holds.add(1, (3,), take=False)
+        self.now = 1000.0
+        self.assertEqual(self.idle(1.0), 0.0)
+        self.holds.update(Report(lingering={1}))
+        self.assertGreaterEqual(self.idle(100.0), 100.0)
+
+    def test_vllm_waits_a_moment_for_blocks_that_come_free(self):
+        self.assertFalse(self.holds.may_free_soon())
+        self.holds.add(1, (3,), take=True)
+        self.assertTrue(self.holds.may_free_soon())
         self.now = 1.0
         self.assertFalse(self.holds.may_free_soon())
-        self.now = 60.0
-        self.assertFalse(self.holds.worth_stepping())
 
     def test_reports_of_ranks_add_up(self):
         first = Report({1: Over(1, 5), 2: Over(1, 1)}, {7}, {"a"})

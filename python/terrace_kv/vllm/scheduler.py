@@ -195,6 +195,7 @@ class SchedulerSide:
     def take_step(self) -> Step:
         """The jobs for the workers."""
         step, self._step = self._step, Step()
+        self.holds.stepped()
         return step
 
     def heard(self, report: Report) -> None:
