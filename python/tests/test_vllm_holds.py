@@ -119,7 +119,7 @@ class HoldsTest(unittest.TestCase):
         self.assertEqual(self.pool.held(), set())
         self.holds.update(Report(lingering={1}))
         self.holds.update(Report(lingering={1}))
-        self.assertEqual(self.pool.blocks[3].refs, 1)
+        self.assertEqual(self.pool.blocks[3].ref_cnt, 1)
         self.holds.update(Report({1: Over(2, 0)}))
         self.assertEqual((self.pool.held(), len(self.holds)), (set(), 0))
         self.assertEqual(self.holds.update(Report({1: Over(2, 0)})), {})
@@ -169,6 +169,14 @@ class HoldsTest(unittest.TestCase):
         self.assertTrue(self.holds.may_free_soon())
         self.now = 1.0
         self.assertFalse(self.holds.may_free_soon())
+
+    def test_but_for_none_that_a_running_request_has(self):
+        self.pool.touch(self.pool.blocks[:4])
+        self.holds.add(1, (2, 3), take=True)
+        self.assertFalse(self.holds.may_free_soon())
+        # Preempted, or over: its prefix may be another's as well.
+        self.pool.free_blocks(self.pool.blocks[1:4])
+        self.assertTrue(self.holds.may_free_soon())
 
     def test_reports_of_ranks_add_up(self):
         first = Report({1: Over(1, 5), 2: Over(1, 1)}, {7}, {"a"})

@@ -55,17 +55,17 @@ class Pool:
     """vLLM's block pool, as far as holds use it."""
 
     def __init__(self, blocks: int) -> None:
-        self.blocks = [Bag(number=number, refs=0) for number in range(blocks)]
+        self.blocks = [Bag(number=number, ref_cnt=0) for number in range(blocks)]
         self.freed: list[int] = []
 
     def touch(self, blocks) -> None:
         for one in blocks:
-            one.refs += 1
+            one.ref_cnt += 1
 
     def free_blocks(self, blocks) -> None:
         for one in blocks:
-            one.refs -= 1
+            one.ref_cnt -= 1
             self.freed.append(one.number)
 
     def held(self) -> set[int]:
-        return {one.number for one in self.blocks if one.refs}
+        return {one.number for one in self.blocks if one.ref_cnt}

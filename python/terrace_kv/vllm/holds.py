@@ -79,9 +79,13 @@ class Holds:
         self._stepped_at = self._clock()
 
     def may_free_soon(self) -> bool:
-        """Whether blocks come free by themselves within a moment."""
-        since = self._clock() - _SOON_S
-        return any(one.since is not None and one.since > since for one in self._holds.values())
+        """Whether blocks come free by themselves within a moment: those that only holds keep, as of
+        requests that are over, and not of those that run."""
+        young = self._clock() - _SOON_S
+        return any(
+            one.since is not None and one.since > young and self._keeps(one)
+            for one in self._holds.values()
+        )
 
     def worth_stepping(self) -> bool:
         """Whether an idle engine should ask the workers again; takes a moment to say so of stores
@@ -101,6 +105,10 @@ class Holds:
 
     def __len__(self) -> int:
         return len(self._holds)
+
+    def _keeps(self, hold: Hold) -> bool:
+        """Whether nobody else refers to the chain's last block, which the fewest share."""
+        return bool(self.pool.blocks[hold.slots[-1]].ref_cnt == 1)
 
     def _take(self, hold: Hold) -> None:
         hold.since = self._clock()
