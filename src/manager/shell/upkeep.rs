@@ -266,7 +266,9 @@ mod tests {
             let end = async {
                 let dones = std::mem::take(&mut *store.erasures.lock().unwrap());
                 assert_eq!(dones.len(), usize::from(leaves_others));
-                dones.into_iter().for_each(|done| done(Ok(())));
+                for done in dones {
+                    done(Ok(()));
+                }
             };
             assert!(futures_util::future::join(erased, end).await.0);
             drop(told);

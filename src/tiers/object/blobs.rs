@@ -49,7 +49,7 @@ pub(super) trait Blobs: Send + Sync + 'static {
 
     /// These objects, whoever wrote them, outlast a power cut once this has ended. One that is not there is
     /// no error.
-    fn settle<'a>(&'a self, _names: Vec<String>) -> Answer<'a, ()> {
+    fn settle(&self, _names: Vec<String>) -> Answer<'_, ()> {
         Box::pin(std::future::ready(Ok(())))
     }
 

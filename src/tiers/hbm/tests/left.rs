@@ -2,6 +2,7 @@
 
 use super::*;
 
+const WAYS: [Stream; 2] = [Stream::Up, Stream::Down];
 const SPAN: FrameSpan = FrameSpan { offset: 0, bytes: 20_480 };
 
 /// Holds a stream until the other end is dropped.
@@ -15,7 +16,7 @@ fn hold(device: &HostDevice, stream: Stream) -> std::sync::mpsc::SyncSender<()> 
 fn a_copy_that_has_not_begun_when_its_engine_leaves_never_does() {
     let arena = arena();
     let device = HostDevice::new(Arc::clone(&arena), CONFIG).unwrap();
-    let gates = [Stream::Up, Stream::Down].map(|stream| hold(&device, stream));
+    let gates = WAYS.map(|stream| hold(&device, stream));
     let layout = || PagedLayout::page_major(SHAPE, 2);
     let [left, stays] = [engine(0, layout()), engine(0, layout())];
     for engine in [&left, &stays] {
@@ -24,11 +25,9 @@ fn a_copy_that_has_not_begun_when_its_engine_leaves_never_does() {
     let before = left.read(1);
     let (tell, told) = sync_channel(2);
     let frame = || CopyEnd::Frame(SPAN);
-    let ways: [(Stream, fn(CopyEnd, CopyEnd) -> [CopyEnd; 2]); 2] =
-        [(Stream::Up, |frame, slot| [frame, slot]), (Stream::Down, |frame, slot| [slot, frame])];
-    for (stream, ends) in ways {
+    for stream in WAYS {
         let copies = [left.slot(1), stays.slot(1)].map(|slot| {
-            let [from, to] = ends(frame(), slot);
+            let (from, to) = if stream == Stream::Up { (frame(), slot) } else { (slot, frame()) };
             copy(geometry(SHAPE, 1), from, to)
         });
         let tell = tell.clone();
@@ -36,7 +35,7 @@ fn a_copy_that_has_not_begun_when_its_engine_leaves_never_does() {
     }
     left.pool().leave();
     drop(gates);
-    for _ in ways {
+    for _ in WAYS {
         let failed = told.recv().unwrap();
         let [FailedCopy { copy: 0, error: StoreError::Busy }] = failed.as_slice() else {
             panic!("{failed:?}");

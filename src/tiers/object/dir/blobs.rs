@@ -99,7 +99,7 @@ impl Blobs for DirBlobs {
         self.put_by(name, body, true)
     }
 
-    fn settle<'a>(&'a self, names: Vec<String>) -> Answer<'a, ()> {
+    fn settle(&self, names: Vec<String>) -> Answer<'_, ()> {
         self.run_apart(Errand::Write, move |folder| {
             let paths = names.iter().map(|name| folder.root.join(name)).collect();
             unsynced::flush(&paths, &folder.root).map_err(folder.failed("sync", &folder.root))
@@ -174,7 +174,7 @@ impl Blobs for DirBlobs {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc::channel;
+    use std::sync::mpsc::sync_channel;
     use std::time::Duration;
 
     use futures_util::future::{join, join_all};
@@ -194,14 +194,15 @@ mod tests {
         let store = DirStore::open(dir.path(), false, options, &arena, &on).unwrap();
         let blobs = DirBlobs::new(&store.folder, &arena, &on);
         let guard = &store.folder.guard;
-        let (began, under_way) = channel();
+        let (began, under_way) = sync_channel(2 * THREADS_MAX);
         // The last ones find all threads taken.
         let silent = (0..THREADS_MAX + 4).map(|_| {
-            let (answers, answer) = channel::<()>();
+            let (answers, answer) = sync_channel::<()>(0);
             let began = began.clone();
             let asked = blobs.run_apart(Errand::Read, move |_| {
                 began.send(()).unwrap();
-                Ok(answer.recv().unwrap_or_default())
+                answer.recv().unwrap_or_default();
+                Ok(())
             });
             (answers, asked)
         });

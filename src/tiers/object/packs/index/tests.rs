@@ -122,7 +122,9 @@ fn a_change_that_several_objects_have_is_needed_in_the_last_one() {
         let mut index = Index::new([1; 16], 100);
         index.add(name(1, 0), vec![frame(1, 1), frame(2, 2)], NOW);
         index.change_all(&changes, true, NOW);
-        order.iter().for_each(|number| index.logged(log(*number), &changes));
+        for number in order {
+            index.logged(log(number), &changes);
+        }
         assert_eq!(index.spare_logs(), [log(1)]);
         index.replace_logs(vec![log(1)]);
         assert_eq!((index.spare_logs(), index.replaced_logs()), (vec![], vec![log(1)]));

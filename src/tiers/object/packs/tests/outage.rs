@@ -101,7 +101,7 @@ fn so_many_lookups_wait_for_a_silent_store_and_no_more() {
     let ground = Ground::folder();
     let (node, faults) = ground.node_with_faults(1);
     faults.fail(Call::ListEnd, "");
-    let (tell, told) = std::sync::mpsc::channel();
+    let (tell, told) = std::sync::mpsc::sync_channel(2 * ObjectOptions::default().ops_max);
     for _ in 0..ObjectOptions::default().ops_max + 10 {
         let tell = tell.clone();
         let tell = move |found| tell.send(found).unwrap_or_default();

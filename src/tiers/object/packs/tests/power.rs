@@ -28,7 +28,9 @@ impl Memory {
 
     fn cut(&self, root: &Path) {
         let names = std::mem::take(&mut *self.0.lock().unwrap());
-        names.into_iter().for_each(|name| fs::remove_file(root.join(name)).unwrap());
+        for name in names {
+            fs::remove_file(root.join(name)).unwrap();
+        }
     }
 
     fn with<T>(&self, change: impl FnOnce(&mut BTreeSet<String>) -> T) -> T {
@@ -54,7 +56,7 @@ impl Blobs for Machine {
         self.blobs.put_lasting(name, body)
     }
 
-    fn settle<'a>(&'a self, names: Vec<String>) -> Answer<'a, ()> {
+    fn settle(&self, names: Vec<String>) -> Answer<'_, ()> {
         self.memory.with(|memory| memory.retain(|name| !names.contains(name)));
         self.blobs.settle(names)
     }
