@@ -22,6 +22,8 @@ pub(super) enum Deed {
     Flush(Tier),
     /// One on a device, between pools, its own memory and frames.
     DeviceCopy,
+    /// One that it did not begin.
+    DeviceTurn,
 }
 
 impl Deed {
@@ -51,6 +53,10 @@ impl fmt::Display for Deed {
                 write!(f, "{tier} was not flushed for blocks that are to be durable")
             }
             Self::DeviceCopy => write!(f, "a block was not copied by the device"),
+            Self::DeviceTurn => write!(
+                f,
+                "a block was not copied by the device, for which too many wait or whose engine has left"
+            ),
         }
     }
 }
@@ -85,6 +91,10 @@ mod tests {
             (
                 Deed::RestampInMemory(key),
                 "the record of block K was not written to its frame in memory",
+            ),
+            (
+                Deed::DeviceTurn,
+                "a block was not copied by the device, for which too many wait or whose engine has left",
             ),
             (Deed::Flush(Tier::Nvme), "nvme was not flushed for blocks that are to be durable"),
             (Deed::DeviceCopy, "a block was not copied by the device"),

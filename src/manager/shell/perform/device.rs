@@ -175,7 +175,11 @@ impl Performer {
         let kinds: Vec<_> = copies.iter().map(|copy| failure_of(&copy.from)).collect();
         let done = move |end: CopiesEnd| {
             for FailedCopy { copy, error } in end.failed {
-                complaints.note(Deed::DeviceCopy, &error);
+                let deed = match error {
+                    StoreError::Busy => Deed::DeviceTurn,
+                    _ => Deed::DeviceCopy,
+                };
+                complaints.note(deed, &error);
                 outcomes[at[copy]] = Err(kinds[copy](&error));
             }
             let sums = end.sums.into_iter().map(|(copy, sum)| (at[copy], sum));
