@@ -1,9 +1,9 @@
 //! What is to be erased: objects under way, and what is owed where a store did not do it.
 //!
 //! A slot whose frame is still readable serves nobody until it is not: the next scan would take the frame
-//! in. Of objects it keeps a bounded number of them in line, and has a bounded number erased again at a time, none while
-//! the store takes no writes. What was promised and finds the line full is erased by whoever finds it in
-//! the store. What only makes room is not begun while too much is to be erased: the tier would hold more
+//! in. Of objects it keeps a bounded number in line, and has a bounded number erased again at a time, none
+//! while the store takes no writes. What was promised and finds the line full is erased by whoever finds it
+//! in the store. What only makes room is not begun while too much is to be erased: the tier would hold more
 //! than it says.
 
 use std::collections::{BTreeSet, VecDeque};

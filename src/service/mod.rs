@@ -19,6 +19,7 @@ mod socket;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
@@ -29,7 +30,6 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::env;
-use crate::sockets::SocketFile;
 use crate::tiers::store::TierStore;
 
 pub use accept::uid_allowed;
@@ -103,16 +103,13 @@ impl ServiceConfig {
 /// is kept until that is so.
 #[must_use = "engines use their memory for other things once it is dropped"]
 pub struct ClosedDoor {
-    _listeners: [std::os::unix::net::UnixListener; 2],
-    _files: [SocketFile; 2],
+    _sockets: Sockets,
 }
 
 /// A service whose sockets listen. Clients that connect now wait until [`Server::run`].
 pub struct Server<B: Backend> {
     calls: Arc<Calls<B>>,
-    grpc: std::os::unix::net::UnixListener,
-    descriptors: std::os::unix::net::UnixListener,
-    files: [SocketFile; 2],
+    sockets: Sockets,
 }
 
 impl<B: Backend> Server<B> {
@@ -121,8 +118,8 @@ impl<B: Backend> Server<B> {
     /// # Errors
     /// A living daemon has the path, or it cannot be made; each says what to do.
     pub fn bind(config: ServiceConfig, backend: B) -> Result<Self, BindError> {
-        let Sockets { grpc, descriptors, files } = Sockets::bind(&config.socket_path)?;
-        Ok(Self { calls: Arc::new(Calls::new(config, backend)), grpc, descriptors, files })
+        let sockets = Sockets::bind(&config.socket_path)?;
+        Ok(Self { calls: Arc::new(Calls::new(config, backend)), sockets })
     }
 
     #[must_use]
@@ -136,14 +133,14 @@ impl<B: Backend> Server<B> {
     /// # Errors
     /// The sockets could not be used; nothing that a client does ends the service.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> io::Result<ClosedDoor> {
-        let Self { calls, grpc, descriptors, files } = self;
-        let listeners = [grpc.try_clone()?, descriptors.try_clone()?];
-        let door = ClosedDoor { _listeners: listeners, _files: files };
+        let Self { calls, sockets } = self;
         let connections_max = calls.config.limits.connections_max;
         // Whoever connects says who it is at once, or attaches in that time.
         let silence_max = calls.config.times.attach_timeout;
-        let grpc = Gate::new(grpc, connections_max, silence_max)?;
-        let descriptors = Gate::new(descriptors, connections_max, silence_max)?;
+        let gate = |listener: &UnixListener| {
+            Gate::new(listener.try_clone()?, connections_max, silence_max)
+        };
+        let (grpc, descriptors) = (gate(&sockets.grpc)?, gate(&sockets.descriptors)?);
         let stop = watch::Sender::new(false);
 
         env::spawn_task(serve_descriptors(Arc::clone(&calls), descriptors, stop.clone()));
@@ -162,7 +159,7 @@ impl<B: Backend> Server<B> {
             None => timeout(calls.config.times.drain_timeout, grpc).await.unwrap_or(Ok(())),
         };
         ended.map_err(io::Error::other)?;
-        Ok(door)
+        Ok(ClosedDoor { _sockets: sockets })
     }
 }
 

@@ -27,7 +27,7 @@ pub enum BindError {
 pub(super) struct Sockets {
     pub grpc: UnixListener,
     pub descriptors: UnixListener,
-    pub files: [SocketFile; 2],
+    _files: [SocketFile; 2],
 }
 
 impl Sockets {
@@ -46,7 +46,7 @@ impl Sockets {
         let locked = Directory::lock(directory)?;
         let (grpc, file) = locked.listen(path, BACKLOG)?;
         let (descriptors, twin) = locked.listen(&fd_socket_path(path), BACKLOG)?;
-        Ok(Self { grpc, descriptors, files: [file, twin] })
+        Ok(Self { grpc, descriptors, _files: [file, twin] })
     }
 }
 

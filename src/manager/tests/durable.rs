@@ -147,10 +147,7 @@ fn without_nvme_the_object_store_keeps_it() {
 
 #[test]
 fn while_the_disk_is_scanned_nothing_is_durable() {
-    let scans = |config: &mut ManagerConfig| {
-        config.tiers[Tier::Nvme.index()].as_mut().expect("there is a disk").recovers = true;
-    };
-    let mut bench = Bench::with_config([0, 8, 8, 8], 1, scans);
+    let mut bench = Bench::recovering([0, 8, 8, 8]);
     let end = persist(&mut bench, None, &[1], |_| None);
     assert_eq!((end.failed, end.not_durable), (NONE, vec![0]));
     bench.event(Event::ScanDone { tier: Tier::Nvme });

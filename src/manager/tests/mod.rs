@@ -104,6 +104,12 @@ impl Bench {
     fn new(blocks: [u64; 4]) -> Self {
         Self::with_config(blocks, 1, |_| {})
     }
+    /// After a restart, before NVMe is scanned.
+    fn recovering(blocks: [u64; 4]) -> Self {
+        Self::with_config(blocks, 1, |config| {
+            config.tiers[Tier::Nvme.index()].as_mut().expect("present").recovers = true;
+        })
+    }
 
     fn with_config(blocks: [u64; 4], shards: u32, adjust: impl FnOnce(&mut ManagerConfig)) -> Self {
         let tier = |slots_max: u64| {

@@ -128,9 +128,7 @@ fn found_frame(n: u64, parent: Option<u64>, position: u32, slot: u64) -> Event {
 
 #[test]
 fn a_restart_brings_chains_back_and_leaves_holes_behind() {
-    let mut bench = Bench::with_config([0, 10, 10, 0], 1, |config| {
-        config.tiers[Tier::Nvme.index()].as_mut().expect("present").recovers = true;
-    });
+    let mut bench = Bench::recovering([0, 10, 10, 0]);
     bench.event(found_frame(3, Some(2), 2, 0));
     bench.event(found_frame(2, Some(1), 1, 1));
     bench.event(found_frame(9, Some(8), 4, 2));

@@ -262,9 +262,7 @@ fn frame(n: u64, parent: Option<u64>, position: u32, record: RetentionRecord) ->
 }
 
 fn recovering() -> Bench {
-    Bench::with_config([0, 10, 20, 0], 1, |config| {
-        config.tiers[Tier::Nvme.index()].as_mut().expect("present").recovers = true;
-    })
+    Bench::recovering([0, 10, 20, 0])
 }
 
 impl Bench {

@@ -75,9 +75,7 @@ fn what_hangs_on_a_block_that_is_only_stored_anew_is_taken_in() {
 #[test]
 fn a_frame_whose_parent_is_found_in_the_shared_store_first_stays_where_it_lies() {
     let ordinary = RetentionRecord::default();
-    let mut bench = Bench::with_config([0, 10, 20, 20], 1, |config| {
-        config.tiers[Tier::Nvme.index()].as_mut().expect("present").recovers = true;
-    });
+    let mut bench = Bench::recovering([0, 10, 20, 20]);
     bench.scanned(frame(3, Some(2), 2, ordinary));
     bench.scanned(frame(2, Some(1), 1, ordinary));
     // A lookup asks the shared store while the scan is under way.

@@ -77,9 +77,7 @@ fn what_a_session_promised_before_a_restart_is_not_undone_by_another() {
         }),
     ];
     for (case, enters) in cases {
-        let mut bench = Bench::with_config([0, 10, 20, 20], 1, |config| {
-            config.tiers[Tier::Nvme.index()].as_mut().expect("present").recovers = true;
-        });
+        let mut bench = Bench::recovering([0, 10, 20, 20]);
         bench.now = Time::ZERO + HOUR;
         let delete_after = bench.now + HOUR;
         let own = RetentionRecord { delete_after, scope: Scope::Session, ..Default::default() };
@@ -144,9 +142,7 @@ fn what_one_header_asks_for_is_written_into_the_other() {
         RetentionRecord { delete_after, priority: 50, ..nothing },
     ];
     for (asked, presumed) in asks.into_iter().flat_map(|asked| [(asked, false), (asked, true)]) {
-        let mut bench = Bench::with_config([0, 10, 20, 20], 1, |config| {
-            config.tiers[Tier::Nvme.index()].as_mut().expect("present").recovers = true;
-        });
+        let mut bench = Bench::recovering([0, 10, 20, 20]);
         bench.now = Time::ZERO + HOUR;
         let (client, weaker) = (bench.client, RetentionRecord { priority: 50, ..nothing });
         let [by_frame, by_object] = if presumed {
