@@ -9,6 +9,8 @@ mod burst;
 mod crash;
 #[path = "live/crash_load.rs"]
 mod crash_load;
+#[path = "live/descriptors.rs"]
+mod descriptors;
 #[path = "live/lifts.rs"]
 mod lifts;
 #[path = "live/lifts_refused.rs"]

@@ -24,7 +24,7 @@ _ATTACH, _POOL, _HBM = 1, 2, 4
 _PATIENCE_S = 5.0
 
 _OK, _UNKNOWN_TOKEN, _ALREADY_ATTACHED, _NOT_ATTACHED, _TOO_MANY, _TAG_IN_USE = 0, 2, 3, 4, 5, 6
-_NO_HBM = 8
+_NO_HBM, _NO_DESCRIPTORS = 8, 9
 _TEXTS = {
     1: "the daemon could not read a message of this client's",
     _UNKNOWN_TOKEN: "no living session has this token",
@@ -33,6 +33,7 @@ _TEXTS = {
     _TOO_MANY: "too many descriptors wait to be registered",
     _TAG_IN_USE: "a descriptor already waits under this tag",
     _NO_HBM: "the daemon has no HBM tier in this machine's memory, or can't give it away",
+    _NO_DESCRIPTORS: "the daemon has as many descriptors open as it may: raise its limit",
 }
 
 
@@ -135,6 +136,8 @@ def _refused(status: int) -> errors.TerraceError:
     text = _TEXTS.get(status, f"status {status} on `.fd`")
     if status == _TOO_MANY:
         return errors.Busy(text, 0.1)
+    if status == _NO_DESCRIPTORS:
+        return errors.Busy(text, 1.0)
     if status == _NO_HBM:
         return errors.Precondition(text)
     if status in (_UNKNOWN_TOKEN, _ALREADY_ATTACHED, _NOT_ATTACHED):

@@ -106,6 +106,9 @@ fn refused(status: FdStatus) -> ClientError {
         FdStatus::TooManyPending => {
             ClientError::Busy { what: text, retry_after: Duration::from_millis(100) }
         }
+        FdStatus::NoDescriptors => {
+            ClientError::Busy { what: text, retry_after: Duration::from_secs(1) }
+        }
         FdStatus::TagInUse => ClientError::Invalid(text),
         FdStatus::UnknownToken | FdStatus::AlreadyAttached | FdStatus::NotAttached => {
             ClientError::SessionLost(text)
@@ -126,6 +129,7 @@ mod tests {
             assert!(said.starts_with(wanted), "{status:?}: {said}");
         };
         check(FdStatus::TooManyPending, "Busy");
+        check(FdStatus::NoDescriptors, "Busy");
         check(FdStatus::TagInUse, "Invalid");
         check(FdStatus::NotAttached, "SessionLost");
         check(FdStatus::NoHbm, "Precondition");

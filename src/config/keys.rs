@@ -160,8 +160,8 @@ pub const KEYS: &[Key] = &[
         Kind::Text,
         "none",
         "Folders on further disks, with commas between them: slots are dealt out over all of them in \
-         turn, and `nvme.capacity` is that of all. Folders on one disk share its room. The list never \
-         changes while blocks are there.",
+         turn, and `nvme.capacity` is that of all, in equal parts of whole chunks. Folders on one disk share \
+         its room. The list never changes while blocks are there.",
     ),
     key(
         "nvme.capacity",
@@ -233,7 +233,7 @@ pub const KEYS: &[Key] = &[
         "object.capacity",
         Kind::Size,
         "a twentieth of the free disk, at most 16GiB, for `file://`; 1TiB for `s3://`",
-        "Bytes of the object tier that this node keeps track of, less than 16 TiB. It erases what it \
+        "Bytes of the object tier that this node keeps track of, 64 MiB to 16 TiB. It erases what it \
          wrote itself and has no room for; what other nodes or a former run left there counts from \
          when a lookup finds it, and is forgotten here, not erased.",
     ),

@@ -226,6 +226,15 @@ impl Config {
         let object = tiers::object(&reader, &places, &mut notes)?;
         tiers::check_shared_disk(&reader, nvme.as_ref(), object.as_ref())?;
         let limits = rest::Limits::read(&reader)?;
+        if hbm.is_none() && dram.capacity_bytes == 0 && nvme.is_none() && object.is_none() {
+            notes.push(Note {
+                found: "there is no tier, so nothing is kept".into(),
+                remedy:
+                    "give hbm.capacity or dram.capacity some room, or take nvme.enabled = false or \
+                         object.url = off out"
+                        .into(),
+            });
+        }
         Ok(Self {
             places,
             device,

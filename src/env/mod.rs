@@ -3,6 +3,7 @@
 //! Everything above takes a [`Clock`] or a seed; nothing else asks the machine. `clippy.toml` bans
 //! the usual ways around this door.
 
+mod descriptors;
 mod seldom;
 mod turn;
 
@@ -13,6 +14,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use crate::domain::units::Time;
 
+pub use descriptors::{descriptors_max, raise_descriptors};
 pub use seldom::Seldom;
 pub use turn::{await_turn, await_turn_after};
 

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Manager;
-use super::api::{Effect, OpId, OpKind, PoolId, Transfer, TransferId};
+use super::api::{Effect, OpId, OpKind, PoolId, Transfer};
 use crate::domain::directory::BlockIndex;
 use crate::domain::tier::Tier;
 use crate::domain::units::Time;
@@ -59,11 +59,12 @@ impl Behind {
         aside
     }
 
-    /// Takes out every transfer that `unwanted` names.
-    pub fn cancel(&mut self, unwanted: impl Fn(&TransferId) -> bool) -> Vec<Transfer> {
-        let lists = self.ops.values_mut().map(|waiting| &mut waiting.aside);
-        let taken = lists.flat_map(|list| list.extract_if(.., |transfer| unwanted(&transfer.id)));
-        let taken: Vec<Transfer> = taken.collect();
+    /// Takes out every transfer of which `leaves` leaves nothing.
+    pub fn cancel(&mut self, mut leaves: impl FnMut(&mut Transfer) -> bool) -> Vec<Transfer> {
+        let mut taken = Vec::new();
+        for waiting in self.ops.values_mut() {
+            taken.extend(waiting.aside.extract_if(.., |transfer| !leaves(transfer)));
+        }
         self.transfers -= taken.len();
         taken
     }

@@ -8,6 +8,8 @@ mod check;
 
 mod moves;
 
+mod timing;
+
 mod triggers;
 
 mod watch;
@@ -28,9 +30,6 @@ use super::api::{ClientId, LiftCounts, LiftState, LiftStatus, NamespaceId, OpId}
 
 /// The order in which lifts move: what is needed first, then the highest priority.
 type Rank = (Time, u8, OpId);
-
-/// How long a lift that found no room waits before it looks again.
-const TRY_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// Lifts that have ended and can still be asked about.
 const ENDED_MAX: usize = 1024;
@@ -87,6 +86,8 @@ pub(super) struct Lift {
     used: u32,
     /// Blocks that are not lifted, by index.
     clipped: Vec<u32>,
+    /// It found no room after its time had come, and looks again.
+    looks_again: bool,
     told: bool,
 }
 
@@ -167,17 +168,6 @@ impl Lift {
         self.clipped.clear();
     }
 
-    /// When a lift that found no room looks again: when its time comes, or a little later if nobody was
-    /// told how much of it is lifted.
-    fn next_try(&self, now: Time) -> Option<Time> {
-        let times = self.what.times;
-        if times.begin > now {
-            return Some(times.begin);
-        }
-        let again = now + TRY_AGAIN_AFTER;
-        (self.what.reason == LiftReason::ToolStart && again < times.deadline).then_some(again)
-    }
-
     /// What has not begun is not lifted any more.
     fn clip_rest(&mut self) {
         self.clipped.extend(count(self.next)..count(self.what.keys.len()));
@@ -212,6 +202,7 @@ impl Manager {
             landed: 0,
             used: 0,
             clipped: Vec::new(),
+            looks_again: false,
             told: false,
             what,
         };
@@ -270,15 +261,6 @@ impl Manager {
         }
     }
 
-    /// What is here now may be gone by the time it is needed: the lift looks at everything again then.
-    fn wait_for_time(&mut self, op: OpId) {
-        let Some(lift) = self.lifts.open.get_mut(&op) else { return };
-        lift.state = LiftState::Waiting;
-        let (rank, timer) = (Lifts::rank(op, lift), (lift.what.times.begin, op));
-        self.lifts.queue.remove(&rank);
-        self.lifts.timers.insert(timer);
-    }
-
     fn close_lift(&mut self, op: OpId) {
         self.tell_lift(op);
         let Some(lift) = self.lifts.open.remove(&op) else { return };
@@ -297,28 +279,6 @@ impl Manager {
                 self.lifts.ended.pop_front();
             }
             self.lifts.ended.push_back((client, lift.status(op)));
-        }
-    }
-
-    /// Begins and ends the lifts whose time has come.
-    pub(super) fn time_lifts(&mut self) {
-        if self.lifts.timers.first().is_some_and(|(time, _)| *time <= self.now) {
-            // What yielded until now competes again.
-            self.heed_time();
-        }
-        while let Some((time, op)) = self.lifts.timers.first().copied()
-            && time <= self.now
-        {
-            self.lifts.timers.remove(&(time, op));
-            let Some(lift) = self.lifts.open.get_mut(&op) else { continue };
-            if lift.what.times.deadline <= self.now {
-                self.end_lift(op, LiftState::Ended);
-                continue;
-            }
-            lift.start_over();
-            let rank = Lifts::rank(op, lift);
-            self.lifts.queue.insert(rank);
-            self.lifts.stirred = true;
         }
     }
 

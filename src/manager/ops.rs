@@ -7,10 +7,10 @@ use crate::domain::units::Time;
 
 use super::Manager;
 use super::api::{
-    ClientId, Completion, Effect, OpId, OpKind, PoolId, Refusal, RequestId, TransferId,
+    ClientId, Completion, Effect, OpId, OpKind, PoolId, Refusal, RequestId, Transfer,
 };
 use super::clients::RETRY_AFTER;
-use super::state::{Job, Op, Part};
+use super::state::{FlightItem, Job, Op, Part};
 
 impl Manager {
     /// Checks that the lists match each other and the pool, as a client must send them.
@@ -150,14 +150,25 @@ impl Manager {
     }
 
     fn cancel_transfers(&mut self, unwanted: &impl Fn(&Part) -> bool) {
-        let flights = &self.flights;
-        let all_unwanted = |id: &TransferId| {
-            let items = &flights[id].items;
-            items.iter().all(|item| item.job.part().is_some_and(unwanted))
+        let is_unwanted = |item: &FlightItem| item.job.part().is_some_and(unwanted);
+        let (flights, mut apart) = (&mut self.flights, Vec::new());
+        // What is left of a transfer, in bytes; what is taken from it becomes one that never starts.
+        let mut left_of = |transfer: &mut Transfer| {
+            let flight = flights.get_mut(&transfer.id).expect("what waits is in flight");
+            if flight.items.iter().all(is_unwanted) {
+                return None;
+            }
+            apart.extend(flight.take(transfer, is_unwanted));
+            Some(flight.load.bytes)
         };
-        let aside = self.behind.cancel(all_unwanted);
-        let queued = self.links.cancel(|transfer| all_unwanted(&transfer.id));
+        let aside = self.behind.cancel(|transfer| left_of(transfer).is_some());
+        let queued = self.links.cancel(left_of);
         self.bounced.extend(aside.iter().chain(&queued).map(|transfer| transfer.id));
+        for flight in apart {
+            let id = self.next_transfer();
+            self.flights.insert(id, flight);
+            self.bounced.push(id);
+        }
     }
 
     fn cancel_wants(&mut self, unwanted: &impl Fn(&Part) -> bool) {

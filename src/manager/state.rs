@@ -10,7 +10,7 @@ use crate::domain::units::{PAGE_BYTES, Time, page_align};
 use crate::movement::{Class, Link, Load};
 
 use super::api::{
-    ClientId, EndKind, LeaseId, NamespaceId, OpId, OpKind, PoolId, RequestId, TierStatus,
+    ClientId, EndKind, LeaseId, NamespaceId, OpId, OpKind, PoolId, RequestId, TierStatus, Transfer,
     TransferItem,
 };
 use super::config::{PolicyName, TierConfig};
@@ -191,6 +191,25 @@ impl Flight {
     /// Bytes of each of its copies: a namespace's blocks are as long as each other.
     pub(super) fn of_each(&self) -> u64 {
         self.load.bytes / self.items.len().max(1) as u64
+    }
+
+    /// Takes those copies out of it and of its transfer; gives a flight of their own, if there are any.
+    pub(super) fn take(
+        &mut self,
+        transfer: &mut Transfer,
+        of: impl Fn(&FlightItem) -> bool,
+    ) -> Option<Self> {
+        if !self.items.iter().any(&of) {
+            return None;
+        }
+        let of_each = self.of_each();
+        let both = std::mem::take(&mut transfer.items).into_iter().zip(self.items.drain(..));
+        let (taken, kept): (Vec<_>, Vec<_>) = both.partition(|(_, item)| of(item));
+        (transfer.items, self.items) = kept.into_iter().unzip();
+        let bytes = of_each * taken.len() as u64;
+        self.load.bytes -= bytes;
+        let items = taken.into_iter().map(|(_, item)| item).collect();
+        Some(Self { load: Load { bytes, ..self.load }, started: self.started, items })
     }
 }
 

@@ -274,6 +274,7 @@ impl Manager {
             self.partials.remove(&block);
             if tier == Tier::Hbm {
                 self.commit(block, tier);
+                self.write_through(block, tier);
             } else {
                 self.start_item(Some(tier), block, Job::Seal);
             }

@@ -151,11 +151,15 @@ impl Manager {
         }
     }
 
+    pub(super) fn next_transfer(&mut self) -> TransferId {
+        self.counters.transfers += 1;
+        TransferId(self.counters.transfers)
+    }
+
     /// Offers this step's batches to their links.
     pub(super) fn launch(&mut self) {
         for batch in std::mem::take(&mut self.batches) {
-            self.counters.transfers += 1;
-            let id = TransferId(self.counters.transfers);
+            let id = self.next_transfer();
             let Batch { route, items, flight, bytes, .. } = batch;
             let Route { namespace, behind, link, class, .. } = route;
             let load = Load { link, class, bytes };
@@ -240,19 +244,14 @@ impl Manager {
 
     fn withdraw_forgotten(&mut self, next: &mut Transfer) -> Vec<FlightItem> {
         let flight = self.flights.get_mut(&next.id).expect("what waits is in flight");
-        let of_each = flight.of_each();
         let directory = &self.directory;
         let is_late = |item: &FlightItem| {
             matches!(item.job, Job::Deliver { .. }) && directory.get(item.block).forgotten
         };
-        if !flight.items.iter().any(is_late) {
-            return Vec::new();
-        }
-        let items = std::mem::take(&mut next.items).into_iter().zip(flight.items.drain(..));
-        let (late, kept): (Vec<_>, Vec<_>) = items.partition(|(_, item)| is_late(item));
-        (next.items, flight.items) = kept.into_iter().unzip();
-        flight.load = self.links.shrink(flight.load, of_each * late.len() as u64);
-        late.into_iter().map(|(_, item)| item).collect()
+        let whole = flight.load;
+        let Some(late) = flight.take(next, is_late) else { return Vec::new() };
+        self.links.shrink(whole, late.load.bytes);
+        late.items
     }
 
     fn item_ended(&mut self, item: FlightItem, failure: Option<FailureKind>) {

@@ -128,15 +128,13 @@ impl<T> Links<T> {
         }
     }
 
-    /// A transfer that has just started does so without `bytes` of what it was offered with; gives what
-    /// is left of its load.
-    pub fn shrink(&mut self, load: Load, bytes: u64) -> Load {
+    /// A transfer that has just started with `load` does so without `bytes` of it.
+    pub fn shrink(&mut self, load: Load, bytes: u64) {
         let lane = &mut self.lanes[load.link.index()];
         lane.in_flight_bytes[load.class.index()] -= bytes;
         if bytes > 0 && bytes == load.bytes {
             lane.gauge.withdrawn();
         }
-        Load { bytes: load.bytes - bytes, ..load }
     }
 
     /// A transfer that had started at `start` ended, of which so many bytes landed; only a whole one says
@@ -162,17 +160,18 @@ impl<T> Links<T> {
         self.lanes[link.index()].next(now)
     }
 
-    /// Takes out every waiting transfer that `unwanted` names, most urgent first.
-    pub fn cancel(&mut self, mut unwanted: impl FnMut(&T) -> bool) -> Vec<T> {
+    /// Goes through every waiting transfer, most urgent first, and takes out those of which `left_of`
+    /// leaves nothing. It gives the bytes of what it left, and may change the transfer.
+    pub fn cancel(&mut self, mut left_of: impl FnMut(&mut T) -> Option<u64>) -> Vec<T> {
         let mut cancelled = Vec::new();
         for lane in &mut self.lanes {
             for (waiting, bytes) in lane.waiting.iter_mut().zip(&mut lane.waiting_bytes) {
-                for entry in std::mem::take(waiting) {
-                    if unwanted(&entry.transfer) {
-                        *bytes -= entry.bytes;
-                        cancelled.push(entry.transfer);
-                    } else {
-                        waiting.push_back(entry);
+                for mut entry in std::mem::take(waiting) {
+                    let left = left_of(&mut entry.transfer);
+                    *bytes -= entry.bytes - left.unwrap_or(0);
+                    match left {
+                        Some(left) => waiting.push_back(Waiting { bytes: left, ..entry }),
+                        None => cancelled.push(entry.transfer),
                     }
                 }
             }

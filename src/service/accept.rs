@@ -31,6 +31,7 @@ pub(super) struct Gate {
     /// How long a connection may stand without a word.
     silence_max: Duration,
     refusals: Seldom,
+    failures: Seldom,
 }
 
 impl Gate {
@@ -46,6 +47,7 @@ impl Gate {
             connections: Arc::new(Semaphore::new(connections_max)),
             silence_max,
             refusals: Seldom::start(),
+            failures: Seldom::start(),
         })
     }
 
@@ -62,7 +64,14 @@ impl Gate {
                     }
                 },
                 Err(error) => {
-                    tracing::warn!(%error, "cannot accept connections; trying again");
+                    if let Some(others) = self.failures.turn() {
+                        tracing::warn!(
+                            %error,
+                            others,
+                            "can't accept connections, and tries again: is the limit of open files \
+                             too low (`ulimit -Hn`, or LimitNOFILE in the service's unit)?"
+                        );
+                    }
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }

@@ -88,6 +88,11 @@ async fn answer<B: Backend>(
     stream: &UnixStream,
     received: Received,
 ) -> Option<()> {
+    if received.is_cut && received.descriptors.is_empty() {
+        let (request, status) = (FdRequest::decode(&received.message), FdStatus::NoDescriptors);
+        tracing::warn!(client = session.name, "a pool was refused: {}", status.text());
+        return reply(stream, request, status, None).await;
+    }
     let (request, memory) = match understand(received) {
         Ok(understood) => understood,
         Err(status) => {

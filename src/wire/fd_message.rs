@@ -56,6 +56,8 @@ pub enum FdStatus {
     NoArena = 7,
     /// There is no HBM tier in this machine's memory, or it can't be given away.
     NoHbm = 8,
+    /// The descriptor did not get through: the daemon has as many as it may.
+    NoDescriptors = 9,
 }
 
 /// A client's message.
@@ -125,7 +127,7 @@ impl FdKind {
 }
 
 impl FdStatus {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Ok,
         Self::Malformed,
         Self::UnknownToken,
@@ -135,6 +137,7 @@ impl FdStatus {
         Self::TagInUse,
         Self::NoArena,
         Self::NoHbm,
+        Self::NoDescriptors,
     ];
 
     fn from_number(number: u32) -> Option<Self> {
@@ -162,6 +165,10 @@ impl FdStatus {
             Self::NoArena => "the daemon cannot give its arena away: see its log",
             Self::NoHbm => {
                 "the daemon has no HBM tier in this machine's memory: ask HbmMemory where it is"
+            }
+            Self::NoDescriptors => {
+                "the daemon has as many descriptors open as it may: raise its limit (`ulimit -Hn`, or \
+                 LimitNOFILE in its service's unit), or try again when others have left"
             }
         }
     }

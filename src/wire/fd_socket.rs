@@ -7,7 +7,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 use tokio::io::Interest;
@@ -23,6 +23,8 @@ pub const DESCRIPTORS_MAX: usize = 4;
 pub struct Received {
     pub message: Message,
     pub descriptors: Vec<OwnedFd>,
+    /// The kernel could not give this process one of them: mostly because it has as many as it may.
+    pub is_cut: bool,
 }
 
 /// Sends one message, with a descriptor if there is one.
@@ -49,14 +51,13 @@ pub async fn send(
 /// # Errors
 /// The connection broke, or closed within a message.
 pub async fn receive(stream: &UnixStream) -> io::Result<Option<Received>> {
-    let mut received = Received { message: [0; MESSAGE_BYTES], descriptors: Vec::new() };
+    let (message, descriptors) = ([0; MESSAGE_BYTES], Vec::new());
+    let mut received = Received { message, descriptors, is_cut: false };
     let mut filled = 0;
     while filled < MESSAGE_BYTES {
         // Never reads past this message's end, so that descriptors found belong to it.
-        let Received { message, descriptors } = &mut received;
-        let rest = &mut message[filled..];
         let count = stream
-            .async_io(Interest::READABLE, || receive_some(stream, &mut *rest, descriptors))
+            .async_io(Interest::READABLE, || receive_some(stream, filled, &mut received))
             .await?;
         match (count, filled) {
             (0, 0) => return Ok(None),
@@ -84,20 +85,18 @@ fn send_some(
     Ok(sendmsg(stream.as_fd(), &[IoSlice::new(bytes)], &mut control, flags)?)
 }
 
-fn receive_some(
-    stream: &UnixStream,
-    bytes: &mut [u8],
-    descriptors: &mut Vec<OwnedFd>,
-) -> io::Result<usize> {
+fn receive_some(stream: &UnixStream, filled: usize, received: &mut Received) -> io::Result<usize> {
+    let bytes = &mut received.message[filled..];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
     let read = recvmsg(stream.as_fd(), &mut [IoSliceMut::new(bytes)], &mut control, flags)?;
     for message in control.drain() {
         if let RecvAncillaryMessage::ScmRights(rights) = message {
-            descriptors.extend(rights);
+            received.descriptors.extend(rights);
         }
     }
+    received.is_cut |= read.flags.contains(ReturnFlags::CTRUNC);
     Ok(read.bytes)
 }
 

@@ -5,6 +5,8 @@ use std::time::Duration;
 use terrace::client::{Client, ClientConfig, ClientError, RequestId, daemon_status};
 use terrace::manager::api::{self as manager, Completion, OpId, OpKind, Refusal};
 use terrace::wire::pb::CompletionsRequest;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
 
 use super::descriptors::attached_raw;
 use super::{World, hashes, namespace};
@@ -30,6 +32,38 @@ async fn the_managers_refusals_keep_their_meaning() {
     refuse(Refusal::Invalid("not a chain".into()));
     let error = client.store(R, None, hashes(0, 1), handle, &[0]).await.unwrap_err();
     assert!(matches!(&error, ClientError::Invalid(what) if what == "not a chain"));
+}
+
+/// As a daemon finds them that stood still for longer than its client's calls may take.
+#[tokio::test]
+async fn calls_given_up_before_they_were_seen_end_no_connection() {
+    let world = World::start();
+    let mut stream = UnixStream::connect(&world.socket).await.unwrap();
+    let frame = |kind: u8, flags: u8, stream: u32, payload: &[u8]| {
+        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        [&length[1..], &[kind, flags], &stream.to_be_bytes()[..], payload].concat()
+    };
+    // RFC 9113: SETTINGS is 4, HEADERS 1, RST_STREAM 3, PING 6, GOAWAY 7; by RFC 7541: POST, http, `/`
+    // and `:authority` x.
+    let headers = [0x83, 0x86, 0x84, 0x41, 1, b'x'];
+    let mut sent = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), frame(4, 0, 0, &[])].concat();
+    for call in (1..).step_by(2).take(500) {
+        sent.extend(frame(1, 4, call, &headers));
+        sent.extend(frame(3, 0, call, &[0, 0, 0, 8]));
+    }
+    sent.extend(frame(6, 0, 0, b"are you?"));
+    stream.write_all(&sent).await.unwrap();
+    loop {
+        let mut head = [0; 9];
+        stream.read_exact(&mut head).await.expect("it stays open");
+        let [_, high, low, kind, flags, ..] = head;
+        let mut payload = vec![0; usize::from(u16::from_be_bytes([high, low]))];
+        stream.read_exact(&mut payload).await.unwrap();
+        assert_ne!(kind, 7, "{}", String::from_utf8_lossy(&payload));
+        if (kind, flags) == (6, 1) {
+            break;
+        }
+    }
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ use rustix::process::{Resource, getrlimit};
 use super::Check;
 use crate::config::{Config, Machine, ThisMachine};
 use crate::domain::units::Bytes;
+use crate::env;
 use crate::tiers::shm::{self, MemoryRoom};
 
 /// The first kernel whose `io_uring` has all that the NVMe tier uses.
@@ -20,6 +21,7 @@ pub(super) fn checks(config: Option<&Config>, runs: bool) -> Vec<Check> {
             memory(ThisMachine.ram_bytes(), room, wanted(config, arena_bytes), runs),
             huge_pages(room, arena_bytes, shm::makes_huge_pages()),
             locked_memory(getrlimit(Resource::Memlock).current, arena_bytes),
+            descriptors(env::descriptors_max(), config.clients_max),
         ]);
     }
     checks
@@ -145,6 +147,21 @@ fn locked_memory(limit_bytes: Option<u64>, arena_bytes: u64) -> Check {
     }
 }
 
+/// Two for a client's connections and one for each of its pools, of which most have one a rank.
+fn descriptors(most: Option<u64>, clients_max: usize) -> Check {
+    const CHECK: &str = "descriptors";
+    let wanted = 4 * clients_max as u64;
+    match most {
+        None => Check::ok(CHECK, "no limit"),
+        Some(most) if most >= wanted => Check::ok(CHECK, format!("{most} may be open")),
+        Some(most) => Check::warn(
+            CHECK,
+            format!("{most} may be open, and {clients_max} clients may have {wanted}"),
+            "raise `ulimit -Hn`, or LimitNOFILE in the service's unit, or lower clients.max",
+        ),
+    }
+}
+
 fn kernel(release: &str) -> Check {
     let mut numbers = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
     let version = numbers.next().zip(numbers.next());
@@ -194,6 +211,9 @@ mod tests {
         check(locked_memory(None, 1 << 30), Verdict::Ok);
         check(locked_memory(Some(1 << 30), 1 << 30), Verdict::Ok);
         check(locked_memory(Some(8 << 20), 1 << 30), Verdict::Warn);
+        check(descriptors(None, 256), Verdict::Ok);
+        check(descriptors(Some(1024), 256), Verdict::Ok);
+        check(descriptors(Some(1023), 256), Verdict::Warn);
         check(kernel("6.8.0-31-generic"), Verdict::Ok);
         check(kernel("5.4.0-1"), Verdict::Warn);
         check(kernel("4.18.0"), Verdict::Warn);

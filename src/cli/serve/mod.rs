@@ -56,6 +56,7 @@ const END_PATIENCE: Duration = Duration::from_secs(10);
 pub fn run(args: &ServeArgs) -> Result<(), Failure> {
     let config = Config::load(&args.flags.sources()?, &ThisMachine)?;
     start_log(&config);
+    env::raise_descriptors();
     for note in &config.notes {
         tracing::warn!("{note}");
     }

@@ -51,6 +51,11 @@ impl Manager {
             if !lift.is_all_begun() && !is_queued && !waits {
                 return Err(format!("lift {} is forgotten", op.0));
             }
+            // One that was stopped begins nothing any more, and the session may have another one.
+            let is_own = |session| self.lifts.by_session.get(session) == Some(op);
+            if (is_queued || waits) && !lift.what.session.as_ref().is_none_or(is_own) {
+                return Err(format!("lift {} begins when its session knows nothing of it", op.0));
+            }
         }
         match copies.keys().next() {
             Some(op) => Err(format!("lift {} has ended and holds copies", op.0)),

@@ -130,6 +130,7 @@ impl Manager {
         if matches!(why, Moved::Refused)
             && let Some(begin) = lift.next_try(now)
         {
+            lift.looks_again = lift.what.times.begin <= now;
             lift.what.times.begin = begin;
             self.wait_for_time(op);
         } else if leg == Leg::Below {

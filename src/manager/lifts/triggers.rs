@@ -197,6 +197,10 @@ impl Manager {
     /// A sub-agent started: what it shares with its parent is what others share with the parent
     /// already, and what every agent of the kind is told.
     pub(in crate::manager) fn lift_for_child(&mut self, child: SessionIndex, parent: SessionIndex) {
+        // What it has of its own, as for a tool that runs, has its whole chain.
+        if self.lifts.by_session.contains_key(&child) {
+            return;
+        }
         let row = self.sessions.get(parent);
         let (Some(tip), Some(to)) = (row.tip, self.takers().next()) else { return };
         let is_shared = |at: &BlockIndex| {

@@ -1,5 +1,7 @@
 //! Lifts: what moves ahead of need, what it may take for that, and what ends it.
 
+mod again;
+
 use super::*;
 use crate::domain::hint::{LIFT_DEADLINE_DEFAULT, LiftWish, Target};
 use crate::domain::retention::{Shield, TokenRange, Wish};
@@ -296,24 +298,6 @@ fn nothing_yields_where_nothing_is_lifted_back() {
         let (_, found) = two_wait(lifts_max, Duration::from_secs(expected_s));
         assert_eq!(found, ["nvme:3", "dram:3"], "{lifts_max} lifts, a tool of {expected_s} s");
     }
-}
-
-#[test]
-fn a_lift_for_a_tool_that_finds_no_room_looks_again() {
-    let mut bench = sunk();
-    bench.turn(Some("s"), &[], &[1, 2, 3]);
-    let shield = Shield { ttl: Duration::from_secs(5), refresh_on_hit: false };
-    let wish = Wish { shield: Some(shield), ..Wish::default() };
-    for single in 201..=208 {
-        bench.store(None, &[single]);
-        bench.hint(Action::Retain { target: Target::Keys(keys(&[single])), wish });
-    }
-    let expected = Some(Duration::from_secs(10));
-    bench.hint(Action::ToolStart { session: name("s"), expected });
-    bench.pass(Duration::from_millis(3_500));
-    assert_eq!(bench.found(&[1, 2, 3]), "dram:2 nvme:1", "half of DRAM is shielded");
-    bench.pass(Duration::from_secs(3));
-    assert_eq!(bench.found(&[1, 2, 3]), "dram:3");
 }
 
 #[test]

@@ -206,6 +206,38 @@ fn a_late_load_fails_what_has_not_started() {
     assert!(bench.completions[1].failed.is_empty());
 }
 
+/// Two loads wait for the same store, so their copies are one transfer; it waits behind another one.
+#[test]
+fn each_load_of_a_transfer_ends_by_its_own_time() {
+    let mut bench = Bench::with_config([0, 10, 0, 0], 1, |config| {
+        config.links[Link::DeviceUp.index()].in_flight_max = 1;
+    });
+    bench.store(None, &[11]);
+    bench.start_store(None, &[1]);
+    let store = bench.transfers.pop_front().expect("it begins");
+    let (first, second) = (bench.pool, bench.register(0));
+    for pool in [first, second] {
+        bench.pool = pool;
+        bench.start_load(&[1]);
+        bench.now = bench.now + Duration::from_millis(500);
+    }
+    bench.start_load(&[11]);
+    bench.event(Event::TransferDone { transfer: store.id, failed: Vec::new() });
+    assert_eq!(bench.transfers.len(), 1, "what is in DRAM moves, the others wait for it");
+    bench.completions.clear();
+    let late = |bench: &mut Bench| {
+        bench.event(Event::Tick);
+        bench.completions.drain(..).map(|end| end.failed.len()).collect::<Vec<_>>()
+    };
+    assert_eq!(late(&mut bench), [1], "the first one's time is up");
+    bench.now = bench.now + Duration::from_millis(300);
+    assert_eq!(late(&mut bench), [0; 0]);
+    bench.now = bench.now + Duration::from_millis(300);
+    assert_eq!(late(&mut bench), [1]);
+    bench.run();
+    assert_eq!(late(&mut bench), [0], "what moved is waited for");
+}
+
 #[test]
 fn a_client_that_dies_gives_everything_back_once_nothing_moves() {
     let mut bench = Bench::new([0, 4, 0, 0]);

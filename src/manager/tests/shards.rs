@@ -1,6 +1,7 @@
 //! Blocks of several ranks, and what a restart brings back.
 
 use super::*;
+use crate::domain::admission::{Rule, WriteMode, WriteRules};
 use crate::domain::retention::RetentionRecord;
 use crate::tiers::frame::FrameHeader;
 use crate::tiers::store::{FoundFrame, FrameMeta, Place};
@@ -33,6 +34,18 @@ fn a_rank_that_never_comes_frees_the_room() {
     bench.now = bench.now + Duration::from_secs(31);
     bench.event(Event::Tick);
     assert_eq!(bench.tier(Tier::Dram).blocks, 0);
+}
+
+#[test]
+fn blocks_of_several_ranks_are_written_through_from_hbm_too() {
+    for hbm in [0, 4] {
+        let mut bench = Bench::with_config([hbm, 4, 10, 0], 2, |config| {
+            config.nvme_writes =
+                WriteRules { mode: WriteMode::Through, rule: Rule::All, ..WriteRules::default() };
+        });
+        assert_eq!(store_both(&mut bench, &[1, 2]), NONE_FAILED);
+        assert_eq!(bench.tier(Tier::Nvme).blocks, 2, "{hbm} blocks of HBM");
+    }
 }
 
 const NONE_FAILED: [Vec<u32>; 2] = [Vec::new(), Vec::new()];

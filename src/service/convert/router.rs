@@ -18,6 +18,11 @@ use super::Edge;
 const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
 
+/// Calls that a client gave up before the daemon had seen them, from which number on its connection
+/// ends, and its session with it. Those that come while the daemon's process stands still are found at
+/// once; h2's own bound of 20 is meant for strangers.
+const PENDING_RESETS_MAX: usize = 1 << 16;
+
 /// What the health service answers.
 pub(in crate::service) struct Health {
     reporter: HealthReporter,
@@ -49,6 +54,7 @@ pub(in crate::service) async fn router<B: Backend>(calls: &Arc<Calls<B>>) -> (He
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_concurrent_streams(limits.calls_per_connection_max)
+        .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS_MAX))
         .add_service(terrace)
         .add_service(health_service)
         .add_service(described().build_v1().expect(broken))

@@ -68,12 +68,15 @@ pub(super) struct Guard {
 
 impl Guard {
     pub fn new() -> Arc<Self> {
-        Arc::new(Self {
+        let guard = Self {
             clock: SystemClock::start(),
             breakers: Way::ALL.map(|_| Mutex::new(Breaker::new())),
             answered_at: Way::ALL.map(|_| AtomicU64::new(0)),
             turns: watch::Sender::new(0),
-        })
+        };
+        // Before anything is out: whoever watches over it finds the figure.
+        guard.publish();
+        Arc::new(guard)
     }
 
     fn with<T>(&self, way: Way, look: impl FnOnce(&mut Breaker) -> T) -> T {

@@ -42,6 +42,9 @@ const REFUSED: [(&str, &str); 4] = [
 ];
 const ENABLE: &str = "enable the key that it was encrypted with";
 
+const NOBODY_LISTENS: &str = "; start the server, or mend object.endpoint (where that is not set, AWS_ENDPOINT_URL_S3, \
+     AWS_ENDPOINT_URL or the profile may name it)";
+
 const GRANT: &str = "; grant s3:GetObject, s3:PutObject and s3:DeleteObject on the objects and s3:ListBucket \
      on the bucket";
 
@@ -127,7 +130,12 @@ fn told<E: Coded>(error: &Failure<E>) -> String {
         (None, _, Some(status)) if (300..600).contains(&status) => {
             format!("HTTP {status} without a code of S3")
         }
-        _ => causes(error),
+        _ => {
+            let causes = causes(error);
+            let is_refused = causes.contains("Connection refused");
+            let remedy = if is_refused { NOBODY_LISTENS } else { "" };
+            format!("{causes}{remedy}")
+        }
     }
 }
 
