@@ -216,8 +216,9 @@ impl Manager {
             && self.erasing_slots.remove(&(tier, page))
         {
             if !done {
-                return self.owe_slot(key, place);
+                return self.owe_slot((key, place), page);
             }
+            self.slot_erased(page);
             self.space(tier).slots.free(page);
             self.unsettle(tier);
         }

@@ -52,7 +52,8 @@ impl Outages {
 
 impl Manager {
     /// A tier went out, or came back. Where one went out, listed copies that may go no more are found
-    /// out when their turn comes; where one takes copies again, those that were kept for it may go.
+    /// out when their turn comes, and nobody waits for its room; where one takes copies again, those that
+    /// were kept for it may go.
     pub(super) fn outage(&mut self, tier: Tier, refuses: Refuses) {
         let took = self.takes(tier);
         self.outages.note(tier, refuses);
@@ -61,6 +62,8 @@ impl Manager {
                 self.reconsider(block, above);
             }
             self.hurry_owed(tier);
+        } else if took && !self.takes(tier) {
+            self.refuse_line(tier);
         }
         self.lifts.stirred = true;
     }

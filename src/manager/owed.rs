@@ -11,7 +11,7 @@ use std::collections::{BTreeSet, VecDeque};
 use crate::domain::block::Key;
 use crate::domain::slots::SlotPage;
 use crate::domain::tier::Tier;
-use crate::domain::units::Time;
+use crate::domain::units::{CHUNK_BYTES, Time};
 use crate::tiers::store::{Erasure, Place};
 
 use super::Manager;
@@ -25,12 +25,20 @@ pub(super) struct Owed {
     under_way: BTreeSet<Key>,
     /// Slots of NVMe, and whose frames they hold; those that may be tried again first come first.
     slots: VecDeque<(Time, Key, Place)>,
+    /// All slots of NVMe whose erase failed and has not been done since, those under way as well.
+    stuck: BTreeSet<SlotPage>,
 }
 
 impl Owed {
     /// Taken by frames that are to be erased again.
     pub fn pages(&self) -> impl Iterator<Item = SlotPage> {
         self.slots.iter().filter_map(|(.., place)| SlotPage::at(place.offset))
+    }
+
+    /// Whether a slot in the chunk of NVMe is to be erased again: nobody knows when it comes free.
+    pub fn is_stuck_in(&self, chunk: u32) -> bool {
+        let first = SlotPage::at(u64::from(chunk) * CHUNK_BYTES).expect("a chunk starts on a page");
+        self.stuck.range(first..).next().is_some_and(|page| page.chunk() == chunk)
     }
 }
 
@@ -60,8 +68,20 @@ impl Manager {
     }
 
     /// The frame in the slot could not be made unreadable, which has to be done before anybody gets it.
-    pub(super) fn owe_slot(&mut self, key: Key, place: Place) {
+    /// Whoever waited for that looks elsewhere.
+    pub(super) fn owe_slot(&mut self, (key, place): (Key, Place), page: SlotPage) {
         self.owed.slots.push_back((self.now + self.config.rewrites.retry_delay, key, place));
+        self.owed.stuck.insert(page);
+        let slots = &mut self.space(Tier::Nvme).slots;
+        if slots.emptying().is_some_and(|(chunk, _)| chunk == page.chunk()) {
+            slots.stop_emptying();
+        }
+        self.unsettle(Tier::Nvme);
+    }
+
+    /// The slot's frame is unreadable.
+    pub(super) fn slot_erased(&mut self, page: SlotPage) {
+        self.owed.stuck.remove(&page);
     }
 
     /// Tries those again whose time has come.
@@ -98,13 +118,20 @@ impl Manager {
     }
 
     /// # Errors
-    /// What is to be erased again is not kept from being written.
+    /// What is to be erased again is not kept from being written, or is not known to be in the way.
     pub(super) fn check_owed(&self) -> Result<(), String> {
         let owed = self.owed.line.iter().map(|(_, key)| key).chain(&self.owed.under_way);
         for key in owed {
             if !self.erasing.contains_key(key) {
                 return Err(format!("{key} is to be erased, and may be written meanwhile"));
             }
+        }
+        let waiting: BTreeSet<SlotPage> = self.owed.pages().collect();
+        let is_known = |page: &SlotPage| {
+            waiting.contains(page) || self.erasing_slots.contains(&(Tier::Nvme, *page))
+        };
+        if !waiting.is_subset(&self.owed.stuck) || !self.owed.stuck.iter().all(is_known) {
+            return Err("slots that are to be erased again are not those that count as such".into());
         }
         Ok(())
     }

@@ -280,9 +280,12 @@ impl Manager {
     }
 
     /// What has to go to empty the chunk: what lies there and stays, and all that hangs on it in this
-    /// tier. Nothing if some of it can't go.
+    /// tier. Nothing if some of it can't go, or a slot that is nobody's does not come free.
     fn clearing(&self, search: &mut Search, chunk: u32) -> Option<Clearing> {
         let tier = search.tier;
+        if tier == Tier::Nvme && self.owed.is_stuck_in(chunk) {
+            return None;
+        }
         let ways = self.ways();
         let mut stack = self.occupants(tier, chunk);
         search.looks_left = search.looks_left.checked_sub(stack.len())?;

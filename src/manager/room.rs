@@ -34,13 +34,24 @@ impl Manager {
         let erasing =
             tier == Tier::Object && self.erasing.contains_key(&self.directory.get(block).key);
         let waiting_max = self.config.waiting_blocks_max;
+        let out = !self.takes(tier);
         let line = &mut self.space(tier).classes[class].waiting;
-        if erasing || line.len() >= waiting_max {
+        if erasing || out || line.len() >= waiting_max {
             self.refused.push((tier, want));
             return;
         }
         line.push_back(want);
         self.unsettled.insert((tier, class));
+    }
+
+    /// The tier takes nothing for now: whoever waits for room in it is refused.
+    pub(super) fn refuse_line(&mut self, tier: Tier) {
+        let Self { tiers, refused, .. } = self;
+        let Some(space) = &mut tiers[tier.index()] else { return };
+        for class in &mut space.classes {
+            refused.extend(class.waiting.drain(..).map(|want| (tier, want)));
+        }
+        self.stop_unwanted(tier);
     }
 
     /// Gives out free slots in order, makes room for those still waiting, and refuses, from the

@@ -17,7 +17,7 @@ pub(super) fn persist(
     bench.completions.pop().expect("a durable store completes")
 }
 
-fn start(
+pub(super) fn start(
     bench: &mut Bench,
     parent: Option<u64>,
     blocks: &[u64],

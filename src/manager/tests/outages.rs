@@ -1,6 +1,6 @@
 //! Tiers that are out: nothing of theirs is promised or asked for, and nothing of theirs is lost.
 
-use super::durable::persist;
+use super::durable::{self, persist};
 use super::*;
 use crate::domain::retention::{TokenRange, Wish};
 use crate::tiers::health::Refuses;
@@ -224,6 +224,59 @@ fn no_object_goes_for_room_while_too_many_are_to_be_erased() {
     bench.now = bench.now + Duration::from_secs(31);
     bench.event(Event::Tick);
     assert_eq!(bench.erases.len(), 2, "the one that failed, again");
+}
+
+/// A store of block 3 that waits for a slot of `NVMe`, which is being erased.
+fn with_a_store_in_line(object: u64) -> (Bench, (Tier, Option<Place>, Key)) {
+    let mut bench = Bench::new([0, 0, 2, object]);
+    bench.store(None, &[1]);
+    bench.lease(&[1]);
+    bench.start_store(None, &[2]);
+    let transfer = bench.transfers.pop_front().expect("it has room");
+    let failed = vec![ItemFailure { item: 0, kind: FailureKind::TargetFailed }];
+    bench.event(Event::TransferDone { transfer: transfer.id, failed });
+    let erase = bench.erases.pop_front().expect("the slot may hold a whole frame");
+    bench.completions.clear();
+    bench.start_store(None, &[3]);
+    assert!(bench.transfers.is_empty() && bench.completions.is_empty(), "room is coming");
+    (bench, erase)
+}
+
+#[test]
+fn nobody_waits_for_a_slot_that_could_not_be_erased() {
+    let (mut bench, (tier, place, key)) = with_a_store_in_line(0);
+    bench.event(Event::Erased { tier, place, key, done: false });
+    assert_eq!(bench.completions.pop().map(|end| end.failed), Some(vec![0]));
+}
+
+#[test]
+fn nobody_waits_in_line_for_a_tier_that_is_out() {
+    for (object, failed, found) in [(0, vec![0], ""), (8, vec![], "object:1")] {
+        let (mut bench, _) = with_a_store_in_line(object);
+        outage(&mut bench, Refuses::WRITES);
+        bench.run();
+        assert_eq!(bench.completions.pop().map(|end| end.failed), Some(failed));
+        assert_eq!(bench.found(&[3]), found);
+    }
+}
+
+#[test]
+fn no_durable_copy_is_begun_into_a_tier_that_went_out_meanwhile() {
+    let mut bench = Bench::new([0, 1, 2, 0]);
+    bench.store(None, &[1]);
+    bench.start_store(None, &[2]);
+    bench.lease(&[1]);
+    durable::start(&mut bench, None, &[1], Directives::default());
+    outage(&mut bench, Refuses::WRITES);
+    let mut asked = 0;
+    bench.run_with(|copy| {
+        let is_refused = matches!(copy.to, End::Nvme(_));
+        asked += usize::from(is_refused);
+        is_refused.then_some(FailureKind::TargetFailed)
+    });
+    assert_eq!(asked, 1, "the copy that was on its way down already");
+    let end = bench.completions.iter().find(|end| !end.not_durable.is_empty());
+    assert_eq!(end.map(|end| &end.not_durable), Some(&vec![0]));
 }
 
 /// LRU would have read from the tier that is out no more than the policy can.

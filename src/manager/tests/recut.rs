@@ -260,6 +260,77 @@ fn shields_are_broken_where_no_chunk_is_without() {
     assert_eq!(bench.manager.status().broken_shields, 1, "the fewest");
 }
 
+impl Bench {
+    /// Ends every transfer well and no erase.
+    fn run_transfers(&mut self) {
+        while let Some(transfer) = self.transfers.pop_front() {
+            self.event(Event::TransferDone { transfer: transfer.id, failed: Vec::new() });
+        }
+    }
+
+    /// A write fails, and its slot is being erased.
+    fn fail_a_write(&mut self, block: u64) -> (Tier, Option<Place>, Key) {
+        self.start_store(None, &[block]);
+        let transfer = self.transfers.pop_front().expect("it has room");
+        let failed = vec![ItemFailure { item: 0, kind: FailureKind::TargetFailed }];
+        self.event(Event::TransferDone { transfer: transfer.id, failed });
+        self.completions.clear();
+        self.erases.pop_front().expect("its slot is made unreadable")
+    }
+
+    fn end_erase(&mut self, (tier, place, key): (Tier, Option<Place>, Key), done: bool) {
+        self.event(Event::Erased { tier, place, key, done });
+    }
+}
+
+#[test]
+fn a_chunk_with_a_slot_that_could_not_be_erased_is_passed_by() {
+    for policy in POLICIES {
+        let mut bench = node([0, 0, 2, 0], policy);
+        let stuck = bench.fail_a_write(5000);
+        bench.end_erase(stuck, false);
+        for n in 0..2 * LARGE_IN_CHUNK - 1 {
+            assert!(bench.store(None, &[n]).failed.is_empty());
+        }
+        bench.half_blocks();
+        assert!(bench.store(None, &[9000]).failed.is_empty(), "{policy:?}");
+        assert_eq!(
+            bench.evicted(Tier::Nvme),
+            LARGE_IN_CHUNK,
+            "{policy:?}: one more than the other"
+        );
+        // Where no chunk is without, nobody waits for one.
+        bench.lease(&[9000]);
+        bench.join_with(4, 512 << 10);
+        assert_eq!(bench.store(None, &[9500]).failed, [0], "{policy:?}");
+        assert_eq!(bench.evicted(Tier::Nvme), LARGE_IN_CHUNK, "{policy:?}");
+    }
+}
+
+#[test]
+fn a_chunk_in_which_a_slot_is_not_erased_after_all_is_given_up_for_another() {
+    let mut bench = node([0, 0, 2, 0], PolicyName::Lru);
+    let late = bench.fail_a_write(5000);
+    for n in 0..2 * LARGE_IN_CHUNK - 1 {
+        bench.start_store(None, &[n]);
+        bench.run_transfers();
+    }
+    bench.completions.clear();
+    bench.half_blocks();
+    bench.start_store(None, &[9000]);
+    bench.run();
+    assert_eq!(bench.evicted(Tier::Nvme), LARGE_IN_CHUNK - 1);
+    assert!(bench.completions.is_empty(), "all but one slot of the chunk is free");
+    bench.end_erase(late, false);
+    bench.run();
+    assert_eq!(bench.evicted(Tier::Nvme), 2 * LARGE_IN_CHUNK - 1);
+    assert_eq!(bench.completions.pop().map(|end| end.failed), Some(Vec::new()));
+    bench.join_with(2, 256 << 10);
+    for n in 0..LARGE_IN_CHUNK - 1 {
+        assert!(bench.store(None, &[500 + n]).failed.is_empty(), "the first is as it was");
+    }
+}
+
 /// Three lengths in two small tiers, with readers, failures and clients that go: whatever happens,
 /// everybody gets an answer and nothing is emptied for ever.
 #[test]
