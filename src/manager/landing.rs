@@ -118,6 +118,9 @@ impl Manager {
             }
             Job::Demote { from } => match kind.lost_source() {
                 Some(lost) => self.demote_lost(block, filled(to), from, lost),
+                None if kind == FailureKind::TargetFailed => {
+                    self.demote_lower(block, filled(to), from);
+                }
                 None => self.demote_failed(block, filled(to), from),
             },
             Job::Deliver { part, from } => self.delivery_failed(block, part, from, kind),

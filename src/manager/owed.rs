@@ -1,8 +1,8 @@
 //! What is to be erased: objects under way, and what is owed where a store did not do it.
 //!
 //! A slot whose frame is still readable serves nobody until it is not: the next scan would take the frame
-//! in. Of objects it keeps a bounded number in line, and has a bounded number erased again at a time, none
-//! while the store takes no writes. What was promised and finds the line full is erased by whoever finds it
+//! in. It has a bounded number erased again at a time, hardly any while the store takes no writes. Of objects
+//! it keeps a bounded number in line. What was promised and finds the line full is erased by whoever finds it
 //! in the store. What only makes room is not begun while too much is to be erased: the tier would hold more
 //! than it says.
 
@@ -27,12 +27,18 @@ pub(super) struct Owed {
     slots: VecDeque<(Time, Key, Place)>,
     /// All slots of NVMe whose erase failed and has not been done since, those under way as well.
     stuck: BTreeSet<SlotPage>,
+    /// While the tier takes no writes: when the next of them is tried.
+    next_try: Time,
 }
 
 impl Owed {
     /// Taken by frames that are to be erased again.
     pub fn pages(&self) -> impl Iterator<Item = SlotPage> {
         self.slots.iter().filter_map(|(.., place)| SlotPage::at(place.offset))
+    }
+
+    fn slots_under_way(&self) -> usize {
+        self.stuck.len() - self.slots.len()
     }
 
     /// Whether a slot in the chunk of NVMe is to be erased again: nobody knows when it comes free.
@@ -90,12 +96,12 @@ impl Manager {
         if self.rewrites.hurried {
             return;
         }
-        if self.takes(Tier::Nvme) {
-            let now = self.now;
-            while let Some((_, key, place)) = self.owed.slots.pop_front_if(|(due, ..)| *due <= now)
-            {
-                self.erase_slot(Tier::Nvme, (key, place));
-            }
+        let (now, slots_max) = (self.now, self.slots_erased_max());
+        while self.owed.slots_under_way() < slots_max
+            && let Some((_, key, place)) = self.owed.slots.pop_front_if(|(due, ..)| *due <= now)
+        {
+            self.owed.next_try = now + self.config.rewrites.retry_delay;
+            self.erase_slot(Tier::Nvme, (key, place));
         }
         if !self.takes(Tier::Object) {
             return;
@@ -105,6 +111,18 @@ impl Manager {
         {
             self.owed.under_way.insert(key);
             self.erase_object(key, self.erasing[&key]);
+        }
+    }
+
+    /// So many slots may be under way again. While the tier takes no writes and can be read it is one now and
+    /// then: by that its store finds out whether it takes some again.
+    fn slots_erased_max(&self) -> usize {
+        let is_here = self.tiers[Tier::Nvme.index()].as_ref().is_some_and(|space| space.ready);
+        if self.takes(Tier::Nvme) {
+            self.config.rewrites.under_way_max
+        } else {
+            let is_due = is_here && self.is_read(Tier::Nvme) && self.now >= self.owed.next_try;
+            usize::from(is_due)
         }
     }
 

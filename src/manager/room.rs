@@ -305,11 +305,12 @@ impl Manager {
         sink_of(self.directory.get(block), tier, self.taker_flags())
     }
 
-    /// A copy on its way down that finds no room in `tier` passes it by: dropping it would forget
-    /// the block while a lower tier has room.
-    fn demote_lower(&mut self, block: BlockIndex, tier: Tier, from: Tier) {
+    /// A copy on its way down that finds no room in `tier`, or was not written there, passes it by: dropping
+    /// it would forget the block while a lower tier has room.
+    pub(super) fn demote_lower(&mut self, block: BlockIndex, tier: Tier, from: Tier) {
         // What is in a colder tier already goes no further down for want of room in this one.
-        let is_last = !self.directory.get(block).resident_elsewhere(from);
+        let row = self.directory.get(block);
+        let is_last = !row.doomed && !row.resident_elsewhere(from);
         match is_last.then(|| self.admitted_sink(block, tier)).flatten() {
             Some(sink) => self.want_lower(block, (tier, sink), Job::Demote { from }),
             None => self.demote_failed(block, tier, from),

@@ -3,6 +3,7 @@
 //! A store keeps bytes where it is told and gives back the same bytes. It never chooses a place,
 //! never evicts, and never knows what a session or a policy is.
 
+mod breaker;
 #[cfg(test)]
 pub(crate) mod contract;
 pub mod decorators;

@@ -16,7 +16,7 @@ use crate::env::{self, SystemClock};
 use crate::manager::shell::{Shell, ShellParts};
 use crate::manager::{ManagerConfig, ShieldShares, TierConfig};
 use crate::movement::{Link, LinkLimits};
-use crate::tiers::decorators::{Metered, Patience, Watched};
+use crate::tiers::decorators::{Excused, Metered, Patience, Watched};
 use crate::tiers::dram::{Arena, ArenaConfig};
 use crate::tiers::hbm::cuda::{self, CudaConfig, NoDriver};
 use crate::tiers::hbm::{Device, DeviceChoice, HostDevice, HostDeviceConfig};
@@ -234,10 +234,11 @@ fn open_nvme(
     let usual = NvmeConfig { engine, queue_depth, tuned, ..usual };
     let mut opened = nvme::open_striped(&usual, &settings.more_paths, arena)?;
     let facts = opened.iter().map(|(_, facts)| facts.clone()).collect();
-    // Each by itself: what others answer says nothing of a device that hangs.
+    // Each by itself: what others answer says nothing of a device that hangs, or fails its writes.
     let watch = |(store, _)| {
-        let watched = Watched::new(store, Arc::new(SystemClock::start()), Patience::default());
-        Arc::new(watched) as Store
+        let clock = Arc::new(SystemClock::start());
+        let watched = Watched::new(store, Arc::clone(&clock) as _, Patience::default());
+        Arc::new(Excused::new(Arc::new(watched), clock)) as Store
     };
     let store = match opened.len() {
         1 => watch(opened.remove(0)),

@@ -279,6 +279,45 @@ fn no_durable_copy_is_begun_into_a_tier_that_went_out_meanwhile() {
     assert_eq!(end.map(|end| &end.not_durable), Some(&vec![0]));
 }
 
+#[test]
+fn what_a_tier_does_not_write_goes_to_the_next_one() {
+    let mut bench = Bench::new([0, 2, 4, 8]);
+    bench.store(None, &[1, 2]);
+    bench.start_store(None, &[11, 12]);
+    let is_nvme = |copy: &TransferItem| matches!(copy.to, End::Nvme(_));
+    bench.run_with(|copy| is_nvme(copy).then_some(FailureKind::TargetFailed));
+    assert_eq!(bench.found(&[1, 2]), "object:2");
+    assert_eq!(bench.found(&[11, 12]), "dram:2");
+}
+
+#[test]
+fn slots_that_could_not_be_erased_are_tried_again_a_bounded_number_at_a_time() {
+    let mut bench = Bench::with_config([0, 0, 10, 0], 1, |config| {
+        config.rewrites.under_way_max = 3;
+    });
+    let fail_erases = |bench: &mut Bench| {
+        let asked: Vec<_> = bench.erases.drain(..).collect();
+        for (tier, place, key) in &asked {
+            let (tier, place, key) = (*tier, *place, *key);
+            bench.event(Event::Erased { tier, place, key, done: false });
+        }
+        asked.len()
+    };
+    bench.start_store(None, &(0..10).collect::<Vec<_>>());
+    while let Some(transfer) = bench.transfers.pop_front() {
+        let items = (0..).take(transfer.items.len());
+        let failed = items.map(|item| ItemFailure { item, kind: FailureKind::TargetFailed });
+        bench.event(Event::TransferDone { transfer: transfer.id, failed: failed.collect() });
+    }
+    assert_eq!(fail_erases(&mut bench), 10);
+    bench.now = bench.now + Duration::from_secs(30);
+    for asked in [3, 3, 3, 1, 0] {
+        bench.event(Event::Tick);
+        bench.event(Event::Tick);
+        assert_eq!(fail_erases(&mut bench), asked);
+    }
+}
+
 /// LRU would have read from the tier that is out no more than the policy can.
 #[test]
 fn what_an_outage_hides_is_not_held_against_the_policy() {

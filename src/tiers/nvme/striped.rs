@@ -175,10 +175,15 @@ impl TierStore for Striped {
         }
     }
 
-    /// One that is out takes the tier out: chains have blocks on all of them.
+    /// One that is out takes the tier out: chains have blocks on all of them. The one that refuses most
+    /// speaks for all.
     fn health(&self) -> Health {
         let healths = self.stores.iter().map(|store| store.health());
-        healths.into_iter().find(Health::is_out).unwrap_or_default()
+        let badness = |health: &Health| {
+            let refuses = health.refuses();
+            (refuses.reads, refuses.writes, health.is_out())
+        };
+        healths.max_by_key(badness).unwrap_or_default()
     }
 
     fn scan(&self, found: &mut dyn FnMut(FoundFrame)) -> Result<(), StoreError> {

@@ -12,10 +12,10 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-use super::breaker::{Breaker, Heard};
 use super::refused::is_refused;
 use crate::domain::units::Time;
 use crate::env::{self, Clock, SystemClock};
+use crate::tiers::breaker::{Breaker, Heard};
 use crate::tiers::health::{Health, Refuses};
 use crate::tiers::store::{StoreError, StoreOp};
 

@@ -7,7 +7,6 @@
 //! key alone: never looks at places, and a scan finds nothing.
 
 mod blobs;
-mod breaker;
 mod dir;
 mod guard;
 mod lent;

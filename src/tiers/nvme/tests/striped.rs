@@ -2,15 +2,18 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{config, overwrite};
+use crate::domain::tier::Tier;
 use crate::domain::units::CHUNK_BYTES;
 use crate::tiers::contract::{self, Fixture};
 use crate::tiers::dram::Arena;
+use crate::tiers::health::{Health, Refuses};
 use crate::tiers::nvme::{EngineChoice, NvmeConfig, Striped, open_striped};
 use crate::tiers::open::OpenError;
 use crate::tiers::sample::{self, Sample};
-use crate::tiers::store::{Place, TierStore};
+use crate::tiers::store::{Done, Place, StoreError, StoreOp, TierStore};
 
 const BLOCK: Sample = Sample { number: 1, payload_bytes: 64 << 10 };
 const CHUNKS: u64 = 6;
@@ -151,5 +154,33 @@ fn a_first_start_that_was_cut_short_is_taken_up() {
         drop(opened(dir.path(), &["a", "b"], &arena).unwrap());
         std::fs::remove_dir_all(part(dir.path(), missing)).unwrap();
         opened(dir.path(), &["a", "b"], &arena).unwrap();
+    }
+}
+
+/// A folder's store that is out.
+struct Out(Refuses);
+
+impl TierStore for Out {
+    fn tier(&self) -> Tier {
+        Tier::Nvme
+    }
+
+    fn submit(&self, _: StoreOp, done: Done) {
+        done(Err(StoreError::Busy));
+    }
+
+    fn health(&self) -> Health {
+        let why = String::new();
+        Health::Out { refuses: self.0, on_trial: false, lasting: Duration::ZERO, why }
+    }
+}
+
+#[test]
+fn the_folder_that_refuses_most_speaks_for_the_tier() {
+    let mut folders = [Refuses::WRITES, Refuses::ALL, Refuses::NOTHING];
+    for _ in 0..folders.len() {
+        folders.rotate_left(1);
+        let stores = folders.map(|refuses| Arc::new(Out(refuses)) as Arc<dyn TierStore>);
+        assert_eq!(Striped::new(stores.into()).health().refuses(), Refuses::ALL);
     }
 }

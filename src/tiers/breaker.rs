@@ -129,6 +129,11 @@ impl Breaker {
         matches!(self.state, Trial | Trying)
     }
 
+    /// Whether it is out and the next operation goes through.
+    pub fn takes_one(&self) -> bool {
+        self.state == Trial
+    }
+
     /// Since when and why it is out, if it is.
     pub fn out(&self) -> Option<(Time, &str)> {
         (self.state != Closed).then_some((self.since, self.why.as_str()))
