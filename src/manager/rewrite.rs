@@ -226,6 +226,17 @@ impl Manager {
         self.rewrites.next_row = if end == self.directory.rows() { 0 } else { end };
     }
 
+    /// # Errors
+    /// A block counts as being in line, and is not: no further change of its record would be written.
+    pub(super) fn check_rewrites(&self) -> Result<(), String> {
+        let in_line: BTreeSet<BlockIndex> = self.rewrites.line.iter().map(|(_, at)| *at).collect();
+        let waits = |block: &Block| block.stamp == Stamp::Queued && !block.doomed;
+        match self.directory.iter().find(|(at, block)| waits(block) && !in_line.contains(at)) {
+            Some((_, block)) => Err(format!("{} is not in line for its record", block.key)),
+            None => Ok(()),
+        }
+    }
+
     /// The block and all that hangs on it is gone from now on, in every tier.
     pub(super) fn forget(&mut self, at: BlockIndex) {
         let mut stack = vec![at];

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use crate::domain::block::{HashTail, Key};
 use crate::domain::tier::{Tier, TierSet};
 
-use super::{Block, BlockIndex, Directory};
+use super::{Block, BlockIndex, Directory, Stamp};
 
 /// A block, and the tiers that served it before and serve it now.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -106,14 +106,14 @@ impl Directory {
         self.note(index, before);
     }
 
-    /// A doomed block without copies is to be had again.
+    /// A doomed block without copies is to be had again: no header says anything of it.
     ///
     /// # Panics
     /// It has some, or is to be forgotten.
     pub fn revive(&mut self, index: BlockIndex) {
         let block = self.get_mut(index);
         assert!(block.is_absent() && !block.forgotten, "reviving a block that is not gone");
-        block.doomed = false;
+        (block.doomed, block.stamp, block.shield_lag_ms) = (false, Stamp::Current, 0);
     }
 
     fn rows_len(&self) -> u32 {

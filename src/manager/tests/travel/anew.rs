@@ -84,3 +84,24 @@ fn a_frame_whose_parent_is_found_in_the_shared_store_first_stays_where_it_lies()
     assert_eq!(bench.found(&[1, 2, 3]), "object:1 nvme:2");
     assert_eq!(bench.tier(Tier::Object).blocks, 1);
 }
+
+/// It goes while its record waits to be written, but for a lease that holds its row.
+#[test]
+fn the_record_of_a_block_that_comes_anew_is_written_again_when_it_changes() {
+    let mut bench = Bench::sunk([0, 2, 10, 0], priority(60), |_| {});
+    let lease = bench.lease(&[1]);
+    bench.retain(&[1], priority(70));
+    bench.start_load(&[1]);
+    let is_read = |copy: &TransferItem| matches!(copy.from, End::Nvme(_));
+    bench.run_with(|copy| is_read(copy).then_some(FailureKind::SourceCorrupt));
+    bench.wait(SECOND);
+    assert!(bench.restamps.is_empty(), "there is no header");
+    assert!(bench.store(None, &[1]).failed.is_empty());
+    bench.ask(Command::ReleaseLease { lease });
+    bench.store(None, &[81, 82]);
+    assert_eq!(bench.found(&[1]), "nvme:1");
+    bench.retain(&[1], priority(80));
+    bench.wait(SECOND);
+    let written: Vec<u8> = bench.restamps.iter().map(|(.., record)| record.priority).collect();
+    assert_eq!(written, [80]);
+}
