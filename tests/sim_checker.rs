@@ -44,6 +44,7 @@ enum Breach {
     AnswersOtherRequests,
     FreesForOthers,
     TakesWhatIsPresumed,
+    LeavesFrames,
 }
 
 /// A manager that keeps every rule but one.
@@ -228,6 +229,7 @@ impl Breach {
             (Self::AnswersOtherRequests, Effect::Complete { completion, .. }) => {
                 completion.request = RequestId(u64::MAX);
             }
+            (Self::LeavesFrames, Effect::Erase { place: Some(_), .. }) => return Vec::new(),
             (Self::FreesForOthers, Effect::PoolFreed { client, .. }) => {
                 *client = ClientId(u64::MAX);
             }
@@ -288,6 +290,7 @@ fn every_breach_is_found_out() {
     check!(AnswersOtherRequests, Tight, "does not answer");
     check!(FreesForOthers, Tight, "was freed for");
     check!(TakesWhatIsPresumed, Fleet, "blocks are known of");
+    check!(LeavesFrames, Recovering, "a restart would find");
 }
 
 #[test]

@@ -244,6 +244,7 @@ impl Manager {
         self.time_lifts();
         self.settle_all();
         self.erase_vacated();
+        self.erase_let_go();
         self.rewrite_before_stop();
         self.complete_ops();
         self.tell_residency();

@@ -4,8 +4,10 @@
 //! A scan reports frames in no order, so a block waits here until its parent has come; what has none
 //! when the scan is over would be behind a hole, and is let go. What was promised to be forgotten by
 //! now is never taken in: it is erased, and so is all that hangs on it.
+//!
+//! Leaves no frame that it has let go: a later scan would take it in, whatever was promised since.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::domain::block::Key;
 use crate::domain::directory::{BlockIndex, NewBlock, Owner, Writer};
@@ -30,6 +32,9 @@ pub(super) struct Recovery {
     due: BTreeSet<Key>,
     /// The last object found that is: the next one of its chain goes with it.
     due_object: Option<Key>,
+    /// Frames that were not taken in, in slots that nobody has or has had since. They are made unreadable
+    /// after the scan, and serve nobody meanwhile.
+    let_go: VecDeque<(Key, Place)>,
 }
 
 /// Objects are looked for at any time, chain by chain from the root.
@@ -73,6 +78,8 @@ impl Manager {
             // One that a client has stored anew meanwhile is here all the same.
             if self.adopt(tier, &frame) || self.directory.find(meta.key).is_some() {
                 ready.extend(self.recovery.orphans.remove(&meta.key).unwrap_or_default());
+            } else if scanned {
+                self.recovery.let_go.push_back((meta.key, frame.place));
             }
         }
     }
@@ -109,8 +116,31 @@ impl Manager {
     /// Erases a frame in a slot that nobody has.
     fn erase_found(&mut self, tier: Tier, key: Key, place: Place) {
         let Some(page) = SlotPage::at(place.offset) else { return };
-        if self.space(tier).slots.reserve(page, SlotKind::whole(place.slot_bytes)) {
+        if self.space(tier).slots.take_back(page, SlotKind::whole(place.slot_bytes)) {
             self.erase_slot(tier, (key, place));
+        }
+    }
+
+    /// Erases some of what scans have let go, a bounded number at a time: there may be as many as the tier
+    /// has slots. Who was given such a slot meanwhile writes over it.
+    pub(super) fn erase_let_go(&mut self) {
+        if self.recovery.let_go.is_empty() || !self.takes(Tier::Nvme) {
+            return;
+        }
+        let most = self.config.rewrites.under_way_max;
+        for _ in 0..most {
+            if self.erasing_slots.len() >= most {
+                return;
+            }
+            let Some((key, place)) = self.recovery.let_go.pop_front() else { return };
+            let chunk = SlotPage::at(place.offset).map(SlotPage::chunk);
+            let emptying = self.space(Tier::Nvme).slots.emptying().map(|(chunk, _)| chunk);
+            if emptying.is_some() && emptying == chunk {
+                // Nobody is kept waiting for it. Where it is cut anew, nothing of this is left.
+                self.recovery.let_go.push_back((key, place));
+            } else {
+                self.erase_found(Tier::Nvme, key, place);
+            }
         }
     }
 
@@ -341,6 +371,11 @@ impl Manager {
                 self.erase_found(tier, frame.header.meta.key, frame.place);
             }
         }
+        let orphans = recovery.orphans.into_values().flatten();
+        recovery.let_go.extend(orphans.map(|(_, frame)| (frame.header.meta.key, frame.place)));
+        // One chunk after the other: none is taken into use more than once for it.
+        recovery.let_go.make_contiguous().sort_unstable_by_key(|(_, place)| place.offset);
+        self.recovery.let_go = recovery.let_go;
         let Some(space) = &mut self.tiers[tier.index()] else { return };
         space.ready = true;
         let rows: Vec<_> = self.directory.iter().map(|(row, _)| row).collect();

@@ -6,6 +6,7 @@
 
 mod crash;
 mod ends;
+mod frames;
 mod locks;
 mod objects;
 mod pools;
@@ -210,6 +211,7 @@ impl Machine {
 
     /// Makes room for a frame: what overlaps it is overwritten, or torn if its header lies outside.
     fn clear(&mut self, tier: Tier, place: Place, key: Key, shard_count: u32, whole: bool) {
+        self.cut(tier, place);
         let end = place.offset + u64::from(place.slot_bytes);
         let chunk = place.offset.saturating_sub(crate::domain::units::CHUNK_BYTES);
         for (at, frame) in self.places.range_mut((tier, chunk)..(tier, place.offset)) {

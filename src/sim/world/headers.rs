@@ -1,4 +1,7 @@
-//! What a daemon that stops leaves in its headers: what its owners asked for, as it knew it.
+//! What a daemon leaves for the next one: in its headers what its owners asked for, as it knew it, and
+//! nothing in slots that nobody has.
+
+use std::collections::BTreeSet;
 
 use crate::domain::block::Key;
 use crate::domain::retention::RetentionRecord;
@@ -35,6 +38,21 @@ impl<S: Subject> Core<S> {
             }
         }
         Ok(())
+    }
+
+    /// Where nothing failed, a scan finds one frame for each block that is served from there, and no other:
+    /// nobody would know what became of that one's block.
+    pub(super) fn check_frames(&self) -> Checked {
+        if !self.scenario.is_faultless || self.outages > 0 {
+            return Ok(());
+        }
+        let residents = self.subject.residents();
+        let served = residents.iter().filter(|block| block.after.has(Tier::Nvme));
+        let mut served: BTreeSet<Key> = served.map(|block| block.key).collect();
+        match self.machine.readable_frames().find(|key| !served.remove(key)) {
+            Some(key) => Err(format!("a restart would find {key} in a slot that nobody has")),
+            None => Ok(()),
+        }
     }
 
     fn record_of(&mut self, key: Key) -> Checked<RetentionRecord> {

@@ -85,6 +85,7 @@ impl<S: Subject> World<S> {
         }
         self.core.check_seldom()?;
         self.core.check_headers()?;
+        self.core.check_frames()?;
         let status = self.core.status()?;
         Checker::check_rest(&status, &self.core.machine)
     }

@@ -123,3 +123,56 @@ fn what_was_written_by_a_clock_ahead_is_older_than_what_is_used_now() {
     };
     assert!(tick(1) < tick(2), "{} and {}", tick(1), tick(2));
 }
+
+/// A later scan would take them in where their parents have come back, whatever was promised since.
+#[test]
+fn those_that_a_scan_lets_go_are_erased_but_where_somebody_has_the_slot() {
+    let (orphans, at_once_max) = (20, 4);
+    let mut bench = Bench::with_config([0, 0, 100, 0], 1, |config| {
+        config.rewrites.under_way_max = at_once_max;
+        config.tiers[Tier::Nvme.index()].as_mut().expect("present").recovers = true;
+    });
+    for n in 0..orphans {
+        bench.scanned(frame(n, Some(1000 + n), 1, RetentionRecord::default()));
+    }
+    assert!(bench.erases.is_empty(), "their parents may come yet");
+    bench.event(Event::ScanDone { tier: Tier::Nvme });
+    bench.start_store(None, &[2001, 2002]);
+    let given: Vec<Place> = bench
+        .transfers
+        .iter()
+        .flat_map(|transfer| &transfer.items)
+        .filter_map(|item| if let End::Nvme(place) = item.to { Some(place) } else { None })
+        .collect();
+    let mut erased = Vec::new();
+    while !bench.erases.is_empty() {
+        assert!(bench.erases.len() <= at_once_max, "{} at once", bench.erases.len());
+        erased.extend(bench.erases.iter().filter_map(|(_, place, _)| *place));
+        bench.end_slot_erases();
+    }
+    erased.sort_unstable_by_key(|place| place.offset);
+    let mut wanted: Vec<Place> = (0..orphans)
+        .map(|n| frame(n, None, 0, RetentionRecord::default()).place)
+        .filter(|place| !given.contains(place))
+        .collect();
+    wanted.sort_unstable_by_key(|place| place.offset);
+    assert_eq!((given.len(), wanted.len()), (2, 18));
+    assert_eq!(erased, wanted);
+    bench.run();
+    assert_eq!(bench.found(&[2001, 2002]), "nvme:2");
+    assert_eq!(bench.tier(Tier::Nvme).blocks, 2);
+}
+
+/// Once a block's parent is to be forgotten, so is the block, and its frame must not outlast that.
+#[test]
+fn a_frame_whose_parent_is_gone_but_for_its_holder_is_erased() {
+    let mut bench = recovering();
+    bench.store_wishing(&[1], forget_after(10 * SECOND));
+    bench.lease(&[1]);
+    bench.wait(10 * SECOND);
+    bench.scanned(frame(2, Some(1), 1, RetentionRecord::default()));
+    bench.event(Event::ScanDone { tier: Tier::Nvme });
+    assert_eq!(bench.erases.iter().map(|(.., key)| *key).collect::<Vec<_>>(), [key(2)]);
+    bench.run();
+    assert_eq!(bench.tier(Tier::Nvme).blocks, 0);
+}
