@@ -107,6 +107,10 @@ impl Manager {
         if to == Some(Tier::Nvme) && kind == FailureKind::NotDone {
             self.refund_write(block, job);
         }
+        let is_write = to == Some(Tier::Object) && !matches!(job, Job::Sync { .. });
+        if is_write && kind == FailureKind::TargetFailed {
+            self.owe_unsure(block);
+        }
         match job {
             Job::Store(part) => self.store_failed(block, filled(to), part),
             Job::Seal => self.abandon_fill(block, filled(to)),

@@ -9,6 +9,7 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use crate::domain::block::Key;
+use crate::domain::directory::BlockIndex;
 use crate::domain::slots::SlotPage;
 use crate::domain::tier::Tier;
 use crate::domain::units::{CHUNK_BYTES, Time};
@@ -53,6 +54,23 @@ impl Manager {
     pub(super) fn erase_object(&mut self, key: Key, why: Erasure) {
         self.erasing.insert(key, why);
         self.out.push(Effect::Erase { tier: Tier::Object, place: None, key, why });
+    }
+
+    /// The store did not take the block's object, or was not heard to take it: perhaps it is there, and
+    /// nobody would count or forget it. It goes when the store has had time to come back: until then nobody
+    /// can say whether it is another node's.
+    pub(super) fn owe_unsure(&mut self, block: BlockIndex) {
+        let (key, limits) = (self.directory.get(block).key, self.config.rewrites);
+        if self.erasing.contains_key(&key) {
+            return;
+        }
+        if self.directory.get(block).forgotten {
+            self.erase_object(key, Erasure::Promised);
+        } else if self.owed.line.len() < limits.owed_max / 2 {
+            // Fewer than would keep room from being made.
+            self.erasing.insert(key, Erasure::ForRoom);
+            self.owed.line.push_back((self.now + limits.retry_delay, key));
+        }
     }
 
     /// Whether so much is to be erased that nothing goes for the sake of room.

@@ -121,12 +121,16 @@ fn a_block_is_not_durable_while_an_ancestor_is_not() {
 
 #[test]
 fn a_flush_that_fails_is_told() {
-    let mut bench = Bench::new([0, 8, 8, 0]);
-    persist(&mut bench, None, &[1, 2], |_| None);
-    let end = persist(&mut bench, None, &[1, 2], |item| {
-        (item.from == item.to).then_some(FailureKind::TargetFailed)
-    });
-    assert_eq!((end.failed, end.not_durable), (NONE, vec![0, 1]));
+    for tiers in [[0, 8, 8, 0], [0, 8, 0, 8]] {
+        let mut bench = Bench::new(tiers);
+        persist(&mut bench, None, &[1, 2], |_| None);
+        let end = persist(&mut bench, None, &[1, 2], |item| {
+            (item.from == item.to).then_some(FailureKind::TargetFailed)
+        });
+        assert_eq!((end.failed, end.not_durable), (NONE, vec![0, 1]));
+        bench.pass(Duration::from_mins(1));
+        assert!(bench.erases.is_empty(), "what was not flushed is there all the same");
+    }
 }
 
 #[test]

@@ -165,3 +165,27 @@ fn what_one_header_asks_for_is_written_into_the_other() {
         assert_eq!(written, [Tier::Nvme, Tier::Object].map(|tier| (tier, key(1))), "{asked:?}");
     }
 }
+
+/// All of it may have been sent, and only the answer was lost.
+#[test]
+fn an_object_whose_write_failed_is_erased_in_case_it_is_there() {
+    let erased = |bench: &Bench| bench.erases.iter().map(|(.., key)| *key).collect::<Vec<_>>();
+    for (kind, unsure) in [(FailureKind::TargetFailed, true), (FailureKind::NotDone, false)] {
+        let fails = |copy: &TransferItem| (copy.to == End::Object).then_some(kind);
+        let mut bench = Bench::new([0, 1, 0, 10]);
+        bench.store(None, &[1]);
+        bench.start_store(None, &[2]);
+        bench.run_with(fails);
+        assert_eq!(erased(&bench), [], "the store may not be there for a moment");
+        bench.wait(30 * SECOND);
+        let wanted = if unsure { vec![key(1)] } else { Vec::new() };
+        assert_eq!(erased(&bench), wanted, "{kind:?}");
+
+        let mut bench = Bench::new([0, 1, 0, 10]);
+        bench.store_wishing(&[1], forget_after(10 * SECOND));
+        bench.start_store(None, &[2]);
+        bench.now = bench.now + 10 * SECOND;
+        bench.run_with(fails);
+        assert_eq!(erased(&bench), wanted, "{kind:?}, and it is to be forgotten by now");
+    }
+}
