@@ -138,6 +138,17 @@ pub(super) fn sink_of(block: &Block, tier: Tier, takers: [bool; Tier::COUNT]) ->
         .find(|below| takers[below.index()] && block.copy(*below).state == CopyState::Absent)
 }
 
+/// Whether a copy goes down though another one serves the block. Memory does not outlive the daemon, and a
+/// restart takes in no block whose parent is missing: what was told durable stays so, and what lies below
+/// keeps what it hangs on, while a tier below takes it.
+pub(super) fn is_missed_below(block: &Block, tier: Tier, ways: Ways) -> bool {
+    if block.drains() || block.fills() {
+        return false;
+    }
+    let sink = sink_of(block, tier, ways.takers);
+    sink.is_some_and(|sink| block.is_durable(tier) || block.copy(sink).children > 0)
+}
+
 /// How a copy stands among those that may go, where `left` is what is left without it. `learned`: what is
 /// known of reuse, if anything learns it.
 pub(super) fn candidate_of(

@@ -11,7 +11,7 @@ use crate::movement::Class;
 
 use super::Manager;
 use super::api::FailureKind;
-use super::going::{Judge, Left, candidate_of, left_without, sink_of};
+use super::going::{Judge, Left, candidate_of, is_missed_below, left_without, sink_of};
 use super::ranks::Pick;
 use super::state::{Job, Part, SizeClass, Want};
 
@@ -152,12 +152,13 @@ impl Manager {
         let sinks_into_memory = tier == Tier::Hbm
             && !row.drains()
             && sink_of(row, tier, ways.takers) == Some(Tier::Dram);
+        let is_missed = is_missed_below(row, tier, ways);
         let left = left_without(row, tier, ways);
         // What nobody could read for now goes down first while a tier below takes it, unless it is on
         // its way somewhere already.
         let is_moving = row.drains() || row.fills();
         let is_spare = left.is_served() || (left == Left::Unread && is_moving);
-        if is_spare && !sinks_into_memory {
+        if is_spare && !sinks_into_memory && !is_missed {
             self.release_copy(block, tier, CopyEvent::Dropped);
         } else if let Some(sink) = self.admitted_sink(block, tier) {
             let row = self.directory.get(block);
