@@ -5,7 +5,7 @@
 use crate::domain::admission::{Case, Reason, Spared, WriteMode};
 use crate::domain::directory::{Block, BlockIndex};
 use crate::domain::residency::CopyState;
-use crate::domain::retention::RetentionRecord;
+use crate::domain::retention::Kind;
 use crate::domain::retention::record::PRIORITY_DEFAULT;
 use crate::domain::tier::Tier;
 use crate::domain::units::PAGE_BYTES;
@@ -69,27 +69,27 @@ impl Manager {
         self.gate.admits(self.now, &case, bytes)
     }
 
-    /// The fastest tier that takes a new block, if the block may sink so low. Where that is NVMe nothing is
-    /// known of the block yet, but the budget counts.
+    /// The fastest tier that takes a new block of the kind, if its floor lets it sink so low. Where that is
+    /// NVMe nothing is known of the block yet, but the budget counts.
     pub(super) fn first_tier(
         &mut self,
         namespace: NamespaceId,
-        record: &RetentionRecord,
+        (kind, floor): (Kind, Tier),
     ) -> Option<Tier> {
         let mut takers = self.takers();
         let (first, next) = (takers.next()?, takers.next());
         drop(takers);
         let bytes = self.write_bytes(namespace);
-        if first > record.floor {
+        if first > floor {
             if first == Tier::Nvme {
                 self.gate.spare(Spared::Floor, bytes);
             }
             return None;
         }
-        if first != Tier::Nvme || self.gate.takes(self.now, record.kind, bytes) {
+        if first != Tier::Nvme || self.gate.takes(self.now, kind, bytes) {
             return Some(first);
         }
-        next.filter(|tier| *tier <= record.floor)
+        next.filter(|tier| *tier <= floor)
     }
 
     /// A new block is in memory: where that is asked for it is written down at once.

@@ -78,7 +78,7 @@ impl Manager {
             self.tell_asked(&[(op, index)], End::Lost);
             return;
         }
-        let Some(tier) = self.durable_tier() else {
+        let Some(tier) = self.durable_tier().filter(|tier| self.may_be_in(block, *tier)) else {
             self.tell_asked(&[(op, index)], End::Volatile);
             return;
         };
@@ -105,6 +105,13 @@ impl Manager {
     fn durable_tier(&self) -> Option<Tier> {
         let present = DURABLE.into_iter().find(|tier| self.tiers[tier.index()].is_some())?;
         self.taker_flags()[present.index()].then_some(present)
+    }
+
+    /// Whether the block's floor lets it be in the tier, or it is there already. Where the floor does not, its
+    /// ancestors are not written for its sake either; where it does, so do theirs.
+    fn may_be_in(&self, block: BlockIndex, tier: Tier) -> bool {
+        let row = self.directory.get(block);
+        tier <= row.floor || row.copy(tier).state != CopyState::Absent
     }
 
     /// The block and those of its ancestors that are not durable in the tier and not on their way.
@@ -301,9 +308,8 @@ impl Manager {
 }
 
 /// The copy to write down from: the frame in memory if there is one. None if there is nothing to read,
-/// or the block may not sink so low; what lies below already needs its parents, whatever their floor.
+/// or the block's floor keeps it higher.
 fn source_of(row: &Block, tier: Tier) -> Option<Tier> {
-    let may_sink = row.has_children() || tier <= row.floor;
     let frame = Some(Tier::Dram).filter(|dram| row.copy(*dram).state.is_readable());
-    frame.or(row.fastest()).filter(|_| may_sink && !row.doomed)
+    frame.or(row.fastest()).filter(|_| tier <= row.floor && !row.doomed)
 }

@@ -124,17 +124,17 @@ fn may_leave(block: &Block, tier: Tier, ways: Ways) -> bool {
 }
 
 /// The tier that takes the block when its copy in `tier` goes: the nearest below that works, where
-/// nothing of it is yet, and no lower than its floor. What is dead is not worth writing down. What
-/// lies below already needs its parents, whatever their floor.
+/// nothing of it is yet, and no lower than it may lie. What is dead is not worth writing down, but
+/// children need it.
 pub(super) fn sink_of(block: &Block, tier: Tier, takers: [bool; Tier::COUNT]) -> Option<Tier> {
-    let needed = block.has_children();
-    if block.dead && !block.shielded && !needed {
+    if block.dead && !block.shielded && !block.has_children() {
         return None;
     }
+    let lowest = block.lowest();
     tier.below()
         .iter()
         .copied()
-        .take_while(|below| needed || *below <= block.floor)
+        .take_while(|below| *below <= lowest)
         .find(|below| takers[below.index()] && block.copy(*below).state == CopyState::Absent)
 }
 

@@ -87,10 +87,13 @@ impl Manager {
             self.claim_for(block, tip);
             return self.store_known(block, parent, part).map(|placed| (block, placed));
         }
-        let position = parent.map_or(0, |parent| self.directory.get(parent).position + 1);
+        let above = parent.map(|parent| self.directory.get(parent));
+        let position = above.map_or(0, |above| above.position + 1);
+        let floor_above = above.map_or(Tier::Object, |above| above.floor);
         let block_tokens = self.namespace(namespace).block_tokens();
         let (record, owner) = self.first_record(session, directives, (position, block_tokens));
-        let tier = self.first_tier(namespace, &record)?;
+        let floor = record.floor.min(floor_above);
+        let tier = self.first_tier(namespace, (record.kind, floor))?;
         let created_at = self.now;
         let new = NewBlock {
             key,
@@ -131,8 +134,8 @@ impl Manager {
         if !is_gone || known.forgotten || known.record.is_due(self.now) {
             return None;
         }
-        let (namespace, record) = (NamespaceId(known.namespace), known.record);
-        let tier = self.first_tier(namespace, &record)?;
+        let (namespace, kind) = (NamespaceId(known.namespace), known.record.kind);
+        let tier = self.first_tier(namespace, (kind, known.floor))?;
         self.directory.revive(block);
         self.take_in(block, tier, part);
         Some(Placed::Again)

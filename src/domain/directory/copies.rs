@@ -4,6 +4,9 @@
 
 use crate::domain::residency::CopyState;
 use crate::domain::slots::SlotPage;
+use crate::domain::tier::Tier;
+
+use super::Block;
 
 /// One block's copy in one tier.
 #[derive(Clone, Copy, Debug, Default)]
@@ -22,6 +25,16 @@ pub struct TierCopy {
     /// The block's shield does not count here: it was over a budget of this tier.
     pub waived: bool,
     pub writer: Writer,
+}
+
+impl Block {
+    /// The lowest tier that a copy of it may sink to: its floor, or where a child lies that was there before
+    /// the floor was asked for. Without its parent that one would be lost.
+    #[must_use]
+    pub fn lowest(&self) -> Tier {
+        let mut below = self.floor.below().iter().rev();
+        below.find(|tier| self.copy(**tier).children > 0).copied().unwrap_or(self.floor)
+    }
 }
 
 /// Which node wrote a copy.

@@ -170,6 +170,62 @@ fn a_floor_above_the_disk_is_not_broken_for_durability() {
     assert_eq!(bench.tier(Tier::Nvme).blocks, 0);
 }
 
+/// Of a chain, too, whichever tier outlives the daemon and however the blocks come: children force down
+/// nothing that may not be there, and what hangs on that is not durable.
+#[test]
+fn a_chain_ends_where_its_floor_keeps_it_above() {
+    let chain: Vec<u64> = (1..=6).collect();
+    for ([nvme, object], floor) in
+        [([8, 0], Tier::Dram), ([0, 8], Tier::Dram), ([0, 8], Tier::Nvme)]
+    {
+        let stays = |bench: &Bench, blocks| {
+            let cold = if nvme > 0 { Tier::Nvme } else { Tier::Object };
+            assert_eq!(bench.tier(cold).blocks, blocks, "{cold}, floor {floor}");
+        };
+        let floored = |start| {
+            let wish = Wish { floor: Some(floor), ..Wish::default() };
+            let tokens = TokenRange { start, end: None };
+            Directives::admit(vec![Directive { tokens, wish }]).expect("it makes sense")
+        };
+        let mut bench = Bench::new([0, 20, nvme, object]);
+        start(&mut bench, None, &chain, floored(0));
+        bench.run();
+        let end = bench.completions.pop().expect("it completes");
+        assert_eq!((end.failed, end.not_durable), (NONE, (0..6).collect()));
+        stays(&bench, 0);
+        for n in &chain {
+            let parent = n.checked_sub(1).filter(|parent| *parent > 0);
+            start(&mut bench, parent, &[*n], floored(0));
+            bench.run();
+            assert_eq!(bench.completions.pop().expect("it completes").not_durable, [0]);
+        }
+        stays(&bench, 0);
+        // The first two may be there, but not for the sake of those that may not.
+        let mut bench = Bench::new([0, 20, nvme, object]);
+        bench.store(None, &chain[..2]);
+        start(&mut bench, Some(2), &chain[2..], floored(32));
+        bench.run();
+        assert_eq!(bench.completions.pop().expect("it completes").not_durable, [0, 1, 2, 3]);
+        stays(&bench, 0);
+        start(&mut bench, None, &chain, Directives::default());
+        bench.run();
+        assert_eq!(bench.completions.pop().expect("it completes").not_durable, [2, 3, 4, 5]);
+        stays(&bench, 2);
+    }
+}
+
+#[test]
+fn scratch_of_a_subagent_is_not_durable() {
+    let mut bench = Bench::new([0, 8, 8, 0]);
+    bench.turn(Some("lead"), &[], &[1]);
+    let (session, parent) = (name("sub"), Some(name("lead")));
+    bench.hint(Action::SessionStart { session, parent });
+    bench.turn(Some("sub"), &[], &[1, 2, 3]);
+    let end = persist(&mut bench, None, &[1, 2, 3], |_| None);
+    assert_eq!((end.failed, end.not_durable), (NONE, vec![1, 2]));
+    assert_eq!(bench.tier(Tier::Nvme).blocks, 1);
+}
+
 #[test]
 fn a_block_on_its_way_down_already_is_not_written_twice() {
     let mut bench = Bench::new([0, 2, 8, 0]);

@@ -1,6 +1,7 @@
 //! What is written to NVMe and what is not: admission, write-through, the budget.
 
 use crate::domain::admission::{Reason, Rule, Spared, WriteMode, WriteRules};
+use crate::domain::residency::CopyState;
 use crate::domain::retention::{Kind, TokenRange, Wish};
 
 use super::*;
@@ -93,6 +94,49 @@ fn scratch_is_spared_by_its_floor() {
     bench.turn(None, &[Directive { tokens: TokenRange::ALL, wish }], &[1, 2]);
     bench.store(None, &[11, 12]);
     assert_eq!(frames(&bench), "; floor 2");
+}
+
+/// Whatever hangs on it in memory.
+#[test]
+fn scratch_is_not_written_through() {
+    let through = WriteRules { mode: WriteMode::Through, ..ruled(Rule::All) };
+    let mut bench = bench([0, 8, 10, 0], through);
+    let wish = Wish { kind: Some(Kind::Reasoning), ..Wish::default() };
+    let tokens = TokenRange { start: 32, end: None };
+    bench.turn(None, &[Directive { tokens, wish }], &[1, 2, 3, 4, 5]);
+    bench.hint(Action::SessionStart { session: name("lead"), parent: None });
+    bench.hint(Action::SessionStart { session: name("sub"), parent: Some(name("lead")) });
+    bench.turn(Some("sub"), &[], &[1, 2, 11, 12, 13]);
+    assert_eq!(frames(&bench), "through 2; ");
+}
+
+/// Nor does a child in a faster tier force it down.
+#[test]
+fn scratch_stays_in_memory_for_what_is_above_it() {
+    let mut bench = bench([2, 2, 10, 10], ruled(Rule::All));
+    let wish = Wish { kind: Some(Kind::Reasoning), ..Wish::default() };
+    bench.turn(None, &[Directive { tokens: TokenRange::ALL, wish }], &[1]);
+    bench.store(None, &[11, 12]);
+    bench.store(Some(1), &[2]);
+    bench.store(None, &[21]);
+    bench.store(None, &[31]);
+    let [scratch, other] = [1, 11].map(|n| bench.block(n).map(|block| block.copies));
+    let is_cold =
+        |copies: [CopyState; 4]| copies[2..].iter().any(|copy| *copy != CopyState::Absent);
+    assert_eq!((scratch.map(is_cold), other.map(is_cold)), (Some(false), Some(true)));
+}
+
+#[test]
+fn what_lay_lower_than_its_floor_already_keeps_what_it_hangs_on() {
+    let mut bench = bench([0, 2, 10, 0], ruled(Rule::All));
+    bench.store(None, &[1, 2]);
+    bench.store(None, &[11]);
+    assert_eq!(bench.found(&[1]), "dram:1", "and the second went down");
+    let wish = Wish { floor: Some(Tier::Dram), ..Wish::default() };
+    let target = crate::domain::hint::Target::Keys(keys(&[1]));
+    bench.hint(Action::Retain { target, wish });
+    bench.store(None, &[21, 22]);
+    assert_eq!(bench.found(&[1, 2]), "nvme:2");
 }
 
 #[test]
