@@ -404,7 +404,7 @@ class NvmeWrites:
     spared_floor_bytes: int
     spared_unlikely_bytes: int
     spared_budget_bytes: int
-    # What the budget has left; None: nothing is limited.
+    # What the budget has left, below zero by what it is overdrawn; None: nothing is limited.
     budget_left_bytes: int | None
 
 

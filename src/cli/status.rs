@@ -119,7 +119,7 @@ impl From<&LiftCounts> for ShownLifts {
 struct ShownWrites {
     written: BTreeMap<&'static str, u64>,
     spared: BTreeMap<&'static str, u64>,
-    budget_left_bytes: Option<u64>,
+    budget_left_bytes: Option<i64>,
 }
 
 impl From<&WriteCounts> for ShownWrites {
@@ -262,13 +262,22 @@ fn write_line(status: &DaemonStatus) -> String {
             reasons.iter().map(|(name, bytes)| format!("{name} {}", Bytes(*bytes))).collect();
         parts.join(", ")
     };
-    let left = budget_left_bytes.map(|left| format!("; the budget has {} left", Bytes(left)));
+    let left = budget_left_bytes.map(budget_words);
     format!(
         "nvme written: {}\nnvme spared: {}{}\n",
         shown(&written),
         shown(&spared),
         left.unwrap_or_default()
     )
+}
+
+fn budget_words(left_bytes: i64) -> String {
+    let bytes = Bytes(left_bytes.unsigned_abs());
+    if left_bytes < 0 {
+        format!("; the budget is overdrawn by {bytes}")
+    } else {
+        format!("; the budget has {bytes} left")
+    }
 }
 
 fn text(status: &DaemonStatus) -> String {
@@ -391,6 +400,16 @@ mod tests {
     #[test]
     fn the_text_is_as_people_read_it() {
         insta::assert_snapshot!(text(&example()));
+    }
+
+    #[test]
+    fn a_budget_that_is_overdrawn_says_so() {
+        let mut status = example();
+        status.nvme_writes.budget_left_bytes = Some(-(3 << 20));
+        let line = write_line(&status);
+        assert!(line.ends_with("; the budget is overdrawn by 3 MiB\n"), "{line}");
+        let shown = Shown::of(&status).nvme_writes.map(|writes| writes.budget_left_bytes);
+        assert_eq!(shown, Some(Some(-(3 << 20))));
     }
 
     #[test]

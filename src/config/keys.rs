@@ -211,8 +211,8 @@ pub const KEYS: &[Key] = &[
         "nvme.write_bytes_per_s",
         Kind::Size,
         "0",
-        "At most so many bytes a second are written to NVMe, ten seconds' worth at once; 0: no limit. \
-         What is over it goes to the object tier, or is dropped.",
+        "So many bytes a second are written to NVMe, ten seconds' worth at once; 0: no limit. What is \
+         over it goes to the object tier, or is dropped; durable stores are written all the same.",
     ),
     key(
         "nvme.write_bytes_per_day",

@@ -102,7 +102,7 @@ metrics! {
     NVME_SPARED_BYTES: Counter Bytes "terrace_nvme_spared_bytes_total" ["reason"]
         "Frames that were not written to NVMe although memory needed their room, by why.";
     NVME_WRITE_BUDGET_BYTES: Gauge Bytes "terrace_nvme_write_budget_bytes" []
-        "What the write budget has left; only where there is one.";
+        "What the write budget has left, below zero while it is overdrawn; only where there is one.";
 
     LINK_BYTES: Counter Bytes "terrace_link_bytes_total" ["link", "class"]
         "Payload that a link moved, by how urgent it was.";

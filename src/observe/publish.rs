@@ -98,7 +98,8 @@ fn publish_writes(counts: &WriteCounts) {
         counter!(names::NVME_SPARED_BYTES, "reason" => why.name()).absolute(bytes);
     }
     if let Some(left_bytes) = counts.budget_left_bytes {
-        gauge!(names::NVME_WRITE_BUDGET_BYTES).set(shown(left_bytes));
+        let owed = if left_bytes < 0 { -1.0 } else { 1.0 };
+        gauge!(names::NVME_WRITE_BUDGET_BYTES).set(owed * shown(left_bytes.unsigned_abs()));
     }
 }
 

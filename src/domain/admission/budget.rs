@@ -81,7 +81,8 @@ impl Bucket {
         self.level -= self.cost(bytes);
     }
 
-    /// Debts are bounded by what the bucket starts with: then there is writing again soon.
+    /// Debts are bounded by what the bucket starts with, and what goes beyond is not owed: then there is
+    /// writing again soon.
     fn charge(&mut self, bytes: u64) {
         let owed = self.level - self.cost(bytes);
         self.level = owed.max(self.level.min(-self.fill));
@@ -94,9 +95,9 @@ impl Bucket {
         self.level = (self.level + self.cost(bytes) - free).min(self.level_max);
     }
 
-    fn left_bytes(&self, now: Time) -> u64 {
+    fn left_bytes(&self, now: Time) -> i64 {
         let left = self.level_at(now) / i128::from(self.micros);
-        u64::try_from(left.max(0)).unwrap_or(u64::MAX)
+        i64::try_from(left).unwrap_or(if left < 0 { i64::MIN } else { i64::MAX })
     }
 }
 
@@ -131,7 +132,7 @@ impl Budget {
         has
     }
 
-    /// Takes the bytes, if need be on credit.
+    /// Takes the bytes, if need be on credit, which is bounded.
     pub fn charge(&mut self, now: Time, bytes: u64) {
         for bucket in self.buckets.iter_mut().flatten() {
             bucket.advance(now);
@@ -146,9 +147,9 @@ impl Budget {
         }
     }
 
-    /// What may be written at once; none where nothing is limited.
+    /// What may be written at once, below zero what is owed; none where nothing is limited.
     #[must_use]
-    pub fn left_bytes(&self, now: Time) -> Option<u64> {
+    pub fn left_bytes(&self, now: Time) -> Option<i64> {
         self.buckets.iter().flatten().map(|bucket| bucket.left_bytes(now)).min()
     }
 }
@@ -202,6 +203,7 @@ mod tests {
     fn debts_are_bounded_and_paid_first() {
         let mut budget = Budget::new(100, 0);
         budget.charge(at(0), u64::MAX);
+        assert_eq!(budget.left_bytes(at(4)), Some(-600), "it says what is owed");
         assert!(!budget.takes(at(10), Kind::System, 1));
         assert!(budget.takes(at(11), Kind::System, 100));
         budget.refund(100);
@@ -268,6 +270,7 @@ mod tests {
                         let kind = Kind::ALL[usize::from(kind)];
                         let before = budget.left_bytes(now);
                         let takes = budget.takes(now, kind, bytes);
+                        let before = before.and_then(|left| u64::try_from(left).ok());
                         let has_it = before >= Some(bytes);
                         let is_full = [Some(rate * BURST_S), Some(daily)].contains(&before);
                         prop_assert!(!takes || has_it || is_full);

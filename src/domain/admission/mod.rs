@@ -128,8 +128,8 @@ pub struct WriteRules {
 pub struct WriteCounts {
     pub written_bytes: [u64; Reason::COUNT],
     pub spared_bytes: [u64; Spared::COUNT],
-    /// What the budget has left; none where nothing is limited.
-    pub budget_left_bytes: Option<u64>,
+    /// What the budget has left, below zero by what it is overdrawn; none where nothing is limited.
+    pub budget_left_bytes: Option<i64>,
 }
 
 impl WriteCounts {
@@ -235,7 +235,7 @@ mod tests {
         let mut gate = gate(Rule::Returning { percent: 10 }, 100);
         let forced = Case { forced: true, ..doubtful() };
         assert!((0..5).all(|_| gate.admits(Time::ZERO, &forced, 700)));
-        assert_eq!(gate.counts(Time::ZERO).budget_left_bytes, Some(0));
+        assert_eq!(gate.counts(Time::ZERO).budget_left_bytes, Some(-1000));
     }
 
     #[test]

@@ -44,8 +44,14 @@ impl Writes {
         WriteCounts {
             written_bytes,
             spared_bytes: counts.spared_bytes.map(scaled),
-            budget_left_bytes: counts.budget_left_bytes.map(scaled),
+            budget_left_bytes: counts.budget_left_bytes.map(|left| self.scaled_up(left)),
         }
+    }
+
+    /// What is left of the budget, in whole blocks.
+    fn scaled_up(&self, left_bytes: i64) -> i64 {
+        let blocks = i128::from(left_bytes) / i128::from(FRAME_BYTES);
+        i64::try_from(blocks * i128::from(self.block_bytes)).unwrap_or(i64::MAX)
     }
 }
 
@@ -59,12 +65,12 @@ mod tests {
         let writes = Writes { rules, block_bytes: 1 << 20 };
         let scaled = writes.scaled();
         assert_eq!((scaled.bytes_per_s, scaled.bytes_per_day), (3 * FRAME_BYTES, 1));
-        let mut counts =
-            WriteCounts { budget_left_bytes: Some(FRAME_BYTES), ..WriteCounts::default() };
+        let left = -FRAME_BYTES.cast_signed();
+        let mut counts = WriteCounts { budget_left_bytes: Some(left), ..WriteCounts::default() };
         counts.written_bytes[Reason::Demoted.index()] = 7 * FRAME_BYTES;
         counts.written_bytes[Reason::Record.index()] = 4096;
         let counted = writes.counted(&counts);
         assert_eq!(counted.written_bytes_total(), (7 << 20) + 4096);
-        assert_eq!(counted.budget_left_bytes, Some(1 << 20));
+        assert_eq!(counted.budget_left_bytes, Some(-(1 << 20)));
     }
 }
