@@ -6,6 +6,8 @@
 mod odd;
 #[path = "replay/timed.rs"]
 mod timed;
+#[path = "replay/writes.rs"]
+mod writes;
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};

@@ -1,6 +1,8 @@
 //! Writes to NVMe: the gate is asked before they begin, and told when they are down.
 //!
-//! Never leaves a hole: what the gate refuses goes to the tier below, or is the tail of its chain.
+//! Never leaves a hole: what the gate refuses goes to the tier below, or is the tail of its chain. What
+//! makes room goes from the tail, and all that it hangs on has to follow; what is written through is written
+//! from the root, and obliges to nothing.
 
 use crate::domain::admission::{Case, Reason, Spared, WriteMode};
 use crate::domain::directory::{Block, BlockIndex};
@@ -54,19 +56,26 @@ impl Manager {
         self.sink(at, Tier::Nvme)
     }
 
+    /// Whether the copy is worth the write, and the budget has it. It is charged then.
     fn admits(&mut self, at: BlockIndex) -> bool {
         let row = self.directory.get(at);
         let can_pass_by = sink_of(row, Tier::Nvme, self.taker_flags()).is_some();
-        let case = Case {
-            forced: row.copy(Tier::Nvme).children > 0 || (row.has_children() && !can_pass_by),
+        let forced = row.copy(Tier::Nvme).children > 0 || (row.has_children() && !can_pass_by);
+        let case = Case { forced, ..self.case_of(row) };
+        let bytes = self.write_bytes(NamespaceId(row.namespace));
+        self.gate.admits(self.now, &case, bytes)
+    }
+
+    /// What the block shows for itself.
+    fn case_of(&self, row: &Block) -> Case {
+        Case {
+            forced: false,
             asked: is_asked(row),
             claimed: row.claims > 0,
             was_read: row.was_read,
             chance: self.learned.chance(row.tip),
             kind: row.record.kind,
-        };
-        let bytes = self.write_bytes(NamespaceId(row.namespace));
-        self.gate.admits(self.now, &case, bytes)
+        }
     }
 
     /// The fastest tier that takes a new block of the kind, if its floor lets it sink so low. Where that is
@@ -92,21 +101,38 @@ impl Manager {
         next.filter(|tier| *tier <= floor)
     }
 
-    /// A new block is in memory: where that is asked for it is written down at once.
-    pub(super) fn write_through(&mut self, at: BlockIndex, tier: Tier) {
-        if self.gate.mode() != WriteMode::Through || self.directory.get(at).doomed {
+    /// A new block is in memory: where that is asked for it is written down at once, and then what has waited
+    /// for it.
+    pub(super) fn write_through(&mut self, at: BlockIndex) {
+        if self.gate.mode() != WriteMode::Through {
             return;
         }
-        let is_next = sink_of(self.directory.get(at), tier, self.takers_below_memory());
-        if is_next == Some(Tier::Nvme) && tier < Tier::Nvme && self.admits(at) {
-            self.fill(at, Tier::Nvme, tier, Class::Background);
+        let mut stack = vec![at];
+        while let Some(at) = stack.pop() {
+            let Some(from) = self.through_from(at) else { continue };
+            let row = self.directory.get(at);
+            let (case, bytes) = (self.case_of(row), self.write_bytes(NamespaceId(row.namespace)));
+            if self.gate.admits(self.now, &case, bytes) {
+                self.fill(at, Tier::Nvme, from, Class::Background);
+                stack.extend(self.directory.children(at));
+            }
         }
     }
 
-    /// Whoever takes copies, memory apart: what is in HBM need not pass through DRAM to be kept.
-    fn takers_below_memory(&self) -> [bool; Tier::COUNT] {
-        let [_, _, nvme, object] = self.taker_flags();
-        [false, false, nvme, object]
+    /// The copy in memory that the block may be written through from. A chain is written from its root: a
+    /// restart would not take in what hangs on nothing, and that waits until memory needs its room.
+    fn through_from(&self, at: BlockIndex) -> Option<Tier> {
+        let row = self.directory.get(at);
+        let is_there = |at| self.directory.get(at).copy(Tier::Nvme).state.stays();
+        let may_be = self.takes(Tier::Nvme)
+            && Tier::Nvme <= row.floor
+            && row.copy(Tier::Nvme).state == CopyState::Absent
+            && row.parent().is_none_or(is_there);
+        // What is on its way down already, or out, is not copied besides.
+        let is_wanted = !row.doomed && !row.drains() && (!row.dead || row.shielded);
+        let mut memory = [Tier::Dram, Tier::Hbm].into_iter();
+        let from = memory.find(|tier| row.copy(*tier).state == CopyState::Resident);
+        from.filter(|_| may_be && is_wanted)
     }
 
     /// What was admitted is not written after all.

@@ -19,11 +19,11 @@ impl Manager {
             Job::Store(part) => {
                 self.commit(block, filled(to));
                 self.stored(block, part.op, part.index);
-                self.write_through(block, filled(to));
+                self.write_through(block);
             }
             Job::Seal => {
                 self.commit(block, filled(to));
-                self.write_through(block, filled(to));
+                self.write_through(block);
             }
             Job::Fill { from, .. } => {
                 self.unpin(block, from);

@@ -132,6 +132,14 @@ impl Budget {
         has
     }
 
+    /// Takes the bytes, whatever there is, and has all of them paid back.
+    pub fn owe(&mut self, now: Time, bytes: u64) {
+        for bucket in self.buckets.iter_mut().flatten() {
+            bucket.advance(now);
+            bucket.take(bytes);
+        }
+    }
+
     /// Takes the bytes, if need be on credit, which is bounded.
     pub fn charge(&mut self, now: Time, bytes: u64) {
         for bucket in self.buckets.iter_mut().flatten() {
@@ -208,6 +216,17 @@ mod tests {
         assert!(budget.takes(at(11), Kind::System, 100));
         budget.refund(100);
         assert_eq!(budget.left_bytes(at(11)), Some(100));
+    }
+
+    #[test]
+    fn what_is_owed_is_paid_back_in_full() {
+        let mut budget = Budget::new(100, 0);
+        budget.owe(at(0), 3500);
+        assert_eq!(budget.left_bytes(at(0)), Some(-2500));
+        budget.charge(at(0), 700);
+        assert_eq!(budget.left_bytes(at(0)), Some(-2500), "beyond the bound of debts");
+        assert!(!budget.takes(at(25), Kind::System, 1));
+        assert!(budget.takes(at(26), Kind::System, 100));
     }
 
     #[test]

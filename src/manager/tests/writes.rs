@@ -191,6 +191,58 @@ fn what_hangs_together_is_not_torn_by_the_budget() {
     assert_eq!(frames(&bench), "demoted 4; ");
 }
 
+/// However long it is: what it takes beyond the budget is paid back before anything else is written.
+#[test]
+fn a_chain_that_overdraws_the_budget_is_paid_back_in_full() {
+    let mut bench = bench([0, 8, 40, 0], budgeted(TWO_FRAMES_PER_S));
+    bench.store(None, &[1, 2, 3, 4, 5, 6, 7, 8]);
+    bench.store(None, &[11, 12, 13, 14, 15, 16, 17, 18]);
+    assert_eq!(bench.found(&[1, 2, 3, 4, 5, 6, 7, 8]), "nvme:8");
+    assert_eq!(frames(&bench), "demoted 8; ");
+    bench.pass(Duration::from_secs(35));
+    bench.store(None, &[21, 22, 23, 24, 25, 26, 27, 28]);
+    assert_eq!(frames(&bench), "demoted 8; budget 8", "one frame of two is there again");
+    bench.pass(Duration::from_secs(5));
+    bench.store(None, &[31]);
+    assert_eq!(frames(&bench), "demoted 9; budget 8");
+}
+
+/// However many blocks hang together: what is let through hangs together from the root, and what the budget
+/// has no bytes for obliges to nothing.
+#[test]
+fn what_is_written_through_keeps_to_the_budget() {
+    let through = WriteRules { mode: WriteMode::Through, ..budgeted(FRAME_BYTES) };
+    let mut bench = bench([0, 400, 400, 0], through);
+    let chains: Vec<Vec<u64>> = (0..30).map(|n| (10 * n + 1..10 * n + 11).collect()).collect();
+    for chain in &chains {
+        bench.store(None, chain);
+    }
+    assert_eq!(frames(&bench), "through 8; budget 30", "of ten frames ordinary blocks leave two");
+    bench.pass(Duration::from_secs(3));
+    bench.store(Some(chains[0][9]), &[1001]);
+    bench.store(Some(chains[1][9]), &[1002]);
+    bench.store(None, &[1003, 1004, 1005, 1006]);
+    assert_eq!(frames(&bench), "through 11; budget 31");
+    for block in (1..=300).chain(1001..=1006) {
+        let is_written = block <= 8 || [1003, 1004, 1005].contains(&block);
+        let there = bench.block(block).map(|block| block.copies[Tier::Nvme.index()]);
+        let expected = if is_written { CopyState::Resident } else { CopyState::Absent };
+        assert_eq!(there, Some(expected), "{block}");
+    }
+}
+
+#[test]
+fn what_lands_before_its_parent_is_written_through_after_it() {
+    let through = WriteRules { mode: WriteMode::Through, ..ruled(Rule::All) };
+    let mut bench = bench([0, 10, 10, 0], through);
+    bench.start_store(None, &[1]);
+    bench.start_store(Some(1), &[2]);
+    bench.start_store(Some(2), &[3, 4]);
+    bench.transfers.make_contiguous().reverse();
+    bench.run();
+    assert_eq!(frames(&bench), "through 4; ");
+}
+
 #[test]
 fn without_memory_the_budget_drops_stores_from_the_tail() {
     let mut bench = bench([0, 0, 10, 0], budgeted(TWO_FRAMES_PER_S));
