@@ -277,7 +277,7 @@ impl Manager {
             self.partials.remove(&block);
             if tier == Tier::Hbm {
                 self.commit(block, tier);
-                self.write_through(block, tier);
+                self.write_through(block);
             } else {
                 self.start_item(Some(tier), block, Job::Seal);
             }

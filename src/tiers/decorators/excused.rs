@@ -404,7 +404,7 @@ mod tests {
         let bench = out(false);
         assert!(!bench.is_asked());
         for wait in [1, 2, 4] {
-            bench.pass(SECOND / 2 * wait - SECOND / 1000);
+            bench.pass((SECOND / 2 * wait).saturating_sub(SECOND / 1000));
             assert!(!bench.is_asked());
             bench.pass(SECOND / 1000);
             assert!(bench.is_asked() && !bench.is_asked());
@@ -419,7 +419,7 @@ mod tests {
     fn where_pages_fail_a_frame_is_tried_all_the_same_if_seldom() {
         let bench = out(true);
         bench.erase().unwrap_err();
-        bench.pass(TRIAL_EVERY - SECOND);
+        bench.pass(TRIAL_EVERY.saturating_sub(SECOND));
         assert!(!bench.is_asked());
         bench.pass(SECOND);
         bench.fail(None, true);
