@@ -177,6 +177,7 @@ impl Manager {
         });
         self.directory.apply(row, tier, CopyEvent::FillStarted);
         self.directory.apply(row, tier, CopyEvent::FillLanded);
+        self.lies_below(row, tier);
         let shared = tier == Tier::Object;
         let tick = if shared { self.tick } else { self.tick_of(&frame.header) };
         let copy = self.directory.get_mut(row).copy_mut(tier);
@@ -278,6 +279,7 @@ impl Manager {
         let tick = self.tick_of(&frame.header);
         self.directory.apply(row, tier, CopyEvent::FillStarted);
         self.directory.apply(row, tier, CopyEvent::FillLanded);
+        self.lies_below(row, tier);
         let copy = self.directory.get_mut(row).copy_mut(tier);
         (copy.page, copy.tick) = (Some(page), tick);
         copy.writer = Writer::ThisNode;

@@ -209,6 +209,16 @@ impl Manager {
     pub(super) fn begin_fill(&mut self, block: BlockIndex, tier: Tier, tick: u64) {
         self.directory.apply(block, tier, CopyEvent::FillStarted);
         self.directory.get_mut(block).copy_mut(tier).tick = tick;
+        self.lies_below(block, tier);
+    }
+
+    /// The block has a copy below the floor of what it hangs on: that may sink as low now.
+    pub(super) fn lies_below(&mut self, block: BlockIndex, tier: Tier) {
+        if let Some(parent) = self.directory.get(block).parent()
+            && self.directory.get(parent).floor < tier
+        {
+            self.reconsider_all(parent);
+        }
     }
 
     /// A store's copy will not land, for want of room or by a failure.

@@ -156,7 +156,7 @@ fn trace_file() -> (tempfile::TempDir, std::path::PathBuf) {
 fn the_same_run_twice_gives_the_same_object() {
     let (_folder, file) = trace_file();
     for more in [&["--policy", "lru"][..], &["--policy", "value", "--hints", "timing"]] {
-        let tiers = ["--hbm", "1%", "--dram", "4%", "--nvme", "30%", "--object", "100%"];
+        let tiers = ["--hbm", "1%", "--dram", "4%", "--nvme", "10%", "--object", "100%"];
         let run = || {
             let mut report = replay_json(&file, &[&tiers[..], more].concat());
             report.as_object_mut().unwrap().remove("elapsed_s").unwrap();
