@@ -56,26 +56,27 @@ impl Manager {
         self.sink(at, Tier::Nvme)
     }
 
-    /// Whether the copy is worth the write, and the budget has it. It is charged then.
+    /// Whether the copy of what sinks is worth the write, or others need it, and is charged.
     fn admits(&mut self, at: BlockIndex) -> bool {
         let row = self.directory.get(at);
         let can_pass_by = sink_of(row, Tier::Nvme, self.taker_flags()).is_some();
         let forced = row.copy(Tier::Nvme).children > 0 || (row.has_children() && !can_pass_by);
-        let case = Case { forced, ..self.case_of(row) };
-        let bytes = self.write_bytes(NamespaceId(row.namespace));
-        self.gate.admits(self.now, &case, bytes)
+        self.gate_admits(at, forced)
     }
 
-    /// What the block shows for itself.
-    fn case_of(&self, row: &Block) -> Case {
-        Case {
-            forced: false,
+    /// Whether the copy is worth the write, and the budget has it. It is charged then.
+    fn gate_admits(&mut self, at: BlockIndex, forced: bool) -> bool {
+        let row = self.directory.get(at);
+        let case = Case {
+            forced,
             asked: is_asked(row),
             claimed: row.claims > 0,
             was_read: row.was_read,
             chance: self.learned.chance(row.tip),
             kind: row.record.kind,
-        }
+        };
+        let bytes = self.write_bytes(NamespaceId(row.namespace));
+        self.gate.admits(self.now, &case, bytes)
     }
 
     /// The fastest tier that takes a new block of the kind, if its floor lets it sink so low. Where that is
@@ -110,9 +111,7 @@ impl Manager {
         let mut stack = vec![at];
         while let Some(at) = stack.pop() {
             let Some(from) = self.through_from(at) else { continue };
-            let row = self.directory.get(at);
-            let (case, bytes) = (self.case_of(row), self.write_bytes(NamespaceId(row.namespace)));
-            if self.gate.admits(self.now, &case, bytes) {
+            if self.gate_admits(at, false) {
                 self.fill(at, Tier::Nvme, from, Class::Background);
                 stack.extend(self.directory.children(at));
             }

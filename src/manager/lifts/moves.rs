@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use crate::domain::block::Key;
-use crate::domain::directory::BlockIndex;
+use crate::domain::directory::{Block, BlockIndex};
 use crate::domain::residency::CopyState;
 use crate::domain::tier::Tier;
 use crate::movement::{Class, Link};
@@ -154,8 +154,7 @@ impl Manager {
         }
         let lift = &self.lifts.open[&op];
         let to = if leg == Leg::Below { Tier::Dram } else { lift.what.to };
-        let there = |tier: &Tier| row.copy(*tier).state != CopyState::Absent;
-        if let Some(tier) = Tier::ALL.into_iter().take_while(|tier| *tier <= to).find(there) {
+        if let Some(tier) = found_within(row, to) {
             self.found_there((op, leg), (at, block), tier);
             return Moved::Next;
         }
@@ -257,4 +256,10 @@ impl Manager {
         let slots = (space.config.capacity_bytes / slot_bytes).min(space.config.slots_max);
         slots * u64::from(self.config.lift_percent) / 100
     }
+}
+
+/// The fastest tier, no slower than `to`, that has a copy of the block or is about to.
+pub(super) fn found_within(row: &Block, to: Tier) -> Option<Tier> {
+    let there = |tier: &Tier| row.copy(*tier).state != CopyState::Absent;
+    Tier::ALL.into_iter().take_while(|tier| *tier <= to).find(there)
 }

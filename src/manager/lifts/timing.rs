@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use crate::domain::hint::LiftReason;
-use crate::domain::residency::CopyState;
 use crate::domain::tier::Tier;
 use crate::domain::units::Time;
 
+use super::moves::found_within;
 use super::{Lift, Lifts, Manager};
 use crate::manager::api::{LiftState, OpId};
 
@@ -58,13 +58,14 @@ impl Manager {
         {
             self.lifts.timers.remove(&(time, op));
             let Some(lift) = self.lifts.open.get(&op) else { continue };
-            let (blocks, goes_on) = (lift.what.keys.len(), self.may_go_on(lift));
-            walked += if goes_on { 1 } else { blocks };
-            let Some(lift) = self.lifts.open.get_mut(&op) else { continue };
-            if lift.what.times.deadline <= self.now {
+            let is_over = lift.what.times.deadline <= self.now;
+            let goes_on = !is_over && self.may_go_on(lift);
+            walked += if goes_on { 1 } else { lift.what.keys.len() };
+            if is_over {
                 self.end_lift(op, LiftState::Ended);
                 continue;
             }
+            let Some(lift) = self.lifts.open.get_mut(&op) else { continue };
             if goes_on {
                 lift.state = LiftState::Moving;
             } else {
@@ -82,10 +83,8 @@ impl Manager {
     fn may_go_on(&self, lift: &Lift) -> bool {
         let is_there = |(to, next): (Tier, usize)| {
             let Some(last) = next.checked_sub(1) else { return true };
-            let row = self.directory.find(lift.what.keys[last]).map(|at| self.directory.get(at));
-            let has =
-                |tier: &Tier| row.is_some_and(|row| row.copy(*tier).state != CopyState::Absent);
-            Tier::ALL.iter().take_while(|tier| **tier <= to).any(has)
+            let at = self.directory.find(lift.what.keys[last]);
+            at.is_some_and(|at| found_within(self.directory.get(at), to).is_some())
         };
         lift.looks_again && lift.clipped.is_empty() && lift.places().into_iter().all(is_there)
     }
