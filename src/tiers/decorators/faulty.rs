@@ -195,7 +195,7 @@ fn flip_bit(arena: &Arena, key: Key, frame: FrameSpan, bit: u64) -> Result<(), S
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tiers::contract::{self, Fixture};
+    use crate::tiers::decorators::check_contract;
     use crate::tiers::memory::MemoryStore;
     use crate::tiers::sample::{self, Sample};
     use crate::tiers::store::Place;
@@ -212,14 +212,10 @@ mod tests {
 
     #[test]
     fn keeps_the_contract_when_nothing_but_time_goes_wrong() {
-        contract::check_store(|| {
-            let arena = contract::arena(0);
-            let inside = Arc::new(MemoryStore::new(Tier::Nvme, Arc::clone(&arena)));
+        check_contract(|inside, arena| {
             let delay_max = Duration::from_millis(1);
             let plan = FaultPlan { seed: 3, delay: 0.5, delay_max, ..FaultPlan::default() };
-            let store = Faulty::new(Arc::clone(&inside) as _, plan, Arc::clone(&arena)).unwrap();
-            let flip = move |key, place, byte| inside.flip_bit(key, place, byte);
-            Fixture::new(arena, Arc::new(store)).corrupted_by(flip)
+            Faulty::new(inside, plan, Arc::clone(arena)).unwrap()
         });
     }
 

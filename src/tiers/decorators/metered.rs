@@ -126,20 +126,14 @@ fn measured(meter: &Arc<Meter>, bytes: u64, done: Done) -> Done {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tiers::contract::{self, Fixture};
+    use crate::tiers::decorators::check_contract;
     use crate::tiers::memory::MemoryStore;
     use crate::tiers::sample::{self, Sample};
     use crate::tiers::store::Erasure;
 
     #[test]
     fn keeps_the_contract() {
-        contract::check_store(|| {
-            let arena = contract::arena(0);
-            let inside = Arc::new(MemoryStore::new(Tier::Nvme, Arc::clone(&arena)));
-            let store = Arc::new(Metered::new(Arc::clone(&inside) as _));
-            let flip = move |key, place, byte| inside.flip_bit(key, place, byte);
-            Fixture::new(arena, store).corrupted_by(flip)
-        });
+        check_contract(|inside, _| Metered::new(inside));
     }
 
     #[test]

@@ -118,7 +118,7 @@ impl TierStore for Throttled {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tiers::contract::{self, Fixture};
+    use crate::tiers::decorators::check_contract;
     use crate::tiers::memory::MemoryStore;
     use crate::tiers::sample::{self, Sample};
 
@@ -130,13 +130,7 @@ mod tests {
 
     #[test]
     fn keeps_the_contract() {
-        contract::check_store(|| {
-            let arena = contract::arena(0);
-            let inside = Arc::new(MemoryStore::new(Tier::Nvme, Arc::clone(&arena)));
-            let store = Throttled::new(Arc::clone(&inside) as _, limits(1 << 33, 0)).unwrap();
-            let flip = move |key, place, byte| inside.flip_bit(key, place, byte);
-            Fixture::new(arena, Arc::new(store)).corrupted_by(flip)
-        });
+        check_contract(|inside, _| Throttled::new(inside, limits(1 << 33, 0)).unwrap());
     }
 
     #[test]

@@ -208,8 +208,7 @@ mod tests {
 
     use super::*;
     use crate::env::{ManualClock, SystemClock};
-    use crate::tiers::contract::{self, Fixture};
-    use crate::tiers::memory::MemoryStore;
+    use crate::tiers::decorators::check_contract;
     use crate::tiers::sample::{self, Sample};
     use crate::tiers::store::Erasure;
 
@@ -293,13 +292,8 @@ mod tests {
 
     #[test]
     fn keeps_the_contract() {
-        contract::check_store(|| {
-            let arena = contract::arena(0);
-            let inside = Arc::new(MemoryStore::new(Tier::Nvme, Arc::clone(&arena)));
-            let clock = Arc::new(SystemClock::start());
-            let store = Watched::new(Arc::clone(&inside) as _, clock, Patience::default());
-            let flip = move |key, place, byte| inside.flip_bit(key, place, byte);
-            Fixture::new(arena, Arc::new(store)).corrupted_by(flip)
+        check_contract(|inside, _| {
+            Watched::new(inside, Arc::new(SystemClock::start()), Patience::default())
         });
     }
 
