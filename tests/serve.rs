@@ -268,6 +268,12 @@ fn cli_a_bucket_that_is_away_at_the_start_is_said_to_be_out() {
     }
     let log = fs::read_to_string(place.path().join("log")).unwrap();
     assert!(log.contains("the object store is out") && log.contains("refused"), "{log}");
+    let told: serde_json::Value =
+        serde_json::from_slice(&place.run("status --json").stdout).unwrap();
+    let object = told["tiers"].as_array().unwrap().last().unwrap();
+    assert!(object["outage"].as_str().unwrap().starts_with("OUT for"), "{told}");
+    let doctor = String::from_utf8(place.run("doctor").stdout).unwrap();
+    assert!(doctor.contains("object is OUT for"), "{doctor}");
 }
 
 #[test]

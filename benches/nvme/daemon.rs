@@ -82,7 +82,7 @@ impl Served {
     /// Payload bytes written to and read from the tier so far.
     async fn moved(&self) -> [u64; 2] {
         let status = self.client.status().await.unwrap();
-        let nvme = status.tiers[Tier::Nvme.index()];
+        let nvme = &status.tiers[Tier::Nvme.index()];
         [nvme.bytes_in, nvme.bytes_out]
     }
 

@@ -358,6 +358,8 @@ class TierStatus:
     out_bytes: int
     failures: int
     shielded_bytes: int
+    # What its store refuses for now, since when and why; empty while it is well.
+    outage: str
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ struct Shown<'a> {
     pid: u32,
     uptime_s: f64,
     policy: &'a str,
-    tiers: Vec<ShownTier>,
+    tiers: Vec<ShownTier<'a>>,
     blocks: u64,
     clients: u64,
     pools: u64,
@@ -63,7 +63,7 @@ struct Shown<'a> {
 }
 
 #[derive(Serialize)]
-struct ShownTier {
+struct ShownTier<'a> {
     tier: &'static str,
     capacity_bytes: u64,
     used_bytes: u64,
@@ -75,6 +75,7 @@ struct ShownTier {
     bytes_out: u64,
     failures: u64,
     shielded_bytes: u64,
+    outage: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -168,7 +169,7 @@ impl<'a> Shown<'a> {
 }
 
 /// The tiers that are present, fastest first.
-fn tiers(status: &DaemonStatus) -> Vec<ShownTier> {
+fn tiers(status: &DaemonStatus) -> Vec<ShownTier<'_>> {
     let figures = Tier::ALL.iter().map(|tier| (tier.name(), &status.tiers[tier.index()]));
     figures
         .filter(|(_, figures)| figures.present)
@@ -184,6 +185,7 @@ fn tiers(status: &DaemonStatus) -> Vec<ShownTier> {
             bytes_out: figures.bytes_out,
             failures: figures.failures,
             shielded_bytes: figures.shielded_bytes,
+            outage: Some(&*figures.outage).filter(|outage| !outage.is_empty()),
         })
         .collect()
 }
@@ -300,6 +302,7 @@ fn text(status: &DaemonStatus) -> String {
             "failures",
         ],
     );
+    let mut outages = String::new();
     for tier in tiers(status) {
         let bytes = |bytes: u64| Bytes(bytes).to_string();
         table.row([
@@ -315,13 +318,16 @@ fn text(status: &DaemonStatus) -> String {
             bytes(tier.bytes_out),
             tier.failures.to_string(),
         ]);
+        if let Some(outage) = tier.outage {
+            outages = format!("{outages}{} is {outage}\n", tier.tier);
+        }
     }
     let mut facts = Table::new(2, ["what", "how"]);
     for (what, how) in &status.facts {
         facts.row([what.clone(), how.clone()]);
     }
     format!(
-        "terrace {} (pid {}) up {} s, node {}, policy {}\n\n{table}\n{links}\n\
+        "terrace {} (pid {}) up {} s, node {}, policy {}\n\n{table}{outages}\n{links}\n\
          {} blocks; {} clients, {} pools, {} leases, {} sessions\n\
          {} lookups for {} blocks; {} stores and loads under way; {} transfers under way, {} \
          waiting\n\

@@ -144,7 +144,7 @@ pub struct DaemonStatus {
 }
 
 /// One tier's figures. Counts are since the daemon's start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TierStatus {
     pub present: bool,
     pub capacity_bytes: u64,
@@ -162,4 +162,6 @@ pub struct TierStatus {
     pub failures: u64,
     /// What shields hold of it.
     pub shielded_bytes: u64,
+    /// What its store refuses for now, since when and why; empty while it is well.
+    pub outage: String,
 }

@@ -29,6 +29,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 
+use crate::domain::tier::Tier;
 use crate::env;
 use crate::tiers::store::TierStore;
 
@@ -64,15 +65,11 @@ pub struct ServiceConfig {
 pub struct Stores(pub Vec<Arc<dyn TierStore>>);
 
 impl Stores {
-    /// Says beside each tier's fact that its store is out, where it is.
-    fn tell(&self, facts: &mut BTreeMap<String, String>) {
-        for store in &self.0 {
-            let health = store.health();
-            if health.is_out() {
-                let fact = facts.entry(store.tier().name().into()).or_default();
-                *fact = format!("{fact}; {health}");
-            }
-        }
+    /// What the tier's store refuses for now, in words, if it is out.
+    fn outage(&self, tier: Tier) -> Option<String> {
+        let store = self.0.iter().find(|store| store.tier() == tier)?;
+        let health = store.health();
+        health.is_out().then(|| health.to_string())
     }
 }
 

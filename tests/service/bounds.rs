@@ -13,6 +13,8 @@ use super::{World, hashes, namespace};
 
 const R: RequestId = RequestId(1);
 const LONG: Duration = Duration::from_mins(10);
+/// What a call may take where it is to be given up; connecting has it too, on a busy machine as well.
+const SHORT: Duration = Duration::from_millis(700);
 
 #[tokio::test]
 async fn the_managers_refusals_keep_their_meaning() {
@@ -126,7 +128,7 @@ async fn a_call_without_a_deadline_ends_at_the_services_own() {
 /// A GPU's driver pins all of a pool: as a call given up, it would begin again with each session.
 #[tokio::test]
 async fn a_pool_that_takes_longer_to_open_than_a_call_may_is_waited_for() {
-    let patience = Duration::from_millis(200);
+    let patience = SHORT;
     let world = World::with(|config| config.times.call_timeout = patience);
     world.fake.state().registering_takes = 3 * patience;
     let mut config = ClientConfig::new("a", namespace());
@@ -141,9 +143,9 @@ async fn a_pool_that_takes_longer_to_open_than_a_call_may_is_waited_for() {
 async fn a_lookup_has_the_time_that_the_shared_store_is_asked() {
     let world = World::start();
     let mut config = ClientConfig::new("a", namespace());
-    config.call_timeout = Duration::from_millis(200);
+    config.call_timeout = SHORT;
     let client = Client::connect(&world.socket, config).await.unwrap();
-    world.fake.state().answering_takes = Duration::from_millis(600);
+    world.fake.state().answering_takes = 2 * SHORT;
     let error = client.lookup(R, hashes(0, 1)).await.unwrap_err();
     assert!(matches!(error, ClientError::TimedOut(_)), "{error:?}");
     client.lookup_shared(R, hashes(0, 1), Duration::from_secs(5)).await.unwrap();
@@ -154,7 +156,7 @@ async fn a_lookup_has_the_time_that_the_shared_store_is_asked() {
 async fn the_answer_to_a_load_is_waited_for_no_longer_than_any_other() {
     let world = World::start();
     let mut config = ClientConfig::new("a", namespace());
-    config.call_timeout = Duration::from_millis(200);
+    config.call_timeout = SHORT;
     let (client, _pool, handle) = world.join_with_pool(config, 1).await;
     world.fake.state().hang = true;
     let load = client.load(R, hashes(0, 1), handle, &[0], LONG);

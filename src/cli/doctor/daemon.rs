@@ -6,8 +6,9 @@ use std::path::Path;
 use super::super::{Failure, PATIENCE, ask};
 use super::Check;
 use crate::cli::serve::state_dir;
-use crate::client;
+use crate::client::{self, DaemonStatus};
 use crate::config::Places;
+use crate::domain::tier::Tier;
 use crate::service::{BindError, look_at_socket};
 use crate::sockets::PlaceError;
 use crate::tiers::open::{OpenError, check_writable};
@@ -19,21 +20,36 @@ pub(super) fn runs(places: &Places) -> bool {
 }
 
 pub(super) fn checks(places: &Places, runs: bool) -> Vec<Check> {
-    let socket = if runs {
-        silent(&places.socket).unwrap_or_else(|| answering(places))
+    let mut checks = vec![state_folder(&places.state_dir, runs)];
+    if runs {
+        match ask(client::daemon_status(&places.socket, PATIENCE)) {
+            Ok(status) => {
+                checks.push(answering(places));
+                checks.extend(outages(&status));
+            }
+            Err(Failure::Usage(error) | Failure::Failed(error)) => {
+                checks.push(silent(&places.socket, &error));
+            }
+        }
     } else {
-        free(&places.socket)
-    };
-    vec![state_folder(&places.state_dir, runs), socket]
+        checks.push(free(&places.socket));
+    }
+    checks
 }
 
 /// Something listens there and answers nothing.
-fn silent(path: &Path) -> Option<Check> {
-    let error = match ask(client::daemon_status(path, PATIENCE)).err()? {
-        Failure::Usage(error) | Failure::Failed(error) => error,
-    };
+fn silent(path: &Path, error: &str) -> Check {
     let found = format!("what listens at {} doesn't answer: {error}", path.display());
-    Some(Check::fail("socket", found, "look at its log, and start the daemon again if it hangs"))
+    Check::fail("socket", found, "look at its log, and start the daemon again if it hangs")
+}
+
+/// The tiers that the running daemon does without for now, whatever their places look like from here.
+fn outages(status: &DaemonStatus) -> impl Iterator<Item = Check> {
+    let tiers = Tier::ALL.into_iter().map(|tier| (tier, &status.tiers[tier.index()].outage));
+    tiers.filter(|(_, outage)| !outage.is_empty()).map(|(tier, outage)| {
+        let found = format!("{tier} is {outage}");
+        Check::warn("tiers", found, "mend what it names: the daemon takes the tier back by itself")
+    })
 }
 
 /// The metrics endpoint's address.
@@ -139,6 +155,17 @@ mod tests {
         let refused = state_folder(path, true);
         assert_eq!(refused.verdict, Verdict::Fail);
         assert!(refused.remedy.unwrap().contains("another version"));
+    }
+
+    #[test]
+    fn a_tier_that_the_running_daemon_does_without_is_told() {
+        let mut status = DaemonStatus::default();
+        assert_eq!(outages(&status).count(), 0);
+        status.tiers[Tier::Object.index()].outage = "OUT for writes since 3 s: refused".into();
+        let found: Vec<_> = outages(&status).collect();
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].verdict, Verdict::Warn);
+        assert!(found[0].found.contains("object is OUT for writes"), "{found:?}");
     }
 
     #[test]

@@ -99,9 +99,10 @@ pub(super) fn completion(message: pb::Completion) -> Result<Completion, ClientEr
 }
 
 pub(super) fn status(message: pb::StatusResponse) -> Result<DaemonStatus, ClientError> {
-    let mut tiers = [TierStatus::default(); Tier::COUNT];
-    for figures in &message.tiers {
-        tiers[tier(figures.tier())?.index()] = tier_status(figures);
+    let mut tiers = <[TierStatus; Tier::COUNT]>::default();
+    for figures in message.tiers {
+        let tier = tier(figures.tier())?;
+        tiers[tier.index()] = tier_status(figures);
     }
     Ok(DaemonStatus {
         protocol_version: message.protocol_version,
@@ -152,7 +153,7 @@ fn nvme_writes(message: pb::NvmeWrites) -> WriteCounts {
     }
 }
 
-fn tier_status(figures: &pb::TierStatus) -> TierStatus {
+fn tier_status(figures: pb::TierStatus) -> TierStatus {
     TierStatus {
         present: figures.present,
         capacity_bytes: figures.capacity_bytes,
@@ -165,6 +166,7 @@ fn tier_status(figures: &pb::TierStatus) -> TierStatus {
         bytes_out: figures.out_bytes,
         failures: figures.failures,
         shielded_bytes: figures.shielded_bytes,
+        outage: figures.outage,
     }
 }
 

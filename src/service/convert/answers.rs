@@ -110,9 +110,11 @@ pub(super) fn status(
     config: &ServiceConfig,
     uptime: Duration,
 ) -> pb::StatusResponse {
-    let tiers = Tier::ALL.into_iter().map(|tier| tier_status(tier, &status.tiers[tier.index()]));
+    let tiers = Tier::ALL.into_iter().map(|tier| pb::TierStatus {
+        outage: config.stores.outage(tier).unwrap_or_default(),
+        ..tier_status(tier, &status.tiers[tier.index()])
+    });
     let mut facts = config.facts.clone();
-    config.stores.tell(&mut facts);
     if !status.lru_decides.is_empty() {
         let tiers: Vec<_> = status.lru_decides.iter().map(Tier::name).collect();
         facts.insert("retention".into(), format!("lru decides in {}", tiers.join(", ")));
@@ -178,6 +180,7 @@ fn tier_status(tier: Tier, status: &TierStatus) -> pb::TierStatus {
         out_bytes: status.bytes_out,
         failures: status.failures,
         shielded_bytes: status.shielded_bytes,
+        outage: String::new(),
     }
 }
 

@@ -218,7 +218,7 @@ fn counts(
         input_tokens: tally.input_tokens,
         capacity_blocks,
         hit_tokens: tally.hit_tokens,
-        evicted_blocks: status.tiers.map(|tier| tier.evicted_copies),
+        evicted_blocks: status.tiers.each_ref().map(|tier| tier.evicted_copies),
         traffic: Tier::ALL.map(|tier| (capacity_blocks[tier.index()] > 0).then(|| traffic(tier))),
     }
 }
