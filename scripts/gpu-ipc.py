@@ -49,6 +49,16 @@ class Engine:
         self.client = client
         self.handle = client.register_pool(self.pool)
 
+    def warm_up(self, byte: int | None) -> None:
+        """Does once what will be done behind other work, and leaves other bytes than it will: loading
+        a kernel, and asking the driver for memory, may wait for the GPU."""
+        kept = [self.write(slots, busy=1) for slots in calls_slots()]
+        self.write(slice(BLOCKS), byte)
+        for tensor in self.tensors:
+            tensor[:, BLOCKS : 2 * BLOCKS] = 0
+        torch.cuda.synchronize()
+        del kept
+
     def store(
         self, hashes: list[bytes], first_slot: int = 0, parent: bytes | None = None
     ) -> Operation:
@@ -100,9 +110,7 @@ def main(socket: str, die: bool, stand_s: int) -> None:
         engine = Engine(client, namespace)
         if not die:
             check_left(client, engine.handle, engine.tensors)
-        # With other bytes first: a kernel is loaded when it is first used, which waits for the GPU.
-        engine.write(slice(BLOCKS), 0 if die else None)
-        torch.cuda.synchronize()
+        engine.warm_up(0 if die else None)
         if stand_s:
             stand(engine, hashes, stand_s)
             return
@@ -138,20 +146,24 @@ def stand(engine: Engine, hashes: list[bytes], seconds: int) -> None:
 
 def check_many_calls(engine: Engine) -> None:
     """Stores on end, each behind work of its own, over more calls than there are events."""
-    each = BLOCKS // CALLS
-    hashes = hashes_from(int.from_bytes(os.urandom(8), "big") << 64)[: CALLS * each]
+    hashes = hashes_from(int.from_bytes(os.urandom(8), "big") << 64)[: calls_slots()[-1].stop]
     wanted, stored = [], []
-    for call in range(CALLS):
-        slots = slice(call * each, (call + 1) * each)
+    for slots in calls_slots():
         wanted.append(engine.write(slots, busy=LONG // CALLS))
         # Of one chain: each call's blocks follow on those of the call before.
-        parent = hashes[slots.start - 1] if call else None
+        parent = hashes[slots.start - 1] if slots.start else None
         stored.append(engine.store(hashes[slots], slots.start, parent))
     for op in stored:
         if op.result().failed:
             sys.exit(f"blocks were not stored: {op.result()}")
     together = [torch.cat(parts, dim=1) for parts in zip(*wanted, strict=True)]
     engine.check(hashes, together)
+
+
+def calls_slots() -> list[slice]:
+    """The slots of each call of `check_many_calls`."""
+    each = BLOCKS // CALLS
+    return [slice(call * each, (call + 1) * each) for call in range(CALLS)]
 
 
 def hashes_from(first: int) -> list[bytes]:
