@@ -24,8 +24,10 @@ LAYERS, PLANES, SLOTS, PAGE_BYTES, BLOCKS = 32, 2, 256, 32768, 64
 # What an engine that dies stores: blocks that the next one knows.
 LEFT_FIRST, LEFT_BYTE = 1 << 100, 0xA5
 
-# Stores one after the other, more than the pool has events.
+# Stores one after the other, more than the pool has events, and the slots of each.
 CALLS = 12
+CALL_BLOCKS = BLOCKS // CALLS
+CALL_SLOTS = [slice(call * CALL_BLOCKS, (call + 1) * CALL_BLOCKS) for call in range(CALLS)]
 
 # Work before each store, in matrices multiplied: half a second on an H100.
 LONG = 200
@@ -52,7 +54,7 @@ class Engine:
     def warm_up(self, byte: int | None) -> None:
         """Does once what will be done behind other work, and leaves other bytes than it will: loading
         a kernel, and asking the driver for memory, may wait for the GPU."""
-        kept = [self.write(slots, busy=1) for slots in calls_slots()]
+        kept = [self.write(slots, busy=1) for slots in CALL_SLOTS]
         self.write(slice(BLOCKS), byte)
         for tensor in self.tensors:
             tensor[:, BLOCKS : 2 * BLOCKS] = 0
@@ -146,9 +148,9 @@ def stand(engine: Engine, hashes: list[bytes], seconds: int) -> None:
 
 def check_many_calls(engine: Engine) -> None:
     """Stores on end, each behind work of its own, over more calls than there are events."""
-    hashes = hashes_from(int.from_bytes(os.urandom(8), "big") << 64)[: calls_slots()[-1].stop]
+    hashes = hashes_from(int.from_bytes(os.urandom(8), "big") << 64)[: CALLS * CALL_BLOCKS]
     wanted, stored = [], []
-    for slots in calls_slots():
+    for slots in CALL_SLOTS:
         wanted.append(engine.write(slots, busy=LONG // CALLS))
         # Of one chain: each call's blocks follow on those of the call before.
         parent = hashes[slots.start - 1] if slots.start else None
@@ -158,12 +160,6 @@ def check_many_calls(engine: Engine) -> None:
             sys.exit(f"blocks were not stored: {op.result()}")
     together = [torch.cat(parts, dim=1) for parts in zip(*wanted, strict=True)]
     engine.check(hashes, together)
-
-
-def calls_slots() -> list[slice]:
-    """The slots of each call of `check_many_calls`."""
-    each = BLOCKS // CALLS
-    return [slice(call * each, (call + 1) * each) for call in range(CALLS)]
 
 
 def hashes_from(first: int) -> list[bytes]:

@@ -358,8 +358,8 @@ class TierStatus:
     out_bytes: int
     failures: int
     shielded_bytes: int
-    # What its store refuses for now, since when and why; empty while it is well.
-    outage: str
+    # What its store refuses for now, since when and why; None while it is well.
+    outage: str | None
 
 
 @dataclass(frozen=True)

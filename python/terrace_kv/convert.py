@@ -271,12 +271,17 @@ def status(message: Any) -> answers.Status:
     return _same(
         answers.Status,
         message,
-        tiers={tier: _same(answers.TierStatus, one, tier=tier) for tier, one in tiers.items()},
+        tiers={tier: _tier_status(tier, one) for tier, one in tiers.items()},
         links={link: _same(answers.LinkStatus, one, link=link) for link, one in links.items()},
         lifts=_same(answers.LiftCounts, message.lifts),
         nvme_writes=_nvme_writes(message.nvme_writes),
         facts=dict(message.facts),
     )
+
+
+def _tier_status(tier: Tier, message: Any) -> answers.TierStatus:
+    outage = message.outage if message.HasField("outage") else None
+    return _same(answers.TierStatus, message, tier=tier, outage=outage)
 
 
 def _nvme_writes(message: Any) -> answers.NvmeWrites:

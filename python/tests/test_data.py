@@ -231,6 +231,7 @@ class DataTest(DaemonCase):
             self.assertTrue(status.tiers[Tier.DRAM].present)
             self.assertFalse(status.tiers[Tier.NVME].present)
             self.assertIn("dram", status.facts)
+            self.assertIsNone(status.tiers[Tier.DRAM].outage)
 
     def test_a_pool_that_was_taken_back(self):
         engine = self.engine()

@@ -185,7 +185,7 @@ fn tiers(status: &DaemonStatus) -> Vec<ShownTier<'_>> {
             bytes_out: figures.bytes_out,
             failures: figures.failures,
             shielded_bytes: figures.shielded_bytes,
-            outage: Some(&*figures.outage).filter(|outage| !outage.is_empty()),
+            outage: figures.outage.as_deref(),
         })
         .collect()
 }

@@ -162,6 +162,6 @@ pub struct TierStatus {
     pub failures: u64,
     /// What shields hold of it.
     pub shielded_bytes: u64,
-    /// What its store refuses for now, since when and why; empty while it is well.
-    pub outage: String,
+    /// What its store refuses for now, since when and why; nothing while it is well.
+    pub outage: Option<String>,
 }

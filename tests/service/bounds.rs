@@ -128,14 +128,13 @@ async fn a_call_without_a_deadline_ends_at_the_services_own() {
 /// A GPU's driver pins all of a pool: as a call given up, it would begin again with each session.
 #[tokio::test]
 async fn a_pool_that_takes_longer_to_open_than_a_call_may_is_waited_for() {
-    let patience = SHORT;
-    let world = World::with(|config| config.times.call_timeout = patience);
-    world.fake.state().registering_takes = 3 * patience;
+    let world = World::with(|config| config.times.call_timeout = SHORT);
+    world.fake.state().registering_takes = 3 * SHORT;
     let mut config = ClientConfig::new("a", namespace());
-    config.call_timeout = patience;
+    config.call_timeout = SHORT;
     let (client, _pool, handle) = world.join_with_pool(config, 1).await;
     // So is one whose copies end first, and that the driver unpins.
-    world.fake.state().answering_takes = 3 * patience;
+    world.fake.state().answering_takes = 3 * SHORT;
     client.unregister_pool(handle).await.unwrap();
 }
 

@@ -45,10 +45,10 @@ fn silent(path: &Path, error: &str) -> Check {
 
 /// The tiers that the running daemon does without for now, whatever their places look like from here.
 fn outages(status: &DaemonStatus) -> impl Iterator<Item = Check> {
-    let tiers = Tier::ALL.into_iter().map(|tier| (tier, &status.tiers[tier.index()].outage));
-    tiers.filter(|(_, outage)| !outage.is_empty()).map(|(tier, outage)| {
-        let found = format!("{tier} is {outage}");
-        Check::warn("tiers", found, "mend what it names: the daemon takes the tier back by itself")
+    Tier::ALL.into_iter().filter_map(|tier| {
+        let outage = status.tiers[tier.index()].outage.as_ref()?;
+        let remedy = "mend what it names: the daemon takes the tier back by itself";
+        Some(Check::warn("tiers", format!("{tier} is {outage}"), remedy))
     })
 }
 
@@ -161,7 +161,8 @@ mod tests {
     fn a_tier_that_the_running_daemon_does_without_is_told() {
         let mut status = DaemonStatus::default();
         assert_eq!(outages(&status).count(), 0);
-        status.tiers[Tier::Object.index()].outage = "OUT for writes since 3 s: refused".into();
+        status.tiers[Tier::Object.index()].outage =
+            Some("OUT for writes since 3 s: refused".into());
         let found: Vec<_> = outages(&status).collect();
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].verdict, Verdict::Warn);

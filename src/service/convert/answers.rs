@@ -110,10 +110,9 @@ pub(super) fn status(
     config: &ServiceConfig,
     uptime: Duration,
 ) -> pb::StatusResponse {
-    let tiers = Tier::ALL.into_iter().map(|tier| pb::TierStatus {
-        outage: config.stores.outage(tier).unwrap_or_default(),
-        ..tier_status(tier, &status.tiers[tier.index()])
-    });
+    let tiers = Tier::ALL
+        .into_iter()
+        .map(|tier| tier_status(tier, &status.tiers[tier.index()], config.stores.outage(tier)));
     let mut facts = config.facts.clone();
     if !status.lru_decides.is_empty() {
         let tiers: Vec<_> = status.lru_decides.iter().map(Tier::name).collect();
@@ -166,7 +165,7 @@ fn nvme_writes(counts: &WriteCounts) -> pb::NvmeWrites {
     }
 }
 
-fn tier_status(tier: Tier, status: &TierStatus) -> pb::TierStatus {
+fn tier_status(tier: Tier, status: &TierStatus, outage: Option<String>) -> pb::TierStatus {
     pb::TierStatus {
         tier: self::tier(tier).into(),
         present: status.present,
@@ -180,7 +179,7 @@ fn tier_status(tier: Tier, status: &TierStatus) -> pb::TierStatus {
         out_bytes: status.bytes_out,
         failures: status.failures,
         shielded_bytes: status.shielded_bytes,
-        outage: String::new(),
+        outage,
     }
 }
 
