@@ -230,12 +230,12 @@ impl SlotMap {
             self.add_chunk();
         }
         if self.chunks[chunk_index as usize].is_none() {
-            if self.is_withheld(chunk_index) {
-                return false;
-            }
             let stripe = self.stripe_of(chunk_index);
             self.idle[stripe].remove(&chunk_index);
             self.install(chunk_index, kind);
+            if self.is_withheld(chunk_index) {
+                self.close(chunk_index);
+            }
         }
         let chunk = self.chunk_mut(chunk_index);
         if chunk.kind != kind {

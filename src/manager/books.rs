@@ -189,7 +189,8 @@ impl Manager {
     }
 
     /// Erases the frames in slots that copies have left and nobody was given: with time they say less
-    /// than the truth, and a restart would believe them.
+    /// than the truth, and a restart would believe them. In a chunk that changed hands the first write or
+    /// erase of whoever got it ends them all.
     pub(super) fn erase_vacated(&mut self) {
         while let Some((key, place)) = self.vacated.pop() {
             let page = SlotPage::at(place.offset).expect("a slot starts on a page");

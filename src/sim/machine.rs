@@ -160,8 +160,8 @@ impl Machine {
         })
     }
 
-    /// A transfer starts: from now on its targets hold garbage.
-    pub(super) fn begin(&mut self, transfer: &Transfer) -> Checked {
+    /// A transfer starts: its targets hold garbage now, but for those in `NVMe` that nothing is written to.
+    pub(super) fn begin(&mut self, transfer: &Transfer, fates: &[Fate]) -> Checked {
         if transfer.items.is_empty() || transfer.items.len() > Transfer::items_max(transfer.link) {
             return Err(format!("{:?} has {} items", transfer.id, transfer.items.len()));
         }
@@ -169,14 +169,14 @@ impl Machine {
         if !transfer.items.iter().map(kinds).all(|ends| ends == kinds(&transfer.items[0])) {
             return Err(format!("{:?} goes several ways", transfer.id));
         }
-        for item in &transfer.items {
-            self.begin_item(transfer.namespace, item)
+        for (item, fate) in transfer.items.iter().zip(fates) {
+            self.begin_item(transfer.namespace, item, *fate)
                 .map_err(|said| format!("{:?}: {said}", transfer.id))?;
         }
         Ok(())
     }
 
-    fn begin_item(&mut self, namespace: NamespaceId, item: &TransferItem) -> Checked {
+    fn begin_item(&mut self, namespace: NamespaceId, item: &TransferItem, fate: Fate) -> Checked {
         let key = item.meta.key;
         self.check_engine(&item.from)?;
         self.check_engine(&item.to)?;
@@ -197,6 +197,7 @@ impl Machine {
             End::Pool { pool, slot, .. } => self.slot_mut(pool, slot).map(|slot| *slot = GARBAGE),
             // Objects appear as a whole, by their rename.
             End::Object => Ok(()),
+            End::Nvme(_) if fate == Fate::Fails(FailureKind::TargetFailed) => Ok(()),
             End::Hbm(place) | End::Dram(place) | End::Nvme(place) => {
                 let shard_count = self.shard_count(namespace);
                 self.clear(tier_of(&item.to), place, key, shard_count, shards == WHOLE);
@@ -423,6 +424,7 @@ impl Machine {
             _ if !done => {}
             None => self.erase_object(key, why),
             Some(place) => {
+                self.cut(tier, place);
                 self.places.remove(&(tier, place.offset));
             }
         }

@@ -37,7 +37,8 @@ pub enum StoreOp {
     Write { key: Key, place: Place, frame: FrameSpan },
     /// Copies the frame at `place` into `frame` and verifies it: header, key and payload checksum.
     Read { key: Key, place: Place, frame: FrameSpan },
-    /// Makes the frame at `place` unreadable, for good and across restarts.
+    /// Makes the frame at `place` unreadable, for good and across restarts. Like a write it is for whoever
+    /// has the slot: frames of another length in the same chunk are ended by it.
     Erase { key: Key, place: Place, why: Erasure },
     /// Makes `record` the one in the frame's header. Whatever happens meanwhile, the header then has
     /// this record or the one before it, and the payload is untouched.

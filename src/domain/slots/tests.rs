@@ -125,6 +125,20 @@ fn a_chunk_that_is_emptied_gives_nothing_out_and_then_goes_to_whom_it_was_for() 
 }
 
 #[test]
+fn a_slot_is_taken_back_in_an_emptied_chunk_that_nobody_has_got_yet() {
+    let (half, quarter) = (SlotKind::whole(32 * MIB), SlotKind::whole(16 * MIB));
+    let mut map = SlotMap::new(CHUNK_BYTES, u64::MAX);
+    let page = map.alloc(half).expect("empty");
+    map.empty_out(0, quarter);
+    map.free(page);
+    assert!(map.has_room(quarter));
+    assert!(map.take_back(page, half));
+    assert!(!map.has_room(quarter) && map.alloc(half).is_none(), "it gives nothing out");
+    map.free(page);
+    assert_eq!(map.alloc(quarter).map(SlotPage::chunk), Some(0), "it is for whom it was");
+}
+
+#[test]
 fn a_chunk_that_is_given_up_is_what_it_was() {
     let (half, quarter) = (SlotKind::whole(32 * MIB), SlotKind::whole(16 * MIB));
     let mut map = SlotMap::new(CHUNK_BYTES, u64::MAX);

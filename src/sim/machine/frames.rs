@@ -8,7 +8,8 @@ use crate::tiers::store::Place;
 use super::Machine;
 
 impl Machine {
-    /// Before the first frame of another length is written to a chunk, all that was in it is made unreadable.
+    /// Before the first frame of another length is written to a chunk, or erased in it, all that was in it
+    /// is made unreadable.
     pub(super) fn cut(&mut self, tier: Tier, place: Place) {
         if tier != Tier::Nvme {
             return;

@@ -256,7 +256,8 @@ impl<S: Subject> Core<S> {
 
     fn start(&mut self, transfer: Transfer) -> Checked {
         self.transfers += 1;
-        self.machine.begin(&transfer)?;
+        let (id, plan) = (transfer.id, self.faults.plan(&transfer));
+        self.machine.begin(&transfer, &plan.fates)?;
         for item in transfer.items.iter().filter(|item| matches!(item.to, End::Pool { .. })) {
             let meta = item.meta;
             if meta.record.is_due(self.now) {
@@ -266,7 +267,6 @@ impl<S: Subject> Core<S> {
                 return Err(format!("{meta:?} is served after another node's promise"));
             }
         }
-        let (id, plan) = (transfer.id, self.faults.plan(&transfer));
         self.timeline.add(self.now + plan.lands_after, Due::Land(id));
         if plan.lost {
             self.timeline.add(self.now + WATCHDOG, Due::GiveUp(id));

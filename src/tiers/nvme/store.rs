@@ -126,7 +126,7 @@ impl NvmeStore {
             StoreOp::Write { key, place, frame } => {
                 self.check(place, Some(frame))?;
                 self.check_sealed(key, frame)?;
-                Ok(if self.table.is_cut_for(place) { Route::Engine } else { Route::Clerk })
+                Ok(self.engine_or_clerk(place))
             }
             StoreOp::Read { place, frame, .. } => {
                 self.check(place, Some(frame))?;
@@ -138,10 +138,13 @@ impl NvmeStore {
             }
             StoreOp::Erase { place, .. } => {
                 self.check(place, None)?;
-                // In a chunk that is cut otherwise there is nothing of this length to erase.
-                Ok(if self.table.is_cut_for(place) { Route::Engine } else { Route::Nowhere })
+                Ok(self.engine_or_clerk(place))
             }
         }
+    }
+
+    fn engine_or_clerk(&self, place: Place) -> Route {
+        if self.table.is_cut_for(place) { Route::Engine } else { Route::Clerk }
     }
 
     fn check_cut(&self, place: Place) -> Result<(), StoreError> {
@@ -185,7 +188,6 @@ enum Route {
     Engine,
     Clerk,
     Stampers,
-    Nowhere,
 }
 
 impl TierStore for NvmeStore {
@@ -199,7 +201,6 @@ impl TierStore for NvmeStore {
             Ok(Route::Engine) => self.engine.queue.push(ticket),
             Ok(Route::Clerk) => self.clerk.queue.push(ticket),
             Ok(Route::Stampers) => self.stampers.queue.push(ticket),
-            Ok(Route::Nowhere) => ticket.finish(Ok(())),
             Err(error) => ticket.finish(Err(error)),
         }
     }

@@ -2,7 +2,9 @@
 //!
 //! A write to a chunk that is cut otherwise waits for the clerk: the new cut is durable before the
 //! first frame of that length is written, so a scan always knows where slots begin. A chunk that is
-//! cut anew forgets what was in it. Never blocks whoever submits.
+//! cut anew forgets what was in it. So it does where the first write was none: whoever has a slot of the
+//! new length in it and erases that, ends what was there before, which a scan would find else. Never
+//! blocks whoever submits.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -71,7 +73,7 @@ pub fn chunk_of(place: Place) -> usize {
     usize::try_from(place.offset / CHUNK_BYTES).expect("chunks are counted in usize")
 }
 
-/// Cuts chunks anew, and sends the writes that waited for it on to the engine.
+/// Cuts chunks anew, and sends what waited for it on to the engine.
 pub struct Clerk {
     pub dir: PathBuf,
     pub access: Arc<dyn Access>,
@@ -105,11 +107,14 @@ impl Clerk {
         }
         for ticket in batch {
             match &outcome {
+                _ if self.has_nothing_for(&ticket.op) => ticket.finish(Ok(())),
                 Err(error) => ticket.finish(Err(StoreError::Io {
                     what: "can't record how a chunk is cut into slots".into(),
                     source: io::Error::new(error.kind(), error.to_string()),
                 })),
-                Ok(()) if place_of(&ticket).is_some_and(|place| self.table.is_cut_for(place)) => {
+                Ok(())
+                    if place_of(&ticket.op).is_some_and(|place| self.table.is_cut_for(place)) =>
+                {
                     self.engine.push(ticket);
                 }
                 Ok(()) => ticket.finish(Err(StoreError::Io {
@@ -123,12 +128,18 @@ impl Clerk {
     /// The chunks that must be cut otherwise, and how.
     fn new_cuts(&self, batch: &[Ticket]) -> BTreeMap<usize, u32> {
         let mut cuts = BTreeMap::new();
-        for place in batch.iter().filter_map(place_of) {
+        let ops = batch.iter().map(|ticket| &ticket.op);
+        for place in ops.filter(|op| !self.has_nothing_for(op)).filter_map(place_of) {
             if !self.table.is_cut_for(place) {
                 cuts.entry(chunk_of(place)).or_insert(place.slot_bytes);
             }
         }
         cuts
+    }
+
+    /// Whether it is to erase what was never there: nothing was written in the chunk.
+    fn has_nothing_for(&self, op: &StoreOp) -> bool {
+        matches!(*op, StoreOp::Erase { place, .. } if self.superblock.slot_bytes[chunk_of(place)] == 0)
     }
 
     fn cut(&mut self, cuts: &BTreeMap<usize, u32>) -> io::Result<()> {
@@ -170,9 +181,9 @@ impl Clerk {
     }
 }
 
-fn place_of(ticket: &Ticket) -> Option<Place> {
-    match ticket.op {
-        StoreOp::Write { place, .. } => Some(place),
-        StoreOp::Read { .. } | StoreOp::Erase { .. } | StoreOp::Restamp { .. } => None,
+fn place_of(op: &StoreOp) -> Option<Place> {
+    match *op {
+        StoreOp::Write { place, .. } | StoreOp::Erase { place, .. } => Some(place),
+        StoreOp::Read { .. } | StoreOp::Restamp { .. } => None,
     }
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{config, opened, overwrite};
+use crate::domain::block::Key;
 use crate::domain::units::CHUNK_BYTES;
 use crate::tiers::nvme::home::SLOTS_NAME;
 use crate::tiers::nvme::recovery::{Passed, look_through};
@@ -16,9 +17,9 @@ use crate::tiers::nvme::slots::{Access, SlotFile, Straight};
 use crate::tiers::nvme::stall::Stall;
 use crate::tiers::nvme::superblock::Superblock;
 use crate::tiers::nvme::table::ChunkTable;
-use crate::tiers::nvme::{EngineChoice, open_through};
+use crate::tiers::nvme::{EngineChoice, NvmeConfig, open_through};
 use crate::tiers::sample::{self, Sample};
-use crate::tiers::store::{Erasure, FrameSpan, Place, StoreError, StoreOp};
+use crate::tiers::store::{Erasure, FoundFrame, FrameSpan, Place, StoreError, StoreOp};
 
 const SMALL: Sample = Sample { number: 1, payload_bytes: 20_000 };
 const LARGE: Sample = Sample { number: 2, payload_bytes: 1 << 20 };
@@ -88,18 +89,25 @@ impl SlotFile for NoZerosFile {
     }
 }
 
+/// What a start would find if it came now.
+fn next_scan(config: &NvmeConfig) -> (Vec<(Place, Key)>, Passed) {
+    let superblock = Superblock::load(&config.dir).unwrap().unwrap();
+    let file = File::open(config.dir.join(SLOTS_NAME)).unwrap();
+    let slots = Straight.slots(Arc::new(file));
+    let table = Arc::new(ChunkTable::new(&superblock));
+    let stall = Stall::new(config.dir.clone(), &(Arc::new(Straight) as _));
+    let mut frames = Vec::new();
+    let mut found = |frame: FoundFrame| frames.push((frame.place, frame.header.meta.key));
+    let passed = look_through(&slots, &table, &stall, &mut found).unwrap();
+    (frames, passed)
+}
+
 fn tells_damage(access: &Arc<dyn Access>) {
     let (dir, arena) = (tempfile::tempdir().unwrap(), sample::arena());
     let config = config(dir.path(), EngineChoice::Blocking);
     let scanned = |wanted: usize| {
-        let superblock = Superblock::load(&config.dir).unwrap().unwrap();
-        let file = File::open(config.dir.join(SLOTS_NAME)).unwrap();
-        let slots = Straight.slots(Arc::new(file));
-        let mut frames = 0;
-        let table = Arc::new(ChunkTable::new(&superblock));
-        let stall = Stall::new(config.dir.clone(), access);
-        let passed = look_through(&slots, &table, &stall, &mut |_| frames += 1).unwrap();
-        assert_eq!(frames, wanted);
+        let (frames, passed) = next_scan(&config);
+        assert_eq!(frames.len(), wanted);
         passed
     };
     let (store, _) = open_through(&config, &arena, access).unwrap();
@@ -127,7 +135,7 @@ fn the_last_slot_of_the_last_chunk_is_usable() {
 }
 
 /// A write that a crash cut short: `written` bytes of the frame, and what was there before behind.
-fn torn_after(written: usize) -> (Vec<(Place, crate::domain::block::Key)>, StoreError) {
+fn torn_after(written: usize) -> (Vec<(Place, Key)>, StoreError) {
     let (dir, arena) = (tempfile::tempdir().unwrap(), sample::arena());
     let config = config(dir.path(), EngineChoice::Auto);
     let (store, _) = opened(&config, &arena);
@@ -170,12 +178,6 @@ fn a_chunk_cut_anew_forgets_what_was_in_it_for_good() {
         sample::write(&*store, &arena, LARGE, LARGE.place(0, 0)).unwrap();
         let missing = sample::read(&*store, &arena, SMALL, far).unwrap_err();
         assert!(matches!(missing, StoreError::Missing(_)), "{missing}");
-        // Erasing in the old cut must not touch the new one's frames.
-        sample::run(
-            &*store,
-            StoreOp::Erase { key: SMALL.key(), place: SMALL.place(0, 0), why: Erasure::Unusable },
-        )
-        .unwrap();
         sample::read(&*store, &arena, LARGE, LARGE.place(0, 0)).unwrap();
         drop(store);
         let (store, _) = opened(&config, &arena);
@@ -183,6 +185,67 @@ fn a_chunk_cut_anew_forgets_what_was_in_it_for_good() {
         // Cut back: nothing of the first cut may come to life again.
         sample::write(&*store, &arena, SMALL, SMALL.place(0, 1)).unwrap();
         assert_eq!(sample::scan(&*store), [(SMALL.place(0, 1), SMALL.key())]);
+    });
+}
+
+/// A file system that makes no room anew while the test says so.
+#[derive(Default)]
+struct Stuck(Arc<AtomicBool>);
+
+impl Access for Stuck {
+    fn slots(&self, file: Arc<File>) -> Arc<dyn SlotFile> {
+        Arc::new(StuckFile(Straight.slots(file), Arc::clone(&self.0)))
+    }
+}
+
+struct StuckFile(Arc<dyn SlotFile>, Arc<AtomicBool>);
+
+impl FileExt for StuckFile {
+    fn read_at(&self, into: &mut [u8], at: u64) -> io::Result<usize> {
+        self.0.read_at(into, at)
+    }
+
+    fn write_at(&self, from: &[u8], at: u64) -> io::Result<usize> {
+        self.0.write_at(from, at)
+    }
+}
+
+impl SlotFile for StuckFile {
+    fn flush(&self) -> io::Result<()> {
+        self.0.flush()
+    }
+
+    fn zero(&self, at: u64, bytes: u64) -> io::Result<()> {
+        let is_stuck = self.1.load(Ordering::SeqCst);
+        if is_stuck { Err(io::Error::from_raw_os_error(libc::EIO)) } else { self.0.zero(at, bytes) }
+    }
+}
+
+#[test]
+fn whoever_got_a_chunk_and_wrote_nothing_ends_by_an_erase_what_was_in_it() {
+    for_each_engine(|engine| {
+        let (dir, arena, stuck) = (tempfile::tempdir().unwrap(), sample::arena(), Stuck::default());
+        let (config, is_stuck) = (config(dir.path(), engine), Arc::clone(&stuck.0));
+        let (store, _) = open_through(&config, &arena, &(Arc::new(stuck) as _)).unwrap();
+        let (old, new) = (SMALL.place(0, 1000), LARGE.place(0, 3));
+        let erase = |place| {
+            sample::run(&*store, StoreOp::Erase { key: LARGE.key(), place, why: Erasure::Unusable })
+        };
+        sample::write(&*store, &arena, SMALL, old).unwrap();
+        // The write came nowhere, or none ever began.
+        for writes in [true, false] {
+            is_stuck.store(true, Ordering::SeqCst);
+            if writes {
+                sample::write(&*store, &arena, LARGE, new).unwrap_err();
+            }
+            erase(new).expect_err("the old frames are readable as before");
+            assert_eq!(next_scan(&config).0, [(old, SMALL.key())]);
+            erase(LARGE.place(CHUNK_BYTES, 0)).expect("nothing was ever there");
+            is_stuck.store(false, Ordering::SeqCst);
+            erase(new).unwrap();
+            assert_eq!(next_scan(&config).0, []);
+            sample::write(&*store, &arena, SMALL, old).unwrap();
+        }
     });
 }
 
