@@ -2,7 +2,8 @@
 //!
 //! Every writer's folder is listed from where it was read up to, all at once; then the heads of what is
 //! new are read, many at once. Asks no clock of another node. What is no pack of ours is complained of
-//! once and passed over. Never says that it looked when a folder or a head could not be read.
+//! once and passed over. Never says that it looked when a folder or a head could not be read, or when what
+//! was in one that is gone may have been moved to where it did not look.
 
 mod place;
 mod refused;
@@ -83,6 +84,9 @@ const FOREIGN_MAX: usize = 1_000;
 /// Heads that are read at once.
 const HEADS_AT_ONCE: usize = 64;
 
+/// So often all is listed in one look, while what was listed is gone when it is read.
+const ROUNDS_MAX: usize = 4;
+
 /// For how long reads go on without news, while others' folders can't be listed.
 const BEHIND_MAX: Duration = Duration::from_secs(30);
 
@@ -123,7 +127,23 @@ impl Feed {
         listed_at.is_none_or(|at| at.elapsed() > BEHIND_MAX)
     }
 
+    /// Reads all there is. What lived in an object that went since it was listed was moved before to
+    /// another one, which that list may lack.
     async fn look(&self, state: &mut State, began: Instant) -> Result<(), StoreError> {
+        for _ in 0..ROUNDS_MAX {
+            let is_any_gone = self.look_once(state, began).await?;
+            if !is_any_gone {
+                let now = self.clock.now();
+                self.with(|index| index.prune(now));
+                return Ok(());
+            }
+        }
+        // It moves faster than it can be read.
+        Err(StoreError::Busy)
+    }
+
+    /// Whether something that was listed was gone when it was read.
+    async fn look_once(&self, state: &mut State, began: Instant) -> Result<bool, StoreError> {
         let lists = self.list_all(state).await;
         let is_own_listed = lists.error.is_none() || lists.found.contains_key(&self.own);
         let listed = lists.error.map_or(Ok(()), Err);
@@ -147,12 +167,7 @@ impl Feed {
             }
             Err(_) => {}
         }
-        let ended = listed.and(read);
-        if ended.is_ok() {
-            let now = self.clock.now();
-            self.with(|index| index.prune(now));
-        }
-        ended
+        listed.and(read)
     }
 
     /// Lists the folders that are known, and those that have come.
@@ -199,18 +214,20 @@ impl Feed {
     }
 
     /// Reads these objects' heads: what was changed, then this node's packs, then the newest. Also where
-    /// there is no room for more: what is known may have been moved there.
-    async fn read_all(&self, state: &mut State, names: Vec<Name>) -> Result<(), StoreError> {
+    /// there is no room for more: what is known may have been moved there. Gives whether any of them is gone.
+    async fn read_all(&self, state: &mut State, names: Vec<Name>) -> Result<bool, StoreError> {
         let mut names = self.unknown(state, names);
         let is_others = |name: &Name| name.writer != self.own;
         names.sort_by_key(|name| {
             (Reverse(name.holds), is_others(name), Reverse(name.number), name.salt)
         });
-        let mut ended = Ok(());
+        let mut ended = Ok(false);
         for group in names.chunks(HEADS_AT_ONCE) {
             let heads = join_all(group.iter().map(|name| self.read(name))).await;
             for (name, head) in group.iter().zip(heads) {
-                ended = self.keep(state, *name, head).and(ended);
+                let is_gone = matches!(head, Err(StoreError::Missing(_)));
+                let kept = self.keep(state, *name, head);
+                ended = ended.and_then(|is_any_gone| kept.map(|()| is_any_gone || is_gone));
             }
         }
         ended

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
+use tokio::sync::Semaphore;
 
 use crate::tiers::object::blobs::{Answer, Blobs, Listed, Piece};
 use crate::tiers::object::refused::refused;
@@ -31,6 +32,16 @@ pub(super) struct Faults(Arc<Mutex<Known>>);
 struct Known {
     fail: Vec<(Call, String)>,
     made: Vec<(Call, String)>,
+    held: Option<(String, Arc<Semaphore>)>,
+}
+
+/// Heads that are not read as long as this is there.
+pub(super) struct Held(Arc<Semaphore>);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.close();
+    }
 }
 
 impl Faults {
@@ -40,6 +51,20 @@ impl Faults {
 
     pub fn fail(&self, call: Call, part: &str) {
         self.0.lock().unwrap().fail.push((call, part.to_owned()));
+    }
+
+    /// Holds up whoever reads heads of objects whose name has this part.
+    pub fn hold_heads(&self, part: &str) -> Held {
+        let gate = Arc::new(Semaphore::new(0));
+        self.0.lock().unwrap().held = Some((part.to_owned(), Arc::clone(&gate)));
+        Held(gate)
+    }
+
+    async fn wait(&self, name: &str) {
+        let held = self.0.lock().unwrap().held.clone();
+        if let Some((_, gate)) = held.filter(|(part, _)| name.contains(part)) {
+            gate.acquire().await.expect_err("it is only ever closed");
+        }
     }
 
     pub fn heal(&self) {
@@ -83,6 +108,7 @@ impl Blobs for Faulty {
         Box::pin(async move {
             self.faults.check(Call::Head, name)?;
             self.faults.check(Call::HeadAlone, name)?;
+            self.faults.wait(name).await;
             self.blobs.head(name, bytes).await
         })
     }

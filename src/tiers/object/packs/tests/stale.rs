@@ -10,7 +10,7 @@ use crate::domain::retention::RetentionRecord;
 use crate::domain::units::Time;
 use crate::tiers::object::packs::PackOptions;
 use crate::tiers::sample::{self, Sample};
-use crate::tiers::store::{StoreError, StoreOp};
+use crate::tiers::store::{Erasure, StoreError, StoreOp, TierStore};
 
 /// A node that is content with what it knew long ago.
 fn slow(node: u8) -> PackOptions {
@@ -140,6 +140,31 @@ fn an_erase_looks_at_what_is_there_now_or_fails() {
         faults.heal();
         erase(&fresh, 2).unwrap();
         assert!(read_all(&ground.node(6), 0..3).is_empty());
+    });
+}
+
+#[test]
+fn an_erase_follows_what_was_moved_while_it_looked() {
+    on_both(|ground| {
+        let (one, faults) = (ground.node(1), Faults::default());
+        let two = ground.node_with(slow(2), |blobs| faults.around(blobs));
+        assert_eq!(priority(&two, 3), None);
+        write_all(&one, 0..4);
+        let pack = one.pack_of(3);
+        let held = faults.hold_heads(&pack);
+        let (done, ended) = sample::heard();
+        let why = Erasure::Promised;
+        two.store.submit(StoreOp::Erase { key: block(3).key(), place: ANYWHERE, why }, done);
+        let mut tries = 0..500;
+        while faults.made(Call::Head, &pack) == 0 {
+            assert!(tries.next().is_some(), "nobody looks");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        shed_of(&one, 0, &ground.handle);
+        assert_ne!(one.pack_of(3), pack, "it was moved");
+        drop(held);
+        ended.recv().unwrap().unwrap();
+        assert_eq!(read_all(&ground.node(3), 0..4), [1, 2]);
     });
 }
 
