@@ -245,7 +245,7 @@ impl Manager {
         self.settle_all();
         self.erase_vacated();
         self.erase_let_go();
-        self.rewrite_before_stop();
+        self.finish_before_stop();
         self.complete_ops();
         self.tell_residency();
         std::mem::swap(&mut self.out, effects);

@@ -110,10 +110,6 @@ impl Manager {
 
     /// Tries those again whose time has come.
     pub(super) fn erase_owed(&mut self) {
-        // A daemon that stops does not try for ever.
-        if self.rewrites.hurried {
-            return;
-        }
         let (now, slots_max) = (self.now, self.slots_erased_max());
         while self.owed.slots_under_way() < slots_max
             && let Some((_, key, place)) = self.owed.slots.pop_front_if(|(due, ..)| *due <= now)
@@ -144,12 +140,15 @@ impl Manager {
         }
     }
 
-    /// The tier's store takes writes again: none waits any longer for that.
+    /// None waits any longer: the tier's store takes writes again, or the daemon stops.
     pub(super) fn hurry_owed(&mut self, tier: Tier) {
-        let Owed { line, slots, .. } = &mut self.owed;
+        let Owed { line, slots, next_try, .. } = &mut self.owed;
         match tier {
             Tier::Object => line.iter_mut().for_each(|(due, _)| *due = self.now),
-            _ => slots.iter_mut().for_each(|(due, ..)| *due = self.now),
+            _ => {
+                slots.iter_mut().for_each(|(due, ..)| *due = self.now);
+                *next_try = self.now;
+            }
         }
     }
 

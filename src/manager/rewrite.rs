@@ -190,16 +190,17 @@ impl Manager {
         }
     }
 
-    /// Nothing waits any longer.
+    /// Nothing waits any longer, nor does what is owed: the next start would find it.
     pub(super) fn hurry_rewrites(&mut self) {
         self.rewrites.hurried = true;
-        self.rewrite_records();
+        COLD.into_iter().for_each(|tier| self.hurry_owed(tier));
     }
 
     /// A daemon that stops goes on as soon as what was in the way has ended.
-    pub(super) fn rewrite_before_stop(&mut self) {
+    pub(super) fn finish_before_stop(&mut self) {
         if self.rewrites.hurried {
             self.rewrite_records();
+            self.erase_owed();
         }
     }
 

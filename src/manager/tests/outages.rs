@@ -318,6 +318,31 @@ fn slots_that_could_not_be_erased_are_tried_again_a_bounded_number_at_a_time() {
     }
 }
 
+#[test]
+fn what_is_owed_is_tried_once_more_before_a_stop() {
+    let mut bench = Bench::with_config([0, 0, 10, 0], 1, |config| {
+        config.rewrites.under_way_max = 3;
+    });
+    let end_all = |bench: &mut Bench, done: bool| {
+        let mut ended = 0;
+        while let Some((tier, place, key)) = bench.erases.pop_front() {
+            ended += 1;
+            bench.event(Event::Erased { tier, place, key, done });
+        }
+        ended
+    };
+    bench.start_store(None, &(0..10).collect::<Vec<_>>());
+    while let Some(transfer) = bench.transfers.pop_front() {
+        let items = (0..).take(transfer.items.len());
+        let failed = items.map(|item| ItemFailure { item, kind: FailureKind::TargetFailed });
+        bench.event(Event::TransferDone { transfer: transfer.id, failed: failed.collect() });
+    }
+    assert_eq!(end_all(&mut bench, false), 10);
+    bench.event(Event::Stopping);
+    assert_eq!(bench.erases.len(), 3, "a bounded number at a time");
+    assert_eq!(end_all(&mut bench, false), 10, "each once, whatever comes of it");
+}
+
 /// LRU would have read from the tier that is out no more than the policy can.
 #[test]
 fn what_an_outage_hides_is_not_held_against_the_policy() {
