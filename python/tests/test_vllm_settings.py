@@ -47,8 +47,12 @@ def configs(**changed) -> tuple[Bag, Bag]:
         ),
         kv_transfer_config=Bag(kv_load_failure_policy=changed.get("policy", "recompute")),
         model_config=Bag(
-            model="m", revision=None, dtype="torch.bfloat16", quantization=None, seed=7,
-            hf_config=Bag(to_dict=lambda: {"rope_theta": changed.get("rope", 1.0)}),
+            model="m", revision=None, dtype="torch.bfloat16", seed=7,
+            quantization=changed.get("scheme") and "online",
+            quantization_config=changed.get("scheme"),
+            max_model_len=changed.get("length", 4096),
+            original_max_model_len=changed.get("asked_length"),
+            hf_config=Bag(to_dict=lambda: {"rope_parameters": changed.get("rope", 1.0)}),
         ),
         load_config=Bag(load_format=changed.get("load", "auto")),
     )  # fmt: skip
@@ -94,6 +98,7 @@ class SupportTest(unittest.TestCase):
         self.assertEqual((first.shard_count, first.hash_bytes, first.block_tokens), (2, 32, 16))
         for other in (
             self.space(rope=2.0),
+            self.space(scheme="fp8 a tensor"),
             self.space(algorithm="xxhash"),
             self.space(load="dummy"),
             self.space(Settings("/s", tenant_salt="t")),
@@ -101,6 +106,26 @@ class SupportTest(unittest.TestCase):
             self.space(Settings("/s", model="other")),
         ):
             self.assertNotEqual(first.digest(), other.digest())
+
+    def test_schemes_of_one_quantization_are_told_apart(self):
+        names = [self.space(scheme=one).digest() for one in ("fp8 a tensor", "fp8 a block")]
+        self.assertNotEqual(*names)
+
+    def test_longrope_turns_with_how_long_requests_may_be(self):
+        def names(lengths, rope, **changed) -> int:
+            return len({self.space(length=n, rope=rope, **changed).digest() for n in lengths})
+
+        rope = {"rope_type": "longrope", "original_max_position_embeddings": 4096}
+        self.assertEqual(names((4096, 4097), rope), 2)
+        # Which factors there are is all that the length decides.
+        self.assertEqual(names((1024, 4096), rope), 1)
+        self.assertEqual(names((4097, 131_072), rope), 1)
+        self.assertEqual(names((4096, 4097), {"type": "su"}), 2)
+        # A layer's kind may have its own, and a part of the model.
+        self.assertEqual(names((4096, 4097), {"text": [{"full": rope}]}), 2)
+        # Fitted to the memory once the factors were chosen.
+        self.assertEqual(names((4000, 5000), rope, asked_length=-1), 1)
+        self.assertEqual(names((4096, 131_072), {"rope_type": "yarn"}), 1)
 
 
 if __name__ == "__main__":

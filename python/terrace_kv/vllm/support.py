@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..namespace import Namespace
@@ -113,7 +114,8 @@ def namespace_of(config: Any, cache: Any, geometry: Geometry, settings: Settings
 
 def weights_digest(config: Any, settings: Settings) -> str:
     """Of what determines the KV of given tokens and is not the model's name: its own configuration
-    with all overrides, quantization, and what the operator says of the weights."""
+    with all overrides, quantization, LongRoPE's factors, and what the operator says of the weights.
+    """
     model, load = config.model_config, config.load_config
     own = {key: value for key, value in model.hf_config.to_dict().items() if key not in _PASSING}
     random = str(load.load_format) == "dummy"
@@ -124,5 +126,33 @@ def weights_digest(config: Any, settings: Settings) -> str:
         ["dummy", model.seed] if random else None,
         settings.weights,
     ]
+    scheme = getattr(model, "quantization_config", None)
+    if scheme is not None:
+        # What it is called is "online", whichever it is.
+        facts.append(["scheme", repr(scheme)])
+    factors = [_long_factors(model, one) for one in _longropes(own)]
+    if factors:
+        facts.append(["longrope", factors])
     text = json.dumps(facts, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _longropes(value: Any) -> Iterator[Mapping[str, Any]]:
+    """The parameters of LongRoPE, wherever the model's configuration has them."""
+    if isinstance(value, Mapping):
+        if value.get("rope_type", value.get("type")) in ("longrope", "su"):
+            yield value
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        for one in value:
+            yield from _longropes(one)
+
+
+def _long_factors(model: Any, rope: Mapping[str, Any]) -> Any:
+    """How vLLM chose between LongRoPE's two sets of factors: for all positions alike, by how long
+    requests may be."""
+    if getattr(model, "original_max_model_len", None) == -1:
+        # The choice came before the length was fitted to the memory.
+        return "auto"
+    original = rope.get("original_max_position_embeddings")
+    return model.max_model_len if original is None else model.max_model_len > original
