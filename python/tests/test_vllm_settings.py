@@ -6,7 +6,7 @@ from types import SimpleNamespace as Bag
 from terrace_kv import Namespace
 from terrace_kv.vllm import layout, support
 from terrace_kv.vllm.settings import Settings
-from vllm_rig import BLOCKS, cache, memory_of
+from vllm_rig import BLOCKS, LAYERS, cache, memory_of
 
 
 class SettingsTest(unittest.TestCase):
@@ -35,6 +35,13 @@ def spec(kind: str, tokens: int = 16) -> object:
     return Bag(kv_cache_spec=type(kind, (), {"block_size": tokens})())
 
 
+def layer(backend: str, isa: str | None = None) -> Bag:
+    made = Bag(get_attn_backend=lambda: Bag(get_name=lambda: backend))
+    if isa is not None:
+        made.isa = isa
+    return made
+
+
 def configs(**changed) -> tuple[Bag, Bag]:
     """vLLM's configuration, as far as it is read."""
     config = Bag(
@@ -53,6 +60,11 @@ def configs(**changed) -> tuple[Bag, Bag]:
             max_model_len=changed.get("length", 4096),
             original_max_model_len=changed.get("asked_length"),
             hf_config=Bag(to_dict=lambda: {"rope_parameters": changed.get("rope", 1.0)}),
+        ),
+        compilation_config=Bag(
+            static_forward_context={
+                f"layers.{at}": changed.get("layer", layer("FLASH_ATTN")) for at in range(LAYERS)
+            }
         ),
         load_config=Bag(load_format=changed.get("load", "auto")),
     )  # fmt: skip
@@ -106,6 +118,23 @@ class SupportTest(unittest.TestCase):
             self.space(Settings("/s", model="other")),
         ):
             self.assertNotEqual(first.digest(), other.digest())
+
+    def test_what_kernels_write_alike_is_shared(self):
+        def names(*layers: Bag) -> int:
+            return len({self.space(layer=one).digest() for one in layers})
+
+        plain = [layer(one) for one in ("FLASH_ATTN", "FLASHINFER", "TRITON_ATTN", "HPC_ATTN")]
+        self.assertEqual(names(*plain), 1)
+        latent = [layer(one) for one in ("CPU_MLA", "AMX_MLA", "FLASHMLA", "TRITON_MLA")]
+        self.assertEqual(names(*latent), 1)
+        cpus = [layer("CPU_ATTN", one) for one in ("amx", "vec", "neon", "rvv", "vsx", "vxe")]
+        self.assertEqual(names(plain[0], latent[0], *cpus, layer("B12X")), 9)
+        self.assertEqual(names(layer("CPU_ATTN", "vec"), layer("CPU_ATTN", "vec16")), 1)
+
+    def test_a_kernel_that_is_not_known_is_refused(self):
+        for one in (layer("CPU_ATTN"), Bag(), None):
+            with self.subTest(one), self.assertRaisesRegex(layout.Unsupported, "layers.0.*0.32"):
+                self.space(layer=one)
 
     def test_schemes_of_one_quantization_are_told_apart(self):
         names = [self.space(scheme=one).digest() for one in ("fp8 a tensor", "fp8 a block")]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ..namespace import Namespace
@@ -19,6 +19,18 @@ from .settings import Settings
 HASH_BYTES = {"sha256": 32, "sha256_cbor": 32, "xxhash": 16, "xxhash_cbor": 16}
 # Whose blocks hold all tokens of a prefix from its start on.
 _SPECS = ("FullAttentionSpec", "MLAAttentionSpec", "UniformTypeKVCacheSpecs")
+# What a page's content is, by the attention kernels that write it alike: keys and values of a token
+# one after the other, or MLA's latent and its rotated part.
+_FORMATS = {
+    "kv": {
+        "FLASH_ATTN", "FLASH_ATTN_DIFFKV", "FLASHINFER", "FLEX_ATTENTION", "HPC_ATTN",
+        "TRITON_ATTN", "TRITON_ATTN_DIFFKV",
+    },
+    "mla": {
+        "AMX_MLA", "CPU_MLA", "CUTLASS_MLA", "FLASH_ATTN_MLA", "FLASHINFER_MLA", "FLASHMLA",
+        "TOKENSPEED_MLA", "TRITON_MLA",
+    },
+}  # fmt: skip
 # Of a model's own configuration: what says nothing of its weights or its KV.
 _PASSING = ("_name_or_path", "transformers_version", "architectures", "torch_dtype")
 
@@ -100,7 +112,7 @@ def namespace_of(config: Any, cache: Any, geometry: Geometry, settings: Settings
         model=(settings.model or str(model.model))[:256],
         revision=f"{model.revision or ''}#{weights_digest(config, settings)}",
         dtype=f"{str(model.dtype).removeprefix('torch.')}/{config.cache_config.cache_dtype}",
-        layout=geometry.order,
+        layout=f"{geometry.order}/{page_format(config, geometry.names)}",
         layers=geometry.layers,
         planes=geometry.planes,
         page_bytes=geometry.page_bytes,
@@ -110,6 +122,31 @@ def namespace_of(config: Any, cache: Any, geometry: Geometry, settings: Settings
         hash_bytes=HASH_BYTES[algorithm],
         tenant_salt=settings.tenant_salt.encode(),
     )
+
+
+def page_format(config: Any, names: Iterable[str]) -> str:
+    """What the attention kernels of these layers write into a page, which its shape does not say.
+
+    Raises `Unsupported`.
+    """
+    layers = config.compilation_config.static_forward_context
+    return "+".join(dict.fromkeys(_layer_format(name, layers.get(name)) for name in names))
+
+
+def _layer_format(name: str, layer: Any) -> str:
+    try:
+        backend = layer.get_attn_backend().get_name()
+        # Set with the kernel that was chosen for this CPU: tiles for AMX, rows for others.
+        isa = layer.isa if backend == "CPU_ATTN" else None
+    except AttributeError as error:
+        raise Unsupported(
+            f"vLLM does not say how the KV cache of {name} is written ({error}): this version of "
+            "it says so otherwise than 0.32, the one that is served"
+        ) from None
+    if isa is not None:
+        # They differ in how they compute only.
+        return f"{backend}.{'vec' if isa == 'vec16' else isa}"
+    return next((one for one, names in _FORMATS.items() if backend in names), backend)
 
 
 def weights_digest(config: Any, settings: Settings) -> str:
