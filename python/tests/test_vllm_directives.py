@@ -114,6 +114,7 @@ class DirectivesTest(EngineCase, DaemonCase):
         said = RequestHints(session="unheard", directives=(directive(0, None),))
         request = engine.request(own, said)
         self.assertEqual(engine.matched(request), 0)
+        engine.side.computed(request.request_id, 4 * BLOCK_TOKENS, lambda _: range(4))
         until(engine.asker.available, "the pause is over")
         engine.worker._pause()
         engine.finish(request, range(4))

@@ -122,6 +122,36 @@ class LifeTest(EngineCase, DaemonCase):
         engine.finish(again, range(10, 14))
         self.assertEqual(engine.blocks.held(), set())
 
+    def test_an_aborted_load_of_another_connectors_stores_nothing(self):
+        engine = self.engine()
+        for seed, computed_blocks in ((7, 0), (8, 2)):
+            request = engine.request(chain(4, seed))
+            engine.matched(request)
+            if computed_blocks:
+                # Then it was preempted.
+                engine.side.allocated(request, (), 0)
+                tokens = computed_blocks * BLOCK_TOKENS
+                engine.side.computed(request.request_id, tokens, lambda _: range(4))
+                engine.worker.begin(engine.side.take_step())
+                engine.settle()
+                self.assertEqual(engine.matched(request), tokens)
+            # The other's load is under way, and vLLM counts all as computed.
+            engine.side.allocated(request, (), 0)
+            engine.finish(request, range(10, 14))
+            self.assertEqual(engine.blocks.held(), set())
+
+    def test_what_another_connector_loaded_is_stored(self):
+        engine, hashes = self.engine(), chain(4, seed=9)
+        request = engine.request(hashes)
+        engine.matched(request)
+        engine.side.allocated(request, (), 0)
+        # Its load has ended: it gets its turn, with the same blocks.
+        engine.side.allocated(request, (), 0)
+        engine.compute(request, range(4), seed=9)
+        engine.settle()
+        engine.finish(request, range(4))
+        self.assertEqual(engine.matched(engine.request(hashes)), 4 * BLOCK_TOKENS)
+
 
 class FaultTest(EngineCase):
     def setUp(self):

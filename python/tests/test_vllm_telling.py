@@ -166,6 +166,7 @@ class TellingTest(EngineCase, DaemonCase):
         request = engine.request(chain(4, seed=5))
         engine.matched(request)
         engine.asker._caller.breaker.failed()
+        engine.side.computed(request.request_id, 4 * BLOCK_TOKENS, lambda _: range(4))
         engine.finish(request, range(4))
         self.assertEqual(engine.side.take_counts()["dropped_blocks"], 4)
 

@@ -256,7 +256,11 @@ class TerraceConnector(KVConnectorBase_V1):
         self, metadata: dict[int, KVConnectorHandshakeMetadata]
     ) -> None:
         handshake = next(iter(metadata.values()))
-        assert isinstance(handshake, TerraceHandshake)
+        if not isinstance(handshake, TerraceHandshake):
+            raise layout.Unsupported(
+                "vLLM passes on what another connector's workers say at the start in place of "
+                f"this one's ({type(handshake).__name__}): take that one out of MultiConnector"
+            )
         space, settings = handshake.namespace, self._settings
         client = open_client(settings, space, self._engine, "scheduler")
         self._asker = Asker(client, settings)
@@ -280,7 +284,7 @@ class TerraceConnector(KVConnectorBase_V1):
     @safely(_nothing)
     def on_new_request(self, request: Any) -> None:
         if self._scheduler is not None:
-            self._scheduler.arrived(request, _said(request))
+            self._scheduler.arrived(request, hints.of(request))
 
     @safely(lambda: (0, False))
     def get_num_new_matched_tokens(
@@ -412,26 +416,6 @@ class TerraceConnector(KVConnectorBase_V1):
         if hashes:
             gone = [maybe_convert_block_hash(one) for one in hashes]
             self._events.append(BlockRemoved(block_hashes=gone, medium=MEDIUM_CPU))
-
-
-def _said(request: Any) -> hints.RequestHints:
-    envelope = getattr(request, "kv_hints", None)
-    return hints.read(
-        request.kv_transfer_params,
-        getattr(request, "session_id", None),
-        _plain(envelope) if envelope is not None else None,
-        request.num_prompt_tokens,
-    )
-
-
-def _plain(envelope: Any) -> dict[str, Any]:
-    """vLLM's envelope as JSON has it."""
-    names = ("action_id", "action_type", "action_version", "payload")
-    return {
-        "protocol_version": envelope.protocol_version,
-        "message_id": envelope.message_id,
-        "actions": [{name: getattr(one, name) for name in names} for one in envelope.actions],
-    }
 
 
 def _computed(scheduler_output: Any) -> Iterable[tuple[str, int]]:

@@ -50,6 +50,17 @@ class _Claim:
     wish: hints.Wish
 
 
+def of(request: Any) -> RequestHints:
+    """What a request of vLLM's says."""
+    envelope = getattr(request, "kv_hints", None)
+    return read(
+        request.kv_transfer_params,
+        getattr(request, "session_id", None),
+        _plain(envelope) if envelope is not None else None,
+        request.num_prompt_tokens,
+    )
+
+
 def read(
     params: Mapping[str, Any] | None,
     session_id: str | None,
@@ -74,6 +85,16 @@ def read(
     if agent.get("speculative_prefill") is True:
         _speculate(made)
     return made
+
+
+def _plain(envelope: Any) -> dict[str, Any]:
+    """vLLM's envelope as JSON has it."""
+    names = ("action_id", "action_type", "action_version", "payload")
+    return {
+        "protocol_version": envelope.protocol_version,
+        "message_id": envelope.message_id,
+        "actions": [{name: getattr(one, name) for name in names} for one in envelope.actions],
+    }
 
 
 def _sessions(

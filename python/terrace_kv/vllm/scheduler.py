@@ -48,7 +48,9 @@ class Tracked:
     epoch: int | None = None
     # Blocks that vLLM had itself when it last asked.
     local_blocks: int = 0
-    is_loading: bool = False
+    # A step has had the request since vLLM gave it its blocks. Until then a load may be under way,
+    # another connector's too, and vLLM counts as computed what is not there yet.
+    was_scheduled: bool = False
     # vLLM's caches were reset: the blocks that it has until its next turn are not offered.
     outdated: bool = False
     # A load of it failed: what the daemon has is not asked for again.
@@ -134,6 +136,7 @@ class SchedulerSide:
         tracked = self._requests.get(request.request_id)
         if tracked is None:
             return
+        tracked.was_scheduled = False
         found, tracked.question, tracked.found = tracked.found, None, None
         if found is None:
             return
@@ -143,7 +146,6 @@ class SchedulerSide:
         tracked.held = found
         start = tracked.local_blocks
         end = start + external_tokens // self.block_tokens
-        tracked.is_loading = True
         tracked.loaded = found.tiers(start, end)
         for tier, blocks in tracked.loaded.items():
             name = f"loaded_tokens_{tier.name.lower()}"
@@ -164,7 +166,10 @@ class SchedulerSide:
         """By this step's end the request's first `tokens` tokens are computed: its blocks that are
         whole by then are offered."""
         tracked = self._requests.get(request_id)
-        if tracked is None or tracked.outdated:
+        if tracked is None:
+            return
+        tracked.was_scheduled = True
+        if tracked.outdated:
             return
         whole = min(tokens // self.block_tokens, len(tracked.request.block_hashes))
         self._see_epoch(tracked)
@@ -228,7 +233,6 @@ class SchedulerSide:
         for request_id in request_ids:
             tracked = self._requests.get(request_id)
             if tracked is not None:
-                tracked.is_loading = False
                 held, tracked.held = tracked.held, None
                 if held is not None:
                     self._asker.release(held)
@@ -242,7 +246,7 @@ class SchedulerSide:
             return None
         whole = min(computed_tokens // self.block_tokens, len(request.block_hashes), len(block_ids))
         self._see_epoch(tracked)
-        may_offer = not (tracked.is_loading or tracked.outdated)
+        may_offer = tracked.was_scheduled and not tracked.outdated
         if may_offer and whole > tracked.offered_blocks:
             self._offer(tracked, whole, block_ids)
             self.counts.add("dropped_blocks", whole - tracked.offered_blocks)
