@@ -87,6 +87,31 @@ class TurnTest(EngineCase, DaemonCase):
             until(lambda: waiting_for(engine, request).over, "it was answered")
             self.assertEqual(engine.side.matched(request, 0), 4 * BLOCK_TOKENS)
 
+    def test_an_engine_that_only_stores_holds_and_lifts_nothing(self):
+        engine, hashes = self.engine(loads=False), chain(6, seed=7)
+        self.stored(engine, hashes[:4])
+        engine.request(chain(2, seed=8))
+        lookup, queued = engine.client.lookup, []
+
+        def noted(*args, **named):
+            queued.append(named["queued"])
+            return lookup(*args, **named)
+
+        with mock.patch.object(engine.client, "lookup", noted):
+            request = engine.request(hashes)
+            until(lambda: waiting_for(engine, request).over, "an answer")
+        self.assertEqual((engine.matched(request), {*queued}), (0, {False}))
+        until(lambda: not self.leases(engine), "it holds nothing")
+        engine.side.take_counts()
+        engine.compute(request, range(6))
+        engine.settle()
+        self.assertEqual(engine.side.take_counts()["offered_blocks"], 2)
+
+    def test_nor_does_it_wait_for_an_answer(self):
+        engine, later = self.engine(loads=False), []
+        engine.asker._submit = lambda run: later.append(run) or True
+        self.assertEqual(engine.side.matched(engine.request(chain(4, seed=9)), 0), 0)
+
 
 def waiting_for(engine, request) -> Question:
     return engine.side._requests[request.request_id].question

@@ -95,6 +95,18 @@ class ResetTest(EngineCase, DaemonCase):
         self.assertEqual(engine.client.inspect(first).record.priority, 77)
         self.check_loads(engine, hashes, NEW)
 
+    def test_also_where_the_engine_only_stores(self):
+        engine, hashes = self.engine(loads=False), chain(4, seed=6)
+        request = engine.request(hashes)
+        self.assertEqual(engine.matched(request), 0)
+        engine.compute(request, range(4), OLD)
+        engine.settle()
+        engine.side.reset()
+        self.assertEqual(engine.matched(request), 0)
+        engine.compute(request, range(8, 12), NEW)
+        self.assertEqual(engine.blocks.held(), set(range(8, 12)))
+        engine.settle()
+
     def test_routers_hear_nothing_of_stores_from_before(self):
         engine, hashes, told = self.engine(), chain(4, seed=5), []
         engine.side.on_stored = lambda offer, kept: told.append(kept)

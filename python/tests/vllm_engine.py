@@ -28,7 +28,7 @@ class Engine:
 
     numbers = itertools.count()
 
-    def __init__(self, socket, **settings) -> None:
+    def __init__(self, socket, *, loads: bool = True, **settings) -> None:
         bounds = {"lookup_timeout_s": 1.0, "call_timeout_s": 0.5, "pause_s": 0.3}
         self.settings = Settings(**{"socket": str(socket), **bounds, **settings})
         self.space = namespace()
@@ -40,8 +40,8 @@ class Engine:
         self.client = open_client(self.settings, self.space, name, "scheduler")
         self.asker = Asker(self.client, self.settings)
         self.side = SchedulerSide(
-            self.asker, self.settings, block_tokens=BLOCK_TOKENS, blocks=SLOTS, ranks=1
-        )
+            self.asker, self.settings, block_tokens=BLOCK_TOKENS, blocks=SLOTS, ranks=1, loads=loads
+        )  # fmt: skip
         self.blocks = self.side.holds.pool = Pool(SLOTS)
         self.longest_step_s = 0.0
 

@@ -270,6 +270,7 @@ class TerraceConnector(KVConnectorBase_V1):
             block_tokens=space.block_tokens,
             blocks=self._kv_cache_config.num_blocks,
             ranks=space.shard_count,
+            loads=self._kv_transfer_config.is_kv_consumer,
         )
         self._scheduler.holds.pool = self._block_pool
         if self._wants_events:
@@ -290,7 +291,7 @@ class TerraceConnector(KVConnectorBase_V1):
     def get_num_new_matched_tokens(
         self, request: Any, num_computed_tokens: int
     ) -> tuple[int | None, bool]:
-        if self._scheduler is None or not self._kv_transfer_config.is_kv_consumer:
+        if self._scheduler is None:
             return 0, False
         tokens = self._scheduler.matched(request, num_computed_tokens)
         return tokens, bool(tokens)

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .. import errors
 from ..answers import Lookup, Run, Tier
@@ -109,8 +109,11 @@ class Asker:
         self._waiting = 0
         self._teller = Teller(self._tell, self._caller.away_s)
 
-    def ask(self, hashes: bytes, request: int, said: RequestHints, *, queued: bool) -> Question:
-        """Has told what the request says, and then asks what is stored of it."""
+    def ask(
+        self, hashes: bytes, request: int, said: RequestHints, *, queued: bool, holds: bool = True
+    ) -> Question:
+        """Has told what the request says, and then asks what is stored of it; `holds`: what is
+        found is held until it is released."""
         settings = self._settings
         bound_s = settings.lookup_timeout_s + settings.ask_shared_ms / 1000
         question = Question(time.monotonic() + bound_s)
@@ -119,6 +122,9 @@ class Asker:
         def run() -> None:
             told = self._teller.told(before, bound_s)
             found = self._lookup(hashes, request, said.session, queued=queued) if told else NOTHING
+            if found.answer is not None and not holds:
+                self.release(found)
+                found = replace(found, lease_until_unix_s=None, answer=None)
             question.answered(found)
             self._teller.look()
 

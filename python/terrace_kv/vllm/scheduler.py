@@ -79,8 +79,16 @@ class SchedulerSide:
     """Decides for one engine."""
 
     def __init__(
-        self, asker: Asker, settings: Settings, *, block_tokens: int, blocks: int, ranks: int
+        self,
+        asker: Asker,
+        settings: Settings,
+        *,
+        block_tokens: int,
+        blocks: int,
+        ranks: int,
+        loads: bool = True,
     ) -> None:
+        """`loads`: what is found is loaded; else this engine only stores."""
         self.block_tokens = block_tokens
         self.holds = Holds(ranks)
         self.counts = Counts()
@@ -91,6 +99,7 @@ class SchedulerSide:
         self._asker = asker
         self._names = Names()
         self._settings = settings
+        self._loads = loads
         self._stores_max = max(1, blocks * settings.store_percent // 100)
         self._stores_held = 0
         self._requests: dict[str, Tracked] = {}
@@ -110,7 +119,7 @@ class SchedulerSide:
         if tracked.question is not None:
             return
         if request.block_hashes:
-            self._ask(tracked, queued=len(self._requests) > 1)
+            self._ask(tracked, queued=self._loads and len(self._requests) > 1)
         else:
             # Shorter than a block.
             self._asker.announce(_taken(tracked))
@@ -125,9 +134,11 @@ class SchedulerSide:
             return 0
         found = self._found(tracked)
         if found is None:
-            return None
+            return None if self._loads else 0
         tracked.offered_blocks = found.blocks
         tracked.local_blocks = computed_tokens // self.block_tokens
+        if not self._loads:
+            return 0
         worthy = min(found.worthy_blocks, len(request.block_hashes)) * self.block_tokens
         return max(0, worthy - computed_tokens)
 
@@ -263,7 +274,8 @@ class SchedulerSide:
         self.counts.add("lookups")
         tracked.found = None
         number = tracked.open.number
-        question = self._asker.ask(hashes, number, _taken(tracked), queued=queued)
+        said = _taken(tracked)
+        question = self._asker.ask(hashes, number, said, queued=queued, holds=self._loads)
         tracked.question = question
         tracked.open.began(question)
         return question
