@@ -148,6 +148,15 @@ class HoldsTest(unittest.TestCase):
         self.holds.update(Report({1: Over(2, 1)}))
         self.assertEqual(self.idle(1.0), 0.0)
 
+    def test_nor_does_it_keep_others_waiting_for_its_steps(self):
+        for alone in (True, False):
+            self.holds = Holds(2, lambda: self.now, self.sleep, alone=alone)
+            self.holds.pool = Pool(10)
+            self.holds.add(1, (3,), take=True)
+            self.now, self.steps = self.now + 2.0, 0
+            self.assertGreaterEqual(self.idle(10.0), 10.0)
+            self.assertEqual(self.steps < 600, alone, self.steps)
+
     def test_but_of_a_daemon_that_is_stuck_when_it_is_woken_up(self):
         self.holds.add(1, (3,), take=True)
         self.assertAlmostEqual(self.idle(1000.0), 130.0, delta=1.0)

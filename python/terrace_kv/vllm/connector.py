@@ -271,6 +271,7 @@ class TerraceConnector(KVConnectorBase_V1):
             blocks=self._kv_cache_config.num_blocks,
             ranks=space.shard_count,
             loads=self._kv_transfer_config.is_kv_consumer,
+            alone=self._vllm_config.parallel_config.data_parallel_size == 1,
         )
         self._scheduler.holds.pool = self._block_pool
         if self._wants_events:

@@ -43,8 +43,12 @@ class Holds:
         ranks: int,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
+        *,
+        alone: bool = True,
     ) -> None:
+        """`alone`: no other engine waits for this one's steps."""
         self._ranks = ranks
+        self._alone = alone
         self._clock, self._sleep = clock, sleep
         self._holds: dict[int, Hold] = {}
         self._stepped_at = self._woken_until = clock()
@@ -99,7 +103,8 @@ class Holds:
             self._woken_until = now + _WOKEN_S
         if age_s >= _PATIENT_S and now >= self._woken_until:
             return False
-        if age_s >= _EAGER_S and pause_s < _PACE_S:
+        # In data parallelism the engines that have requests take each step with this one.
+        if self._alone and age_s >= _EAGER_S and pause_s < _PACE_S:
             self._sleep(_PACE_S - pause_s)
         return True
 

@@ -87,10 +87,12 @@ class SchedulerSide:
         blocks: int,
         ranks: int,
         loads: bool = True,
+        alone: bool = True,
     ) -> None:
-        """`loads`: what is found is loaded; else this engine only stores."""
+        """`loads`: what is found is loaded; else this engine only stores. `alone`: no other engine
+        waits for this one's steps."""
         self.block_tokens = block_tokens
-        self.holds = Holds(ranks)
+        self.holds = Holds(ranks, alone=alone)
         self.counts = Counts()
         # Called with each store that ended, and how many of its blocks are kept.
         self.on_stored: Callable[[Offer, int], None] = lambda offer, kept: None
