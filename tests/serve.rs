@@ -4,13 +4,13 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::thread::sleep;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, prlimit};
 use serde_json::Value;
 use tempfile::TempDir;
 use terrace::env::Stopwatch;
@@ -199,6 +199,49 @@ fn cli_serve_refuses_names_that_are_no_settings() {
     assert!(said(&output).contains("did you mean `nvme.capacity`"), "{}", said(&output));
 }
 
+/// The metrics, or what came of them within a while.
+fn scrape(address: SocketAddr) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    write!(stream, "GET /metrics HTTP/1.1\r\nhost: t\r\nconnection: close\r\n\r\n").unwrap();
+    let mut page = String::new();
+    stream.read_to_string(&mut page).unwrap();
+    page
+}
+
+#[test]
+fn cli_connections_for_metrics_take_few_descriptors_and_little_of_the_log() {
+    let place = Place::new();
+    let free = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = free.local_addr().unwrap();
+    drop(free);
+    let serving = place.serve(&format!("--metrics-listen {address}"));
+    let mut silent: Vec<_> = (0..40).map(|_| TcpStream::connect(address).unwrap()).collect();
+    assert!(scrape(address).contains("terrace_lookups_total 0"));
+    // All but the last few have made way for others.
+    for stream in &mut silent[..40 - 16] {
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        assert_eq!(stream.read(&mut [0]).unwrap(), 0, "it is closed");
+    }
+    drop(silent);
+
+    let pid = Pid::from_child(&serving.child);
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    let may_have =
+        |current| prlimit(Some(pid), Resource::Nofile, Rlimit { current, maximum }).unwrap();
+    let before = may_have(Some(3));
+    let _waits = TcpStream::connect(address).unwrap();
+    let log = || fs::read_to_string(place.path().join("log")).unwrap();
+    let waiting = Stopwatch::start();
+    while !log().contains("metrics endpoint can't take") {
+        assert!(waiting.elapsed() < Duration::from_secs(20), "nothing is said: {}", log());
+        sleep(Duration::from_millis(10));
+    }
+    may_have(before.current);
+    assert!(scrape(address).contains("terrace_lookups_total 0"));
+    assert!(log().lines().count() < 50, "{} lines", log().lines().count());
+}
+
 #[test]
 fn cli_metrics_are_served_where_asked_and_nowhere_else() {
     let place = Place::new();
@@ -213,10 +256,7 @@ fn cli_metrics_are_served_where_asked_and_nowhere_else() {
 
     let serving = place.serve(&line);
     assert_eq!(serving.ready["metrics"], address.to_string());
-    let mut stream = TcpStream::connect(address).unwrap();
-    write!(stream, "GET /metrics HTTP/1.1\r\nhost: t\r\nconnection: close\r\n\r\n").unwrap();
-    let mut page = String::new();
-    stream.read_to_string(&mut page).unwrap();
+    let page = scrape(address);
     for line in [
         "# TYPE terrace_tier_capacity_bytes gauge",
         "terrace_tier_capacity_bytes{tier=\"nvme\"} 67108864",

@@ -7,6 +7,7 @@ mod log;
 pub mod names;
 mod publish;
 mod recorder;
+mod scrape;
 
 pub use log::{LogFormat, LogLevel, start_log};
 pub use publish::publish;

@@ -1,12 +1,17 @@
 //! Starts the Prometheus endpoint.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
-use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::runtime;
 
 use super::names::{Kind, METRICS, Metric, Unit};
+use super::scrape;
 use crate::env;
+
+/// How often what was measured is added up, asked for or not: until then each measurement is kept.
+const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Upper bounds of the histograms' buckets, in seconds: a read from memory to a slow object store.
 const SECONDS_BUCKETS: [f64; 14] = [
@@ -35,18 +40,22 @@ pub enum MetricsError {
 /// See [`MetricsError`].
 pub fn start_metrics(address: SocketAddr, runtime: &runtime::Handle) -> Result<(), MetricsError> {
     let _inside = runtime.enter();
-    let (recorder, exporter) = builder()
-        .with_http_listener(address)
-        .build()
-        .map_err(|error| MetricsError::Listen { address, said: said(&error) })?;
+    let listener = scrape::listen(address)
+        .map_err(|error| MetricsError::Listen { address, said: error.to_string() })?;
+    let recorder = builder().build_recorder();
+    let handle = recorder.handle();
     metrics::set_global_recorder(recorder).map_err(|_| MetricsError::Taken)?;
     describe();
-    env::spawn_task_on(runtime, async {
-        if exporter.await.is_err() {
-            tracing::error!("the metrics endpoint has ended");
-        }
-    });
+    env::spawn_task_on(runtime, keep_up(handle.clone()));
+    env::spawn_task_on(runtime, scrape::answer_all(listener, handle));
     Ok(())
+}
+
+async fn keep_up(handle: PrometheusHandle) {
+    loop {
+        tokio::time::sleep(UPKEEP_INTERVAL).await;
+        handle.run_upkeep();
+    }
 }
 
 fn builder() -> PrometheusBuilder {
@@ -75,13 +84,6 @@ fn describe() {
             Kind::Gauge => metrics::describe_gauge!(*name, unit, *about),
             Kind::Histogram => metrics::describe_histogram!(*name, unit, *about),
         }
-    }
-}
-
-fn said(error: &BuildError) -> String {
-    match error {
-        BuildError::FailedToCreateHTTPListener(said) => said.clone(),
-        other => other.to_string(),
     }
 }
 
