@@ -77,7 +77,7 @@ impl Manager {
         self.end_drain(block, from);
         let copy = self.directory.get(block).copy(from);
         if copy.busy == 0 && copy.children == 0 {
-            self.release_copy(block, from, CopyEvent::Dropped);
+            self.drop_evicted(block, from);
         } else {
             self.directory.apply(block, from, CopyEvent::DrainFailed);
             self.durable_changed(block, from, CopyEvent::DrainFailed);

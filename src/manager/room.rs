@@ -146,7 +146,6 @@ impl Manager {
     }
 
     pub(super) fn evict(&mut self, block: BlockIndex, tier: Tier, class: usize) {
-        self.space(tier).stats.evicted_copies += 1;
         let ways = self.ways();
         let row = self.directory.get(block);
         let sinks_into_memory = tier == Tier::Hbm
@@ -159,7 +158,7 @@ impl Manager {
         let is_moving = row.drains() || row.fills();
         let is_spare = left.is_served() || (left == Left::Unread && is_moving);
         if is_spare && !sinks_into_memory && !is_missed {
-            self.release_copy(block, tier, CopyEvent::Dropped);
+            self.drop_evicted(block, tier);
         } else if let Some(sink) = self.admitted_sink(block, tier) {
             let row = self.directory.get(block);
             let (tick, parent) = (row.copy(tier).tick, row.parent());
@@ -177,8 +176,15 @@ impl Manager {
         } else if left == Left::Nothing {
             self.evict_last(block, tier);
         } else {
-            self.release_copy(block, tier, CopyEvent::Dropped);
+            self.drop_evicted(block, tier);
         }
+    }
+
+    /// Drops a copy for its room. Only here and with a block's last copy are the evicted counted: one that
+    /// is on its way out may stay after all.
+    pub(super) fn drop_evicted(&mut self, block: BlockIndex, tier: Tier) {
+        self.space(tier).stats.evicted_copies += 1;
+        self.release_copy(block, tier, CopyEvent::Dropped);
     }
 
     /// Makes room in this class, or else at the cost of the others.
@@ -267,7 +273,9 @@ impl Manager {
 
     /// Drops a block's last copy; its children are gone already.
     fn evict_last(&mut self, block: BlockIndex, tier: Tier) {
-        self.space(tier).stats.evicted_blocks += 1;
+        let stats = &mut self.space(tier).stats;
+        stats.evicted_copies += 1;
+        stats.evicted_blocks += 1;
         self.drop_whole(block, tier);
     }
 
@@ -348,7 +356,7 @@ impl Manager {
             return;
         }
         if idle && row.resident_elsewhere(from) && !row.is_lifted(from) {
-            self.release_copy(block, from, CopyEvent::Dropped);
+            self.drop_evicted(block, from);
         }
         // Listing it for want of room alone would propose it again at once, for ever.
         let row = self.directory.get(block);

@@ -364,3 +364,42 @@ fn what_an_outage_hides_is_not_held_against_the_policy() {
     let found: Vec<_> = chains.iter().map(|chain| bench.found(chain)).collect();
     assert_eq!(found.iter().filter(|found| found.contains("nvme:100")).count(), 3, "{found:?}");
 }
+
+/// Copies that came into memory, those that went for their room and those that are there.
+fn memory_s_books(bench: &mut Bench) -> [u64; 3] {
+    let payload_bytes = namespace(1).payload_bytes();
+    let tier = bench.tier(Tier::Dram);
+    [tier.bytes_in / payload_bytes, tier.evicted_copies, tier.blocks]
+}
+
+#[test]
+fn a_copy_that_stays_after_all_is_not_counted_as_evicted() {
+    // Block 1 is on its way down for the sake of block 2.
+    let sinking = || {
+        let mut bench = Bench::new([0, 1, 2, 0]);
+        bench.store(None, &[1]);
+        bench.start_store(None, &[2]);
+        assert_eq!(memory_s_books(&mut bench), [1, 0, 1]);
+        bench
+    };
+    let fails =
+        |item: &TransferItem| matches!(item.to, End::Nvme(_)).then_some(FailureKind::TargetFailed);
+    let mut bench = sinking();
+    bench.run();
+    assert_eq!(memory_s_books(&mut bench), [2, 1, 1]);
+
+    let mut bench = sinking();
+    bench.start_load(&[1]);
+    bench.run();
+    assert_eq!(memory_s_books(&mut bench), [1, 0, 1], "it was read while it sank");
+
+    let mut bench = sinking();
+    bench.lease(&[1]);
+    bench.run_with(fails);
+    assert_eq!(memory_s_books(&mut bench), [1, 0, 1], "it is leased, and could not sink");
+
+    let mut bench = sinking();
+    bench.run_with(fails);
+    assert_eq!(memory_s_books(&mut bench), [2, 1, 1], "it was dropped instead");
+    assert_eq!(bench.tier(Tier::Dram).evicted_blocks, 1);
+}
