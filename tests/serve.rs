@@ -2,6 +2,9 @@
 //! places, the metrics endpoint, signals.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+#[path = "serve/limits.rs"]
+mod limits;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -59,7 +62,11 @@ impl Place {
 
     /// What `serve` says that does not start; one that does is ended.
     fn refused(&self) -> Output {
-        let mut child = self.command("serve").stderr(Stdio::piped()).spawn().unwrap();
+        Self::refused_by(self.command("serve"))
+    }
+
+    fn refused_by(mut serve: Command) -> Output {
+        let mut child = serve.stderr(Stdio::piped()).spawn().unwrap();
         let waiting = Stopwatch::start();
         while child.try_wait().unwrap().is_none() {
             if waiting.elapsed() > Duration::from_secs(20) {
@@ -72,7 +79,10 @@ impl Place {
 
     /// Starts `serve` with these flags and waits for the line that says it is ready.
     fn serve(&self, flags: &str) -> Serving {
-        let mut command = self.command(&format!("serve --json {flags}"));
+        self.start(self.command(&format!("serve --json {flags}")))
+    }
+
+    fn start(&self, mut command: Command) -> Serving {
         let log = fs::File::create(self.path().join("log")).unwrap();
         let mut child = command.stdout(Stdio::piped()).stderr(log).spawn().unwrap();
         let mut line = String::new();

@@ -89,7 +89,21 @@ pub fn spawn_thread(
     name: &str,
     body: impl FnOnce() + Send + 'static,
 ) -> io::Result<JoinHandle<()>> {
-    std::thread::Builder::new().name(name.to_owned()).spawn(body)
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(body)
+        .map_err(|cause| no_thread(name, &cause))
+}
+
+/// What the machine says of a limit that is reached, "try again", names none.
+fn no_thread(name: &str, cause: &io::Error) -> io::Error {
+    let remedy = if cause.kind() == io::ErrorKind::WouldBlock {
+        "; there may be no more threads of this user, or in this container: raise `ulimit -u`, the \
+         container's pids limit, or LimitNPROC and TasksMax in the service's unit"
+    } else {
+        ""
+    };
+    io::Error::new(cause.kind(), format!("no thread for {name}: {cause}{remedy}"))
 }
 
 /// How much nicer a thread is that gives way: with 10 the kernel gives it a tenth of a contended
@@ -149,4 +163,19 @@ pub fn random_bytes<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     rand::RngCore::fill_bytes(&mut rand::rng(), &mut bytes);
     bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_that_is_refused_names_the_limit() {
+        let refused = no_thread("object-dir-0", &io::Error::from_raw_os_error(libc::EAGAIN));
+        assert_eq!(refused.kind(), io::ErrorKind::WouldBlock);
+        let said = refused.to_string();
+        assert!(said.contains("object-dir-0") && said.contains("`ulimit -u`"), "{said}");
+        let other = no_thread("a", &io::ErrorKind::PermissionDenied.into()).to_string();
+        assert!(!other.contains("ulimit"), "{other}");
+    }
 }

@@ -18,7 +18,7 @@ use crate::sockets::{Directory, PlaceError, SocketFile};
 use super::endpoint::Endpoint;
 
 /// Connections of one socket; those beyond are closed at once.
-const CONNECTIONS_MAX: usize = 64;
+pub const CONNECTIONS_MAX: usize = 64;
 
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 32;

@@ -28,6 +28,7 @@ use tokio::runtime;
 use crate::manager::shell::Journal;
 
 pub use endpoint::Endpoint;
+pub use listen::CONNECTIONS_MAX;
 use listen::Listener;
 use vllm::Feed;
 

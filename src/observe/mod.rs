@@ -12,3 +12,4 @@ mod scrape;
 pub use log::{LogFormat, LogLevel, start_log};
 pub use publish::publish;
 pub use recorder::{MetricsError, start_metrics};
+pub use scrape::CONNECTIONS_MAX;

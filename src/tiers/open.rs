@@ -47,6 +47,11 @@ impl OpenError {
     }
 }
 
+/// Whether it was refused because this process, or the machine, has all files open that it may.
+pub(crate) fn is_out_of_descriptors(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
+}
+
 /// The whole of a plain file. Never waits for the other end of a pipe.
 ///
 /// # Errors
@@ -94,6 +99,9 @@ pub fn check_writable(folder: &Path) -> Result<(), OpenError> {
 
 /// What to do about an error of the machine, where that is known.
 fn remedy(source: &io::Error) -> &'static str {
+    if is_out_of_descriptors(source) {
+        return " (raise `ulimit -Hn`, or LimitNOFILE in the service's unit)";
+    }
     match source.kind() {
         io::ErrorKind::PermissionDenied => {
             " (give this user write access to the folder, or choose another folder)"
@@ -145,6 +153,13 @@ mod tests {
         });
         assert!(lock(&asked));
         looker.unwrap().join().unwrap();
+    }
+
+    #[test]
+    fn a_limit_of_open_files_is_named() {
+        let none = io::Error::from_raw_os_error(libc::EMFILE);
+        let said = OpenError::io("read", Path::new("/x"))(none).to_string();
+        assert!(said.contains("raise `ulimit -Hn`"), "{said}");
     }
 
     #[test]

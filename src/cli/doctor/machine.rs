@@ -1,12 +1,14 @@
 //! The machine itself: processor, memory, kernel.
 
+use std::io;
+
 use rustix::process::{Resource, getrlimit};
 
 use super::Check;
 use crate::config::{Config, Machine, ThisMachine};
 use crate::domain::units::Bytes;
-use crate::env;
 use crate::tiers::shm::{self, MemoryRoom};
+use crate::{env, events, observe};
 
 /// The first kernel whose `io_uring` has all that the NVMe tier uses.
 const KERNEL_MIN: (u32, u32) = (5, 6);
@@ -21,7 +23,8 @@ pub(super) fn checks(config: Option<&Config>, runs: bool) -> Vec<Check> {
             memory(ThisMachine.ram_bytes(), room, wanted(config, arena_bytes), runs),
             huge_pages(room, arena_bytes, shm::makes_huge_pages()),
             locked_memory(getrlimit(Resource::Memlock).current, arena_bytes),
-            descriptors(env::descriptors_max(), config.clients_max),
+            file_size(getrlimit(Resource::Fsize).current, &longest_file(config, arena_bytes), runs),
+            descriptors(env::descriptors_max(), &Descriptors::of(config), runs),
         ]);
     }
     checks
@@ -110,13 +113,18 @@ fn memory(total_bytes: u64, room: MemoryRoom, wanted: Wanted, runs: bool) -> Che
     Check::fail(CHECK, found, remedy)
 }
 
-fn huge_pages(room: MemoryRoom, arena_bytes: u64, are_made: bool) -> Check {
+fn huge_pages(room: MemoryRoom, arena_bytes: u64, are_made: io::Result<bool>) -> Check {
     const CHECK: &str = "huge pages";
     if room.huge_free_bytes >= arena_bytes {
         return Check::ok(CHECK, format!("{} reserved and free", Bytes(room.huge_free_bytes)));
     }
-    if are_made {
-        return Check::ok(CHECK, "made of free memory at the start");
+    match are_made {
+        Ok(true) => return Check::ok(CHECK, "made of free memory at the start"),
+        Ok(false) => (),
+        Err(error) => {
+            let remedy = "mend what else is found here, and ask doctor again";
+            return Check::warn(CHECK, format!("not tried: {error}"), remedy);
+        }
     }
     let wanted_pages = arena_bytes.div_ceil(room.huge_page_bytes.max(1 << 20));
     Check::warn(
@@ -147,18 +155,99 @@ fn locked_memory(limit_bytes: Option<u64>, arena_bytes: u64) -> Check {
     }
 }
 
-/// Two for a client's connections and one for each of its pools, of which most have one a rank.
-fn descriptors(most: Option<u64>, clients_max: usize) -> Check {
+/// The longest file that the daemon makes, and what it is: shared memory counts as one.
+fn longest_file(config: &Config, arena_bytes: u64) -> (u64, &'static str) {
+    let slots_bytes = config
+        .nvme
+        .as_ref()
+        .map_or(0, |nvme| nvme.capacity_bytes.div_ceil(nvme.more_paths.len() as u64 + 1));
+    let files = [
+        (arena_bytes, "the arena"),
+        (config.hbm_in_memory(&ThisMachine), "the HBM tier on the host"),
+        (slots_bytes, "the NVMe tier's slot file"),
+    ];
+    files.into_iter().max_by_key(|(bytes, _)| *bytes).expect("there are some")
+}
+
+fn file_size(limit_bytes: Option<u64>, longest: &(u64, &str), runs: bool) -> Check {
+    const CHECK: &str = "file size";
+    let (bytes, what) = *longest;
+    match limit_bytes {
+        None => Check::ok(CHECK, "no limit"),
+        Some(limit) if limit >= bytes => Check::ok(CHECK, Bytes(limit).to_string()),
+        Some(limit) => stopper(
+            runs,
+            CHECK,
+            format!("{}, and {what} counts as a file of {}", Bytes(limit), Bytes(bytes)),
+            "raise `ulimit -f`, or LimitFSIZE in the service's unit",
+        ),
+    }
+}
+
+/// What keeps a daemon from starting with this shell's limits; one that runs has its own.
+fn stopper(runs: bool, check: &'static str, found: String, remedy: &str) -> Check {
+    if runs { Check::warn(check, found, remedy) } else { Check::fail(check, found, remedy) }
+}
+
+/// How many files the daemon has open.
+#[derive(Clone, Copy)]
+struct Descriptors {
+    /// Once it is ready.
+    ready: u64,
+    /// More of its own while it works.
+    busy: u64,
+    /// More for its clients: two for a client's connections and one for each of its pools, of which most
+    /// have one a rank.
+    clients: u64,
+}
+
+impl Descriptors {
+    /// Without NVMe and with nobody to talk to: streams, runtime, arena, sockets, locks and metrics, as
+    /// `/proc/PID/fd` shows them.
+    const READY: u64 = 18;
+
+    /// The disk's ring and what wakes it.
+    const RING: u64 = 2;
+
+    /// A folder and the slot file in it.
+    const FOLDER: u64 = 2;
+
+    fn of(config: &Config) -> Self {
+        let folders = config.nvme.as_ref().map(|nvme| 1 + nvme.more_paths.len() as u64);
+        let nvme = folders.map_or(0, |folders| Self::RING + Self::FOLDER * folders);
+        let publisher = config.events.publisher.as_ref();
+        let events = publisher.map_or(0, |p| 1 + u64::from(p.replay.is_some()));
+        let requests = config.object.as_ref().map_or(0, |object| object.requests_max);
+        let scrapes = config.metrics.map_or(0, |_| observe::CONNECTIONS_MAX);
+        Self {
+            // A socket for events has a lock beside it.
+            ready: Self::READY + nvme + 2 * events,
+            busy: (requests + scrapes) as u64 + events * events::CONNECTIONS_MAX as u64,
+            clients: 4 * config.clients_max as u64,
+        }
+    }
+}
+
+fn descriptors(most: Option<u64>, wanted: &Descriptors, runs: bool) -> Check {
     const CHECK: &str = "descriptors";
-    let wanted = 4 * clients_max as u64;
+    let Descriptors { ready, busy, clients } = *wanted;
     match most {
         None => Check::ok(CHECK, "no limit"),
-        Some(most) if most >= wanted => Check::ok(CHECK, format!("{most} may be open")),
-        Some(most) => Check::warn(
+        Some(most) if most < ready => stopper(
+            runs,
             CHECK,
-            format!("{most} may be open, and {clients_max} clients may have {wanted}"),
+            format!("{most} may be open, and the daemon has {ready} before anybody comes"),
+            "raise `ulimit -Hn`, or LimitNOFILE in the service's unit",
+        ),
+        Some(most) if most < ready + busy + clients => Check::warn(
+            CHECK,
+            format!(
+                "{most} may be open; the daemon itself has {ready} and while it works {busy} more, and \
+                 clients.max clients may have {clients}"
+            ),
             "raise `ulimit -Hn`, or LimitNOFILE in the service's unit, or lower clients.max",
         ),
+        Some(most) => Check::ok(CHECK, format!("{most} may be open")),
     }
 }
 
@@ -204,16 +293,27 @@ mod tests {
             huge_free_bytes: 1 << 30,
             huge_page_bytes: 2 << 20,
         };
-        check(huge_pages(room, 1 << 30, false), Verdict::Ok);
-        check(huge_pages(room, 2 << 30, true), Verdict::Ok);
-        check(huge_pages(room, 2 << 30, false), Verdict::Warn);
-        assert!(huge_pages(room, 2 << 30, false).remedy.unwrap().contains("vm.nr_hugepages=1024"));
+        check(huge_pages(room, 1 << 30, Ok(false)), Verdict::Ok);
+        check(huge_pages(room, 2 << 30, Ok(true)), Verdict::Ok);
+        check(huge_pages(room, 2 << 30, Ok(false)), Verdict::Warn);
+        let none = huge_pages(room, 2 << 30, Ok(false));
+        assert!(none.remedy.unwrap().contains("vm.nr_hugepages=1024"));
+        let untried = huge_pages(room, 2 << 30, Err(io::ErrorKind::FileTooLarge.into()));
+        assert!(!untried.remedy.as_ref().unwrap().contains("nr_hugepages"), "{untried:?}");
+        check(untried, Verdict::Warn);
         check(locked_memory(None, 1 << 30), Verdict::Ok);
         check(locked_memory(Some(1 << 30), 1 << 30), Verdict::Ok);
         check(locked_memory(Some(8 << 20), 1 << 30), Verdict::Warn);
-        check(descriptors(None, 256), Verdict::Ok);
-        check(descriptors(Some(1024), 256), Verdict::Ok);
-        check(descriptors(Some(1023), 256), Verdict::Warn);
+        let files = Descriptors { ready: 24, busy: 80, clients: 1024 };
+        check(descriptors(None, &files, false), Verdict::Ok);
+        check(descriptors(Some(1128), &files, false), Verdict::Ok);
+        check(descriptors(Some(1127), &files, false), Verdict::Warn);
+        check(descriptors(Some(23), &files, false), Verdict::Fail);
+        check(descriptors(Some(23), &files, true), Verdict::Warn);
+        check(file_size(None, &(1 << 30, "it"), false), Verdict::Ok);
+        check(file_size(Some(1 << 30), &(1 << 30, "it"), false), Verdict::Ok);
+        check(file_size(Some(0), &(1 << 30, "it"), false), Verdict::Fail);
+        check(file_size(Some(0), &(1 << 30, "it"), true), Verdict::Warn);
         check(kernel("6.8.0-31-generic"), Verdict::Ok);
         check(kernel("5.4.0-1"), Verdict::Warn);
         check(kernel("4.18.0"), Verdict::Warn);

@@ -79,6 +79,10 @@ fn not_tried(error: &OpenError) -> Check {
             "free 64 MiB for as long as doctor tries the disk out",
         );
     }
+    if is_too_long(error) {
+        let remedy = "raise `ulimit -f`, or LimitFSIZE in the service's unit, and ask doctor again";
+        return Check::fail("io_uring", "not tried: no file may be as long as that takes", remedy);
+    }
     Check::fail(
         "io_uring",
         found,
@@ -92,6 +96,11 @@ fn is_full(error: &OpenError) -> bool {
         OpenError::Io { source, .. } => source.kind() == io::ErrorKind::StorageFull,
         OpenError::Config(_) | OpenError::InUse(_) | OpenError::Refused(_) => false,
     }
+}
+
+/// Another folder, or none, would not help.
+fn is_too_long(error: &OpenError) -> bool {
+    matches!(error, OpenError::Io { source, .. } if source.kind() == io::ErrorKind::FileTooLarge)
 }
 
 fn is_one_disk(one: &Path, other: &Path) -> bool {
@@ -218,6 +227,10 @@ mod tests {
         let denied =
             OpenError::io("write to", Path::new("/x"))(io::ErrorKind::PermissionDenied.into());
         assert_eq!(not_tried(&denied).verdict, Verdict::Fail);
+        let limited =
+            OpenError::io("write to", Path::new("/x"))(io::ErrorKind::FileTooLarge.into());
+        let remedy = not_tried(&limited).remedy.unwrap();
+        assert!(remedy.contains("ulimit -f") && !remedy.contains("nvme"), "{remedy}");
     }
 
     #[test]

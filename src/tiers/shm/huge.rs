@@ -27,10 +27,12 @@ pub(super) fn whole_pages(bytes: u64) -> Option<u64> {
 }
 
 /// Whether this machine makes huge pages of free memory now: tried out with one.
-#[must_use]
-pub fn are_made() -> bool {
-    let trial = SharedMemory::touched("terrace-trial", HUGE_BYTES as u64);
-    trial.is_ok_and(|trial| trial.huge_bytes() > 0)
+///
+/// # Errors
+/// There is no memory to try it out with.
+pub fn are_made() -> io::Result<bool> {
+    let trial = SharedMemory::touched("terrace-trial", HUGE_BYTES as u64)?;
+    Ok(trial.huge_bytes() > 0)
 }
 
 /// Makes huge pages of the whole ones in a stretch of new memory that nobody uses yet. False: there

@@ -18,6 +18,7 @@ use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags, fcntl_add_seals, ftruncate
 use rustix::mm::Advice;
 
 use crate::domain::units::Bytes;
+use crate::tiers::open::is_out_of_descriptors;
 
 use mapping::Mapping;
 
@@ -204,6 +205,9 @@ fn no_room(name: &str, bytes: u64, room: MemoryRoom, cause: &io::Error) -> io::E
     let remedy = if cause.kind() == io::ErrorKind::FileTooLarge {
         "It counts as a file, and `ulimit -f` allows none as long: raise that, or LimitFSIZE in the \
          service's unit"
+    } else if is_out_of_descriptors(cause) {
+        "It counts as an open file, and `ulimit -Hn` allows no more: raise that, or LimitNOFILE in the \
+         service's unit"
     } else {
         "Lower the tier's capacity, stop what else holds memory, or raise the container's limit"
     };
@@ -213,4 +217,23 @@ fn no_room(name: &str, bytes: u64, room: MemoryRoom, cause: &io::Error) -> io::E
         Bytes(bytes)
     );
     io::Error::new(cause.kind(), what)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_there_was_too_little_of_is_what_the_remedy_is_about() {
+        for (cause, remedy) in [
+            (libc::ENOMEM, "Lower the tier's capacity"),
+            (libc::EFBIG, "`ulimit -f`"),
+            (libc::EMFILE, "`ulimit -Hn`"),
+        ] {
+            let cause = io::Error::from_raw_os_error(cause);
+            let said = no_room("it", 1 << 20, MemoryRoom::default(), &cause).to_string();
+            assert!(said.contains(remedy), "{said}");
+            assert_eq!(said.contains("capacity"), remedy.contains("capacity"), "{said}");
+        }
+    }
 }
