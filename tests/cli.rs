@@ -285,7 +285,7 @@ fn cli_refuses_bad_lines() {
     refused("sessions --max 0", "0 is not in 1..=1000");
     refused("demo --seed one", "invalid value 'one' for '--seed <SEED>'");
     refused("bench", "Usage: terrace bench <COMMAND>");
-    refused("bench tiers --path ssd", "path `ssd` is not known: use hbm, nvme or object");
+    refused("bench tiers --path ssd", "path `ssd` is not known: use all; hbm, nvme or object");
     refused("bench tiers --block 65000B", "give a multiple of 4KiB");
     refused("bench tiers --dir @/gone", "there is no such folder");
     refused("bench tiers --path nvme --set 64GiB --dir /proc", "free some room");

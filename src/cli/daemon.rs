@@ -19,7 +19,9 @@ use rustix::process::{Pid, Signal};
 use tokio::time::sleep;
 
 use crate::client;
+use crate::config::{Machine, ThisMachine};
 use crate::domain::tier::Tier;
+use crate::domain::units::Bytes;
 use crate::env::Stopwatch;
 
 pub(super) use folder::Folder as OwnFolder;
@@ -104,6 +106,15 @@ pub enum DaemonError {
     /// Mend the machine's part as the text says.
     #[error("cannot {what}: {source}")]
     Io { what: String, source: io::Error },
+    /// Its files don't fit where they are made.
+    #[error(
+        "{} has {} free, and the daemon's files take {}: free some room there, or set TMPDIR to a \
+         folder on a larger disk",
+        parent.display(),
+        Bytes(*free_bytes),
+        Bytes(*needed_bytes)
+    )]
+    NoRoom { parent: PathBuf, needed_bytes: u64, free_bytes: u64 },
     /// It ended before it answered: its log says why.
     #[error("the daemon ended at its start ({status}); it said:\n{log}")]
     Ended { status: ExitStatus, log: String },
@@ -144,6 +155,7 @@ impl Daemon {
     /// The folder cannot be made, or the daemon does not come up; its log's end is quoted.
     pub async fn start(spec: DaemonSpec) -> Result<Self, DaemonError> {
         let folder = Folder::make(&spec.parent)?;
+        check_room(&spec)?;
         let child = spawn(&spec, &folder)?;
         let mut daemon = Self { spec, child, folder };
         daemon.ready().await?;
@@ -278,6 +290,18 @@ fn state_dir(folder: &Folder) -> PathBuf {
     folder.path().join("state")
 }
 
+/// The daemon looks too, and speaks of settings that whoever started this can't give.
+fn check_room(spec: &DaemonSpec) -> Result<(), DaemonError> {
+    let needed_bytes = spec.tiers[Tier::Nvme.index()].bytes;
+    match ThisMachine.disk(&spec.parent).map(|disk| disk.free_bytes) {
+        Some(free_bytes) if free_bytes < needed_bytes => {
+            let parent = spec.parent.clone();
+            Err(DaemonError::NoRoom { parent, needed_bytes, free_bytes })
+        }
+        _ => Ok(()),
+    }
+}
+
 fn spawn(spec: &DaemonSpec, folder: &Folder) -> Result<Child, DaemonError> {
     let log_path = folder.path().join("log");
     let log = File::options()
@@ -349,4 +373,23 @@ fn log_tail(folder: &Folder) -> String {
     let lines: Vec<&str> = text.lines().collect();
     let tail = &lines[lines.len().saturating_sub(LOG_TAIL_LINES)..];
     if tail.is_empty() { "(nothing)".to_owned() } else { tail.join("\n") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn where_its_files_do_not_fit_the_folder_for_them_is_named() {
+        let parent = tempfile::tempdir().unwrap();
+        let mut tiers = [TierSize::default(); Tier::COUNT];
+        tiers[Tier::Nvme.index()] = TierSize::bytes(1 << 60);
+        let spec = DaemonSpec { parent: parent.path().into(), ..DaemonSpec::new("/none", tiers) };
+        let Err(refused) = Daemon::start(spec).await else { panic!("it has room") };
+        let said = refused.to_string();
+        let folder = parent.path().display().to_string();
+        assert!(said.contains("TMPDIR") && said.contains("1048576 TiB"), "{said}");
+        assert!(said.starts_with(&folder) && !said.contains("nvme"), "{said}");
+        assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 0, "nothing is left");
+    }
 }

@@ -145,7 +145,8 @@ fn read_variable(name: &str, text: &str, values: &mut Values) -> Result<(), Conf
     let Some(index) = KEYS.iter().position(|key| key.env() == name) else {
         let names: Vec<String> = KEYS.iter().map(Key::env).collect();
         let near = nearest(name, names.iter().map(String::as_str));
-        return Err(unknown(name, Some(text.to_owned()), origin, near));
+        let error = unknown(name, Some(text.to_owned()), origin, near);
+        return Err(if is_of_a_service(name) { of_a_service(error) } else { error });
     };
     values.by_key[index] = Some(Given { text: text.to_owned(), origin });
     Ok(())
@@ -237,6 +238,19 @@ fn plain(value: &DeValue<'_>) -> Option<String> {
 fn at(path: &str, text: &str, byte: usize) -> Origin {
     let before = text.get(..byte).unwrap_or_default();
     Origin::File { path: path.to_owned(), line: before.matches('\n').count() + 1 }
+}
+
+/// Kubernetes gives these to every pod beside a Service that is called `terrace`, unless the pod says that it
+/// wants none.
+fn is_of_a_service(variable: &str) -> bool {
+    variable == "TERRACE_PORT"
+        || ["TERRACE_PORT_", "TERRACE_SERVICE_"].iter().any(|start| variable.starts_with(start))
+}
+
+fn of_a_service(error: ConfigError) -> ConfigError {
+    let remedy = "Kubernetes sets it for a Service that is called `terrace`: set enableServiceLinks: false in \
+                  the pod's spec, or call the Service otherwise";
+    ConfigError { remedy: remedy.into(), ..error }
 }
 
 fn unknown(name: &str, value: Option<String>, origin: Origin, near: Option<&str>) -> ConfigError {

@@ -379,6 +379,16 @@ fn errors_name_the_variable_and_the_flag() {
 }
 
 #[test]
+fn a_variable_of_kubernetes_is_named_as_such() {
+    for name in ["TERRACE_PORT", "TERRACE_PORT_9464_TCP_ADDR", "TERRACE_SERVICE_HOST"] {
+        let env = [(name, "tcp://10.0.0.7:9464")];
+        let said = Config::load(&sources("", &env, &[]), &FAKE).unwrap_err().to_string();
+        assert!(said.contains(name) && said.contains("enableServiceLinks: false"), "{said}");
+        assert!(!said.contains("did you mean"), "{said}");
+    }
+}
+
+#[test]
 fn a_file_that_is_named_must_be_there() {
     let folder = tempfile::tempdir().unwrap();
     let gone = folder.path().join("gone.toml");

@@ -46,9 +46,10 @@ pub struct ReplayArgs {
     /// lifecycle (and ends and resets) or timing (and when tools are expected back); with --simulate
     #[arg(long, default_value = "none", value_parser = hints)]
     pub hints: Hints,
-    /// How far announced times are off: the standard deviation of their logarithm
-    #[arg(long, value_name = "SIGMA", default_value_t = SIGMA, value_parser = sigma)]
-    pub hint_sigma: f64,
+    /// How far announced times are off: the standard deviation of their logarithm; with
+    /// --hints timing [default: 0.5]
+    #[arg(long, value_name = "SIGMA", value_parser = sigma)]
+    pub hint_sigma: Option<f64>,
     /// Stop after so many requests; capacities, and what agents know, still refer to the whole trace
     #[arg(long, value_name = "REQUESTS", value_parser = clap::value_parser!(u64).range(1..))]
     pub limit: Option<u64>,
@@ -82,6 +83,25 @@ const BLOCK_BYTES_MIN: u64 = 4096;
 const BLOCK_BYTES_MAX: u64 = crate::domain::namespace::PAYLOAD_BYTES_MAX;
 
 impl ReplayArgs {
+    /// How far announced times are off.
+    #[must_use]
+    pub fn sigma(&self) -> f64 {
+        self.hint_sigma.unwrap_or(SIGMA)
+    }
+
+    /// # Errors
+    /// `--hint-sigma` was given, and no times are announced.
+    pub fn check_sigma(&self) -> Result<(), ReplayError> {
+        if self.hint_sigma.is_none() || self.hints == Hints::Timing {
+            return Ok(());
+        }
+        Err(ReplayError::Usage(format!(
+            "--hint-sigma says how far announced times are off, and --hints {} announces none: give \
+             --hints timing, or leave it out",
+            self.hints
+        )))
+    }
+
     /// The tiers' capacities in blocks, zero for a tier that is absent.
     ///
     /// # Errors
@@ -238,7 +258,7 @@ pub(super) mod tests {
         let words = ["trace"].into_iter().chain(line.split_whitespace());
         let said = match parsed(words) {
             Err(error) => error.to_string(),
-            Ok(replay) => match replay.capacity_blocks(1000) {
+            Ok(replay) => match replay.check_sigma().and_then(|()| replay.capacity_blocks(1000)) {
                 Ok(blocks) => format!("{blocks:?}"),
                 Err(error) => error.to_string(),
             },
@@ -272,6 +292,8 @@ pub(super) mod tests {
         );
         check("--simulate --hints full", "hints `full` are not known: use one of none, engine, ");
         check("--simulate --hint-sigma=-1", "-1 is out of range: give 0 to 100");
+        check("--simulate --hint-sigma 3", "--hints none announces none: give --hints timing");
+        check("--simulate --hints lifecycle --hint-sigma 3", "--hints lifecycle announces none");
         check("--simulate --hint-sigma much", "`much` is no number");
         check("--simulate --policy opt --hints timing --hint-sigma 3 --hbm 1%", "[10, 0");
         check("--simulate --limit 0", "0 is not in 1..");

@@ -34,6 +34,7 @@ pub enum ReplayError {
 /// # Errors
 /// What is wrong with the trace or the arguments, or with the daemon of a live replay.
 pub fn run(args: &ReplayArgs) -> Result<Outcome, ReplayError> {
+    args.check_sigma()?;
     let report = if args.live { live::live(args)? } else { simulate::simulate(args)? };
     output::show(args.json, &report, || report.table())?;
     Ok(report.live.map_or(Outcome::Good, |live| live::judge(&live)))

@@ -149,7 +149,7 @@ fn told(args: &ReplayArgs, trace: &Trace) -> Result<Told, ReplayError> {
             foresight.learn(&request?);
         }
     }
-    Ok(Told { hints, sigma: args.hint_sigma, foresight, seed: args.seed })
+    Ok(Told { hints, sigma: args.sigma(), foresight, seed: args.seed })
 }
 
 /// Who knows the future needs no hints, no links and no tier below.

@@ -25,7 +25,7 @@ use super::path::{Choice, Path};
                         disk, in a folder of its own that goes again. Quiet the machine first. \
                         docs/bench.md says how to read the result.")]
 pub struct TiersArgs {
-    /// What to measure: hbm, nvme, object, or single paths such as dram-nvme or hbm-both (both ways
+    /// What to measure: all, hbm, nvme, object, or single paths such as dram-nvme or hbm-both (both ways
     /// at once) [default: all]
     #[arg(long = "path", value_name = "PATH", value_delimiter = ',')]
     pub paths: Vec<Choice>,
@@ -290,7 +290,7 @@ mod tests {
 
     #[test]
     fn what_can_not_be_measured() {
-        check("--path ssd", "path `ssd` is not known: use hbm, nvme or object");
+        check("--path ssd", "path `ssd` is not known: use all; hbm, nvme or object");
         check("--block 65000B", "a block of 65000 bytes can't be had: give a multiple of 4KiB");
         check("--block 65536", "the unit is missing: units are B, KiB");
         check("--block 64MiB", "give a multiple of 4KiB up to 65532KiB");

@@ -123,9 +123,10 @@ impl fmt::Display for Path {
     }
 }
 
-/// What `--path` names: one path, or all those of a tier.
+/// What `--path` names: every path, one, or all those of a tier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Choice {
+    All,
     One(Path),
     Of(Tier),
 }
@@ -134,6 +135,7 @@ impl Choice {
     #[must_use]
     pub fn includes(self, path: Path) -> bool {
         match self {
+            Self::All => true,
             Self::One(one) => one == path,
             Self::Of(tier) => path.far_tier() == tier,
         }
@@ -145,6 +147,9 @@ impl FromStr for Choice {
 
     /// Takes `hbm-dram` for `hbm->dram` too: a shell takes the latter's `>` for its own.
     fn from_str(text: &str) -> Result<Self, String> {
+        if text == "all" {
+            return Ok(Self::All);
+        }
         let meant = |path: &Path| text == path.to_string() || text == path.shell_name();
         if let Some(path) = Path::ALL.into_iter().find(meant) {
             return Ok(Self::One(path));
@@ -153,7 +158,7 @@ impl FromStr for Choice {
         of_tier.into_iter().find(|tier| tier.name() == text).map(Self::Of).ok_or_else(|| {
             let known = Path::ALL.map(Path::shell_name).join(", ");
             format!(
-                "path `{text}` is not known: use hbm, nvme or object for all of a tier, or {known}"
+                "path `{text}` is not known: use all; hbm, nvme or object for all of a tier; or {known}"
             )
         })
     }
@@ -174,7 +179,9 @@ mod tests {
         assert_eq!(chosen, [Path::DramNvme, Path::NvmeDram]);
         assert_eq!("hbm-both".parse(), Ok(Choice::One(Path::HbmBoth)));
         let said = "dram".parse::<Choice>().unwrap_err();
-        assert!(said.contains("`dram` is not known: use hbm, nvme"), "{said}");
+        assert!(said.contains("`dram` is not known: use all; hbm, nvme"), "{said}");
+        let all: Choice = "all".parse().unwrap();
+        assert!(Path::ALL.into_iter().all(|path| all.includes(path)));
     }
 
     #[test]
