@@ -24,6 +24,8 @@ pub(super) struct Owed {
     /// From when on each may be tried again, the first one first.
     line: VecDeque<(Time, Key)>,
     under_way: BTreeSet<Key>,
+    /// Promised to go while they were erased for room, which leaves those of other nodes.
+    again: BTreeSet<Key>,
     /// Slots of NVMe, and whose frames they hold; those that may be tried again first come first.
     slots: VecDeque<(Time, Key, Place)>,
     /// All slots of NVMe whose erase failed and has not been done since, those under way as well.
@@ -56,6 +58,22 @@ impl Manager {
         self.out.push(Effect::Erase { tier: Tier::Object, place: None, key, why });
     }
 
+    /// What is promised to be forgotten goes from the shared store too, whether this daemon has ever seen it
+    /// there or not.
+    pub(super) fn erase_unseen(&mut self, key: Key) {
+        if self.tiers[Tier::Object.index()].is_none() {
+            return;
+        }
+        match self.erasing.get_mut(&key) {
+            None => self.erase_object(key, Erasure::Promised),
+            Some(Erasure::Promised) => {}
+            Some(why) => {
+                *why = Erasure::Promised;
+                self.owed.again.insert(key);
+            }
+        }
+    }
+
     /// The store did not take the block's object, or was not heard to take it: perhaps it is there, and
     /// nobody would count or forget it. It goes when the store has had time to come back: until then nobody
     /// can say whether it is another node's.
@@ -84,7 +102,9 @@ impl Manager {
     pub(super) fn object_erased(&mut self, key: Key, done: bool) {
         self.owed.under_way.remove(&key);
         let limits = self.config.rewrites;
-        if !done && self.owed.line.len() < limits.queued_max {
+        if self.owed.again.remove(&key) {
+            self.owed.line.push_back((self.now, key));
+        } else if !done && self.owed.line.len() < limits.queued_max {
             self.owed.line.push_back((self.now + limits.retry_delay, key));
         } else {
             self.erasing.remove(&key);

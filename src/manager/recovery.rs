@@ -107,7 +107,10 @@ impl Manager {
             let row = self.directory.find(key).filter(|row| !self.directory.get(*row).doomed);
             match row {
                 Some(row) => self.forget(row),
-                None => self.counters.forgotten_blocks += 1,
+                None => {
+                    self.counters.forgotten_blocks += 1;
+                    self.erase_unseen(key);
+                }
             }
         }
         self.erase_found(tier, key, frame.place);

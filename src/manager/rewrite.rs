@@ -250,6 +250,10 @@ impl Manager {
             }
             // One that is doomed already is gone for another reason.
             self.counters.forgotten_blocks += u64::from(!block.doomed);
+            let (key, object) = (block.key, block.copy(Tier::Object).state);
+            if object == CopyState::Absent {
+                self.erase_unseen(key);
+            }
             stack.extend(self.directory.children(next));
         }
         self.doom(at);

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::domain::retention::Scope;
+use crate::tiers::store::Erasure;
 
 #[test]
 fn a_long_chain_that_somebody_holds_is_forgotten_in_one_walk() {
@@ -188,4 +189,34 @@ fn an_object_whose_write_failed_is_erased_in_case_it_is_there() {
         bench.run_with(fails);
         assert_eq!(erased(&bench), wanted, "{kind:?}, and it is to be forgotten by now");
     }
+}
+
+#[test]
+fn what_is_promised_goes_from_the_shared_store_though_nobody_here_saw_it_there() {
+    let objects = |bench: &Bench| -> Vec<Key> {
+        let objects = bench.erases.iter().filter(|(tier, ..)| *tier == Tier::Object);
+        objects.map(|(.., key)| *key).collect()
+    };
+    // In memory only, as far as is known.
+    let mut bench = Bench::new([0, 4, 0, 10]);
+    bench.store_wishing(&[1], forget_after(SECOND));
+    bench.store(Some(1), &[2]);
+    bench.wait(SECOND);
+    assert_eq!(objects(&bench), keys(&[1, 2]), "with what hangs on it");
+    // A start finds it due on NVMe.
+    let mut bench = Bench::recovering([0, 10, 20, 10]);
+    bench.now = Time::ZERO + HOUR;
+    let due = RetentionRecord { delete_after: Time::from_millis(5), ..RetentionRecord::default() };
+    bench.scanned(frame(1, None, 0, due));
+    bench.event(Event::ScanDone { tier: Tier::Nvme });
+    assert_eq!(objects(&bench), keys(&[1]));
+    // It was going for room, which leaves what another node wrote.
+    let mut bench = Bench::new([0, 4, 0, 10]);
+    bench.store_wishing(&[1], forget_after(SECOND));
+    bench.manager.erase_object(key(1), Erasure::ForRoom);
+    bench.wait(SECOND);
+    assert_eq!(objects(&bench), [], "that is under way");
+    bench.event(Event::Erased { tier: Tier::Object, place: None, key: key(1), done: true });
+    bench.event(Event::Tick);
+    assert_eq!(objects(&bench), keys(&[1]));
 }
