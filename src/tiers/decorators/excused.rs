@@ -4,7 +4,8 @@
 //! elsewhere, and a slot whose frame nobody can make unreadable. So after so many frames on end that were not
 //! written further ones are refused, by the breaker that object stores have. What writes a page, an erasure
 //! or a record, goes through and says whether the device takes writes again; then one frame goes first, and
-//! its end decides. Never refuses a read, and judges nothing while the store inside is out itself.
+//! its end decides; those that come meanwhile wait for that. Never refuses a read, and judges nothing while
+//! the store inside is out itself.
 
 use std::io::ErrorKind;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -28,7 +29,7 @@ pub struct Excused {
 }
 
 struct Writes {
-    tier: Tier,
+    store: Arc<dyn TierStore>,
     clock: Arc<dyn Clock>,
     told: Mutex<Told>,
 }
@@ -40,13 +41,29 @@ struct Told {
     failed_at: Time,
     /// Whether a page has failed since, and none went well.
     pages_fail: bool,
+    /// What came while one frame was tried.
+    waiting: Vec<Frame>,
+}
+
+/// A frame to be written.
+struct Frame {
+    op: StoreOp,
+    done: Done,
+}
+
+/// What becomes of one that comes.
+enum Turn {
+    Now(Frame),
+    Later,
+    Never(Frame, StoreError),
 }
 
 impl Excused {
     #[must_use]
     pub fn new(store: Arc<dyn TierStore>, clock: Arc<dyn Clock>) -> Self {
-        let told = Told { breaker: Breaker::new(), failed_at: Time::ZERO, pages_fail: false };
-        let writes = Writes { tier: store.tier(), clock, told: Mutex::new(told) };
+        let (breaker, failed_at) = (Breaker::new(), Time::ZERO);
+        let told = Told { breaker, failed_at, pages_fail: false, waiting: Vec::new() };
+        let writes = Writes { store: Arc::clone(&store), clock, told: Mutex::new(told) };
         Self { store, writes: Arc::new(writes) }
     }
 }
@@ -60,30 +77,36 @@ impl Writes {
         look(&mut told, now)
     }
 
-    fn admit_frame(&self) -> Result<(), StoreError> {
-        self.with(|told, _| {
-            if told.breaker.admits() {
-                return Ok(());
+    fn write(self: &Arc<Self>, frame: Frame) {
+        match self.with(|told, _| told.turn_of(frame)) {
+            Turn::Now(Frame { op, done }) => {
+                let this = Arc::clone(self);
+                let ended = move |result| {
+                    this.frame_ended(&result);
+                    done(result);
+                };
+                self.store.submit(op, Box::new(ended));
             }
-            Err(StoreError::TierLost(format!("its {}", told.why())))
-        })
+            Turn::Later => {}
+            Turn::Never(frame, error) => (frame.done)(Err(error)),
+        }
     }
 
-    fn frame_ended(&self, result: &Result<(), StoreError>) {
-        self.with(|told, now| {
+    fn frame_ended(self: &Arc<Self>, result: &Result<(), StoreError>) {
+        let waited = self.with(|told, now| {
             let is_out = told.breaker.out().is_some();
             match result {
                 Ok(()) => {
                     told.breaker.worked();
                     if is_out {
-                        tracing::warn!(tier = %self.tier, "the device takes writes again");
+                        tracing::warn!(tier = %self.store.tier(), "the device takes writes again");
                     }
                 }
                 // A trial decides by whatever comes of it: nobody else may try meanwhile.
                 Err(error) if is_of_device(error) || told.breaker.is_on_trial() => {
                     if told.failed(now, error) && !is_out {
                         tracing::error!(
-                            tier = %self.tier,
+                            tier = %self.store.tier(),
                             %error,
                             "the device fails every write: none is asked of it but one now and then, \
                              and what it holds is read as ever"
@@ -92,7 +115,10 @@ impl Writes {
                 }
                 Err(_) => {}
             }
+            let is_decided = !told.breaker.is_on_trial();
+            if is_decided { std::mem::take(&mut told.waiting) } else { Vec::new() }
         });
+        waited.into_iter().for_each(|frame| self.write(frame));
     }
 
     fn page_ended(&self, result: &Result<(), StoreError>) {
@@ -107,6 +133,17 @@ impl Writes {
 }
 
 impl Told {
+    fn turn_of(&mut self, frame: Frame) -> Turn {
+        if self.breaker.admits() {
+            return Turn::Now(frame);
+        }
+        if self.breaker.is_on_trial() {
+            self.waiting.push(frame);
+            return Turn::Later;
+        }
+        Turn::Never(frame, StoreError::TierLost(format!("its {}", self.why())))
+    }
+
     /// A device that is not known to fail even a page is tried as soon as a breaker says, another seldom.
     fn note_time(&mut self, now: Time) {
         let Some(wait) = self.breaker.wait() else { return };
@@ -156,17 +193,12 @@ impl TierStore for Excused {
         if matches!(op, StoreOp::Read { .. }) || self.store.health().is_out() {
             return self.store.submit(op, done);
         }
-        let is_frame = matches!(op, StoreOp::Write { .. });
-        if is_frame && let Err(error) = self.writes.admit_frame() {
-            return done(Err(error));
+        if matches!(op, StoreOp::Write { .. }) {
+            return self.writes.write(Frame { op, done });
         }
         let writes = Arc::clone(&self.writes);
         let ended = move |result: Result<(), StoreError>| {
-            if is_frame {
-                writes.frame_ended(&result);
-            } else {
-                writes.page_ended(&result);
-            }
+            writes.page_ended(&result);
             done(result);
         };
         self.store.submit(op, Box::new(ended));
@@ -210,232 +242,4 @@ impl TierStore for Excused {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::io;
-    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-
-    use super::*;
-    use crate::env::{ManualClock, SystemClock};
-    use crate::tiers::decorators::check_contract;
-    use crate::tiers::dram::Arena;
-    use crate::tiers::memory::MemoryStore;
-    use crate::tiers::sample::{self, Sample};
-    use crate::tiers::store::Erasure;
-
-    const BLOCK: Sample = Sample { number: 1, payload_bytes: 4096 };
-
-    /// A store whose device fails writes while it is told to.
-    struct Device {
-        inside: MemoryStore,
-        frames_fail: Mutex<Option<ErrorKind>>,
-        pages_fail: AtomicBool,
-        frames_asked: AtomicUsize,
-        is_out: AtomicBool,
-    }
-
-    fn fault(kind: ErrorKind) -> StoreError {
-        StoreError::Io { what: "can't write".into(), source: io::Error::from(kind) }
-    }
-
-    impl TierStore for Device {
-        fn tier(&self) -> Tier {
-            Tier::Nvme
-        }
-
-        fn submit(&self, op: StoreOp, done: Done) {
-            let failure = match op {
-                StoreOp::Read { .. } => None,
-                StoreOp::Write { .. } => {
-                    self.frames_asked.fetch_add(1, Ordering::Relaxed);
-                    *self.frames_fail.lock().unwrap()
-                }
-                _ => self.pages_fail.load(Ordering::Relaxed).then_some(ErrorKind::Other),
-            };
-            match failure {
-                Some(kind) => done(Err(fault(kind))),
-                None => self.inside.submit(op, done),
-            }
-        }
-
-        fn health(&self) -> Health {
-            if !self.is_out.load(Ordering::Relaxed) {
-                return Health::Well;
-            }
-            let (refuses, lasting, why) = (Refuses::ALL, Duration::ZERO, "silent".into());
-            Health::Out { refuses, on_trial: false, lasting, why }
-        }
-    }
-
-    struct Bench {
-        device: Arc<Device>,
-        arena: Arc<Arena>,
-        clock: Arc<ManualClock>,
-        excused: Excused,
-    }
-
-    impl Bench {
-        fn new() -> Self {
-            let arena = sample::arena();
-            let device = Arc::new(Device {
-                inside: MemoryStore::new(Tier::Nvme, Arc::clone(&arena)),
-                frames_fail: Mutex::default(),
-                pages_fail: AtomicBool::new(false),
-                frames_asked: AtomicUsize::new(0),
-                is_out: AtomicBool::new(false),
-            });
-            let clock = Arc::new(ManualClock::default());
-            let excused = Excused::new(Arc::clone(&device) as _, Arc::clone(&clock) as _);
-            let bench = Self { device, arena, clock, excused };
-            bench.write().unwrap();
-            bench
-        }
-
-        fn fail(&self, frames: impl Into<Option<ErrorKind>>, pages: bool) {
-            *self.device.frames_fail.lock().unwrap() = frames.into();
-            self.device.pages_fail.store(pages, Ordering::Relaxed);
-        }
-
-        fn write(&self) -> Result<(), StoreError> {
-            sample::write(&self.excused, &self.arena, BLOCK, BLOCK.place(0, 0))
-        }
-
-        fn erase(&self) -> Result<(), StoreError> {
-            let (key, place) = (BLOCK.key(), BLOCK.place(0, 1));
-            let erase = StoreOp::Erase { key, place, why: Erasure::Unusable };
-            sample::run(&self.excused, erase)
-        }
-
-        /// Whether a frame that is written now comes as far as the device.
-        fn is_asked(&self) -> bool {
-            let asked = || self.device.frames_asked.load(Ordering::Relaxed);
-            let before = asked();
-            drop(self.write());
-            asked() > before
-        }
-
-        fn refuses(&self) -> Refuses {
-            self.excused.health().refuses()
-        }
-
-        fn pass(&self, time: Duration) {
-            self.clock.advance_to(self.clock.now() + time);
-        }
-    }
-
-    /// One that is out, by so many failures on end.
-    fn out(pages: bool) -> Bench {
-        let bench = Bench::new();
-        bench.fail(ErrorKind::Other, pages);
-        for _ in 0..9 {
-            bench.write().unwrap_err();
-            assert_eq!(bench.excused.health(), Health::Well);
-        }
-        bench.write().unwrap_err();
-        bench
-    }
-
-    const SECOND: Duration = Duration::from_secs(1);
-
-    #[test]
-    fn keeps_the_contract() {
-        check_contract(|inside, _| Excused::new(inside, Arc::new(SystemClock::start())));
-    }
-
-    #[test]
-    fn a_device_that_fails_write_after_write_is_asked_for_none_and_read_on() {
-        let bench = out(true);
-        assert!(!bench.is_asked());
-        assert_eq!(bench.refuses(), Refuses::WRITES);
-        let said = bench.excused.health().to_string();
-        assert!(said.starts_with("OUT for writes since 0 s, asked again by itself"), "{said}");
-        assert!(said.contains("the device fails every write, see the kernel's log (can't write"));
-        sample::read(&bench.excused, &bench.arena, BLOCK, BLOCK.place(0, 0)).unwrap();
-    }
-
-    #[test]
-    fn one_that_went_well_in_between_says_that_it_is_the_spots() {
-        let bench = Bench::new();
-        for _ in 0..3 {
-            bench.fail(ErrorKind::Other, true);
-            (0..9).for_each(|_| drop(bench.write().unwrap_err()));
-            bench.fail(None, true);
-            bench.write().unwrap();
-        }
-        // Pages alone say nothing: a slot with a bad one is erased again and again.
-        (0..20).for_each(|_| drop(bench.erase().unwrap_err()));
-        assert_eq!(bench.excused.health(), Health::Well);
-    }
-
-    #[test]
-    fn a_file_system_that_can_only_be_read_is_known_by_its_first_answer() {
-        let bench = Bench::new();
-        bench.fail(ErrorKind::ReadOnlyFilesystem, true);
-        bench.write().unwrap_err();
-        assert_eq!(bench.refuses(), Refuses::WRITES);
-    }
-
-    #[test]
-    fn a_page_that_was_written_has_one_frame_tried_and_that_decides() {
-        let bench = out(true);
-        bench.erase().unwrap_err();
-        bench.pass(60 * SECOND);
-        assert_eq!(bench.refuses(), Refuses::WRITES);
-        bench.fail(ErrorKind::Other, false);
-        bench.erase().unwrap();
-        assert_eq!(bench.refuses(), Refuses::NOTHING, "somebody has to write");
-        assert!(bench.excused.health().is_out());
-        assert!(bench.is_asked() && !bench.is_asked());
-        assert_eq!(bench.refuses(), Refuses::WRITES);
-        bench.fail(None, false);
-        bench.erase().unwrap();
-        bench.write().unwrap();
-        assert_eq!(bench.excused.health(), Health::Well);
-    }
-
-    #[test]
-    fn where_no_page_says_anything_a_frame_is_tried_after_a_while() {
-        let bench = out(false);
-        assert!(!bench.is_asked());
-        for wait in [1, 2, 4] {
-            bench.pass((SECOND / 2 * wait).saturating_sub(SECOND / 1000));
-            assert!(!bench.is_asked());
-            bench.pass(SECOND / 1000);
-            assert!(bench.is_asked() && !bench.is_asked());
-        }
-        bench.fail(None, false);
-        bench.pass(4 * SECOND);
-        bench.write().unwrap();
-        assert_eq!(bench.excused.health(), Health::Well);
-    }
-
-    #[test]
-    fn where_pages_fail_a_frame_is_tried_all_the_same_if_seldom() {
-        let bench = out(true);
-        bench.erase().unwrap_err();
-        bench.pass(TRIAL_EVERY.saturating_sub(SECOND));
-        assert!(!bench.is_asked());
-        bench.pass(SECOND);
-        bench.fail(None, true);
-        bench.write().unwrap();
-        assert_eq!(bench.excused.health(), Health::Well);
-    }
-
-    #[test]
-    fn what_is_out_itself_is_not_judged() {
-        let bench = Bench::new();
-        bench.fail(ErrorKind::ReadOnlyFilesystem, true);
-        bench.device.is_out.store(true, Ordering::Relaxed);
-        bench.write().unwrap_err();
-        assert_eq!(bench.refuses(), Refuses::ALL, "as it says itself");
-        bench.device.is_out.store(false, Ordering::Relaxed);
-        assert_eq!(bench.excused.health(), Health::Well);
-    }
-
-    #[test]
-    fn a_frame_that_is_none_says_nothing_of_the_device() {
-        let bench = Bench::new();
-        bench.fail(ErrorKind::InvalidInput, false);
-        (0..20).for_each(|_| drop(bench.write().unwrap_err()));
-        assert_eq!(bench.excused.health(), Health::Well);
-    }
-}
+mod tests;
