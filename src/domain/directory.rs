@@ -7,6 +7,7 @@ mod census;
 mod changes;
 
 mod copies;
+mod floors;
 
 mod marks;
 
@@ -230,6 +231,8 @@ pub struct Directory {
     changes: Option<Vec<Change>>,
     /// Tokens of blocks, of those whose tokens were said, where changes are told.
     tokens: KeyMap<Bytes>,
+    /// No floor lies above it.
+    top: Option<Tier>,
     #[cfg(test)]
     pub looks: walks::Looks,
 }
@@ -293,7 +296,7 @@ impl Directory {
             cold_above: None,
             shielded: false,
             owner: new.owner,
-            floor: new.parent.map_or(Tier::Object, |p| self.get(p).floor).min(new.record.floor),
+            floor: self.floor_behind(new.parent, new.record.floor),
             wake: Time::ZERO,
             doomed: false,
             forgotten: false,
@@ -368,14 +371,6 @@ impl Directory {
     #[must_use]
     pub fn is_here(&self, index: BlockIndex) -> bool {
         self.find(self.get(index).key) == Some(index)
-    }
-
-    /// Recomputes the block's floor from its record and its parent; true if it changed.
-    pub fn refloor(&mut self, index: BlockIndex) -> bool {
-        let block = self.get(index);
-        let above = block.parent().map_or(Tier::Object, |parent| self.get(parent).floor);
-        let floor = above.min(block.record.floor);
-        std::mem::replace(&mut self.get_mut(index).floor, floor) != floor
     }
 
     /// Moves a copy to its next state and keeps the parent's count of children in that tier. When

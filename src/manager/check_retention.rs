@@ -44,8 +44,7 @@ impl Manager {
                 let counts = block.shielded && copy.state.stays() && !copy.waived;
                 copies[tier.index()] += u64::from(counts);
             }
-            let above = block.parent().map_or(Tier::Object, |at| self.directory.get(at).floor);
-            if block.floor != above.min(block.record.floor) {
+            if block.floor != self.directory.floor_behind(block.parent(), block.record.floor) {
                 return Err(format!("{} has floor {}", block.key, block.floor));
             }
             let record = &block.record;

@@ -174,6 +174,10 @@ impl Manager {
         if config.tells_residency {
             directory.note_changes();
         }
+        let mut memory = [Tier::Hbm, Tier::Dram].into_iter();
+        if let Some(top) = memory.find(|tier| config.tiers[tier.index()].is_some()) {
+            directory.set_top(top);
+        }
         Self {
             now: Time::ZERO,
             tick: 0,

@@ -353,7 +353,7 @@ impl Manager {
     /// What the header's record asks for counts again: shields for what is left of their time.
     pub(super) fn inherit(&mut self, row: BlockIndex) {
         if self.directory.get(row).record.shield_until > self.now {
-            if self.shield_fits(row) {
+            if self.shield_fits(row, self.directory.get(row).floor) {
                 self.directory.set_shielded(row, true);
             } else {
                 // Over a budget: clipped, as when it is asked for. The header keeps it for later.

@@ -148,7 +148,9 @@ impl Manager {
         let before = block.record;
         let mut after = before.asked(wish, self.now, ownership);
         let mut granted = Granted::Whole;
-        if after.shield_until > self.now && !block.shielded && !self.shield_fits(at) {
+        let floor = self.directory.floor_behind(block.parent(), after.floor);
+        let fits = block.shielded || self.shield_fits(at, floor);
+        if after.shield_until > self.now && !fits {
             after.shield_until = before.shield_until;
             after.refresh_on_hit_ms = before.refresh_on_hit_ms;
             granted = Granted::Clipped;

@@ -24,11 +24,10 @@ impl Default for ShieldShares {
 }
 
 impl Manager {
-    /// Whether one more block of this kind can be shielded in some tier that it may live in.
-    pub(super) fn shield_fits(&self, at: BlockIndex) -> bool {
-        let block = self.directory.get(at);
-        let namespace = NamespaceId(block.namespace);
-        let tiers = Tier::ALL.into_iter().filter(|tier| *tier <= block.floor);
+    /// Whether one more block of this kind can be shielded in some tier that it may live in, down to `floor`.
+    pub(super) fn shield_fits(&self, at: BlockIndex, floor: Tier) -> bool {
+        let namespace = NamespaceId(self.directory.get(at).namespace);
+        let tiers = Tier::ALL.into_iter().filter(|tier| *tier <= floor);
         let shares = self.config.shields;
         let (mut own_room, mut tenant_room) = (0_u64, 0_u64);
         for tier in tiers {

@@ -89,10 +89,9 @@ impl Manager {
         }
         let above = parent.map(|parent| self.directory.get(parent));
         let position = above.map_or(0, |above| above.position + 1);
-        let floor_above = above.map_or(Tier::Object, |above| above.floor);
         let block_tokens = self.namespace(namespace).block_tokens();
         let (record, owner) = self.first_record(session, directives, (position, block_tokens));
-        let floor = record.floor.min(floor_above);
+        let floor = self.directory.floor_behind(parent, record.floor);
         let tier = self.first_tier(namespace, (record.kind, floor))?;
         let created_at = self.now;
         let new = NewBlock {

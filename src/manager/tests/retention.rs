@@ -371,3 +371,19 @@ fn a_shield_that_was_waived_counts_again_once_it_ends_later() {
         assert_eq!(bench.found(&[1]), "dram:1", "the only shield there is");
     }
 }
+
+#[test]
+fn a_floor_above_all_memory_there_is_shuts_nobody_out() {
+    let mut bench = Bench::new([0, 8, 8, 0]);
+    bench.store(None, &[1, 2]);
+    let wish = Wish { floor: Some(Tier::Hbm), ..shield(MIN) };
+    let outcome = bench.hint(Action::Retain { target: of(&[1, 2]), wish });
+    assert_eq!(outcome, Outcome::Accepted { blocks: 2 });
+    assert_eq!(bench.block(1).unwrap().record.floor, Tier::Hbm, "as it was asked for");
+    bench.store(Some(2), &[3, 4]);
+    assert_eq!(bench.found(&[1, 2, 3, 4]), "dram:4");
+    for n in 11..20 {
+        bench.store(None, &[n]);
+    }
+    assert_eq!(bench.found(&[1, 2]), "dram:2", "it sinks no lower than memory");
+}
