@@ -161,7 +161,7 @@ impl Manager {
         let row = self.directory.get(block);
         let is_served = |tier: &Tier| row.copy(*tier).state.is_readable() && self.is_read(*tier);
         let next = bad.below().iter().copied().find(is_served);
-        let wanted = !row.doomed && !self.pools[&part.pool].retired;
+        let wanted = !row.doomed && !self.pools[&part.pool].retired && !self.is_late(part.op);
         match next.filter(|_| wanted) {
             Some(next) => self.start_delivery(block, next, part),
             None => self.op_block_done(part.op, part.index, false),

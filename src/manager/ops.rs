@@ -7,7 +7,7 @@ use crate::domain::units::Time;
 
 use super::Manager;
 use super::api::{
-    ClientId, Completion, Effect, OpId, OpKind, PoolId, Refusal, RequestId, Transfer,
+    ClientId, Completion, Effect, OpId, OpKind, PoolId, Refusal, RequestId, Transfer, TransferId,
 };
 use super::clients::RETRY_AFTER;
 use super::state::{FlightItem, Job, Op, Part};
@@ -103,6 +103,19 @@ impl Manager {
             let completion = Completion { op: id, request, kind, blocks, failed, not_durable };
             self.out.push(Effect::Complete { client, completion });
         }
+    }
+
+    /// Until when a transfer is waited for, if all that it does is to serve loads.
+    #[must_use]
+    pub fn waited_for_until(&self, transfer: TransferId) -> Option<Time> {
+        let op_of = |item: &FlightItem| self.ops.get(&item.job.part()?.op);
+        let ops = self.flights.get(&transfer)?.items.iter().filter_map(op_of);
+        ops.map(|op| op.deadline).max().filter(|deadline| *deadline < Time::MAX)
+    }
+
+    /// Whether it is a load whose time is up.
+    pub(super) fn is_late(&self, op: OpId) -> bool {
+        self.ops.get(&op).is_some_and(|op| op.kind == OpKind::Load && op.deadline == Time::MAX)
     }
 
     /// Loads whose time is up: what has not started fails now, what moves is waited for, since

@@ -166,7 +166,9 @@ impl Manager {
         match tier {
             Tier::Object => line.iter_mut().for_each(|(due, _)| *due = self.now),
             _ => {
-                slots.iter_mut().for_each(|(due, ..)| *due = self.now);
+                for (due, ..) in slots.iter_mut() {
+                    *due = self.now;
+                }
                 *next_try = self.now;
             }
         }

@@ -193,7 +193,9 @@ impl Manager {
     /// Nothing waits any longer, nor does what is owed: the next start would find it.
     pub(super) fn hurry_rewrites(&mut self) {
         self.rewrites.hurried = true;
-        COLD.into_iter().for_each(|tier| self.hurry_owed(tier));
+        for tier in COLD {
+            self.hurry_owed(tier);
+        }
     }
 
     /// A daemon that stops goes on as soon as what was in the way has ended.

@@ -326,7 +326,9 @@ impl Actor {
                 let namespace = self.entry(transfer.namespace);
                 let pools = &self.pools;
                 let pool = |id: PoolId| Arc::clone(&pools[&id]);
-                Performer::start(&self.performer, transfer, &namespace, pool);
+                let until = self.manager.waited_for_until(transfer.id);
+                let waits = until.map(|until| until.since(self.clock.now()));
+                Performer::start(&self.performer, (transfer, waits), &namespace, pool);
             }
             Effect::Erase { tier, place, key, why } => {
                 self.under_way += 1;

@@ -80,7 +80,7 @@ impl Carrier {
     /// An end is an engine's pool: there are none without a manager.
     pub fn start(&self, transfer: Transfer, namespace: &NamespaceEntry) {
         let no_pool = |pool| unreachable!("{pool:?} without a manager");
-        Performer::start(&self.performer, transfer, namespace, no_pool);
+        Performer::start(&self.performer, (transfer, None), namespace, no_pool);
     }
 
     /// The next transfer to end; nothing if none did within `patience`.

@@ -4,13 +4,15 @@
 //! end is DRAM. Copies between a pool and HBM go straight. What has one leg is handed to who copies by
 //! the manager's own thread, the rest is done by tasks of the runtime.
 
+mod bounded;
 mod device;
 mod straight;
+mod tell;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_channel::{Sender, TrySendError};
+use crossbeam_channel::Sender;
 use tokio::runtime;
 use tokio::sync::oneshot;
 
@@ -25,7 +27,7 @@ use crate::domain::tier::Tier;
 use crate::env;
 use crate::manager::NamespaceEntry;
 use crate::manager::api::{
-    End, Event, FailureKind, ItemFailure, OpId, PoolId, Transfer, TransferId, TransferItem,
+    End, Event, FailureKind, OpId, PoolId, Transfer, TransferId, TransferItem,
 };
 use crate::movement::Link;
 use crate::tiers::dram::Arena;
@@ -34,12 +36,12 @@ use crate::tiers::hbm::{BlockGeometry, Device, EnginePool, Stream};
 use crate::tiers::health::Refuses;
 use crate::tiers::store::{FrameSpan, Place, StoreError, StoreOp, TierStore};
 
+use bounded::Bound;
+pub(super) use tell::deliver;
+use tell::{Asked, Mailbox, Teller};
+
 /// Objects are addressed by key.
 pub(super) const NO_PLACE: Place = Place { offset: 0, slot_bytes: 0 };
-
-/// How often a task looks whether the manager's queue has room again. It holds thousands, which the manager
-/// takes within milliseconds.
-const ROOM_LOOK: Duration = Duration::from_millis(1);
 
 /// Everything that moves bytes.
 pub(super) struct Performer {
@@ -66,6 +68,8 @@ struct Work {
     payload_bytes: u64,
     frame_bytes: u32,
     items: Vec<Piece>,
+    /// Where it may be given up on its way.
+    bound: Option<Arc<Bound>>,
 }
 
 impl Work {
@@ -116,10 +120,11 @@ impl Performer {
         self.present(tier).map_or(Refuses::NOTHING, |store| store.health().refuses())
     }
 
-    /// Starts a transfer; its end is reported as an event.
+    /// Starts a transfer; its end is reported as an event. `waits`: for how long it is waited for, if not
+    /// for ever.
     pub fn start(
         performer: &Arc<Self>,
-        transfer: Transfer,
+        (transfer, waits): (Transfer, Option<Duration>),
         namespace: &NamespaceEntry,
         pool: impl Fn(PoolId) -> Arc<EnginePool>,
     ) {
@@ -144,23 +149,30 @@ impl Performer {
                 .into_iter()
                 .map(|item| Piece { pool: pool_of(&item), item })
                 .collect(),
+            bound: None,
         };
         if performer.straight(&work) {
             return;
         }
+        let teller = performer.teller(work.id);
         let this = Arc::clone(performer);
-        env::spawn_task_on(&performer.runtime, async move { this.perform(work).await });
+        env::spawn_task_on(&performer.runtime, async move {
+            match waits {
+                Some(waits) => teller.tell(this.perform_within(work, waits).await),
+                None => teller.tell(this.perform(&work).await),
+            }
+        });
     }
 
     /// Copies with a store at one end or both.
-    async fn perform(&self, work: Work) {
+    async fn perform(&self, work: &Work) -> Outcomes {
         let mut outcomes = if work.copies() {
-            self.through_frames(&work).await
+            self.through_frames(work).await
         } else {
             vec![Ok(()); work.items.len()]
         };
-        self.keep(&work, &mut outcomes).await;
-        self.teller(work.id).tell(outcomes);
+        self.keep(work, &mut outcomes).await;
+        outcomes
     }
 
     /// Has the manager told once the pool's engine has come as far as the operation's call.
@@ -220,6 +232,9 @@ impl Performer {
         for ((outcome, piece), span) in outcomes.iter_mut().zip(pieces).zip(&spans) {
             *outcome = outcome.and_then(|()| self.restamped(piece, *span));
         }
+        let Some(_touching) = work.may_touch() else {
+            return vec![Err(FailureKind::NotDone); pieces.len()];
+        };
         let written = self.write_leg(work, pieces, &spans, &outcomes).await;
         for (outcome, written) in outcomes.iter_mut().zip(written) {
             *outcome = outcome.and(written);
@@ -339,72 +354,6 @@ impl Performer {
             Tier::Nvme => self.nvme.as_ref(),
             _ => self.object.as_ref(),
         }
-    }
-}
-
-/// Tells the manager how a transfer ended.
-struct Teller {
-    transfer: TransferId,
-    mailbox: Mailbox,
-}
-
-impl Teller {
-    fn tell(self, outcomes: Outcomes) {
-        let failed = (0..)
-            .zip(outcomes)
-            .filter_map(|(item, end)| end.err().map(|kind| ItemFailure { item, kind }))
-            .collect();
-        self.mailbox.tell(Event::TransferDone { transfer: self.transfer, failed });
-    }
-}
-
-/// An engine that is asked for. Dropped untold, it says that nobody can tell.
-struct Asked {
-    op: OpId,
-    mailbox: Option<Mailbox>,
-}
-
-impl Asked {
-    fn tell(mut self, came: bool) {
-        self.tell_once(came);
-    }
-
-    fn tell_once(&mut self, came: bool) {
-        if let Some(mailbox) = self.mailbox.take() {
-            mailbox.tell(Event::EngineCame { op: self.op, came });
-        }
-    }
-}
-
-impl Drop for Asked {
-    fn drop(&mut self) {
-        self.tell_once(false);
-    }
-}
-
-/// Where the manager hears of one thing. Keeps nothing of the performer: whoever stops the manager is to
-/// find the devices and stores free.
-struct Mailbox {
-    events: Sender<Event>,
-    runtime: runtime::Handle,
-}
-
-impl Mailbox {
-    /// Never waits: whoever tells it may be the manager's own thread.
-    fn tell(self, event: Event) {
-        // A manager that has stopped needs no answer.
-        if let Err(TrySendError::Full(event)) = self.events.try_send(event) {
-            env::spawn_task_on(&self.runtime, async move { deliver(&self.events, event).await });
-        }
-    }
-}
-
-/// Brings a task's event to the manager once there is room, and leaves its thread to others until then.
-pub(super) async fn deliver(events: &Sender<Event>, mut event: Event) {
-    // A manager that has stopped needs none.
-    while let Err(TrySendError::Full(back)) = events.try_send(event) {
-        event = back;
-        tokio::time::sleep(ROOM_LOOK).await;
     }
 }
 

@@ -1,5 +1,6 @@
 //! The shell over a device that copies nothing and ends batches when the test says so.
 
+mod late;
 mod life;
 
 use std::os::fd::AsFd;

@@ -118,7 +118,9 @@ impl Writes {
             let is_decided = !told.breaker.is_on_trial();
             if is_decided { std::mem::take(&mut told.waiting) } else { Vec::new() }
         });
-        waited.into_iter().for_each(|frame| self.write(frame));
+        for frame in waited {
+            self.write(frame);
+        }
     }
 
     fn page_ended(&self, result: &Result<(), StoreError>) {

@@ -207,7 +207,9 @@ fn frames_that_come_while_one_is_tried_wait_for_its_end_and_share_it() {
         assert!(told.iter().all(|told| told.try_recv().is_err()), "none is refused");
         let late = bench.device.late.lock().unwrap().take().unwrap();
         // Asked once more, it does it.
-        late.into_iter().for_each(|(op, done)| bench.device.submit(op, done));
+        for (op, done) in late {
+            bench.device.submit(op, done);
+        }
         let ended: Vec<bool> = told.iter().map(|told| told.recv().unwrap().is_ok()).collect();
         assert_eq!(ended, [fails.is_none(); 3]);
         assert_eq!(asked() - before, if fails.is_none() { 4 } else { 2 });

@@ -1,0 +1,116 @@
+//! Loads that come from a store straight into an engine's slots: given up when their time is over, while
+//! nothing touches the slots. Whatever the store does then stays in the frame that it was asked to fill.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use super::{Outcomes, Performer, Work};
+use crate::env;
+use crate::manager::api::FailureKind;
+
+/// How often it is looked whether slots are still touched, once the time is over.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Who has the slots.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum State {
+    /// Nobody yet.
+    #[default]
+    Reads,
+    /// A copy into them is under way.
+    Touches,
+    /// Their engine again: none begins any more.
+    GivenUp,
+}
+
+#[derive(Default)]
+pub(super) struct Bound(Mutex<State>);
+
+/// As long as this is there slots are touched.
+pub(super) struct Touching<'a>(Option<&'a Bound>);
+
+impl Bound {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn touch(&self) -> Option<Touching<'_>> {
+        let mut state = self.state();
+        if *state == State::GivenUp {
+            return None;
+        }
+        *state = State::Touches;
+        Some(Touching(Some(self)))
+    }
+
+    /// False: slots are touched just now.
+    fn give_up(&self) -> bool {
+        let mut state = self.state();
+        if *state == State::Reads {
+            *state = State::GivenUp;
+        }
+        *state == State::GivenUp
+    }
+}
+
+impl Drop for Touching<'_> {
+    fn drop(&mut self) {
+        if let Some(bound) = self.0 {
+            *bound.state() = State::Reads;
+        }
+    }
+}
+
+impl Work {
+    /// Leave to write where the copies go; nothing once it was given up.
+    pub(super) fn may_touch(&self) -> Option<Touching<'_>> {
+        match &self.bound {
+            Some(bound) => bound.touch(),
+            None => Some(Touching(None)),
+        }
+    }
+}
+
+impl Performer {
+    /// Copies what comes within this time. The frames of a read that did not come are kept until it does.
+    pub(super) async fn perform_within(
+        self: &Arc<Self>,
+        mut work: Work,
+        waits: Duration,
+    ) -> Outcomes {
+        let (bound, items) = (Arc::new(Bound::default()), work.items.len());
+        work.bound = Some(Arc::clone(&bound));
+        let (tell, mut told) = oneshot::channel();
+        let this = Arc::clone(self);
+        env::spawn_task_on(&self.runtime, async move {
+            // Nobody hears it who gave it up.
+            let _ = tell.send(this.perform(&work).await);
+        });
+        let given_up = vec![Err(FailureKind::NotDone); items];
+        let mut waits = waits;
+        loop {
+            match tokio::time::timeout(waits, &mut told).await {
+                Ok(ended) => return ended.unwrap_or(given_up),
+                Err(_) if bound.give_up() => return given_up,
+                Err(_) => waits = LOOK,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_given_up_between_copies_and_none_begins_afterwards() {
+        let bound = Bound::default();
+        let touching = bound.touch().unwrap();
+        assert!(!bound.give_up());
+        drop(touching);
+        assert!(bound.give_up() && bound.give_up());
+        assert!(bound.touch().is_none());
+    }
+}
