@@ -1,8 +1,8 @@
 //! Records that changed are written again where the block's cold copies are, and promises to forget
 //! are kept in every tier.
 //!
-//! Writes the newest record once, however often it changed, and a bounded number at a time. Never
-//! writes for a block that has no copy on NVMe or in an object: a copy on its way there takes the
+//! Writes the newest record once, however often it changed, and a bounded number at a time: what is urgent
+//! before all else. Never writes for a block that has no copy on NVMe or in an object: a copy on its way there takes the
 //! record along.
 
 use std::collections::BTreeSet;
@@ -21,15 +21,14 @@ use super::api::{Effect, Lost, RestampEnd};
 /// Bounds of the work that changed records make.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RewriteLimits {
-    /// How long a record may change further before it is written. A changed promise to forget does
-    /// not wait.
+    /// How long a record may change further before it is written. What is urgent does not wait.
     pub delay: Duration,
     /// When a write that failed is tried again.
     pub retry_delay: Duration,
-    /// Headers written at a time, and a tick.
+    /// Headers written at a time, and a tick; of what is urgent the next starts where one has ended.
     pub under_way_max: usize,
     /// Blocks in line. Those that find it full are looked for when it is half empty. Of objects that are
-    /// to be erased as many.
+    /// to be erased as many. What is urgent always finds its place.
     pub queued_max: usize,
     /// Objects that the store failed to erase, from which number on none goes to make room.
     pub owed_max: usize,
@@ -53,10 +52,16 @@ pub(super) const COLD: [Tier; 2] = [Tier::Nvme, Tier::Object];
 /// Rows looked at a tick for blocks that found the line full.
 const ROWS_A_TICK: usize = 16_384;
 
+/// Blocks by when their records may be written.
+type Line = BTreeSet<(Time, BlockIndex)>;
+
 /// Blocks whose records are to be written again.
 #[derive(Default)]
 pub(super) struct Rewrites {
-    line: BTreeSet<(Time, BlockIndex)>,
+    line: Line,
+    /// Changed promises to forget, and what somebody waits for. Bounded by what is in the directory: who
+    /// found it full would be kept waiting for as long as a search takes.
+    urgent: Line,
     pub(super) under_way: BTreeSet<(Key, Tier)>,
     /// Somebody found the line full; where the search for those goes on.
     missed: bool,
@@ -89,14 +94,17 @@ impl Manager {
                 return;
             }
         }
-        let promised = old.delete_after != new.delete_after;
-        self.queue_rewrite(at, if promised { Duration::ZERO } else { self.config.rewrites.delay });
+        if old.delete_after == new.delete_after {
+            self.queue_rewrite(at, self.config.rewrites.delay);
+        } else {
+            self.hurry_rewrite(at);
+        }
     }
 
     fn queue_rewrite(&mut self, at: BlockIndex, delay: Duration) {
         let due = self.now + delay;
         let block = self.directory.get_mut(at);
-        if block.stamp == Stamp::Queued && !delay.is_zero() {
+        if block.stamp.is_in_line() {
             return;
         }
         if self.rewrites.line.len() < self.config.rewrites.queued_max {
@@ -108,37 +116,68 @@ impl Manager {
         }
     }
 
-    /// Somebody waits for the block's record to be written.
+    /// The block's record is to be written before those that nobody waits for.
     pub(super) fn hurry_rewrite(&mut self, at: BlockIndex) {
-        self.queue_rewrite(at, Duration::ZERO);
+        self.queue_urgent(at, Duration::ZERO);
+    }
+
+    fn queue_urgent(&mut self, at: BlockIndex, delay: Duration) {
+        self.directory.get_mut(at).stamp = Stamp::Urgent;
+        self.rewrites.urgent.insert((self.now + delay, at));
+        // Entries of blocks that went, or are written sooner, go when they prevail.
+        if self.rewrites.urgent.len() > 2 * self.directory.len() + 1024 {
+            let (directory, mut kept) = (&self.directory, BTreeSet::new());
+            self.rewrites.urgent.retain(|(_, at)| {
+                directory.is_here(*at)
+                    && directory.get(*at).stamp == Stamp::Urgent
+                    && kept.insert(*at)
+            });
+        }
+    }
+
+    /// How long that line is.
+    #[cfg(test)]
+    pub(super) fn urgent_rewrites(&self) -> usize {
+        self.rewrites.urgent.len()
     }
 
     /// Starts the writes that are due, as many as there may be.
     pub(super) fn rewrite_records(&mut self) {
+        let now = self.now;
+        // What is due at all comes before what has to wait for something, also where nothing waits for its time.
+        let until = if self.rewrites.hurried { Time::MAX } else { now };
+        self.start_rewrites(|Rewrites { line, urgent, .. }| {
+            let due = pop_due(urgent, now).or_else(|| pop_due(line, until));
+            due.or_else(|| pop_due(urgent, until))
+        });
+        self.queue_missed();
+    }
+
+    /// Starts the urgent ones of them: these wait for no tick.
+    fn rewrite_urgent(&mut self) {
+        let now = self.now;
+        self.start_rewrites(|rewrites| pop_due(&mut rewrites.urgent, now));
+    }
+
+    fn start_rewrites(&mut self, next: impl Fn(&mut Rewrites) -> Option<BlockIndex>) {
         let most = self.config.rewrites.under_way_max;
         // Entries of blocks that went, or were written meanwhile, cost a look and no write.
         for _ in 0..4 * most {
             if self.rewrites.under_way.len() + COLD.len() > most {
                 break;
             }
-            match self.rewrites.line.first().copied() {
-                Some((due, at)) if due <= self.now || self.rewrites.hurried => {
-                    self.rewrites.line.pop_first();
-                    self.rewrite(at);
-                }
-                _ => break,
-            }
+            let Some(at) = next(&mut self.rewrites) else { break };
+            self.rewrite(at);
         }
-        self.queue_missed();
     }
 
     fn rewrite(&mut self, at: BlockIndex) {
         let block = self.directory.get_mut(at);
-        if block.stamp != Stamp::Queued || block.doomed {
+        if !block.stamp.is_in_line() || block.doomed {
             // Written already; or the row serves another block, which has its own entry.
             return;
         }
-        block.stamp = Stamp::Current;
+        let stamp = std::mem::replace(&mut block.stamp, Stamp::Current);
         let (key, record, row) = (block.key, block.record, &*block);
         // A header that nobody has read may hold a promise that this record knows nothing of. When it is
         // read it is written, if it must be; the others do not wait for that.
@@ -153,7 +192,7 @@ impl Manager {
         };
         if !here.iter().all(is_idle) {
             // Whoever reads a header sees at most one record change: that is what keeps it whole.
-            self.queue_rewrite(at, self.config.rewrites.delay);
+            self.requeue(at, self.config.rewrites.delay, stamp == Stamp::Urgent);
             return;
         }
         self.directory.get_mut(at).shield_lag_ms = 0;
@@ -162,6 +201,14 @@ impl Manager {
             self.rewrites.under_way.insert((key, tier));
             let place = (tier == Tier::Nvme).then(|| self.place_of(at, tier));
             self.out.push(Effect::Restamp { tier, place, key, record });
+        }
+    }
+
+    fn requeue(&mut self, at: BlockIndex, delay: Duration, is_urgent: bool) {
+        if is_urgent {
+            self.queue_urgent(at, delay);
+        } else {
+            self.queue_rewrite(at, delay);
         }
     }
 
@@ -178,7 +225,10 @@ impl Manager {
             RestampEnd::Written => self.record_written(tier),
             // A daemon that stops does not try for ever.
             RestampEnd::Failed if self.rewrites.hurried => {}
-            RestampEnd::Failed => self.queue_rewrite(at, self.config.rewrites.retry_delay),
+            RestampEnd::Failed => {
+                let promises = self.directory.get(at).record.delete_after != Time::ZERO;
+                self.requeue(at, self.config.rewrites.retry_delay, promises);
+            }
             RestampEnd::Missing => self.drop_lost_copy(at, tier, Lost::Missing),
             RestampEnd::Corrupt => self.drop_lost_copy(at, tier, Lost::Corrupt),
         }
@@ -187,6 +237,8 @@ impl Manager {
         }
         if self.rewrites.hurried {
             self.rewrite_records();
+        } else {
+            self.rewrite_urgent();
         }
     }
 
@@ -232,9 +284,17 @@ impl Manager {
     /// # Errors
     /// A block counts as being in line, and is not: no further change of its record would be written.
     pub(super) fn check_rewrites(&self) -> Result<(), String> {
-        let in_line: BTreeSet<BlockIndex> = self.rewrites.line.iter().map(|(_, at)| *at).collect();
-        let waits = |block: &Block| block.stamp == Stamp::Queued && !block.doomed;
-        match self.directory.iter().find(|(at, block)| waits(block) && !in_line.contains(at)) {
+        let blocks = |line: &Line| line.iter().map(|(_, at)| *at).collect::<BTreeSet<BlockIndex>>();
+        let (line, urgent) = (blocks(&self.rewrites.line), blocks(&self.rewrites.urgent));
+        let is_lost = |(at, block): &(BlockIndex, &Block)| {
+            let is_in_line = match block.stamp {
+                Stamp::Queued => line.contains(at),
+                Stamp::Urgent => urgent.contains(at),
+                Stamp::Current | Stamp::Missed => true,
+            };
+            !is_in_line && !block.doomed
+        };
+        match self.directory.iter().find(is_lost) {
             Some((_, block)) => Err(format!("{} is not in line for its record", block.key)),
             None => Ok(()),
         }
@@ -261,6 +321,15 @@ impl Manager {
         self.doom(at);
         self.sweep(at);
     }
+}
+
+/// The block that may be written first, if it may be by then.
+fn pop_due(line: &mut Line, until: Time) -> Option<BlockIndex> {
+    let (due, at) = line.first().copied()?;
+    (due <= until).then(|| {
+        line.pop_first();
+        at
+    })
 }
 
 /// Whether a copy that outlives the daemon is there or on its way.

@@ -11,6 +11,8 @@ pub enum Stamp {
     Current,
     /// To be written, and in line for it.
     Queued,
+    /// To be written before those, and in line for it.
+    Urgent,
     /// To be written, but the line was full.
     Missed,
 }
@@ -19,6 +21,11 @@ impl Stamp {
     #[must_use]
     pub fn is_current(self) -> bool {
         self == Self::Current
+    }
+
+    #[must_use]
+    pub fn is_in_line(self) -> bool {
+        matches!(self, Self::Queued | Self::Urgent)
     }
 }
 

@@ -8,6 +8,8 @@ mod promises;
 
 mod stale;
 
+mod urgent;
+
 use super::*;
 use crate::domain::hint::{Action, Outcome, Target};
 use crate::domain::retention::{Directive, Shield, TokenRange, Wish};

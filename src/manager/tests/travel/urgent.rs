@@ -1,0 +1,100 @@
+//! What is urgent among changed records: promises to forget, and what a durable store waits for.
+
+use super::super::durable;
+use super::*;
+
+/// Thirty blocks on NVMe whose records have changed: more than there may be in line, and long due.
+fn behind_thirty() -> Bench {
+    let limits = RewriteLimits { under_way_max: 4, queued_max: 20, ..RewriteLimits::default() };
+    let mut bench = Bench::with_config([0, 2, 50, 0], 1, |config| config.rewrites = limits);
+    durable::persist(&mut bench, None, &[41, 42], |_| None);
+    let blocks: Vec<u64> = (1..=30).collect();
+    bench.store(None, &blocks);
+    bench.store(None, &[91, 92]);
+    bench.retain(&blocks, priority(70));
+    bench.wait(SECOND);
+    assert!(bench.restamps.iter().all(|(_, _, record)| record.priority == 70));
+    assert!(bench.restamps.len() > 2);
+    bench
+}
+
+/// Which blocks' records are being written.
+fn under_way(bench: &Bench) -> Vec<Key> {
+    bench.restamps.iter().map(|(_, key, _)| *key).collect()
+}
+
+#[test]
+fn a_promise_is_written_before_all_that_is_in_line() {
+    let mut bench = behind_thirty();
+    // One of them is in line already, one found it full, and one was never changed.
+    for promised in [10, 30, 41] {
+        bench.retain(&[promised], forget_after(HOUR));
+        bench.wait(SECOND / 10);
+        bench.written(RestampEnd::Written);
+        bench.wait(SECOND / 10);
+        assert!(under_way(&bench).contains(&key(promised)), "{promised} waits behind others");
+    }
+}
+
+#[test]
+fn a_promise_that_meets_a_copy_that_moves_or_fails_stays_ahead() {
+    let mut bench = behind_thirty();
+    bench.start_load(&[41]);
+    bench.retain(&[41], forget_after(HOUR));
+    bench.written(RestampEnd::Written);
+    bench.wait(SECOND / 10);
+    assert!(!under_way(&bench).contains(&key(41)), "it is being read");
+    bench.run();
+    bench.written(RestampEnd::Written);
+    bench.wait(SECOND);
+    assert!(under_way(&bench).contains(&key(41)));
+    bench.written(RestampEnd::Failed);
+    bench.wait(30 * SECOND);
+    assert!(under_way(&bench).contains(&key(41)), "tried again before the others");
+}
+
+#[test]
+fn a_durable_store_waits_for_its_own_records_only() {
+    let mut bench = behind_thirty();
+    let claim = Directive { tokens: TokenRange::ALL, wish: priority(80) };
+    let directives = Directives::admit(vec![claim]).expect("it makes sense");
+    durable::start(&mut bench, None, &[41, 42], directives);
+    bench.run();
+    for _ in 0..2 {
+        bench.written(RestampEnd::Written);
+        bench.wait(SECOND / 10);
+    }
+    bench.written(RestampEnd::Written);
+    bench.run();
+    let end = bench.completions.pop().expect("it completes");
+    assert_eq!((end.failed.len(), end.not_durable.len()), (0, 0));
+}
+
+/// As many as a chain has, whatever there may be in line: each starts as soon as another has ended.
+#[test]
+fn promises_find_their_place_however_many_they_are_and_wait_for_no_tick() {
+    let mut bench = behind_thirty();
+    let blocks: Vec<u64> = (1..=30).collect();
+    bench.retain(&blocks, forget_after(HOUR));
+    let mut written = std::collections::BTreeSet::new();
+    while !bench.restamps.is_empty() {
+        assert!(bench.restamps.len() <= 4, "{} at once", bench.restamps.len());
+        let promises = |(_, _, record): &&(Tier, Key, RetentionRecord)| record.has_times();
+        written.extend(bench.restamps.iter().filter(promises).map(|(_, key, _)| *key));
+        bench.written(RestampEnd::Written);
+    }
+    assert_eq!(written.len(), 30);
+}
+
+#[test]
+fn what_was_written_sooner_does_not_fill_the_line() {
+    let mut bench = Bench::sunk([0, 2, 10, 0], priority(60), |_| {});
+    let at = bench.manager.directory.find(key(1)).expect("it is here");
+    for _ in 0..5000 {
+        bench.manager.now = bench.manager.now + Duration::from_micros(1);
+        bench.manager.hurry_rewrite(at);
+    }
+    assert!(bench.manager.urgent_rewrites() < 1100);
+    bench.wait(SECOND);
+    assert_eq!(under_way(&bench), [key(1)], "once all the same");
+}
