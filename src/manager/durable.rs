@@ -12,11 +12,12 @@ use std::collections::BTreeMap;
 
 use crate::domain::directory::{Block, BlockIndex, Writer};
 use crate::domain::residency::{CopyEvent, CopyState};
+use crate::domain::retention::Directives;
 use crate::domain::tier::Tier;
 
 use super::Manager;
 use super::api::{FailureKind, OpId};
-use super::state::{Job, Want};
+use super::state::{Job, Op, Want};
 
 /// The tiers that outlive the daemon, nearest first.
 const DURABLE: [Tier; 2] = [Tier::Nvme, Tier::Object];
@@ -38,9 +39,32 @@ struct Entry {
     /// Where it is to be.
     tier: Tier,
     stage: Stage,
-    /// The operations that wait for it, each with the block's index there: none for an ancestor that
-    /// nobody asked for by itself.
-    asked: Vec<(OpId, u32)>,
+    /// The operations that wait for it, each with the block's index there: nobody for an ancestor that was not
+    /// asked for by itself.
+    asked: Vec<(OpId, Asked)>,
+}
+
+impl Entry {
+    fn new(tier: Tier) -> Self {
+        Self { tier, stage: Stage::Waiting, asked: Vec::new() }
+    }
+
+    fn ask(&mut self, op: OpId, asked: Asked) {
+        self.asked.push((op, asked));
+        if self.stage == Stage::Down {
+            // Its record may have changed since.
+            self.stage = Stage::Waiting;
+        }
+    }
+}
+
+/// What a block is to an operation that waits for it.
+#[derive(Clone, Copy)]
+enum Asked {
+    /// One of its own, by its index.
+    Block(u32),
+    /// An ancestor of them whose record it changed.
+    Above,
 }
 
 /// How far a block has come.
@@ -74,28 +98,56 @@ impl Manager {
             return;
         }
         self.ops.get_mut(&op).expect("looked up above").hardening += 1;
+        let asked = (op, Asked::Block(index));
         if self.directory.get(block).doomed {
-            self.tell_asked(&[(op, index)], End::Lost);
+            self.tell_asked(&[asked], End::Lost);
             return;
         }
         let Some(tier) = self.durable_tier().filter(|tier| self.may_be_in(block, *tier)) else {
-            self.tell_asked(&[(op, index)], End::Volatile);
+            self.tell_asked(&[asked], End::Volatile);
             return;
         };
         let mut chain = self.not_durable_up(block, tier);
-        let fresh = || Entry { tier, stage: Stage::Waiting, asked: Vec::new() };
-        let entry = self.durables.entries.entry(block).or_insert_with(fresh);
-        entry.asked.push((op, index));
-        if entry.stage == Stage::Down {
-            // Its record may have changed since.
-            entry.stage = Stage::Waiting;
-        }
+        self.entry(block, tier).ask(op, Asked::Block(index));
         for ancestor in &chain {
-            self.durables.entries.entry(*ancestor).or_insert_with(fresh);
+            self.entry(*ancestor, tier);
         }
         // The root first: what lies nearer to it is written first.
         chain.reverse();
         for at in chain {
+            self.pursue_durable(at);
+        }
+    }
+
+    fn entry(&mut self, at: BlockIndex, tier: Tier) -> &mut Entry {
+        self.durables.entries.entry(at).or_insert_with(|| Entry::new(tier))
+    }
+
+    /// The directives of a durable store that hangs on `parent` count for what is above it too: what a restart
+    /// would find there is to have the records they asked for. What is not durable and not on its way is seen
+    /// to with the blocks that hang on it.
+    pub(super) fn await_records_above(
+        &mut self,
+        op: OpId,
+        parent: Option<BlockIndex>,
+        directives: &Directives,
+    ) {
+        let Op { durable, pending, .. } = &self.ops[&op];
+        let Some((parent, tier)) = parent.zip(self.durable_tier()) else { return };
+        if !durable || *pending == 0 {
+            return;
+        }
+        let mut above = self.covered(parent, directives);
+        above.dedup_by_key(|(at, _)| *at);
+        for (at, _) in above {
+            let row = self.directory.get(at);
+            let is_found = row.is_durable(tier) || self.durables.entries.contains_key(&at);
+            if row.doomed || !is_found || self.is_stamped(at, tier) {
+                continue;
+            }
+            self.entry(at, tier).ask(op, Asked::Above);
+            let entry = self.ops.get_mut(&op).expect("looked up above");
+            (entry.pending, entry.hardening) = (entry.pending + 1, entry.hardening + 1);
             self.pursue_durable(at);
         }
     }
@@ -278,14 +330,22 @@ impl Manager {
         }
     }
 
-    fn tell_asked(&mut self, asked: &[(OpId, u32)], end: End) {
-        for (op, index) in asked {
+    fn tell_asked(&mut self, asked: &[(OpId, Asked)], end: End) {
+        for (op, asked) in asked {
             let entry = self.ops.get_mut(op).expect("an operation lives until its last block");
             entry.hardening -= 1;
-            if end == End::Volatile {
-                entry.not_durable.push(*index);
+            match asked {
+                Asked::Block(index) => {
+                    if end == End::Volatile {
+                        entry.not_durable.push(*index);
+                    }
+                    self.op_block_done(*op, *index, end != End::Lost);
+                }
+                Asked::Above => {
+                    entry.hangs_loose |= end != End::Durable;
+                    self.op_part_done(*op);
+                }
             }
-            self.op_block_done(*op, *index, end != End::Lost);
         }
     }
 

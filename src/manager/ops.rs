@@ -67,6 +67,7 @@ impl Manager {
             durable: false,
             hardening: 0,
             not_durable: Vec::new(),
+            hangs_loose: false,
         };
         self.ops.insert(id, op);
         if blocks == 0 {
@@ -84,6 +85,12 @@ impl Manager {
                 self.counters.dropped_blocks += 1;
             }
         }
+        self.op_part_done(op);
+    }
+
+    /// One of those that the operation waits for has ended.
+    pub(super) fn op_part_done(&mut self, op: OpId) {
+        let entry = self.ops.get_mut(&op).expect("an operation lives until its last block");
         entry.pending -= 1;
         if entry.pending == 0 {
             self.ended_ops.push(op);
@@ -92,13 +99,16 @@ impl Manager {
 
     pub(super) fn complete_ops(&mut self) {
         for id in std::mem::take(&mut self.ended_ops) {
-            let Op { client, request, kind, blocks, mut failed, mut not_durable, .. } =
-                self.ops.remove(&id).expect("an operation ends once");
+            let op = self.ops.remove(&id).expect("an operation ends once");
+            let Op { client, request, kind, blocks, mut failed, mut not_durable, .. } = op;
             self.behind.end(id);
             // Whoever left is told nothing.
             let Some(entry) = self.clients.get_mut(&client) else { continue };
             entry.ops -= 1;
             failed.sort_unstable();
+            if op.hangs_loose {
+                not_durable = (0..blocks).filter(|at| failed.binary_search(at).is_err()).collect();
+            }
             not_durable.sort_unstable();
             let completion = Completion { op: id, request, kind, blocks, failed, not_durable };
             self.out.push(Effect::Complete { client, completion });

@@ -109,7 +109,11 @@ impl Manager {
     }
 
     /// The blocks of the chain that ends in `tip` which directives speak of, root first.
-    fn covered(&self, tip: BlockIndex, directives: &Directives) -> Vec<(BlockIndex, Wish)> {
+    pub(super) fn covered(
+        &self,
+        tip: BlockIndex,
+        directives: &Directives,
+    ) -> Vec<(BlockIndex, Wish)> {
         let namespace = NamespaceId(self.directory.get(tip).namespace);
         let block_tokens = self.namespace(namespace).block_tokens();
         let start = directives.start().unwrap_or(u64::MAX);

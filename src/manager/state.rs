@@ -289,15 +289,18 @@ pub(super) struct Op {
     pub request: RequestId,
     pub kind: OpKind,
     pub blocks: u32,
+    /// Blocks it waits for, and ancestors of them whose records it changed.
     pub pending: u32,
     pub failed: Vec<u32>,
     pub deadline: Time,
     /// Its client asked to be told when its blocks are durable.
     pub durable: bool,
-    /// Blocks that are here and not durable yet: of those pending.
+    /// Those that are here and not durable yet: of those pending.
     pub hardening: u32,
     /// Blocks that are here and will not be durable.
     pub not_durable: Vec<u32>,
+    /// An ancestor will not be found with the record that was asked for it: none of its blocks is durable.
+    pub hangs_loose: bool,
 }
 
 /// Numbers that only grow.

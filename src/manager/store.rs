@@ -31,7 +31,8 @@ impl Manager {
         let claim = self.requests.tip(self.request_name((client, request)));
         let (mut new, mut here) = (Vec::new(), Vec::new());
         let mut previous = parent.map(|key| self.directory.find(key));
-        let mut tip = previous.flatten();
+        let above = previous.flatten();
+        let mut tip = above;
         for (index, (key, slot)) in (0_u32..).zip(keys.iter().zip(slots)) {
             let part = Part { op, index, pool, shard, slot: *slot };
             let (tail, tokens) = labels.of(index);
@@ -59,6 +60,7 @@ impl Manager {
         let clipped = tip.map_or(0, |tip| {
             self.settle_retention((client, request), session, directives, (tip, &new))
         });
+        self.await_records_above(op, above, directives);
         // After the directives: what is written down for good is what they ask for.
         for (block, index) in here {
             self.stored(block, op, index);

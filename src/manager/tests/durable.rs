@@ -1,5 +1,7 @@
 //! Durable stores: when a block counts as durable, and what is said of those that do not.
 
+mod above;
+
 use super::*;
 use crate::domain::retention::{TokenRange, Wish};
 
