@@ -27,7 +27,8 @@ pub(super) type RequestName = (EngineId, RequestId);
 struct OpenRequest {
     /// Counts requests in the order they were opened.
     number: u64,
-    session: Option<Remembered>,
+    /// By the name under which the request knew it.
+    session: Option<(SessionName, Remembered)>,
     /// Of its chain, once that was seen.
     tip: Option<TipId>,
     read_blocks: [u64; Tier::COUNT],
@@ -83,6 +84,11 @@ impl Requests {
         self.open(name).tip = Some(tip);
     }
 
+    /// The session that the request named, as it knows it still.
+    fn named(&self, name: RequestName) -> Option<&(SessionName, Remembered)> {
+        self.open.get(&name)?.session.as_ref()
+    }
+
     /// The engine went, and its requests with it.
     pub(super) fn close_all(&mut self, engine: EngineId) {
         let range = (engine, RequestId(0))..=(engine, RequestId(u64::MAX));
@@ -113,11 +119,30 @@ impl Manager {
         namespace: NamespaceId,
         named: Option<&SessionName>,
     ) -> Option<SessionIndex> {
-        let named = named.map(|name| self.session(namespace, name));
-        let named = named.map(|session| self.sessions.remember(session));
+        let named = named.map(|name| {
+            let session = self.session(namespace, name);
+            (name, self.sessions.remember(session))
+        });
         let open = self.requests.open(self.request_name(request));
-        open.session = named.or(open.session);
-        self.sessions.recall(open.session?)
+        if let Some((name, session)) = named {
+            open.session = Some((name.clone(), session));
+        }
+        let (_, own) = open.session.as_ref()?;
+        self.sessions.recall(*own)
+    }
+
+    /// The session that a store under the request belongs to. One that the request named before and that is
+    /// known no longer is not started anew: the store may have been on its way while the session ended.
+    pub(super) fn session_of_store(
+        &mut self,
+        request: (ClientId, RequestId),
+        namespace: NamespaceId,
+        named: Option<&SessionName>,
+    ) -> Option<SessionIndex> {
+        let known = self.requests.named(self.request_name(request));
+        let gone = known.filter(|(_, own)| self.sessions.recall(*own).is_none());
+        let named = named.filter(|name| gone.is_none_or(|(gone, _)| gone != *name));
+        self.session_of(request, namespace, named)
     }
 
     /// A lookup under the request was answered with `runs`.
@@ -134,7 +159,8 @@ impl Manager {
         for run in runs {
             open.read_blocks[run.tier.index()] += u64::from(run.blocks);
         }
-        if let Some(session) = open.session.and_then(|own| self.sessions.recall(own)) {
+        let own = open.session.as_ref().map(|(_, own)| *own);
+        if let Some(session) = own.and_then(|own| self.sessions.recall(own)) {
             self.session_happened(session, SessionEvent::Request);
         }
     }
@@ -170,7 +196,9 @@ impl Manager {
             return Ok(Reply::EndRequest { usage: Usage::default() });
         };
         self.heed_answer(closed.tip, stop, output_tokens);
-        if let Some(session) = closed.session.and_then(|own| self.sessions.recall(own)) {
+        if let Some(session) =
+            closed.session.as_ref().and_then(|(_, own)| self.sessions.recall(*own))
+        {
             self.session_happened(session, SessionEvent::Answered(stop));
         }
         let usage = closed.usage(self.namespace(namespace).block_tokens().into());

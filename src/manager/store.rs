@@ -27,7 +27,7 @@ impl Manager {
         self.await_engine(op, pool);
         let namespace = self.clients[&client].namespace;
         let shard = self.pools[&pool].shard;
-        let session = self.session_of((client, request), namespace, session);
+        let session = self.session_of_store((client, request), namespace, session);
         let claim = self.requests.tip(self.request_name((client, request)));
         let (mut new, mut here) = (Vec::new(), Vec::new());
         let mut previous = parent.map(|key| self.directory.find(key));

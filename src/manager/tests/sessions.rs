@@ -6,6 +6,8 @@ use crate::domain::session::{SessionLimits, SessionState};
 
 use super::*;
 
+mod late;
+
 impl Bench {
     fn start(&mut self, session: &str, parent: Option<&str>) -> Outcome {
         let action = Action::SessionStart { session: name(session), parent: parent.map(name) };
