@@ -89,6 +89,16 @@ impl Requests {
         self.open.get(&name)?.session.as_ref()
     }
 
+    /// How many were opened so far.
+    pub(super) fn opened(&self) -> u64 {
+        self.opened
+    }
+
+    /// Of all that were opened, the how many-th the request is.
+    pub(super) fn number(&self, name: RequestName) -> Option<u64> {
+        self.open.get(&name).map(|open| open.number)
+    }
+
     /// The engine went, and its requests with it.
     pub(super) fn close_all(&mut self, engine: EngineId) {
         let range = (engine, RequestId(0))..=(engine, RequestId(u64::MAX));

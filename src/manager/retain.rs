@@ -83,7 +83,7 @@ impl Manager {
         (tip, new): (BlockIndex, &[BlockIndex]),
     ) -> u32 {
         if let Some(session) = session {
-            self.session_stored(session, tip);
+            self.session_stored(session, tip, (client, request));
         }
         self.heed_store((client, request), session, tip);
         let (mut clipped, mut created) = (0, [0, 0]);

@@ -29,8 +29,8 @@ pub(super) struct Session {
     pub last_seen: Time,
     /// The deepest block its last request reached that is still here.
     pub tip: Option<BlockIndex>,
-    /// The history was replaced: the next request shows what is left of it.
-    pub reset: bool,
+    /// The history was replaced when so many requests had been opened: the next one shows what is left of it.
+    pub reset: Option<u64>,
     /// Neighbours in the list of sessions with the same tip.
     next: Option<SessionIndex>,
     prev: Option<SessionIndex>,
@@ -173,7 +173,7 @@ impl Manager {
             state: SessionState::Idle,
             last_seen: self.now,
             tip: None,
-            reset: false,
+            reset: None,
             next: None,
             prev: None,
         })
@@ -243,9 +243,12 @@ impl Manager {
 
     pub(super) fn session_happened(&mut self, index: SessionIndex, event: SessionEvent) {
         self.sessions.touch(index, self.now);
+        let opened = self.requests.opened();
         let session = self.sessions.get_mut(index);
         session.state = session.state.after(event);
-        session.reset |= event == SessionEvent::Reset;
+        if event == SessionEvent::Reset {
+            session.reset = Some(opened);
+        }
         let pause = self.pause_of(event);
         self.heed_session(index, event, pause.and_then(|pause| pause.yields_until));
         match event {

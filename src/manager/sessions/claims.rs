@@ -8,6 +8,7 @@ use crate::domain::retention::Kind;
 use crate::domain::session::SessionIndex;
 
 use super::{Fate, Manager};
+use crate::manager::api::{ClientId, RequestId};
 
 impl Manager {
     /// A request of the session reached down to `tip`.
@@ -16,20 +17,31 @@ impl Manager {
         index: SessionIndex,
         tip: Option<BlockIndex>,
     ) {
-        let reset = std::mem::take(&mut self.sessions.get_mut(index).reset);
+        let reset = self.sessions.get_mut(index).reset.take().is_some();
         // A policy that learns knows better what a reset leaves behind: some of it comes back.
         let fate = if reset && !self.learned.is_on() { Fate::Dies } else { Fate::LivesOn };
         self.move_tip(index, tip, fate);
     }
 
     /// A store of the session reached down to `tip`. Storing less than what it reaches already says
-    /// nothing new.
-    pub(in crate::manager) fn session_stored(&mut self, index: SessionIndex, tip: BlockIndex) {
+    /// nothing new, and a request that was there before a reset says nothing of what that left.
+    pub(in crate::manager) fn session_stored(
+        &mut self,
+        index: SessionIndex,
+        tip: BlockIndex,
+        request: (ClientId, RequestId),
+    ) {
         let position = self.directory.get(tip).position;
         let current = self.sessions.get(index).tip;
         let is_no_deeper = |at: &BlockIndex| self.directory.get(*at).position <= position;
         let same_depth = self.directory.chain_up(current).find(is_no_deeper);
-        if same_depth != Some(tip) {
+        if same_depth == Some(tip) {
+            return;
+        }
+        let number = self.requests.number(self.request_name(request));
+        if number.is_some_and(|number| self.sessions.get(index).reset >= Some(number)) {
+            self.move_tip(index, Some(tip), Fate::LivesOn);
+        } else {
             self.session_reached(index, Some(tip));
         }
     }

@@ -52,3 +52,24 @@ fn a_store_after_its_sessions_end_does_not_start_the_session_anew() {
     bench.call(2, "sub", &[1, 12], true);
     assert_eq!(bench.block(12).expect("it is here").claims, 1);
 }
+
+#[test]
+fn a_store_of_the_request_before_a_reset_does_not_say_what_that_left() {
+    let cases: [(&[u64], bool); 3] = [(&[1, 2, 3, 4], false), (&[1, 2, 3, 4], true), (&[], false)];
+    for (late, next_stores) in cases {
+        let mut bench = Bench::new([0, 20, 0, 0]);
+        bench.call(1, "a", &[1, 2, 3], false);
+        for blocks in 1..=3 {
+            bench.call(1, "a", &[1, 2, 3][..blocks], true);
+        }
+        bench.hint(Action::SessionReset { session: name("a") });
+        if !late.is_empty() {
+            bench.call(1, "a", late, true);
+        }
+        let is_dead = |bench: &mut Bench, n| bench.block(n).expect("it is here").dead;
+        assert!(!is_dead(&mut bench, 3), "nobody knows yet what is left");
+        bench.call(2, "a", &[1, 12], next_stores);
+        let dead = [1, 2, 3].map(|n| is_dead(&mut bench, n));
+        assert_eq!(dead, [false, true, true], "after {late:?}");
+    }
+}
