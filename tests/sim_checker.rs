@@ -190,9 +190,9 @@ impl Breach {
                     run.blocks += 1;
                 }
             }
-            (Self::RestampsTwice, Effect::Restamp { tier, place, key, record }) => {
-                let again =
-                    Effect::Restamp { tier: *tier, place: *place, key: *key, record: *record };
+            (Self::RestampsTwice, Effect::Restamp { tier, place, key, record, known }) => {
+                let (tier, place, key, record, known) = (*tier, *place, *key, *record, *known);
+                let again = Effect::Restamp { tier, place, key, record, known };
                 return vec![effect, again];
             }
             (Self::RestampsWhatIsNot, Effect::Restamp { place: Some(place), .. }) => {

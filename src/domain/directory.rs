@@ -92,6 +92,8 @@ pub struct Block {
     pub shield_lag_ms: u32,
     pub created_at: Time,
     pub record: RetentionRecord,
+    /// The promise to forget in its object's header that the record has put off or taken back.
+    pub put_off: Time,
     /// The best of the tips that claim the block, as far as is known: see `retention::value`.
     pub tip: Option<TipId>,
     copies: [TierCopy; Tier::COUNT],
@@ -305,6 +307,7 @@ impl Directory {
             shield_lag_ms: 0,
             created_at: new.created_at,
             record: new.record,
+            put_off: Time::ZERO,
             tip: new.tip,
             copies: [TierCopy::default(); Tier::COUNT],
             parent,

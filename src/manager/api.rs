@@ -11,6 +11,7 @@ use crate::domain::namespace::Namespace;
 use crate::domain::retention::{Directives, RetentionRecord};
 use crate::domain::session::{SessionName, Stop};
 use crate::domain::tier::Tier;
+use crate::domain::units::Time;
 use crate::movement::{Class, Link};
 use crate::tiers::health::Refuses;
 use crate::tiers::store::{Erasure, FoundFrame, FrameMeta, Place};
@@ -345,6 +346,8 @@ pub enum Effect {
         place: Option<Place>,
         key: Key,
         record: RetentionRecord,
+        /// The promise to forget that may be put off by it: see [`NewRecord`](crate::domain::retention::NewRecord).
+        known: Time,
     },
     /// Where blocks of one namespace are served from has changed, in this order; only where the
     /// configuration asks for it.

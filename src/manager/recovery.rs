@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use crate::domain::block::Key;
 use crate::domain::directory::{BlockIndex, NewBlock, Owner, Writer};
 use crate::domain::residency::{CopyEvent, CopyState};
-use crate::domain::retention::{RetentionRecord, Scope};
+use crate::domain::retention::RetentionRecord;
 use crate::domain::slots::{SlotKind, SlotPage};
 use crate::domain::tier::Tier;
 use crate::domain::units::Time;
@@ -340,12 +340,9 @@ impl Manager {
     /// own is not for whoever stored the block anew to undo.
     pub(super) fn take_promise(&mut self, row: BlockIndex, there: &RetentionRecord) {
         let block = self.directory.get_mut(row);
-        block.record.delete_after = sooner(block.record.delete_after, there.delete_after);
-        if there.is_sessions_promise() {
-            block.record.scope = Scope::Session;
-            if block.owner != Owner::Nobody {
-                block.owner = Owner::Many;
-            }
+        block.record = block.record.keeping_promise(there);
+        if there.is_sessions_promise() && block.owner != Owner::Nobody {
+            block.owner = Owner::Many;
         }
         self.watch(row);
     }
@@ -388,9 +385,4 @@ impl Manager {
             self.reconsider_all(row);
         }
     }
-}
-
-/// The sooner of two promises; zero is none.
-fn sooner(one: Time, other: Time) -> Time {
-    if one == Time::ZERO || other == Time::ZERO { one.max(other) } else { one.min(other) }
 }

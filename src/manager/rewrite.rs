@@ -97,7 +97,22 @@ impl Manager {
         if old.delete_after == new.delete_after {
             self.queue_rewrite(at, self.config.rewrites.delay);
         } else {
+            self.promise_changed(at, old.delete_after);
             self.hurry_rewrite(at);
+        }
+    }
+
+    /// A promise that stands in the object's header may only be put off by who knows of it: there may be
+    /// another node's by then. The first counts of those that were put off since it was written.
+    fn promise_changed(&mut self, at: BlockIndex, before: Time) {
+        let block = self.directory.get_mut(at);
+        let is_put_off = before != Time::ZERO
+            && !(block.record.delete_after != Time::ZERO && block.record.delete_after < before);
+        let is_written = block.stamp.is_current()
+            && !self.rewrites.under_way.contains(&(block.key, Tier::Object));
+        let is_there = block.copy(Tier::Object).state != CopyState::Absent;
+        if is_put_off && is_there && (is_written || block.put_off == Time::ZERO) {
+            block.put_off = before;
         }
     }
 
@@ -178,7 +193,7 @@ impl Manager {
             return;
         }
         let stamp = std::mem::replace(&mut block.stamp, Stamp::Current);
-        let (key, record, row) = (block.key, block.record, &*block);
+        let (key, record, known, row) = (block.key, block.record, block.put_off, &*block);
         // A header that nobody has read may hold a promise that this record knows nothing of. When it is
         // read it is written, if it must be; the others do not wait for that.
         let is_known = |tier: &Tier| {
@@ -200,7 +215,7 @@ impl Manager {
             self.pin(at, tier);
             self.rewrites.under_way.insert((key, tier));
             let place = (tier == Tier::Nvme).then(|| self.place_of(at, tier));
-            self.out.push(Effect::Restamp { tier, place, key, record });
+            self.out.push(Effect::Restamp { tier, place, key, record, known });
         }
     }
 
@@ -222,7 +237,10 @@ impl Manager {
         self.unpin(at, tier);
         self.durable_restamped(at, tier, end == RestampEnd::Written);
         match end {
-            RestampEnd::Written => self.record_written(tier),
+            RestampEnd::Written => {
+                self.promise_written(tier, at);
+                self.record_written(tier);
+            }
             // A daemon that stops does not try for ever.
             RestampEnd::Failed if self.rewrites.hurried => {}
             RestampEnd::Failed => {
@@ -239,6 +257,14 @@ impl Manager {
             self.rewrite_records();
         } else {
             self.rewrite_urgent();
+        }
+    }
+
+    /// Who reads the object by now may tell of a header from before.
+    fn promise_written(&mut self, tier: Tier, at: BlockIndex) {
+        let block = self.directory.get_mut(at);
+        if tier == Tier::Object && block.stamp.is_current() && block.copy(tier).busy == 0 {
+            block.put_off = Time::ZERO;
         }
     }
 

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::domain::block::Key;
+use crate::domain::retention::{NewRecord, RetentionRecord};
 use crate::domain::tier::Tier;
 
 use super::dram::Arena;
@@ -51,29 +52,41 @@ impl MemoryStore {
 
     fn run(&self, op: StoreOp) -> Result<(), StoreError> {
         match op {
-            StoreOp::Write { key, place, frame } => {
-                self.write(key, place, frame);
-                Ok(())
-            }
+            StoreOp::Write { key, place, frame } => self.write(key, place, frame),
             StoreOp::Read { key, place, frame } => self.read(key, place, frame),
             StoreOp::Erase { key, place, .. } => {
                 let address = self.address(key, place);
                 self.frames.lock().unwrap_or_else(PoisonError::into_inner).remove(&address);
                 Ok(())
             }
-            StoreOp::Restamp { key, place, record } => {
+            StoreOp::Restamp { key, place, record, known } => {
                 let mut frames = self.frames.lock().unwrap_or_else(PoisonError::into_inner);
                 let stored = frames.get_mut(&self.address(key, place)).ok_or_else(never_written)?;
+                let record = self.over(stored, NewRecord::of_change(record, known));
                 frame::restamp(stored, key, &record).map(drop)
             }
         }
     }
 
-    fn write(&self, key: Key, place: Place, span: FrameSpan) {
+    /// Others may have written an object.
+    fn over(&self, stored: &[u8], new: NewRecord) -> RetentionRecord {
+        let there = FrameHeader::decode(stored).ok().filter(|_| self.tier == Tier::Object);
+        there.map_or(new.record, |there| new.over(&there.meta.record))
+    }
+
+    fn write(&self, key: Key, place: Place, span: FrameSpan) -> Result<(), StoreError> {
         // SAFETY: the operation owns the span, shared, until `done`; see `FrameSpan`.
-        let bytes = unsafe { self.arena.bytes(span) }.to_vec();
+        let mut bytes = unsafe { self.arena.bytes(span) }.to_vec();
         let address = self.address(key, place);
-        self.frames.lock().unwrap_or_else(PoisonError::into_inner).insert(address, bytes);
+        let mut frames = self.frames.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(stored) = frames.get(&address)
+            && let Ok(FrameHeader { meta, .. }) = FrameHeader::decode(&bytes)
+        {
+            let record = self.over(stored, NewRecord::of_frame(meta.record, meta.created_at));
+            frame::restamp(&mut bytes, key, &record)?;
+        }
+        frames.insert(address, bytes);
+        Ok(())
     }
 
     fn read(&self, key: Key, place: Place, span: FrameSpan) -> Result<(), StoreError> {

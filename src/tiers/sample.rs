@@ -114,6 +114,22 @@ pub(crate) fn write(
     run(store, StoreOp::Write { key: sample.key(), place, frame })
 }
 
+/// Writes the block as one that was stored at that time with that record.
+pub(crate) fn write_of(
+    store: &dyn TierStore,
+    arena: &Arena,
+    sample: Sample,
+    (record, created_at): (RetentionRecord, Time),
+) -> Result<(), StoreError> {
+    let frame = sample.fill(arena, 0);
+    let mut draft = sample.draft();
+    (draft.meta.record, draft.meta.created_at) = (record, created_at);
+    // SAFETY: a test gives a lane to one operation at a time.
+    frame::seal(unsafe { arena.bytes_mut(frame) }, draft);
+    let place = Place { offset: 0, slot_bytes: 0 };
+    run(store, StoreOp::Write { key: sample.key(), place, frame })
+}
+
 /// Gives the block's stored frame a record with this priority.
 pub(crate) fn restamp(
     store: &dyn TierStore,
@@ -122,7 +138,7 @@ pub(crate) fn restamp(
     priority: u8,
 ) -> Result<(), StoreError> {
     let record = RetentionRecord { priority, ..RetentionRecord::default() };
-    run(store, StoreOp::Restamp { key: sample.key(), place, record })
+    run(store, StoreOp::Restamp { key: sample.key(), place, record, known: Time::ZERO })
 }
 
 /// The priority in the record of the block's stored header.

@@ -41,8 +41,9 @@ pub enum StoreOp {
     /// has the slot: frames of another length in the same chunk are ended by it.
     Erase { key: Key, place: Place, why: Erasure },
     /// Makes `record` the one in the frame's header. Whatever happens meanwhile, the header then has
-    /// this record or the one before it, and the payload is untouched.
-    Restamp { key: Key, place: Place, record: RetentionRecord },
+    /// this record or the one before it, and the payload is untouched. Where other nodes write too, the
+    /// sooner promise to forget stands, unless the other one is `known`.
+    Restamp { key: Key, place: Place, record: RetentionRecord, known: Time },
 }
 
 /// Why a frame is erased: what that means for what other nodes wrote, and for its bytes, where several
@@ -98,7 +99,8 @@ pub struct FoundFrame {
 /// - a read of a place or key never written, or erased, is `Missing`; altered bytes, or those of
 ///   another key, are `Corrupt`; neither ever ends as `Ok`;
 /// - after a restamp's `done` reads, scans and peeks give the new record, and a write's record
-///   replaces it; what a restamp does not find, or finds to be another block's, is `Missing` or
+///   replaces it, but in a store that nodes share for a promise to forget
+///   ([`NewRecord`](crate::domain::retention::NewRecord)); what a restamp does not find, or finds to be another block's, is `Missing` or
 ///   `Corrupt` as for a read, and stays as it is. Reads may run beside one restamp of the same
 ///   frame; who submits two sees to it that no read lasts from the first into the second;
 /// - operations on different places may end in any order;

@@ -8,6 +8,8 @@ pub mod directive;
 
 pub mod merge;
 
+pub mod promise;
+
 pub mod policy;
 
 pub mod banded;
@@ -21,4 +23,5 @@ pub mod value;
 pub use directive::{Directive, Directives, Shield, TokenRange, Wish};
 pub use merge::Ownership;
 pub use policy::{Policy, PolicyName, Standing, Verdict};
+pub use promise::NewRecord;
 pub use record::{Kind, RetentionRecord, Scope};

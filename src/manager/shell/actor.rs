@@ -334,9 +334,9 @@ impl Actor {
                 self.under_way += 1;
                 Performer::erase(&self.performer, (tier, place), key, why);
             }
-            Effect::Restamp { tier, place, key, record } => {
+            Effect::Restamp { tier, place, key, record, known } => {
                 self.under_way += 1;
-                Performer::restamp(&self.performer, (tier, place), key, record);
+                Performer::restamp(&self.performer, (tier, place), key, (record, known));
             }
             Effect::Residency { namespace, changes } => {
                 let entry = self.entry(namespace);

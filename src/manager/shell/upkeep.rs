@@ -13,6 +13,7 @@ use super::perform::{NO_PLACE, Performer, deliver, read_failure};
 use crate::domain::block::Key;
 use crate::domain::retention::RetentionRecord;
 use crate::domain::tier::Tier;
+use crate::domain::units::Time;
 use crate::env;
 use crate::manager::api::{Event, FailureKind, Reply, RestampEnd};
 use crate::tiers::hbm::{EnginePool, Gone};
@@ -145,12 +146,12 @@ impl Performer {
         performer: &Arc<Self>,
         (tier, place): (Tier, Option<Place>),
         key: Key,
-        record: RetentionRecord,
+        (record, known): (RetentionRecord, Time),
     ) {
         let this = Arc::clone(performer);
         env::spawn_task_on(&performer.runtime, async move {
-            let place = place.unwrap_or(NO_PLACE);
-            let end = match this.on_store(tier, StoreOp::Restamp { key, place, record }).await {
+            let op = StoreOp::Restamp { key, place: place.unwrap_or(NO_PLACE), record, known };
+            let end = match this.on_store(tier, op).await {
                 Ok(()) => RestampEnd::Written,
                 Err(error) => {
                     this.complaints.note(Deed::Restamp(tier, key), &error);

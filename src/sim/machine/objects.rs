@@ -1,6 +1,7 @@
 //! The shared store: objects that this node and others wrote, and what the others do there.
 
 use crate::domain::block::Key;
+use crate::domain::retention::NewRecord;
 use crate::manager::api::End;
 use crate::tiers::frame::FrameHeader;
 use crate::tiers::store::{Erasure, FrameMeta};
@@ -45,13 +46,15 @@ impl Machine {
         self.peek(key).is_some_and(|header| header.node_id != THIS_NODE)
     }
 
-    /// This node writes an object. Of one that is there only the record changes.
+    /// This node writes an object. Of one that is there only the record changes, but for a promise.
     pub(super) fn write_object(&mut self, key: Key, fresh: Frame) {
         self.lost_objects.remove(&key);
-        let record = fresh.header.map(|header| header.meta.record);
+        let new = fresh
+            .header
+            .map(|FrameHeader { meta, .. }| NewRecord::of_frame(meta.record, meta.created_at));
         let object = self.objects.entry(key).or_insert(fresh);
-        if let (Some(header), Some(record)) = (object.header.as_mut(), record) {
-            header.meta.record = record;
+        if let (Some(header), Some(new)) = (object.header.as_mut(), new) {
+            header.meta.record = new.over(&header.meta.record);
         }
     }
 

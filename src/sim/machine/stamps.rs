@@ -1,7 +1,7 @@
 //! Records written into the headers of stored frames.
 
 use crate::domain::block::Key;
-use crate::domain::retention::RetentionRecord;
+use crate::domain::retention::{NewRecord, RetentionRecord};
 use crate::domain::tier::Tier;
 use crate::manager::api::RestampEnd;
 use crate::tiers::store::Place;
@@ -35,7 +35,7 @@ impl Machine {
         &mut self,
         (tier, place): (Tier, Option<Place>),
         key: Key,
-        record: RetentionRecord,
+        new: NewRecord,
         end: RestampEnd,
     ) -> Checked<RestampEnd> {
         let address = erased_address(tier, place, key);
@@ -56,7 +56,11 @@ impl Machine {
             return Err(format!("{address:?} did not hold {key} when its record was written"));
         };
         match end {
-            RestampEnd::Written => header.meta.record = record,
+            // Of a block's places only its object is written by others too.
+            RestampEnd::Written if place.is_none() => {
+                header.meta.record = new.over(&header.meta.record);
+            }
+            RestampEnd::Written => header.meta.record = new.record,
             RestampEnd::Failed => {}
             RestampEnd::Missing | RestampEnd::Corrupt => {
                 frame.damaged = true;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::domain::block::Key;
-use crate::domain::retention::RetentionRecord;
+use crate::domain::retention::NewRecord;
 use crate::domain::tier::Tier;
 use crate::domain::units::Time;
 use crate::manager::ManagerConfig;
@@ -49,7 +49,7 @@ pub(in crate::sim) enum Due {
         tier: Tier,
         place: Option<Place>,
         key: Key,
-        record: RetentionRecord,
+        new: NewRecord,
         end: RestampEnd,
     },
     Tick,
@@ -235,7 +235,7 @@ impl<S: Subject> Core<S> {
                 self.timeline.add(self.now + after, due);
                 Ok(())
             }
-            Effect::Restamp { tier, place, key, record } => {
+            Effect::Restamp { tier, place, key, record, known } => {
                 self.restamps += 1;
                 if tier == Tier::Object && !self.checker.knows_header(key) {
                     return Err(format!(
@@ -245,7 +245,8 @@ impl<S: Subject> Core<S> {
                 self.machine.begin_restamp(tier, place, key, record)?;
                 let end = self.faults.restamp();
                 let after = Duration::from_micros(u64::from(self.faults.any() % 30_000));
-                let due = Due::Restamped { tier, place, key, record, end };
+                let new = NewRecord::of_change(record, known);
+                let due = Due::Restamped { tier, place, key, new, end };
                 self.timeline.add(self.now + after, due);
                 Ok(())
             }
@@ -281,11 +282,11 @@ impl<S: Subject> Core<S> {
         &mut self,
         (tier, place): (Tier, Option<Place>),
         key: Key,
-        record: RetentionRecord,
+        new: NewRecord,
         end: RestampEnd,
     ) -> Checked {
         let end = if self.refuses_writes_to(tier) { RestampEnd::Failed } else { end };
-        let end = self.machine.end_restamp((tier, place), key, record, end)?;
+        let end = self.machine.end_restamp((tier, place), key, new, end)?;
         self.tell(Event::Restamped { tier, key, end })
     }
 

@@ -101,8 +101,8 @@ impl<S: Subject> World<S> {
                 self.core.machine.end_erase((tier, place), key, why, done);
                 self.core.tell(Event::Erased { tier, place, key, done })
             }
-            Due::Restamped { tier, place, key, record, end } => {
-                self.core.restamped((tier, place), key, record, end)
+            Due::Restamped { tier, place, key, new, end } => {
+                self.core.restamped((tier, place), key, new, end)
             }
             Due::Found(frame) => self.core.tell(Event::Found { tier: Tier::Nvme, frame }),
             Due::ScanDone(tier) => self.core.tell(Event::ScanDone { tier }),

@@ -4,6 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use crate::domain::tier::Tier;
+use crate::domain::units::Time;
 use crate::tiers::memory::MemoryStore;
 use crate::tiers::store::{Done, FrameSpan, StoreError, StoreOp, TierStore};
 
@@ -55,7 +56,7 @@ impl TierStore for Liar {
             (Lie::NeverErases, StoreOp::Erase { .. }) => done(Ok(())),
             (Lie::NeverRestamps, StoreOp::Restamp { key, place, .. }) => {
                 let record = super::rig::Block::record(super::rig::WRITTEN);
-                self.truth.submit(StoreOp::Restamp { key, place, record }, done);
+                self.truth.submit(StoreOp::Restamp { key, place, record, known: Time::ZERO }, done);
             }
             (Lie::RestampsAnything, StoreOp::Restamp { .. }) => {
                 self.truth.submit(op, Box::new(move |_| done(Ok(()))));

@@ -19,6 +19,7 @@
 mod cases;
 mod concurrent;
 mod liars;
+mod promises;
 mod random;
 mod rig;
 
@@ -92,6 +93,7 @@ pub(crate) fn check_store(make: impl Fn() -> Fixture) {
     cases::check(&make);
     concurrent::check(&make);
     random::check(&make);
+    promises::check(&make);
 }
 
 /// An arena whose first `tier_bytes` are the store's, followed by what the suite needs.

@@ -208,7 +208,7 @@ impl Rig {
 
     pub(super) fn restamp(&self, block: Block, place: Place, priority: u8) -> Ended {
         let record = Block::record(priority);
-        self.run(|| StoreOp::Restamp { key: block.key(), place, record })
+        self.run(|| StoreOp::Restamp { key: block.key(), place, record, known: Time::ZERO })
     }
 
     /// What the header says when it is asked for alone: of stores that are asked by key.

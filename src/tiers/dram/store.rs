@@ -37,7 +37,7 @@ impl DramStore {
                 unsafe { self.arena.bytes_mut(header) }.copy_from_slice(&frame::erased_page());
                 Ok(())
             }
-            StoreOp::Restamp { key, place, record } => {
+            StoreOp::Restamp { key, place, record, .. } => {
                 let header = FrameSpan { bytes: HEADER_SPAN_BYTES, ..self.locate(place)? };
                 // SAFETY: as above.
                 frame::restamp(unsafe { self.arena.bytes_mut(header) }, key, &record).map(drop)

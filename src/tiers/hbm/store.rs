@@ -93,7 +93,7 @@ impl TierStore for HbmStore {
                 self.table.headers().remove(&place.offset);
                 done(Ok(()));
             }
-            StoreOp::Restamp { key, place, record } => {
+            StoreOp::Restamp { key, place, record, .. } => {
                 let mut headers = self.table.headers();
                 let header = headers.get_mut(&place.offset).ok_or_else(never_written);
                 let ended = header.and_then(|header| {

@@ -34,7 +34,7 @@ pub fn start(
     workers.start("nvme-stamp", THREADS, move || {
         let mut page = Page::zeroed();
         for ticket in &tickets {
-            let StoreOp::Restamp { key, place, record } = ticket.op else {
+            let StoreOp::Restamp { key, place, record, .. } = ticket.op else {
                 unreachable!("the store sends nothing but restamps this way");
             };
             let result = restamp(&*slots, &mut page, (key, place), &record);

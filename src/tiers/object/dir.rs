@@ -23,7 +23,7 @@ use super::guard::{self, Guard};
 use super::question::Question;
 use super::{FORMAT_PREFIX, ObjectOptions, check_parent, object_name};
 use crate::domain::block::Key;
-use crate::domain::retention::RetentionRecord;
+use crate::domain::retention::NewRecord;
 use crate::domain::tier::Tier;
 use crate::env;
 use crate::tiers::dram::Arena;
@@ -232,7 +232,9 @@ impl Folder {
             }
             StoreOp::Read { key, frame, .. } => self.read(key, arena, frame),
             StoreOp::Erase { key, .. } => self.erase(key),
-            StoreOp::Restamp { key, record, .. } => self.restamp(key, &record),
+            StoreOp::Restamp { key, record, known, .. } => {
+                self.restamp(key, NewRecord::of_change(record, known))
+            }
         }
     }
 
@@ -240,13 +242,14 @@ impl Folder {
         let header = FrameHeader::decode(bytes)?;
         header.verify_key(key)?;
         let path = self.object(key);
+        let new = NewRecord::of_frame(header.meta.record, header.meta.created_at);
         match there_already(&path, key, bytes.len()) {
-            Some(there) if there.meta.record == header.meta.record => {
+            Some(there) if there.meta.record == new.over(&there.meta.record) => {
                 // Another daemon may have written it.
                 self.unsynced.note(&path);
                 return Ok(());
             }
-            Some(_) => return self.restamp(key, &header.meta.record),
+            Some(_) => return self.restamp(key, new),
             None => {}
         }
         let fresh = self.fresh_path();
@@ -316,11 +319,13 @@ impl Folder {
     }
 
     /// Writes the record's sector in place: the header keeps the other one, and so the block.
-    fn restamp(&self, key: Key, record: &RetentionRecord) -> Result<(), StoreError> {
+    fn restamp(&self, key: Key, new: NewRecord) -> Result<(), StoreError> {
         let path = self.object(key);
         let (file, mut page) = self.open_header(Way::ReadWrite, &path)?;
+        let there = FrameHeader::decode(&*page).map_err(|error| no_frame(&path, error))?;
+        let record = new.over(&there.meta.record);
         let changed =
-            frame::restamp(&mut *page, key, record).map_err(|error| no_frame(&path, error))?;
+            frame::restamp(&mut *page, key, &record).map_err(|error| no_frame(&path, error))?;
         let written = file.write_all_at(&page[changed.clone()], changed.start as u64);
         let synced = written.and_then(|()| if self.fsync { file.sync_data() } else { Ok(()) });
         self.unsynced.note(&path);

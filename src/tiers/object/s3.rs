@@ -32,7 +32,7 @@ use super::question::Question;
 use super::target::Bucket;
 use super::{NO_STORE, ObjectOptions, object_name};
 use crate::domain::block::Key;
-use crate::domain::retention::RetentionRecord;
+use crate::domain::retention::{NewRecord, RetentionRecord};
 use crate::domain::tier::Tier;
 use crate::env::{self, Clock, SystemClock};
 use crate::tiers::dram::Arena;
@@ -221,7 +221,9 @@ impl Requests {
         let result = match ticket.op {
             StoreOp::Write { key, frame, .. } => self.write(key, frame).await,
             StoreOp::Erase { key, .. } => self.erase(key).await,
-            StoreOp::Restamp { key, record, .. } => Box::pin(self.restamp(key, &record)).await,
+            StoreOp::Restamp { key, record, known, .. } => {
+                Box::pin(self.restamp(key, NewRecord::of_change(record, known))).await
+            }
             StoreOp::Read { key, frame, .. } => match self.read(key, frame).await {
                 Err(error) => Err(error),
                 Ok(found) => return self.verify(ticket, key, found, runtime).await,

@@ -16,6 +16,7 @@ use super::format::{self, FrameId, Head, PackedFrame, Version};
 use super::name::{Holds, Name};
 use super::{Packs, same_for_all};
 use crate::domain::block::Key;
+use crate::domain::retention::NewRecord;
 use crate::domain::units::Time;
 use crate::env;
 use crate::tiers::frame::{FrameHeader, HEADER_BYTES};
@@ -129,7 +130,8 @@ impl Packs {
         if self.find(meta.key).is_some() {
             let this = Arc::clone(self);
             env::spawn_task_on(&self.runtime, async move {
-                this.restamp(meta.key, &meta.record, one.ticket).await;
+                let new = NewRecord::of_frame(meta.record, meta.created_at);
+                this.restamp(meta.key, new, one.ticket).await;
             });
         } else if meta.record.delete_after != Time::ZERO {
             self.hand_on(one.ticket);

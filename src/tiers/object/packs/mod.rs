@@ -31,7 +31,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use super::blobs::Blobs;
 use super::question::Question;
 use crate::domain::block::Key;
-use crate::domain::retention::RetentionRecord;
+use crate::domain::retention::{NewRecord, RetentionRecord};
 use crate::domain::tier::Tier;
 use crate::domain::units::Time;
 use crate::env::{self, Clock, SystemClock};
@@ -197,11 +197,12 @@ impl TierStore for PackedStore {
                     ticket.finish(ended);
                 });
             }
-            StoreOp::Restamp { key, record, .. } => {
+            StoreOp::Restamp { key, record, known, .. } => {
+                let new = NewRecord::of_change(record, known);
                 let stamping = Arc::clone(packs);
                 env::spawn_task_on(&packs.runtime, async move {
                     match stamping.look().await {
-                        Ok(()) => stamping.restamp(key, &record, ticket).await,
+                        Ok(()) => stamping.restamp(key, new, ticket).await,
                         // A record made of what was there long ago might outdo one that came since.
                         Err(error) => ticket.finish(Err(error)),
                     }
@@ -336,16 +337,17 @@ impl Packs {
         answer.await.unwrap_or(Err(StoreError::Busy))
     }
 
-    /// Makes `record` the one of the block's frames; of one that no pack has the store inside does. A promise
+    /// Makes the new record the one of the block's frames; of one that no pack has the store inside does. A promise
     /// to forget goes there too: nodes that did not know of each other's may have written the block twice,
     /// and the single object may outlast the packs' frames.
-    async fn restamp(&self, key: Key, record: &RetentionRecord, ticket: Ticket) {
+    async fn restamp(&self, key: Key, new: NewRecord, ticket: Ticket) {
         let found = self.with(|index| index.all(key));
         if found.is_empty() {
             return self.hand_on(ticket);
         }
-        let stale = found.iter().filter(|found| found.header.meta.record != *record);
-        let what = What::Record(*record);
+        let record = new.over_all(found.iter().map(|found| &found.header.meta.record));
+        let stale = found.iter().filter(|found| found.header.meta.record != record);
+        let what = What::Record(record);
         let changes: Vec<Change> = self.with(|index| {
             let next = |found: &Found| index.after(found.version);
             stale.map(|found| Change { id: found.id, key, version: next(found), what }).collect()
@@ -354,16 +356,20 @@ impl Packs {
             async { if changes.is_empty() { Ok(()) } else { self.changes.save(changes).await } };
         let promise = async {
             let is_one = record.delete_after != Time::ZERO;
-            if is_one { self.promise_inside(key, *record).await } else { Ok(()) }
+            if is_one { self.promise_inside(key, (record, new.known)).await } else { Ok(()) }
         };
         let (saved, promised) = join(save, promise).await;
         ticket.finish(saved.and(promised));
     }
 
     /// Gives the record to the block's own object, if there is one that could serve anybody.
-    async fn promise_inside(&self, key: Key, record: RetentionRecord) -> Result<(), StoreError> {
+    async fn promise_inside(
+        &self,
+        key: Key,
+        (record, known): (RetentionRecord, Time),
+    ) -> Result<(), StoreError> {
         let place = Place { offset: 0, slot_bytes: 0 };
-        match self.inside(StoreOp::Restamp { key, place, record }).await {
+        match self.inside(StoreOp::Restamp { key, place, record, known }).await {
             Err(StoreError::Missing(_) | StoreError::Corrupt(_)) => Ok(()),
             stamped => stamped,
         }

@@ -16,7 +16,7 @@ use super::errors::{
 };
 use super::{Requests, Way, something_else};
 use crate::domain::block::Key;
-use crate::domain::retention::RetentionRecord;
+use crate::domain::retention::{NewRecord, RetentionRecord};
 use crate::domain::units::CHUNK_BYTES;
 use crate::tiers::frame::{self, FrameHeader};
 use crate::tiers::store::{FrameSpan, StoreError};
@@ -53,31 +53,31 @@ pub(super) enum Put {
 impl Requests {
     pub(super) async fn write(&self, key: Key, frame: FrameSpan) -> Result<(), StoreError> {
         self.check(frame)?;
-        let record = {
+        let new = {
             // SAFETY: the operation shares the span until it is done: nobody writes to it.
             let bytes = unsafe { self.arena.bytes(frame) };
             let header = FrameHeader::decode(bytes)?;
             header.verify_key(key)?;
-            header.meta.record
+            NewRecord::of_frame(header.meta.record, header.meta.created_at)
         };
         let (lent, returned) = LentFrame::new(&self.arena, frame);
         let body = Bytes::from_owner(lent).into();
-        let result = self.write_where_none_is(key, body, &record).await;
+        let result = self.write_where_none_is(key, body, new).await;
         // An attempt that was given up may be reading it still, for a moment.
         returned.wait().await;
         result
     }
 
-    /// Writes the frame unless it is there; then its record is made this one. What is there may be of another
+    /// Writes the frame unless it is there; then its record is made the new one. What is there may be of another
     /// node, which was asked for something else, or of an attempt before, whose answer was lost. What is not
     /// the block's frame would keep it from ever being written: it gives way.
     async fn write_where_none_is(
         &self,
         key: Key,
         body: Pieces,
-        record: &RetentionRecord,
+        record: NewRecord,
     ) -> Result<(), StoreError> {
-        let (name, tag) = (self.name(key), self.tag(record));
+        let (name, tag) = (self.name(key), self.tag(&record.record));
         let new = || NewObject { name: &name, body: body.clone(), tag: tag.clone() };
         for _ in 0..ROUNDS_MAX {
             if let Put::Written = self.put(&name, body.clone(), tag.clone()).await? {
@@ -85,7 +85,7 @@ impl Requests {
             }
             let look = || self.what_is_there(key, &name, body.len_bytes());
             let state = match self.attempts(LOOK, look).await {
-                Ok(There::Frame(there)) if there == *record => return Ok(()),
+                Ok(There::Frame(there)) if there == record.over(&there) => return Ok(()),
                 Ok(There::Frame(_)) => return Box::pin(self.restamp(key, record)).await,
                 Ok(There::SomethingElse { state, why }) => {
                     tracing::warn!(
@@ -211,15 +211,11 @@ impl Requests {
 
     /// Fetches the object, changes its record and puts it back, if nobody else did meanwhile:
     /// objects can't be written in part.
-    pub(super) async fn restamp(
-        &self,
-        key: Key,
-        record: &RetentionRecord,
-    ) -> Result<(), StoreError> {
+    pub(super) async fn restamp(&self, key: Key, new: NewRecord) -> Result<(), StoreError> {
         // Never closed.
         let _one = self.restamps.acquire().await.map_err(|_| StoreError::Busy)?;
         let name = self.name(key);
-        let once = || self.restamp_once(key, &name, record);
+        let once = || self.restamp_once(key, &name, new);
         if self.conditional.load(Ordering::Relaxed) {
             self.attempts(RESTAMP, once).await
         } else {
@@ -227,23 +223,19 @@ impl Requests {
         }
     }
 
-    async fn restamp_once(
-        &self,
-        key: Key,
-        name: &str,
-        record: &RetentionRecord,
-    ) -> Result<(), StoreError> {
+    async fn restamp_once(&self, key: Key, name: &str, new: NewRecord) -> Result<(), StoreError> {
         let (mut frame, tag) = self.whole_object(name).await?;
         let header = FrameHeader::decode(&frame).map_err(something_else)?;
-        if header.verify_key(key).is_ok() && header.meta.record == *record {
+        let record = new.over(&header.meta.record);
+        if header.verify_key(key).is_ok() && header.meta.record == record {
             return Ok(());
         }
-        frame::restamp(&mut frame, key, record).map_err(something_else)?;
+        frame::restamp(&mut frame, key, &record).map_err(something_else)?;
         let conditional = self.conditional.load(Ordering::Relaxed);
         let put = self.clients().bodies.put_object().bucket(&self.bucket).key(name);
         let (body, loan) = Pieces::from(Bytes::from(frame)).lend();
         let put = put.set_if_match(tag.filter(|_| conditional)).body(body);
-        let put = put.set_tagging(self.tag(record));
+        let put = put.set_tagging(self.tag(&record));
         let sent = put.customize().disable_payload_signing().send().await;
         drop(loan);
         match sent {

@@ -108,7 +108,7 @@ fn a_promise_reaches_the_single_object_beside_a_pack() {
         assert_eq!((ground.files('p').len(), ground.singles()), (1, 2));
         for number in [0, 2] {
             let key = block(number).key();
-            let op = StoreOp::Restamp { key, place: ANYWHERE, record: promise };
+            let op = StoreOp::Restamp { key, place: ANYWHERE, record: promise, known: Time::ZERO };
             sample::run(&*one.store, op).unwrap();
         }
         let two = ground.node(2);

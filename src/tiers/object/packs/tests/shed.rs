@@ -16,7 +16,8 @@ use crate::tiers::store::StoreOp;
 /// Promises to forget the block, and does.
 pub(super) fn forget(node: &Node, number: u32) {
     let record = RetentionRecord { delete_after: Time { micros: 1 }, ..RetentionRecord::default() };
-    let op = StoreOp::Restamp { key: block(number).key(), place: ANYWHERE, record };
+    let op =
+        StoreOp::Restamp { key: block(number).key(), place: ANYWHERE, record, known: Time::ZERO };
     sample::run(&*node.store, op).unwrap();
     erase(node, number).unwrap();
 }

@@ -25,7 +25,8 @@ fn read(node: &Node, number: u32) -> Result<(), StoreError> {
 /// Makes the pack of this block give up its bytes.
 fn shed_of(node: &Node, number: u32, on: &tokio::runtime::Handle) {
     let record = RetentionRecord { delete_after: Time { micros: 1 }, ..RetentionRecord::default() };
-    let op = StoreOp::Restamp { key: block(number).key(), place: ANYWHERE, record };
+    let op =
+        StoreOp::Restamp { key: block(number).key(), place: ANYWHERE, record, known: Time::ZERO };
     sample::run(&*node.store, op).unwrap();
     erase(node, number).unwrap();
     node.shed(on).unwrap();

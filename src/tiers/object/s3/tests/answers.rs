@@ -3,6 +3,7 @@
 use super::canned::Canned;
 use super::*;
 use crate::domain::retention::RetentionRecord;
+use crate::domain::units::Time;
 
 #[test]
 fn a_store_that_knows_no_conditions_is_written_without() {
@@ -222,7 +223,8 @@ fn objects_with_a_promise_are_tagged_where_the_operator_wants_it() {
         let delete_after = env::SystemClock::start().now() + Duration::from_mins(90);
         let record = RetentionRecord { delete_after, ..RetentionRecord::default() };
         let (key, place) = (BLOCK.key(), ANYWHERE);
-        sample::run(&store, StoreOp::Restamp { key, place, record }).unwrap();
+        let restamp = StoreOp::Restamp { key, place, record, known: Time::ZERO };
+        sample::run(&store, restamp).unwrap();
         assert_eq!(tags.load(Ordering::Relaxed), wanted);
     }
 }
