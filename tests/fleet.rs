@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use terrace::domain::retention::{Kind, Shield, Wish};
 use terrace::domain::tier::Tier;
+use terrace::domain::units::Time;
 use terrace::env;
 
 use node::{Node, Spec};
@@ -170,6 +171,31 @@ fn what_one_node_forgets_another_misses_and_never_gets_wrong() {
         let two = Node::start(&spec(second.path(), url));
         std::thread::sleep(Duration::from_millis(200));
         assert_eq!(two.found(&ids, ASK), [(Tier::Object, 20)]);
+    });
+}
+
+#[test]
+fn who_stores_a_promised_block_anew_without_a_word_undoes_no_promise() {
+    on_both("who_stores_a_promised_block_anew_without_a_word_undoes_no_promise", |url| {
+        let own = [(); 4].map(|()| tempfile::tempdir().unwrap());
+        let ids: Vec<u64> = (1..=20).collect();
+        let mut one = Node::start(&spec(own[0].path(), url));
+        pushed_down(&mut one, &ids, None);
+        assert_packed(url);
+        one.retain(&ids, forget_after(Duration::from_mins(10)));
+        // What is still to be written into headers is written before it ends.
+        drop(one);
+        // It asks nobody what is there.
+        let mut two = Node::start(&spec(own[1].path(), url));
+        pushed_down(&mut two, &ids, None);
+        two.until("it has heard of the promises", |node| {
+            let record = |id| node.inspect(id).map(|block| block.record.delete_after);
+            ids.iter().all(|id| record(*id).is_some_and(|at| at > Time::ZERO))
+        });
+        let in_time = Node::start(&spec(own[2].path(), url));
+        assert_eq!(in_time.found(&ids, ASK), [(Tier::Object, 20)]);
+        let late = Node::start(&Spec { skew_s: 3 * MINUTES, ..spec(own[3].path(), url) });
+        assert_eq!(late.found(&ids, ASK), []);
     });
 }
 

@@ -52,14 +52,14 @@ impl Manager {
     }
 
     /// The header of an object whose block is here was read. What is known already counts more than
-    /// what the header says; of what was presumed, the header is all there is.
+    /// what the header says, but for promises; of what was presumed, the header is all there is.
     pub(super) fn header_read(&mut self, row: BlockIndex, header: &FrameHeader) {
         let node_id = self.config.node_id;
         let block = self.directory.get_mut(row);
         let doomed = block.doomed;
         let copy = block.copy_mut(Tier::Object);
         if copy.writer != Writer::Unknown {
-            return;
+            return self.promise_read(row, &header.meta.record);
         }
         let is_own = header.node_id == node_id && !doomed;
         copy.writer = if is_own { Writer::ThisNode } else { Writer::Another };
@@ -81,5 +81,23 @@ impl Manager {
         // Wishes of this node's own came first; the promise of the other counts beside them.
         self.take_promise(row, &there);
         self.header_heard((row, Tier::Object), &there, &here);
+    }
+
+    /// The object's header says more than this node knew, if it promises to forget the block sooner: another
+    /// node may have written that since, or before this one stored the block anew.
+    fn promise_read(&mut self, row: BlockIndex, there: &RetentionRecord) {
+        let block = self.directory.get(row);
+        let before = block.record;
+        // The promise before the one that this node made of it; and one that was kept before the block was
+        // stored anew.
+        let is_over = there.delete_after == block.put_off || there.is_due(block.created_at);
+        if block.doomed || is_over || before.keeping_promise(there) == before {
+            return;
+        }
+        if there.is_due(self.now) {
+            return self.forget(row);
+        }
+        self.take_promise(row, there);
+        self.record_changed(row, &before);
     }
 }

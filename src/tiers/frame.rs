@@ -14,7 +14,7 @@ use std::ops::Range;
 
 use crate::domain::block::Key;
 use crate::domain::namespace::NamespaceDigest;
-use crate::domain::retention::RetentionRecord;
+use crate::domain::retention::{NewRecord, RetentionRecord};
 use crate::domain::units::page_align;
 
 use super::store::{FrameMeta, StoreError};
@@ -140,6 +140,15 @@ impl FrameHeader {
             )));
         }
         Ok(())
+    }
+
+    /// How the write of a record ends after which the frame has this header.
+    ///
+    /// # Errors
+    /// `Outdone`: a promise to forget stands there that was not known.
+    pub fn has_taken(mut self, new: &NewRecord, after: RetentionRecord) -> Result<(), StoreError> {
+        self.meta.record = after;
+        if after == new.record { Ok(()) } else { Err(StoreError::Outdone(Box::new(self))) }
     }
 
     /// Checks that this is `key`'s header.

@@ -62,8 +62,11 @@ impl MemoryStore {
             StoreOp::Restamp { key, place, record, known } => {
                 let mut frames = self.frames.lock().unwrap_or_else(PoisonError::into_inner);
                 let stored = frames.get_mut(&self.address(key, place)).ok_or_else(never_written)?;
-                let record = self.over(stored, NewRecord::of_change(record, known));
-                frame::restamp(stored, key, &record).map(drop)
+                let header = FrameHeader::decode(stored)?;
+                let new = NewRecord::of_change(record, known);
+                let record = self.over(stored, new);
+                frame::restamp(stored, key, &record)?;
+                header.has_taken(&new, record)
             }
         }
     }
@@ -79,14 +82,18 @@ impl MemoryStore {
         let mut bytes = unsafe { self.arena.bytes(span) }.to_vec();
         let address = self.address(key, place);
         let mut frames = self.frames.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(stored) = frames.get(&address)
-            && let Ok(FrameHeader { meta, .. }) = FrameHeader::decode(&bytes)
-        {
-            let record = self.over(stored, NewRecord::of_frame(meta.record, meta.created_at));
+        let stored = frames.get(&address).filter(|_| self.tier == Tier::Object);
+        let Some((stored, header)) = stored.zip(FrameHeader::decode(&bytes).ok()) else {
+            frames.insert(address, bytes);
+            return Ok(());
+        };
+        let new = NewRecord::of_frame(header.meta.record, header.meta.created_at);
+        let record = self.over(stored, new);
+        if record != new.record {
             frame::restamp(&mut bytes, key, &record)?;
         }
         frames.insert(address, bytes);
-        Ok(())
+        header.has_taken(&new, record)
     }
 
     fn read(&self, key: Key, place: Place, span: FrameSpan) -> Result<(), StoreError> {

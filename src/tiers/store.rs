@@ -33,7 +33,8 @@ pub struct FrameSpan {
 /// address by place (all others) use the key only to check what they read.
 #[derive(Clone, Copy, Debug)]
 pub enum StoreOp {
-    /// Copies the sealed frame at `frame` to `place`.
+    /// Copies the sealed frame at `frame` to `place`. Where another node has written it already, a sooner
+    /// promise to forget stands: `Outdone`.
     Write { key: Key, place: Place, frame: FrameSpan },
     /// Copies the frame at `place` into `frame` and verifies it: header, key and payload checksum.
     Read { key: Key, place: Place, frame: FrameSpan },
@@ -42,7 +43,8 @@ pub enum StoreOp {
     Erase { key: Key, place: Place, why: Erasure },
     /// Makes `record` the one in the frame's header. Whatever happens meanwhile, the header then has
     /// this record or the one before it, and the payload is untouched. Where other nodes write too, the
-    /// sooner promise to forget stands, unless the other one is `known`.
+    /// sooner promise to forget stands, unless the other one is `known`; whose own does not is told so:
+    /// `Outdone`.
     Restamp { key: Key, place: Place, record: RetentionRecord, known: Time },
 }
 
@@ -70,6 +72,10 @@ pub enum StoreError {
     /// The bytes are not what was written: drop this copy, try the next tier.
     #[error("corrupt frame: {0}")]
     Corrupt(String),
+    /// Done, but for a promise to forget that stood in the header and was not known: it holds. This is what
+    /// the header says now.
+    #[error("the sooner promise to forget that stood there holds")]
+    Outdone(Box<FrameHeader>),
     /// The operation failed and may work later: the copy stays, this load tries the next tier.
     #[error("{what}: {source}")]
     Io { what: String, source: io::Error },

@@ -16,6 +16,8 @@ mod handle;
 
 mod journal;
 
+mod mailbox;
+
 mod perform;
 
 mod sealing;

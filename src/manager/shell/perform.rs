@@ -18,6 +18,7 @@ use tokio::sync::oneshot;
 
 use super::complaints::{Complaints, Deed};
 use super::ends::{at_all_ends, on_end};
+use super::mailbox::{Mailbox, deliver};
 use super::sealing::SealThreads;
 use super::shared::frame_of;
 use super::staging::{Hold, Staging};
@@ -37,8 +38,7 @@ use crate::tiers::health::Refuses;
 use crate::tiers::store::{FrameSpan, Place, StoreError, StoreOp, TierStore};
 
 use bounded::Bound;
-pub(super) use tell::deliver;
-use tell::{Asked, Mailbox, Teller};
+use tell::{Asked, Teller};
 
 /// Objects are addressed by key.
 pub(super) const NO_PLACE: Place = Place { offset: 0, slot_bytes: 0 };
@@ -186,7 +186,7 @@ impl Performer {
         Teller { transfer, mailbox: self.mailbox() }
     }
 
-    fn mailbox(&self) -> Mailbox {
+    pub(super) fn mailbox(&self) -> Mailbox {
         Mailbox { events: self.events.clone(), runtime: self.runtime.clone() }
     }
 
@@ -330,10 +330,10 @@ impl Performer {
         let (at, ops): (Vec<usize>, Vec<(Tier, StoreOp)>) =
             ops.into_iter().enumerate().filter_map(|(at, op)| Some((at, op?))).unzip();
         let deeds: Vec<Deed> = ops.iter().map(|(tier, op)| Deed::of(*tier, op)).collect();
-        let complaints = Arc::clone(&self.complaints);
+        let (complaints, mailbox) = (Arc::clone(&self.complaints), self.mailbox());
         let dones = at_all_ends(ops.len(), move |ends| {
             for ((at, deed), end) in at.into_iter().zip(deeds).zip(ends) {
-                outcomes[at] = end.map_err(|error| {
+                outcomes[at] = mailbox.tell_outdone(end).map_err(|error| {
                     complaints.note(deed, &error);
                     kind(&error)
                 });
@@ -382,7 +382,9 @@ pub(super) fn read_failure(error: &StoreError) -> FailureKind {
         StoreError::Missing(_) => FailureKind::SourceMissing,
         StoreError::Corrupt(_) => FailureKind::SourceCorrupt,
         StoreError::Busy => FailureKind::NotDone,
-        StoreError::Io { .. } | StoreError::TierLost(_) => FailureKind::SourceFailed,
+        StoreError::Io { .. } | StoreError::TierLost(_) | StoreError::Outdone(_) => {
+            FailureKind::SourceFailed
+        }
     }
 }
 

@@ -9,7 +9,8 @@ use tokio::sync::oneshot;
 
 use super::complaints::Deed;
 use super::ends::on_end;
-use super::perform::{NO_PLACE, Performer, deliver, read_failure};
+use super::mailbox::deliver;
+use super::perform::{NO_PLACE, Performer, read_failure};
 use crate::domain::block::Key;
 use crate::domain::retention::RetentionRecord;
 use crate::domain::tier::Tier;
@@ -151,7 +152,8 @@ impl Performer {
         let this = Arc::clone(performer);
         env::spawn_task_on(&performer.runtime, async move {
             let op = StoreOp::Restamp { key, place: place.unwrap_or(NO_PLACE), record, known };
-            let end = match this.on_store(tier, op).await {
+            let ended = this.on_store(tier, op).await;
+            let end = match this.mailbox().tell_outdone(ended) {
                 Ok(()) => RestampEnd::Written,
                 Err(error) => {
                     this.complaints.note(Deed::Restamp(tier, key), &error);

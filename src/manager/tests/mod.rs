@@ -60,6 +60,8 @@ struct Bench {
     changes: Vec<Change>,
     erases: VecDeque<(Tier, Option<Place>, Key)>,
     restamps: VecDeque<(Tier, Key, RetentionRecord)>,
+    /// The promises that each of them may put off.
+    known: Vec<Time>,
     client: ClientId,
     pool: PoolId,
     tag: u64,
@@ -131,6 +133,7 @@ impl Bench {
             changes: Vec::new(),
             erases: VecDeque::new(),
             restamps: VecDeque::new(),
+            known: Vec::new(),
             client: ClientId(1),
             pool: PoolId(0),
             tag: 0,
@@ -179,8 +182,9 @@ impl Bench {
                 Effect::PoolFreed { pool, .. } => self.freed.push(pool),
                 Effect::Residency { changes, .. } => self.changes.extend(changes),
                 Effect::Erase { tier, place, key, .. } => self.erases.push_back((tier, place, key)),
-                Effect::Restamp { tier, key, record, .. } => {
+                Effect::Restamp { tier, key, record, known, .. } => {
                     self.restamps.push_back((tier, key, record));
+                    self.known.push(known);
                 }
             }
         }

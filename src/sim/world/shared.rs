@@ -110,6 +110,14 @@ impl<S: Subject> Core<S> {
         self.tell(Event::Found { tier: Tier::Object, frame: Box::new(frame) })
     }
 
+    /// The object was given the record. Tells of another promise that stood there, and holds.
+    pub(super) fn tell_outdone(&mut self, key: Key, given: &RetentionRecord) -> Checked {
+        match self.machine.peek(key) {
+            Some(header) if header.meta.record != *given => self.tell_header(header),
+            _ => Ok(()),
+        }
+    }
+
     /// Tells of the headers that came with the objects that were read, and notes those that were written.
     /// What should not be served any more is not what its reader asked for.
     pub(super) fn tell_fetched(&mut self, transfer: &Transfer, failed: &[ItemFailure]) -> Checked {
@@ -119,6 +127,7 @@ impl<S: Subject> Core<S> {
             let key = item.meta.key;
             if item.to == End::Object {
                 self.checker.hear_written(key);
+                self.tell_outdone(key, &item.meta.record)?;
             }
             if item.from != End::Object {
                 continue;

@@ -22,7 +22,7 @@ enum Step {
     Write(Time, Time),
     /// Its record changes: when it is to be forgotten, and which promise is known to stand there.
     Restamp(Time, Time),
-    /// By now it is to be forgotten then.
+    /// By now it is to be forgotten then. Whoever wrote last was told, if that is not what it wrote.
     Stands(Time),
 }
 use Step::{Restamp, Stands, Write};
@@ -77,29 +77,31 @@ pub(super) fn check(make: &impl Fn() -> Fixture) {
     drop(fixture);
     for (case, steps) in CASES {
         let Fixture { store, arena, _keep, .. } = make();
-        let mut priority = 0;
+        let place = Place { offset: 0, slot_bytes: 0 };
+        let (mut given, mut ended) = (RetentionRecord::default(), Ok(()));
         for (at, step) in steps.iter().enumerate() {
-            let ended = match *step {
+            match *step {
                 Write(stored_at, promise) => {
-                    priority = at;
-                    let new = (record(promise, at), stored_at);
-                    sample::write_of(&*store, &arena, BLOCK, new)
+                    given = record(promise, at);
+                    ended = sample::write_of(&*store, &arena, BLOCK, (given, stored_at));
                 }
                 Restamp(promise, known) => {
-                    priority = at;
-                    let (key, record) = (BLOCK.key(), record(promise, at));
-                    let place = Place { offset: 0, slot_bytes: 0 };
-                    sample::run(&*store, StoreOp::Restamp { key, place, record, known })
+                    given = record(promise, at);
+                    let op = StoreOp::Restamp { key: BLOCK.key(), place, record: given, known };
+                    ended = sample::run(&*store, op);
                 }
                 Stands(promise) => {
-                    let there = sample::header(&*store, BLOCK).map(|header| header.meta.record);
-                    let there = there.unwrap_or_else(|error| panic!("{case}, step {at}: {error}"));
-                    assert_eq!(there, record(promise, priority), "{case}, step {at}");
-                    Ok(())
+                    let stands = RetentionRecord { priority: given.priority, ..record(promise, 0) };
+                    let there = sample::header(&*store, BLOCK).expect("it was written");
+                    assert_eq!(there.meta.record, stands, "{case}, step {at}");
+                    let told = match &ended {
+                        Ok(()) => given,
+                        Err(StoreError::Outdone(header)) => header.meta.record,
+                        Err(error) => panic!("{case}, step {at}: {error}"),
+                    };
+                    assert_eq!(told, stands, "{case}, step {at}");
                 }
-            };
-            let ended: Result<(), StoreError> = ended;
-            ended.unwrap_or_else(|error| panic!("{case}, step {at}: {error}"));
+            }
         }
     }
 }

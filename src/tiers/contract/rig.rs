@@ -78,7 +78,7 @@ pub(super) enum Ended {
 impl From<&Result<(), StoreError>> for Ended {
     fn from(result: &Result<(), StoreError>) -> Self {
         match result {
-            Ok(()) => Self::Ok,
+            Ok(()) | Err(StoreError::Outdone(_)) => Self::Ok,
             Err(StoreError::Busy) => Self::Busy,
             Err(StoreError::Missing(_)) => Self::Missing,
             Err(StoreError::Corrupt(_)) => Self::Corrupt,

@@ -176,7 +176,10 @@ fn is_of_device(error: &StoreError) -> bool {
     match error {
         StoreError::Io { source, .. } => source.kind() != ErrorKind::InvalidInput,
         StoreError::TierLost(_) => true,
-        StoreError::Busy | StoreError::Missing(_) | StoreError::Corrupt(_) => false,
+        StoreError::Busy
+        | StoreError::Missing(_)
+        | StoreError::Corrupt(_)
+        | StoreError::Outdone(_) => false,
     }
 }
 

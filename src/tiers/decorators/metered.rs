@@ -116,7 +116,7 @@ fn measured(meter: &Arc<Meter>, bytes: u64, done: Done) -> Done {
     Box::new(move |result| {
         meter.seconds.record(watch.elapsed().as_secs_f64());
         match &result {
-            Ok(()) => meter.bytes.increment(bytes),
+            Ok(()) | Err(StoreError::Outdone(_)) => meter.bytes.increment(bytes),
             Err(_) => meter.errors.increment(1),
         }
         done(result);

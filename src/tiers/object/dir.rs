@@ -247,7 +247,7 @@ impl Folder {
             Some(there) if there.meta.record == new.over(&there.meta.record) => {
                 // Another daemon may have written it.
                 self.unsynced.note(&path);
-                return Ok(());
+                return there.has_taken(&new, there.meta.record);
             }
             Some(_) => return self.restamp(key, new),
             None => {}
@@ -329,7 +329,8 @@ impl Folder {
         let written = file.write_all_at(&page[changed.clone()], changed.start as u64);
         let synced = written.and_then(|()| if self.fsync { file.sync_data() } else { Ok(()) });
         self.unsynced.note(&path);
-        synced.map_err(self.failed(Way::ReadWrite.verb(), &path))
+        synced.map_err(self.failed(Way::ReadWrite.verb(), &path))?;
+        there.has_taken(&new, record)
     }
 
     /// The object, if it is a plain file and not a link, and how long it is.

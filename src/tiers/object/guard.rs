@@ -122,7 +122,8 @@ impl Guard {
             self.answered(way);
         }
         let (heard, error) = match result {
-            Ok(_) | Err(StoreError::Missing(_) | StoreError::Corrupt(_)) => {
+            Ok(_)
+            | Err(StoreError::Missing(_) | StoreError::Corrupt(_) | StoreError::Outdone(_)) => {
                 return self.worked(way);
             }
             // It answers others.

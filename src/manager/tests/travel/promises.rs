@@ -167,6 +167,76 @@ fn what_one_header_asks_for_is_written_into_the_other() {
     }
 }
 
+/// A write, or that of a record, finds another node's promise in the header, where it stays.
+#[test]
+fn a_promise_that_stands_in_an_object_is_kept_by_who_writes_there() {
+    let cases: [(&str, fn(&mut Bench, FoundFrame)); 3] = [
+        ("heard of during the write", |bench, frame| {
+            bench.start_store(None, &[2]);
+            bench.found_object(frame);
+            bench.run();
+        }),
+        ("heard of after the write", |bench, frame| {
+            bench.store(None, &[2]);
+            bench.found_object(frame);
+        }),
+        ("heard of before the write", |bench, frame| {
+            bench.found_object(frame);
+            bench.store(None, &[2]);
+        }),
+    ];
+    for (case, writes) in cases {
+        let mut bench = Bench::new([0, 1, 0, 10]);
+        bench.now = Time::ZERO + HOUR;
+        bench.store(None, &[1]);
+        let delete_after = bench.now + HOUR;
+        let theirs = RetentionRecord { delete_after, scope: Scope::Session, ..Default::default() };
+        writes(&mut bench, frame(1, None, 0, theirs));
+        assert_eq!(bench.found(&[1]), "object:1", "{case}");
+        assert_eq!(bench.record(1), theirs, "{case}");
+        bench.retain(&[1], priority(50));
+        assert_eq!(bench.record(1).delete_after, delete_after, "{case}: it is not theirs to undo");
+        bench.wait(HOUR);
+        assert_eq!(bench.found(&[1]), "", "{case}");
+        assert!(bench.erases.iter().any(|(.., erased)| *erased == key(1)), "{case}");
+    }
+}
+
+#[test]
+fn a_promise_that_was_kept_before_the_block_was_stored_anew_is_over() {
+    let mut bench = Bench::new([0, 1, 0, 10]);
+    bench.now = Time::ZERO + HOUR;
+    bench.store(None, &[1]);
+    let over = RetentionRecord { delete_after: Time::from_millis(1), ..Default::default() };
+    bench.found_object(frame(1, None, 0, over));
+    assert_eq!((bench.found(&[1]).as_str(), bench.record(1).delete_after), ("dram:1", Time::ZERO));
+}
+
+#[test]
+fn who_puts_a_promise_off_names_the_one_that_the_header_has() {
+    let mut bench = Bench::new([0, 1, 0, 10]);
+    bench.now = Time::ZERO + HOUR;
+    let first = bench.now + HOUR;
+    bench.store_wishing(&[1], forget_after(HOUR));
+    bench.store(None, &[2]);
+    bench.retain(&[1], priority(50));
+    for hours in 2..4 {
+        bench.retain(&[1], forget_after(hours * HOUR));
+    }
+    bench.wait(SECOND);
+    let before = frame(1, None, 0, RetentionRecord { delete_after: first, ..Default::default() });
+    bench.found_object(before.clone());
+    assert_eq!(bench.written(RestampEnd::Failed), [(Tier::Object, key(1))]);
+    bench.found_object(before);
+    bench.wait(30 * SECOND);
+    assert_eq!(bench.written(RestampEnd::Written), [(Tier::Object, key(1))]);
+    let third = bench.record(1).delete_after;
+    assert_eq!(third, Time::ZERO + 4 * HOUR, "it was this node's to put off");
+    bench.retain(&[1], forget_after(9 * HOUR));
+    bench.wait(SECOND);
+    assert_eq!(bench.known, [first, first, third]);
+}
+
 /// All of it may have been sent, and only the answer was lost.
 #[test]
 fn an_object_whose_write_failed_is_erased_in_case_it_is_there() {

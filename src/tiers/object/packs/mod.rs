@@ -342,10 +342,25 @@ impl Packs {
     /// and the single object may outlast the packs' frames.
     async fn restamp(&self, key: Key, new: NewRecord, ticket: Ticket) {
         let found = self.with(|index| index.all(key));
-        if found.is_empty() {
+        let Some(header) = found.first().map(|found| found.header) else {
             return self.hand_on(ticket);
+        };
+        let mut record = new.over_all(found.iter().map(|found| &found.header.meta.record));
+        let mut given = self.give(key, (record, new.known)).await;
+        if let Err(StoreError::Outdone(single)) = &given {
+            record = record.keeping_promise(&single.meta.record);
+            given = self.give(key, (record, new.known)).await;
         }
-        let record = new.over_all(found.iter().map(|found| &found.header.meta.record));
+        ticket.finish(given.and_then(|()| header.has_taken(&new, record)));
+    }
+
+    /// Gives each of the block's frames the record.
+    async fn give(
+        &self,
+        key: Key,
+        (record, known): (RetentionRecord, Time),
+    ) -> Result<(), StoreError> {
+        let found = self.with(|index| index.all(key));
         let stale = found.iter().filter(|found| found.header.meta.record != record);
         let what = What::Record(record);
         let changes: Vec<Change> = self.with(|index| {
@@ -356,10 +371,10 @@ impl Packs {
             async { if changes.is_empty() { Ok(()) } else { self.changes.save(changes).await } };
         let promise = async {
             let is_one = record.delete_after != Time::ZERO;
-            if is_one { self.promise_inside(key, (record, new.known)).await } else { Ok(()) }
+            if is_one { self.promise_inside(key, (record, known)).await } else { Ok(()) }
         };
         let (saved, promised) = join(save, promise).await;
-        ticket.finish(saved.and(promised));
+        saved.and(promised)
     }
 
     /// Gives the record to the block's own object, if there is one that could serve anybody.
@@ -408,6 +423,7 @@ fn same_for_all(error: &StoreError) -> StoreError {
         StoreError::Busy => StoreError::Busy,
         StoreError::Missing(why) => StoreError::Missing(why.clone()),
         StoreError::Corrupt(why) => StoreError::Corrupt(why.clone()),
+        StoreError::Outdone(header) => StoreError::Outdone(header.clone()),
         StoreError::TierLost(why) => StoreError::TierLost(why.clone()),
         StoreError::Io { what, source } => StoreError::Io {
             what: what.clone(),

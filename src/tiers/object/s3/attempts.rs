@@ -144,13 +144,18 @@ fn is_worth_another(error: &StoreError) -> bool {
         StoreError::Io { source, .. } => {
             !matches!(source.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::InvalidInput)
         }
-        StoreError::Missing(_) | StoreError::Corrupt(_) | StoreError::TierLost(_) => false,
+        StoreError::Missing(_)
+        | StoreError::Corrupt(_)
+        | StoreError::Outdone(_)
+        | StoreError::TierLost(_) => false,
     }
 }
 
 fn told_by<T>(result: &Result<T, StoreError>) -> Told {
     match result {
-        Ok(_) | Err(StoreError::Missing(_) | StoreError::Corrupt(_)) => Told::Well,
+        Ok(_) | Err(StoreError::Missing(_) | StoreError::Corrupt(_) | StoreError::Outdone(_)) => {
+            Told::Well
+        }
         Err(StoreError::Busy) => Told::TooMuch,
         Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::TimedOut => {
             Told::TooMuch

@@ -16,7 +16,7 @@ use super::errors::{
 };
 use super::{Requests, Way, something_else};
 use crate::domain::block::Key;
-use crate::domain::retention::{NewRecord, RetentionRecord};
+use crate::domain::retention::NewRecord;
 use crate::domain::units::CHUNK_BYTES;
 use crate::tiers::frame::{self, FrameHeader};
 use crate::tiers::store::{FrameSpan, StoreError};
@@ -38,8 +38,8 @@ struct NewObject<'a> {
 
 /// What lies where a frame was to be written.
 enum There {
-    /// The block's frame, with this record.
-    Frame(RetentionRecord),
+    /// The block's frame.
+    Frame(FrameHeader),
     /// `state` tells it from what may be there later, where the server says one.
     SomethingElse { state: Option<String>, why: String },
 }
@@ -85,7 +85,9 @@ impl Requests {
             }
             let look = || self.what_is_there(key, &name, body.len_bytes());
             let state = match self.attempts(LOOK, look).await {
-                Ok(There::Frame(there)) if there == record.over(&there) => return Ok(()),
+                Ok(There::Frame(there)) if there.meta.record == record.over(&there.meta.record) => {
+                    return there.has_taken(&record, there.meta.record);
+                }
                 Ok(There::Frame(_)) => return Box::pin(self.restamp(key, record)).await,
                 Ok(There::SomethingElse { state, why }) => {
                     tracing::warn!(
@@ -131,7 +133,7 @@ impl Requests {
             return Ok(There::SomethingElse { state: look.tag, why });
         }
         match look.header(key) {
-            Ok(header) => Ok(There::Frame(header.meta.record)),
+            Ok(header) => Ok(There::Frame(header)),
             Err(error) => Ok(There::SomethingElse { state: look.tag, why: error.to_string() }),
         }
     }
@@ -228,7 +230,7 @@ impl Requests {
         let header = FrameHeader::decode(&frame).map_err(something_else)?;
         let record = new.over(&header.meta.record);
         if header.verify_key(key).is_ok() && header.meta.record == record {
-            return Ok(());
+            return header.has_taken(&new, record);
         }
         frame::restamp(&mut frame, key, &record).map_err(something_else)?;
         let conditional = self.conditional.load(Ordering::Relaxed);
@@ -239,7 +241,7 @@ impl Requests {
         let sent = put.customize().disable_payload_signing().send().await;
         drop(loan);
         match sent {
-            Ok(_) => Ok(()),
+            Ok(_) => header.has_taken(&new, record),
             // Another node wrote it, or erased it, since it was read.
             Err(error) if is_there_already(&error) || is_conflict(&error) => Err(StoreError::Busy),
             Err(error) => Err(failed("write a record to", name, &error)),
