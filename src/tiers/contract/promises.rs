@@ -66,7 +66,7 @@ const CASES: &[(&str, &[Step])] = &[
 fn record(delete_after: Time, priority: usize) -> RetentionRecord {
     let priority = u8::try_from(priority).expect("cases are short");
     let scope = if delete_after == NEVER { Scope::Global } else { Scope::Session };
-    RetentionRecord { delete_after, priority, scope, ..RetentionRecord::default() }
+    RetentionRecord { priority, delete_after, scope, ..RetentionRecord::default() }
 }
 
 pub(super) fn check(make: &impl Fn() -> Fixture) {

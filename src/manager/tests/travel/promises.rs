@@ -170,17 +170,17 @@ fn what_one_header_asks_for_is_written_into_the_other() {
 /// A write, or that of a record, finds another node's promise in the header, where it stays.
 #[test]
 fn a_promise_that_stands_in_an_object_is_kept_by_who_writes_there() {
-    let cases: [(&str, fn(&mut Bench, FoundFrame)); 3] = [
-        ("heard of during the write", |bench, frame| {
+    let cases: [Case<'_>; 3] = [
+        ("heard of during the write", &|bench, frame| {
             bench.start_store(None, &[2]);
             bench.found_object(frame);
             bench.run();
         }),
-        ("heard of after the write", |bench, frame| {
+        ("heard of after the write", &|bench, frame| {
             bench.store(None, &[2]);
             bench.found_object(frame);
         }),
-        ("heard of before the write", |bench, frame| {
+        ("heard of before the write", &|bench, frame| {
             bench.found_object(frame);
             bench.store(None, &[2]);
         }),
