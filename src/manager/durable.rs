@@ -49,8 +49,8 @@ impl Entry {
         Self { tier, stage: Stage::Waiting, asked: Vec::new() }
     }
 
-    fn ask(&mut self, op: OpId, asked: Asked) {
-        self.asked.push((op, asked));
+    fn ask(&mut self, asked: (OpId, Asked)) {
+        self.asked.push(asked);
         if self.stage == Stage::Down {
             // Its record may have changed since.
             self.stage = Stage::Waiting;
@@ -108,7 +108,7 @@ impl Manager {
             return;
         };
         let mut chain = self.not_durable_up(block, tier);
-        self.entry(block, tier).ask(op, Asked::Block(index));
+        self.entry(block, tier).ask(asked);
         for ancestor in &chain {
             self.entry(*ancestor, tier);
         }
@@ -145,7 +145,7 @@ impl Manager {
             if row.doomed || !is_found || self.is_stamped(at, tier) {
                 continue;
             }
-            self.entry(at, tier).ask(op, Asked::Above);
+            self.entry(at, tier).ask((op, Asked::Above));
             let entry = self.ops.get_mut(&op).expect("looked up above");
             (entry.pending, entry.hardening) = (entry.pending + 1, entry.hardening + 1);
             self.pursue_durable(at);

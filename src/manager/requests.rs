@@ -137,8 +137,7 @@ impl Manager {
         if let Some((name, session)) = named {
             open.session = Some((name.clone(), session));
         }
-        let (_, own) = open.session.as_ref()?;
-        self.sessions.recall(*own)
+        self.sessions.recall(open.own()?)
     }
 
     /// The session that a store under the request belongs to. One that the request named before and that is
@@ -169,8 +168,7 @@ impl Manager {
         for run in runs {
             open.read_blocks[run.tier.index()] += u64::from(run.blocks);
         }
-        let own = open.session.as_ref().map(|(_, own)| *own);
-        if let Some(session) = own.and_then(|own| self.sessions.recall(own)) {
+        if let Some(session) = open.own().and_then(|own| self.sessions.recall(own)) {
             self.session_happened(session, SessionEvent::Request);
         }
     }
@@ -206,9 +204,7 @@ impl Manager {
             return Ok(Reply::EndRequest { usage: Usage::default() });
         };
         self.heed_answer(closed.tip, stop, output_tokens);
-        if let Some(session) =
-            closed.session.as_ref().and_then(|(_, own)| self.sessions.recall(*own))
-        {
+        if let Some(session) = closed.own().and_then(|own| self.sessions.recall(own)) {
             self.session_happened(session, SessionEvent::Answered(stop));
         }
         let usage = closed.usage(self.namespace(namespace).block_tokens().into());
@@ -217,6 +213,11 @@ impl Manager {
 }
 
 impl OpenRequest {
+    /// The session that it named last.
+    fn own(&self) -> Option<Remembered> {
+        self.session.as_ref().map(|(_, own)| *own)
+    }
+
     fn usage(&self, block_tokens: u64) -> Usage {
         let read: u64 = self.read_blocks.iter().sum();
         let created = self.created_5m_blocks + self.created_1h_blocks;

@@ -2,8 +2,8 @@
 //! are kept in every tier.
 //!
 //! Writes the newest record once, however often it changed, and a bounded number at a time: what is urgent
-//! before all else. Never writes for a block that has no copy on NVMe or in an object: a copy on its way there takes the
-//! record along.
+//! before all else. Never writes for a block that has no copy on NVMe or in an object: a copy on its way
+//! there takes the record along.
 
 use std::collections::BTreeSet;
 use std::time::Duration;

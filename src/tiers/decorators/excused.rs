@@ -24,7 +24,6 @@ const TRIAL_EVERY: Duration = Duration::from_mins(10);
 
 /// A store that may be excused.
 pub struct Excused {
-    store: Arc<dyn TierStore>,
     writes: Arc<Writes>,
 }
 
@@ -63,8 +62,7 @@ impl Excused {
     pub fn new(store: Arc<dyn TierStore>, clock: Arc<dyn Clock>) -> Self {
         let (breaker, failed_at) = (Breaker::new(), Time::ZERO);
         let told = Told { breaker, failed_at, pages_fail: false, waiting: Vec::new() };
-        let writes = Writes { store: Arc::clone(&store), clock, told: Mutex::new(told) };
-        Self { store, writes: Arc::new(writes) }
+        Self { writes: Arc::new(Writes { store, clock, told: Mutex::new(told) }) }
     }
 }
 
@@ -190,13 +188,13 @@ fn is_read_only(error: &StoreError) -> bool {
 
 impl TierStore for Excused {
     fn tier(&self) -> Tier {
-        self.store.tier()
+        self.writes.store.tier()
     }
 
     fn submit(&self, op: StoreOp, done: Done) {
         // What is out refuses by itself, which says nothing of writes.
-        if matches!(op, StoreOp::Read { .. }) || self.store.health().is_out() {
-            return self.store.submit(op, done);
+        if matches!(op, StoreOp::Read { .. }) || self.writes.store.health().is_out() {
+            return self.writes.store.submit(op, done);
         }
         if matches!(op, StoreOp::Write { .. }) {
             return self.writes.write(Frame { op, done });
@@ -206,23 +204,23 @@ impl TierStore for Excused {
             writes.page_ended(&result);
             done(result);
         };
-        self.store.submit(op, Box::new(ended));
+        self.writes.store.submit(op, Box::new(ended));
     }
 
     fn sync(&self, done: Done) {
-        self.store.sync(done);
+        self.writes.store.sync(done);
     }
 
     fn erasures_max(&self) -> usize {
-        self.store.erasures_max()
+        self.writes.store.erasures_max()
     }
 
     fn leaves_others(&self) -> bool {
-        self.store.leaves_others()
+        self.writes.store.leaves_others()
     }
 
     fn health(&self) -> Health {
-        let inside = self.store.health();
+        let inside = self.writes.store.health();
         if inside.is_out() {
             return inside;
         }
@@ -238,11 +236,11 @@ impl TierStore for Excused {
     }
 
     fn peek(&self, key: Key, told: Peeked) {
-        self.store.peek(key, told);
+        self.writes.store.peek(key, told);
     }
 
     fn scan(&self, found: &mut dyn FnMut(FoundFrame)) -> Result<(), StoreError> {
-        self.store.scan(found)
+        self.writes.store.scan(found)
     }
 }
 

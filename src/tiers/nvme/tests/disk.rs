@@ -55,37 +55,55 @@ fn frames_of_two_lengths_are_found_after_a_restart_and_read_back() {
 #[test]
 fn a_scan_tells_what_is_damaged_from_what_was_never_there() {
     tells_damage(&(Arc::new(Straight) as _));
-    tells_damage(&(Arc::new(NoZeros) as _));
+    tells_damage(&(Arc::new(NoZeros::new(io::ErrorKind::Unsupported, true)) as _));
 }
 
-/// A file system that makes no zeros.
-struct NoZeros;
+/// A file system that makes no zeros, for this reason, while the test says so.
+struct NoZeros {
+    why: io::ErrorKind,
+    is_so: Arc<AtomicBool>,
+}
+
+impl NoZeros {
+    fn new(why: io::ErrorKind, is_so: bool) -> Self {
+        Self { why, is_so: Arc::new(AtomicBool::new(is_so)) }
+    }
+}
 
 impl Access for NoZeros {
     fn slots(&self, file: Arc<File>) -> Arc<dyn SlotFile> {
-        Arc::new(NoZerosFile(file))
+        let (inside, is_so) = (Straight.slots(file), Arc::clone(&self.is_so));
+        Arc::new(NoZerosFile { inside, why: self.why, is_so })
     }
 }
 
-struct NoZerosFile(Arc<File>);
+struct NoZerosFile {
+    inside: Arc<dyn SlotFile>,
+    why: io::ErrorKind,
+    is_so: Arc<AtomicBool>,
+}
 
 impl FileExt for NoZerosFile {
     fn read_at(&self, into: &mut [u8], at: u64) -> io::Result<usize> {
-        self.0.read_at(into, at)
+        self.inside.read_at(into, at)
     }
 
     fn write_at(&self, from: &[u8], at: u64) -> io::Result<usize> {
-        self.0.write_at(from, at)
+        self.inside.write_at(from, at)
     }
 }
 
 impl SlotFile for NoZerosFile {
     fn flush(&self) -> io::Result<()> {
-        self.0.flush()
+        self.inside.flush()
     }
 
-    fn zero(&self, _: u64, _: u64) -> io::Result<()> {
-        Err(io::ErrorKind::Unsupported.into())
+    fn zero(&self, at: u64, bytes: u64) -> io::Result<()> {
+        if self.is_so.load(Ordering::SeqCst) {
+            Err(self.why.into())
+        } else {
+            self.inside.zero(at, bytes)
+        }
     }
 }
 
@@ -188,44 +206,12 @@ fn a_chunk_cut_anew_forgets_what_was_in_it_for_good() {
     });
 }
 
-/// A file system that makes no room anew while the test says so.
-#[derive(Default)]
-struct Stuck(Arc<AtomicBool>);
-
-impl Access for Stuck {
-    fn slots(&self, file: Arc<File>) -> Arc<dyn SlotFile> {
-        Arc::new(StuckFile(Straight.slots(file), Arc::clone(&self.0)))
-    }
-}
-
-struct StuckFile(Arc<dyn SlotFile>, Arc<AtomicBool>);
-
-impl FileExt for StuckFile {
-    fn read_at(&self, into: &mut [u8], at: u64) -> io::Result<usize> {
-        self.0.read_at(into, at)
-    }
-
-    fn write_at(&self, from: &[u8], at: u64) -> io::Result<usize> {
-        self.0.write_at(from, at)
-    }
-}
-
-impl SlotFile for StuckFile {
-    fn flush(&self) -> io::Result<()> {
-        self.0.flush()
-    }
-
-    fn zero(&self, at: u64, bytes: u64) -> io::Result<()> {
-        let is_stuck = self.1.load(Ordering::SeqCst);
-        if is_stuck { Err(io::Error::from_raw_os_error(libc::EIO)) } else { self.0.zero(at, bytes) }
-    }
-}
-
 #[test]
 fn whoever_got_a_chunk_and_wrote_nothing_ends_by_an_erase_what_was_in_it() {
     for_each_engine(|engine| {
-        let (dir, arena, stuck) = (tempfile::tempdir().unwrap(), sample::arena(), Stuck::default());
-        let (config, is_stuck) = (config(dir.path(), engine), Arc::clone(&stuck.0));
+        let (dir, arena) = (tempfile::tempdir().unwrap(), sample::arena());
+        let stuck = NoZeros::new(io::ErrorKind::Other, false);
+        let (config, is_stuck) = (config(dir.path(), engine), Arc::clone(&stuck.is_so));
         let (store, _) = open_through(&config, &arena, &(Arc::new(stuck) as _)).unwrap();
         let (old, new) = (SMALL.place(0, 1000), LARGE.place(0, 3));
         let erase = |place| {
