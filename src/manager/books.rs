@@ -143,6 +143,9 @@ impl Manager {
             self.lift_lost(index, tier);
         }
         self.outages.forget((index, tier));
+        if tier == Tier::Object {
+            self.unread.forget(index);
+        }
         let block = self.directory.get(index);
         let copy = block.copy(tier);
         let (page, key) = (copy.page, block.key);

@@ -276,5 +276,6 @@ impl Manager {
         self.expire_partials();
         self.rewrite_records();
         self.erase_owed();
+        self.time_kept();
     }
 }

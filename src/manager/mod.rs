@@ -24,6 +24,9 @@ mod targets;
 mod shields;
 
 mod presumed;
+
+mod unread;
+
 mod ranks;
 
 mod rewrite;
@@ -116,6 +119,7 @@ use rewrite::Rewrites;
 use sessions::Sessions;
 pub use state::NamespaceEntry;
 use state::{Batch, Client, Counters, Flight, Lease, Op, Part, Partial, Pool, TierSpace, Want};
+use unread::Unread;
 
 /// The whole state of a node's cache.
 pub struct Manager {
@@ -155,6 +159,7 @@ pub struct Manager {
     gate: Gate,
     recovery: Recovery,
     outages: Outages,
+    unread: Unread,
     counters: Counters,
     /// Work that this step still owes: batches to start, classes whose room changed, transfers
     /// that found their queue full.
@@ -211,6 +216,7 @@ impl Manager {
             gate: Gate::new(config.nvme_writes),
             recovery: Recovery::default(),
             outages: Outages::default(),
+            unread: Unread::default(),
             counters: Counters::default(),
             batches: Vec::new(),
             unsettled: BTreeSet::new(),

@@ -5,13 +5,18 @@
 //! looks at all blocks for one.
 
 use std::collections::BTreeSet;
+use std::ops::Bound;
 
 use crate::domain::directory::{Block, BlockIndex};
 use crate::domain::tier::{Tier, TierSet};
+use crate::domain::units::Time;
 use crate::tiers::health::Refuses;
 
 use super::Manager;
 use super::going::Ways;
+
+/// Copies looked at a tick for those that found no way down.
+const LOOKS_A_TICK: usize = 4096;
 
 /// What can't be done now.
 pub(super) struct Outages {
@@ -20,11 +25,21 @@ pub(super) struct Outages {
     /// Copies on no list because nothing below takes them, while a tier is out or without room. They
     /// are all that is looked at again when a tier is back.
     kept: BTreeSet<(BlockIndex, Tier)>,
+    /// When they are looked at though none came back, and which one was the last: one write that failed,
+    /// or room that was wanting for a moment, makes no outage.
+    look_at: Time,
+    looked_at: Option<(BlockIndex, Tier)>,
 }
 
 impl Default for Outages {
     fn default() -> Self {
-        Self { reads: TierSet::EMPTY, writes: TierSet::EMPTY, kept: BTreeSet::new() }
+        Self {
+            reads: TierSet::EMPTY,
+            writes: TierSet::EMPTY,
+            kept: BTreeSet::new(),
+            look_at: Time::ZERO,
+            looked_at: None,
+        }
     }
 }
 
@@ -66,6 +81,24 @@ impl Manager {
             self.refuse_line(tier);
         }
         self.lifts.stirred = true;
+    }
+
+    /// Now and then also those copies are listed that found no way down though no tier is out.
+    pub(super) fn time_kept(&mut self) {
+        if self.now < self.outages.look_at {
+            return;
+        }
+        let after = self.outages.looked_at.map_or(Bound::Unbounded, Bound::Excluded);
+        let next = self.outages.kept.range((after, Bound::Unbounded)).take(LOOKS_A_TICK);
+        let next: Vec<_> = next.copied().collect();
+        self.outages.looked_at = next.get(LOOKS_A_TICK - 1).copied();
+        if self.outages.looked_at.is_none() {
+            self.outages.look_at = self.now + self.config.rewrites.retry_delay;
+        }
+        for (block, tier) in next {
+            self.outages.forget((block, tier));
+            self.reconsider(block, tier);
+        }
     }
 
     /// The fastest tier that the block can be read from now.

@@ -52,7 +52,8 @@ impl Manager {
     }
 
     /// The header of an object whose block is here was read. What is known already counts more than
-    /// what the header says, but for promises; of what was presumed, the header is all there is.
+    /// what the header says, but for promises; of what was presumed, the header is what all that was asked
+    /// meanwhile is asked of.
     pub(super) fn header_read(&mut self, row: BlockIndex, header: &FrameHeader) {
         let node_id = self.config.node_id;
         let block = self.directory.get_mut(row);
@@ -74,13 +75,16 @@ impl Manager {
         let block = self.directory.get_mut(row);
         block.created_at = header.meta.created_at;
         let here = block.record;
-        if here == RetentionRecord::default() {
-            self.take_record((row, Tier::Object), &there);
+        if here != RetentionRecord::default() && !self.unread.is_asked(row) {
+            // The record of this node's own frame came first; the promise of the other counts beside it.
+            self.take_promise(row, &there);
+            self.header_heard((row, Tier::Object), &there, &here);
             return;
         }
-        // Wishes of this node's own came first; the promise of the other counts beside them.
-        self.take_promise(row, &there);
-        self.header_heard((row, Tier::Object), &there, &here);
+        let mut record = self.unread.heard(row, there.believed(self.now)).standing(self.now);
+        // Hits have renewed it.
+        record.shield_until = record.shield_until.max(here.shield_until);
+        self.take_record((row, Tier::Object), &there, record);
     }
 
     /// The object's header says more than this node knew, if it promises to forget the block sooner: another

@@ -288,7 +288,7 @@ impl Manager {
         copy.writer = Writer::ThisNode;
         self.note_holder(row, tier);
         if self.directory.get(row).record == RetentionRecord::default() {
-            self.take_record((row, tier), &meta.record);
+            self.take_record((row, tier), &meta.record, meta.record.believed(self.now));
         } else {
             self.record_changed(row, &meta.record);
             self.rank_changed(row);
@@ -307,11 +307,16 @@ impl Manager {
         }
     }
 
-    /// Nobody has asked for anything for the block: what its header in the tier says counts.
-    pub(super) fn take_record(&mut self, at: (BlockIndex, Tier), there: &RetentionRecord) {
+    /// What the block's header in the tier says, which is what is `there`, counts for more than what is known:
+    /// its record is the `new` one, which was made of that.
+    pub(super) fn take_record(
+        &mut self,
+        at: (BlockIndex, Tier),
+        there: &RetentionRecord,
+        new: RetentionRecord,
+    ) {
         let (row, _) = at;
-        let before = self.directory.get(row).record;
-        self.directory.get_mut(row).record = there.believed(self.now);
+        let before = std::mem::replace(&mut self.directory.get_mut(row).record, new);
         self.take_promise(row, there);
         self.header_heard(at, there, &before);
         self.spread_floor(row);
@@ -349,8 +354,9 @@ impl Manager {
 
     /// What the header's record asks for counts again: shields for what is left of their time.
     pub(super) fn inherit(&mut self, row: BlockIndex) {
-        if self.directory.get(row).record.shield_until > self.now {
-            if self.shield_fits(row, self.directory.get(row).floor) {
+        let block = self.directory.get(row);
+        if block.record.shield_until > self.now {
+            if block.shielded || self.shield_fits(row, block.floor) {
                 self.directory.set_shielded(row, true);
             } else {
                 // Over a budget: clipped, as when it is asked for. The header keeps it for later.

@@ -18,6 +18,7 @@ use crate::domain::units::Time;
 use super::Manager;
 use super::api::{ClientId, NamespaceId, RequestId};
 use super::targets::Asker;
+use super::unread::Asked;
 
 /// What `cache_control` bills as its short class: shields of up to five minutes.
 const SHORT_TTL: Duration = Duration::from_mins(5);
@@ -154,11 +155,14 @@ impl Manager {
         let mut granted = Granted::Whole;
         let floor = self.directory.floor_behind(block.parent(), after.floor);
         let fits = block.shielded || self.shield_fits(at, floor);
+        let mut heard = *wish;
         if after.shield_until > self.now && !fits {
             after.shield_until = before.shield_until;
             after.refresh_on_hit_ms = before.refresh_on_hit_ms;
+            heard.shield = None;
             granted = Granted::Clipped;
         }
+        self.unread.note((at, block), Asked::Wish { wish: heard, at: self.now, ownership });
         if granted == Granted::Whole && !heeds(&after, wish, self.now) {
             granted = Granted::Outdone;
         }
@@ -323,12 +327,8 @@ impl Manager {
                 clipped += 1;
                 continue;
             }
-            let mut record = block.record;
-            (record.shield_until, record.refresh_on_hit_ms) = (Time::ZERO, 0);
-            // A lowered one stays, for as long as it was asked for.
-            if record.priority > PRIORITY_DEFAULT {
-                (record.priority, record.priority_until) = (PRIORITY_DEFAULT, Time::ZERO);
-            }
+            self.unread.note((*at, block), Asked::Release);
+            let record = block.record.released();
             self.set_record(*at, record);
         }
         let blocks = count(found.len()) - clipped;

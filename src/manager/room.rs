@@ -338,7 +338,8 @@ impl Manager {
     }
 
     /// The copy below did not come to be: the copy above stays if children need it, else the block
-    /// goes. It is not proposed again until something about it changes, so this ends.
+    /// goes. It is not proposed again until something about it changes, or some time has passed, so this
+    /// ends.
     pub(super) fn demote_failed(&mut self, block: BlockIndex, to: Tier, from: Tier) {
         let waiting = self.joined.remove(&(block, to)).unwrap_or_default();
         self.release_copy(block, to, CopyEvent::FillFailed);

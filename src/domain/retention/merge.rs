@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use super::directive::{TTL_MAX, Wish};
-use super::record::{Kind, RetentionRecord, Scope};
+use super::record::{Kind, PRIORITY_DEFAULT, RetentionRecord, Scope};
 use crate::domain::tier::Tier;
 use crate::domain::units::Time;
 
@@ -52,6 +52,17 @@ impl RetentionRecord {
         self
     }
 
+    /// The record after its owner released the block.
+    #[must_use]
+    pub fn released(mut self) -> Self {
+        (self.shield_until, self.refresh_on_hit_ms) = (Time::ZERO, 0);
+        // A lowered one stays, for as long as it was asked for.
+        if self.priority > PRIORITY_DEFAULT {
+            (self.priority, self.priority_until) = (PRIORITY_DEFAULT, Time::ZERO);
+        }
+        self
+    }
+
     /// What satisfies the owners of both records.
     #[must_use]
     pub fn joined(self, other: Self) -> Self {
@@ -84,8 +95,7 @@ impl RetentionRecord {
             (standing.shield_until, standing.refresh_on_hit_ms) = (Time::ZERO, 0);
         }
         if standing.priority_until != Time::ZERO && standing.priority_until <= now {
-            standing.priority = super::record::PRIORITY_DEFAULT;
-            standing.priority_until = Time::ZERO;
+            (standing.priority, standing.priority_until) = (PRIORITY_DEFAULT, Time::ZERO);
         }
         standing
     }

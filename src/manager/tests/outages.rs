@@ -131,6 +131,23 @@ fn what_was_kept_while_nothing_took_it_sinks_when_the_tier_is_back() {
 }
 
 #[test]
+fn what_one_write_that_failed_kept_is_proposed_again_after_a_while() {
+    let mut bench = Bench::new([0, 2, 4, 0]);
+    bench.store(None, &[1, 2]);
+    bench.store(None, &[11]);
+    assert_eq!(bench.found(&[1, 2]), "dram:1 nvme:1");
+    bench.found(&[11]);
+    bench.start_store(None, &[21]);
+    let of_root = |item: &TransferItem| item.meta.key == key(1) && matches!(item.to, End::Nvme(_));
+    bench.run_with(|item| of_root(item).then_some(FailureKind::TargetFailed));
+    assert_eq!(bench.found(&[1, 2]), "dram:1 nvme:1", "what hangs on it can be read");
+    bench.pass(Duration::from_secs(31));
+    bench.store(None, &[31, 32]);
+    assert_eq!(bench.found(&[31, 32]), "dram:2");
+    assert_eq!(bench.found(&[1, 2]), "nvme:2");
+}
+
+#[test]
 fn a_flip_looks_at_what_was_kept_for_the_tier_and_at_nothing_else() {
     let looks = |others| {
         let mut bench = with_a_root_kept(others);

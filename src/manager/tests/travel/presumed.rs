@@ -1,6 +1,9 @@
 //! Blocks that the shared store is presumed to have.
 
+use proptest::prelude::*;
+
 use super::*;
+use crate::domain::retention::{Kind, Ownership};
 
 impl Bench {
     fn presume(&mut self, n: u64, parent: Option<u64>, position: u32) {
@@ -68,6 +71,120 @@ fn nothing_is_written_into_a_header_that_nobody_has_read() {
     let (.., record) = bench.restamps[0];
     assert_eq!((record.priority, record.delete_after), (70, until), "both nodes' wishes");
     assert_eq!(bench.written(RestampEnd::Written), [(Tier::Object, key(1))]);
+}
+
+/// What another node asked for, with times that are still ahead.
+fn anothers(now: Time) -> RetentionRecord {
+    RetentionRecord {
+        priority: 90,
+        shield_until: now + 2 * HOUR,
+        kind: Kind::System,
+        floor: Tier::Nvme,
+        ..RetentionRecord::default()
+    }
+}
+
+#[test]
+fn what_a_wish_does_not_name_stays_as_the_header_says_that_is_read_later() {
+    let mut bench = Bench::presuming();
+    let there = anothers(bench.now);
+    bench.retain(&[1], Wish { shield: shield(HOUR).shield, ..priority(20) });
+    let asked = bench.now;
+    bench.wait(SECOND);
+    bench.retain(&[1], priority(70));
+    bench.wait(SECOND);
+    bench.found_object(frame(1, None, 0, there));
+    let new = RetentionRecord {
+        priority: 70,
+        shield_until: asked + HOUR,
+        refresh_on_hit_ms: 3_600_000,
+        ..there
+    };
+    assert_eq!(bench.record(1), new);
+    assert_eq!(bench.manager.directory.shielded_blocks(0), 1);
+    bench.wait(10 * SECOND);
+    assert_eq!(bench.restamps.iter().map(|(.., record)| *record).collect::<Vec<_>>(), [new]);
+}
+
+#[test]
+fn a_release_holds_for_what_the_header_asks_that_is_read_later() {
+    let mut bench = Bench::presuming();
+    let there = anothers(bench.now);
+    bench.hint(Action::Release { target: Target::Keys(keys(&[1])) });
+    bench.found_object(frame(1, None, 0, there));
+    assert_eq!(bench.record(1), there.released());
+    assert_eq!(bench.manager.directory.shielded_blocks(0), 0);
+    // What comes after the release counts.
+    bench.hint(Action::Release { target: Target::Keys(keys(&[2])) });
+    bench.retain(&[2], priority(60));
+    bench.found_object(frame(2, Some(1), 1, there));
+    assert_eq!(bench.record(2), RetentionRecord { priority: 60, ..there.released() });
+}
+
+#[test]
+fn what_was_asked_is_remembered_no_longer_than_the_header_is_unread() {
+    let mut bench = Bench::presuming();
+    bench.retain(&[1, 2, 3], priority(70));
+    for round in 0..100 {
+        bench.retain(&[3], priority(round));
+    }
+    assert_eq!(bench.manager.unread.len(), 3);
+    bench.found_object(frame(1, None, 0, RetentionRecord::default()));
+    assert_eq!(bench.manager.unread.len(), 2);
+    bench.start_load(&[1, 2, 3]);
+    let lost = |item: &TransferItem| {
+        (item.meta.key == key(2) && item.from == End::Object).then_some(FailureKind::SourceMissing)
+    };
+    bench.run_with(lost);
+    assert_eq!(bench.manager.unread.len(), 0, "it and what hangs on it is gone");
+}
+
+fn asked() -> impl Strategy<Value = Option<Wish>> {
+    let priority = prop::option::of((0_u8..=100).prop_map(|value| (value, None)));
+    let ttl = prop::option::of((1_u32..8, any::<bool>()));
+    let kind = prop::option::of(prop::sample::select(Kind::ALL.to_vec()));
+    let floor = prop::option::of(prop::sample::select(Tier::ALL.to_vec()));
+    prop::option::weighted(
+        0.8,
+        (priority, ttl, kind, floor).prop_map(|(priority, ttl, kind, floor)| {
+            let shield =
+                ttl.map(|(hours, refresh_on_hit)| Shield { ttl: hours * HOUR, refresh_on_hit });
+            Wish { priority, shield, kind, floor, ..Wish::default() }
+        }),
+    )
+}
+
+proptest! {
+    #[test]
+    fn it_is_all_the_same_when_the_header_is_read(
+        there in asked(),
+        wishes in prop::collection::vec(asked(), 0..6),
+        read_after in 0_usize..6,
+    ) {
+        let record_if_read = |after: usize| {
+            let mut bench = Bench::presuming();
+            let there = RetentionRecord::default()
+                .asked(&there.unwrap_or_default(), bench.now, Ownership::Sole);
+            let read = |bench: &mut Bench, n| {
+                if n == after {
+                    bench.found_object(frame(1, None, 0, there));
+                }
+            };
+            for (n, asked) in wishes.iter().enumerate() {
+                read(&mut bench, n);
+                bench.wait(SECOND);
+                match asked {
+                    Some(wish) => bench.retain(&[1], *wish),
+                    None => {
+                        bench.hint(Action::Release { target: Target::Keys(keys(&[1])) });
+                    }
+                }
+            }
+            (wishes.len()..=after).for_each(|n| read(&mut bench, n));
+            bench.record(1)
+        };
+        prop_assert_eq!(record_if_read(0), record_if_read(read_after));
+    }
 }
 
 #[test]
