@@ -1,9 +1,10 @@
 //! Objects in a folder: nothing to install, and any shared file system will do.
 //!
-//! An object appears whole or not at all: it is written under another name and renamed. Never
+//! An object appears whole or not at all: it is written under another name and moved. Never
 //! follows links, and never trusts what it finds under a block's name.
 
 mod blobs;
+mod fresh;
 mod unsynced;
 mod watch;
 
@@ -15,8 +16,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
+use rustix::fs::FlockOperation;
 use tokio::runtime::Handle;
 
+use self::fresh::{Put, fresh_file};
 use self::unsynced::Unsynced;
 use super::blobs::Blobs;
 use super::guard::{self, Guard};
@@ -25,11 +28,10 @@ use super::{FORMAT_PREFIX, ObjectOptions, check_parent, object_name};
 use crate::domain::block::Key;
 use crate::domain::retention::NewRecord;
 use crate::domain::tier::Tier;
-use crate::env;
 use crate::tiers::dram::Arena;
 use crate::tiers::frame::{self, FrameHeader, HEADER_BYTES};
 use crate::tiers::health::Health;
-use crate::tiers::open::OpenError;
+use crate::tiers::open::{OpenError, try_lock};
 use crate::tiers::store::{Done, FrameSpan, Peeked, StoreError, StoreOp, TierStore};
 use crate::tiers::sync::Syncer;
 use crate::tiers::ticket::{Gate, Ticket, answer};
@@ -198,10 +200,6 @@ impl Folder {
         now
     }
 
-    fn fresh_path(&self) -> PathBuf {
-        self.unfinished().join(format!("{:032x}", u128::from_be_bytes(env::random_bytes())))
-    }
-
     /// Does `work` unless the folder is out, and hears how it ended.
     fn guarded<T>(
         &self,
@@ -243,50 +241,24 @@ impl Folder {
         header.verify_key(key)?;
         let path = self.object(key);
         let new = NewRecord::of_frame(header.meta.record, header.meta.created_at);
-        match there_already(&path, key, bytes.len()) {
-            Some(there) if there.meta.record == new.over(&there.meta.record) => {
-                // Another daemon may have written it.
-                self.unsynced.note(&path);
-                return there.has_taken(&new, there.meta.record);
-            }
-            Some(_) => return self.restamp(key, new),
-            None => {}
+        let there = || there_already(&path, key, bytes.len());
+        if let Some(there) = there() {
+            return self.join(key, new, &there);
         }
-        let fresh = self.fresh_path();
-        self.write_fresh(&fresh, &path, &[bytes], self.fsync).map_err(|source| {
-            let _ = fs::remove_file(&fresh);
-            self.failed("write", &path)(source)
-        })
+        let put = self.put(&path, (&[bytes], self.fsync), || there().is_some());
+        match put.map_err(self.failed("write", &path))? {
+            Put::Done => Ok(()),
+            Put::Outrun => self.restamp(key, new),
+        }
     }
 
-    fn write_fresh(
-        &self,
-        fresh: &Path,
-        path: &Path,
-        pieces: &[&[u8]],
-        fsync: bool,
-    ) -> io::Result<()> {
-        let mut file = fresh_file(fresh)?;
-        pieces.iter().try_for_each(|piece| file.write_all(piece))?;
-        let folder = path.parent().unwrap_or(&self.root);
-        let is_new = fsync && !folder.is_dir();
-        match DirBuilder::new().recursive(true).mode(0o700).create(folder) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-            _ => {}
+    /// The block's object is there already, written by this daemon or another one: it gets the record.
+    fn join(&self, key: Key, new: NewRecord, there: &FrameHeader) -> Result<(), StoreError> {
+        if there.meta.record != new.over(&there.meta.record) {
+            return self.restamp(key, new);
         }
-        if is_new && let Some(above) = folder.parent() {
-            File::open(above)?.sync_data()?;
-        }
-        if fsync {
-            file.sync_data()?;
-        }
-        fs::rename(fresh, path)?;
-        if fsync {
-            File::open(folder)?.sync_data()?;
-        } else {
-            self.unsynced.note(path);
-        }
-        Ok(())
+        self.unsynced.note(&self.object(key));
+        there.has_taken(&new, there.meta.record)
     }
 
     fn read(&self, key: Key, arena: &Arena, frame: FrameSpan) -> Result<(), StoreError> {
@@ -310,7 +282,8 @@ impl Folder {
     /// What the object's header says.
     fn peek(&self, key: Key) -> Result<FrameHeader, StoreError> {
         let path = self.object(key);
-        let (_, page) = self.open_header(Way::Read, &path)?;
+        let (file, bytes) = self.open_plain(Way::Read, &path)?;
+        let page = self.header_of((&file, bytes), Way::Read, &path)?;
         let header = FrameHeader::decode(&*page).map_err(|error| no_frame(&path, error))?;
         header.verify_key(key)?;
         // It may come to be told as durable, whoever wrote it.
@@ -321,7 +294,13 @@ impl Folder {
     /// Writes the record's sector in place: the header keeps the other one, and so the block.
     fn restamp(&self, key: Key, new: NewRecord) -> Result<(), StoreError> {
         let path = self.object(key);
-        let (file, mut page) = self.open_header(Way::ReadWrite, &path)?;
+        let (file, bytes) = self.open_plain(Way::ReadWrite, &path)?;
+        // What another daemon wrote between the look and the write would be lost. The lock ends with the
+        // file; a file system without locks keeps nobody from writing.
+        if matches!(try_lock(&file, FlockOperation::NonBlockingLockExclusive), Ok(false)) {
+            return Err(self.failed(Way::ReadWrite.verb(), &path)(held_by_another()));
+        }
+        let mut page = self.header_of((&file, bytes), Way::ReadWrite, &path)?;
         let there = FrameHeader::decode(&*page).map_err(|error| no_frame(&path, error))?;
         let record = new.over(&there.meta.record);
         let changed =
@@ -349,19 +328,19 @@ impl Folder {
         Ok((file, found.len()))
     }
 
-    /// The object and its header page.
-    fn open_header(
+    /// The object's header page.
+    fn header_of(
         &self,
+        (file, bytes): (&File, u64),
         way: Way,
         path: &Path,
-    ) -> Result<(File, Box<[u8; HEADER_BYTES]>), StoreError> {
-        let (file, bytes) = self.open_plain(way, path)?;
+    ) -> Result<Box<[u8; HEADER_BYTES]>, StoreError> {
         if bytes <= HEADER_BYTES as u64 {
             return Err(foreign(path, &format!("has {bytes} bytes: too few for a frame")));
         }
         let mut page = Box::new([0; HEADER_BYTES]);
         file.read_exact_at(&mut *page, 0).map_err(self.failed(way.verb(), path))?;
-        Ok((file, page))
+        Ok(page)
     }
 
     fn erase(&self, key: Key) -> Result<(), StoreError> {
@@ -406,10 +385,6 @@ impl Way {
     }
 }
 
-fn fresh_file(path: &Path) -> io::Result<File> {
-    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
-}
-
 /// Without following a link, and without waiting for the other end of a pipe.
 fn open_object(path: &Path, way: Way) -> io::Result<File> {
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
@@ -425,6 +400,10 @@ fn there_already(path: &Path, key: Key, bytes: usize) -> Option<FrameHeader> {
     let mut page = [0; HEADER_BYTES];
     file.read_exact_at(&mut page, 0).ok()?;
     FrameHeader::decode(&page).ok().filter(|header| header.verify_key(key).is_ok())
+}
+
+fn held_by_another() -> io::Error {
+    io::Error::new(io::ErrorKind::WouldBlock, "another daemon has locked it")
 }
 
 fn foreign(path: &Path, what: &str) -> StoreError {

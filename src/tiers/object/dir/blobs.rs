@@ -80,12 +80,10 @@ impl DirBlobs {
     fn put_by(&self, name: &str, body: Vec<Bytes>, fsync: bool) -> Answer<'_, ()> {
         let name = name.to_owned();
         self.run_apart(Errand::Write, move |folder| {
-            let (fresh, path) = (folder.fresh_path(), folder.root.join(name));
+            let path = folder.root.join(name);
             let pieces: Vec<&[u8]> = body.iter().map(AsRef::as_ref).collect();
-            folder.write_fresh(&fresh, &path, &pieces, fsync).map_err(|source| {
-                let _ = fs::remove_file(&fresh);
-                folder.failed("write", &path)(source)
-            })
+            let put = folder.put(&path, (&pieces, fsync), || false);
+            put.map(drop).map_err(folder.failed("write", &path))
         })
     }
 }

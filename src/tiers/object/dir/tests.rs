@@ -8,6 +8,8 @@ use std::sync::{Arc, LazyLock};
 use tokio::runtime::Runtime;
 
 use super::*;
+use crate::domain::retention::RetentionRecord;
+use crate::domain::units::Time;
 use crate::env::Stopwatch;
 use crate::tiers::contract::{self, Fixture};
 use crate::tiers::health::Refuses;
@@ -331,4 +333,85 @@ fn what_is_no_object_is_corrupt_to_a_look_at_its_header_and_stays_as_it_is() {
         }
         assert_eq!(fs::read(&path).unwrap(), bad);
     }
+}
+
+const LATER: Time = Time::from_millis(5_000);
+
+fn promise() -> RetentionRecord {
+    RetentionRecord { delete_after: LATER, ..RetentionRecord::default() }
+}
+
+/// Two daemons that share the folder.
+fn shared() -> (tempfile::TempDir, [(Arc<Arena>, DirStore); 2]) {
+    let dir = tempfile::tempdir().unwrap();
+    let one = || {
+        let arena = sample::arena();
+        let store = open(dir.path(), &arena);
+        (arena, store)
+    };
+    let both = [one(), one()];
+    (dir, both)
+}
+
+/// Has both do the work at the same moment, which is told who does it.
+fn at_once(
+    both: &[(Arc<Arena>, DirStore); 2],
+    work: impl Fn(&Arena, &DirStore, bool) -> Result<(), StoreError> + Sync,
+) {
+    let (start, work) = (&std::sync::Barrier::new(2), &work);
+    std::thread::scope(|scope| {
+        for (who, (arena, store)) in both.iter().enumerate() {
+            scope.spawn(move || {
+                start.wait();
+                match work(arena, store, who == 0) {
+                    Ok(()) | Err(StoreError::Outdone(_)) => {}
+                    Err(error) => panic!("{error}"),
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn of_two_that_write_a_block_at_the_same_moment_the_promise_stands() {
+    let (_dir, both) = shared();
+    for number in 0..100 {
+        let block = Sample { number, ..BLOCK };
+        at_once(&both, |arena, store, promises| {
+            let record = if promises { promise() } else { RetentionRecord::default() };
+            sample::write_of(store, arena, block, (record, Time::from_millis(1)))
+        });
+        let (_, store) = &both[0];
+        let stands = sample::header(store, block).unwrap().meta.record.delete_after;
+        assert_eq!(stands, LATER, "block {number}");
+    }
+}
+
+#[test]
+fn of_two_that_write_records_at_the_same_moment_the_promise_stands() {
+    let (_dir, both) = shared();
+    for number in 0..100 {
+        let block = Sample { number, ..BLOCK };
+        sample::write(&both[0].1, &both[0].0, block, ANYWHERE).unwrap();
+        at_once(&both, |_, store, promises| {
+            let record = if promises { promise() } else { RetentionRecord::default() };
+            let (key, known) = (block.key(), Time::ZERO);
+            sample::run(store, StoreOp::Restamp { key, place: ANYWHERE, record, known })
+        });
+        let stands = sample::header(&both[1].1, block).unwrap().meta.record.delete_after;
+        assert_eq!(stands, LATER, "block {number}");
+    }
+}
+
+#[test]
+fn a_record_waits_for_another_daemons_and_not_for_ever() {
+    let (dir, arena, store) = opened();
+    sample::write(&store, &arena, BLOCK, ANYWHERE).unwrap();
+    let others = fs::File::open(path(dir.path(), BLOCK)).unwrap();
+    rustix::fs::flock(&others, FlockOperation::LockExclusive).unwrap();
+    let held = sample::restamp(&store, BLOCK, ANYWHERE, 80).unwrap_err();
+    assert!(held.to_string().contains("another daemon has locked it"), "{held}");
+    drop(others);
+    sample::restamp(&store, BLOCK, ANYWHERE, 80).unwrap();
+    assert_eq!(sample::peek(&store, BLOCK).unwrap(), 80);
 }
