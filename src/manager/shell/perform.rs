@@ -79,6 +79,19 @@ impl Work {
         items.map(|item| dram_span(item.from).or(dram_span(item.to))).collect()
     }
 
+    /// What may keep its frames.
+    fn hold(&self) -> Hold {
+        let ends = self.items.iter().flat_map(|piece| [piece.item.from, piece.item.to]);
+        let stores = ends.filter_map(|end| Some(stored(end)?.0));
+        stores
+            .fold(None, |hold, tier| match (hold, tier) {
+                (None | Some(Hold::Far), Tier::Object) => Some(Hold::Far),
+                (None | Some(Hold::Near), Tier::Nvme) => Some(Hold::Near),
+                _ => Some(Hold::Both),
+            })
+            .unwrap_or(Hold::Near)
+    }
+
     /// Whether anything is copied: a frame may only be sealed, or kept, where it is.
     fn copies(&self) -> bool {
         self.items.iter().any(|piece| piece.item.from != piece.item.to)
@@ -213,12 +226,14 @@ impl Performer {
         if let Some(spans) = work.frames() {
             return self.store_legs(work, &work.items, spans).await;
         }
-        let far = matches!(work.link, Link::ObjectGet | Link::ObjectPut);
-        let hold = if far { Hold::Far } else { Hold::Near };
         let mut outcomes = Vec::with_capacity(work.items.len());
         while outcomes.len() < work.items.len() {
             let rest = &work.items[outcomes.len()..];
-            let frames = self.staging.take(rest.len(), work.frame_bytes, hold).await;
+            let frames = self.staging.take(rest.len(), work.frame_bytes, work.hold());
+            let Some(frames) = work.unless_given_up(frames).await else {
+                outcomes.resize(work.items.len(), Err(FailureKind::NotDone));
+                break;
+            };
             let pieces = &rest[..frames.len()];
             outcomes.extend(self.store_legs(work, pieces, frames.spans().collect()).await);
         }

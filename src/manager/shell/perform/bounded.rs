@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 use super::{Outcomes, Performer, Work};
 use crate::env;
@@ -26,14 +26,17 @@ enum State {
 }
 
 #[derive(Default)]
-pub(super) struct Bound(Mutex<State>);
+pub(super) struct Bound {
+    state: Mutex<State>,
+    given_up: Notify,
+}
 
 /// As long as this is there slots are touched.
 pub(super) struct Touching<'a>(Option<&'a Bound>);
 
 impl Bound {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn touch(&self) -> Option<Touching<'_>> {
@@ -50,8 +53,22 @@ impl Bound {
         let mut state = self.state();
         if *state == State::Reads {
             *state = State::GivenUp;
+            self.given_up.notify_waiters();
         }
         *state == State::GivenUp
+    }
+
+    /// What was waited for; nothing once it was given up.
+    async fn unless_given_up<T>(&self, wait: impl Future<Output = T>) -> Option<T> {
+        let told = self.given_up.notified();
+        if *self.state() == State::GivenUp {
+            return None;
+        }
+        tokio::select! {
+            biased;
+            () = told => None,
+            ended = wait => Some(ended),
+        }
     }
 }
 
@@ -69,6 +86,14 @@ impl Work {
         match &self.bound {
             Some(bound) => bound.touch(),
             None => Some(Touching(None)),
+        }
+    }
+
+    /// What the work waits for before it asks anything of a store: nobody wants what comes later.
+    pub(super) async fn unless_given_up<T>(&self, wait: impl Future<Output = T>) -> Option<T> {
+        match &self.bound {
+            Some(bound) => bound.unless_given_up(wait).await,
+            None => Some(wait.await),
         }
     }
 }
@@ -112,5 +137,16 @@ mod tests {
         drop(touching);
         assert!(bound.give_up() && bound.give_up());
         assert!(bound.touch().is_none());
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_frames_leaves_the_line_when_it_is_given_up() {
+        let bound = Arc::new(Bound::default());
+        assert_eq!(bound.unless_given_up(std::future::ready(1)).await, Some(1));
+        let waits = Arc::clone(&bound);
+        let waiting = async move { waits.unless_given_up(std::future::pending::<()>()).await };
+        let (left, ()) = tokio::join!(waiting, async { assert!(bound.give_up()) });
+        assert_eq!(left, None);
+        assert_eq!(bound.unless_given_up(std::future::ready(1)).await, None);
     }
 }
