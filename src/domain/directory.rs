@@ -86,14 +86,13 @@ pub struct Block {
     /// the tier keeps it over a loss of power, as it keeps the copies of all its ancestors, so that a
     /// restart finds it.
     marks: u8,
-    /// How the records in the headers of its cold copies stand.
-    pub stamp: Stamp,
-    /// By how much the shields in those headers end before the block's own, if not queued.
+    /// How the records in the headers of its copies stand.
+    stamps: [Stamp; Tier::COUNT],
+    /// By how much the shields in the headers of its cold copies end before the block's own, if none is in
+    /// line to be written.
     pub shield_lag_ms: u32,
     pub created_at: Time,
     pub record: RetentionRecord,
-    /// The promise to forget in its object's header that the record has put off or taken back.
-    pub put_off: Time,
     /// The best of the tips that claim the block, as far as is known: see `retention::value`.
     pub tip: Option<TipId>,
     copies: [TierCopy; Tier::COUNT],
@@ -303,11 +302,10 @@ impl Directory {
             doomed: false,
             forgotten: false,
             marks: 0,
-            stamp: Stamp::Current,
+            stamps: [Stamp::Current; Tier::COUNT],
             shield_lag_ms: 0,
             created_at: new.created_at,
             record: new.record,
-            put_off: Time::ZERO,
             tip: new.tip,
             copies: [TierCopy::default(); Tier::COUNT],
             parent,
@@ -366,7 +364,7 @@ impl Directory {
         let namespace = self.get(index).namespace;
         self.census_mut(namespace).blocks -= 1;
         let block = self.get_mut(index);
-        (block.doomed, block.stamp) = (false, Stamp::Current);
+        block.doomed = false;
         self.vacant.push(index);
     }
 
@@ -394,6 +392,7 @@ impl Directory {
         let (tick, counts) = (copy.tick, shielded && !copy.waived);
         if after == CopyState::Absent {
             *copy = TierCopy { children: copy.children, ..TierCopy::default() };
+            block.set_stamp(tier, Stamp::Current);
             block.set_durable(tier, false);
         }
         if counts && before.stays() != after.stays() {

@@ -96,6 +96,9 @@ pub enum Event {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RestampEnd {
     Written,
+    /// Written but for a sooner promise to forget that stood in an object's header, and stays: what that
+    /// says now.
+    Outdone(RetentionRecord),
     /// It may work later: the copy has this record or the one before.
     Failed,
     /// The copy is not there.

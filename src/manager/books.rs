@@ -110,6 +110,9 @@ impl Manager {
         let copy = self.directory.get_mut(index).copy_mut(tier);
         copy.busy -= 1;
         if copy.busy == 0 {
+            if tier == Tier::Object {
+                self.known.settle(index, self.directory.get(index));
+            }
             self.reconsider(index, tier);
         }
     }
@@ -145,6 +148,7 @@ impl Manager {
         self.outages.forget((index, tier));
         if tier == Tier::Object {
             self.unread.forget(index);
+            self.known.forget(index);
         }
         let block = self.directory.get(index);
         let copy = block.copy(tier);

@@ -193,8 +193,8 @@ impl Manager {
             }
             CopyState::Resident if self.is_stamped(at, tier) => self.start_sync(at, tier),
             // The end of the write comes back here.
-            CopyState::Resident if row.stamp.is_current() => {}
-            CopyState::Resident => self.hurry_rewrite(at),
+            CopyState::Resident if row.stamp(tier).is_current() => {}
+            CopyState::Resident => self.hurry_rewrite(at, tier),
             // One copy on its way down at a time: the end of that one comes back here.
             CopyState::Absent if row.drains() => {}
             CopyState::Absent => match source_of(row, tier) {
@@ -208,7 +208,7 @@ impl Manager {
     /// Whether the copy's header says what is asked for the block.
     fn is_stamped(&self, at: BlockIndex, tier: Tier) -> bool {
         let row = self.directory.get(at);
-        row.stamp.is_current() && !self.rewrites.under_way.contains(&(row.key, tier))
+        row.stamp(tier).is_current() && !self.rewrites.under_way.contains(&(row.key, tier))
     }
 
     fn start_persist(&mut self, at: BlockIndex, (from, tier): (Tier, Tier)) {

@@ -27,6 +27,8 @@ mod presumed;
 
 mod unread;
 
+mod known;
+
 mod ranks;
 
 mod rewrite;
@@ -108,6 +110,7 @@ use behind::Behind;
 pub use config::{ManagerConfig, PolicyName, RewriteLimits, ShieldShares, TierConfig};
 use durable::Durables;
 use heed::Learned;
+use known::Known;
 use lent::Lent;
 use lifts::Lifts;
 use outages::Outages;
@@ -160,6 +163,7 @@ pub struct Manager {
     recovery: Recovery,
     outages: Outages,
     unread: Unread,
+    known: Known,
     counters: Counters,
     /// Work that this step still owes: batches to start, classes whose room changed, transfers
     /// that found their queue full.
@@ -217,6 +221,7 @@ impl Manager {
             recovery: Recovery::default(),
             outages: Outages::default(),
             unread: Unread::default(),
+            known: Known::default(),
             counters: Counters::default(),
             batches: Vec::new(),
             unsettled: BTreeSet::new(),

@@ -89,12 +89,12 @@ impl Manager {
 
     /// The object's header says more than this node knew, if it promises to forget the block sooner: another
     /// node may have written that since, or before this one stored the block anew.
-    fn promise_read(&mut self, row: BlockIndex, there: &RetentionRecord) {
+    pub(super) fn promise_read(&mut self, row: BlockIndex, there: &RetentionRecord) {
         let block = self.directory.get(row);
         let before = block.record;
         // The promise before the one that this node made of it; and one that was kept before the block was
         // stored anew.
-        let is_over = there.delete_after == block.put_off || there.is_due(block.created_at);
+        let is_over = self.known.is_own(row, there.delete_after) || there.is_due(block.created_at);
         if block.doomed || is_over || before.keeping_promise(there) == before {
             return;
         }
@@ -102,6 +102,7 @@ impl Manager {
             return self.forget(row);
         }
         self.take_promise(row, there);
-        self.record_changed(row, &before);
+        self.known.heard(row, there.delete_after);
+        self.header_heard((row, Tier::Object), there, &before);
     }
 }

@@ -332,12 +332,8 @@ impl Manager {
         there: &RetentionRecord,
         before: &RetentionRecord,
     ) {
-        self.record_changed(row, there);
-        let block = self.directory.get(row);
-        let is_elsewhere =
-            |cold: &Tier| *cold != tier && block.copy(*cold).state != CopyState::Absent;
-        if COLD.iter().any(is_elsewhere) {
-            self.record_changed(row, before);
+        for cold in COLD {
+            self.header_says(row, cold, if cold == tier { there } else { before });
         }
     }
 

@@ -42,6 +42,9 @@ impl Manager {
         let meta = self.meta(block, seal);
         let sinks = job.source().zip(to).is_some_and(|(from, to)| from < to);
         let restamp = sinks && !seal;
+        if to == Some(Tier::Nvme) && job.source() == Some(Tier::Object) {
+            self.header_goes_up(block);
+        }
         let durable = matches!(job, Job::Persist { .. } | Job::Sync { .. });
         let item = TransferItem { from: from_end, to: to_end, meta, seal, restamp, durable };
         if let Some(part) = job.part() {

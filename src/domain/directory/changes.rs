@@ -7,7 +7,7 @@ use bytes::Bytes;
 use crate::domain::block::{HashTail, Key};
 use crate::domain::tier::{Tier, TierSet};
 
-use super::{Block, BlockIndex, Directory, Stamp};
+use super::{Block, BlockIndex, Directory};
 
 /// A block, and the tiers that served it before and serve it now.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -113,7 +113,7 @@ impl Directory {
     pub fn revive(&mut self, index: BlockIndex) {
         let block = self.get_mut(index);
         assert!(block.is_absent() && !block.forgotten, "reviving a block that is not gone");
-        (block.doomed, block.stamp, block.shield_lag_ms) = (false, Stamp::Current, 0);
+        (block.doomed, block.shield_lag_ms) = (false, 0);
     }
 
     fn rows_len(&self) -> u32 {

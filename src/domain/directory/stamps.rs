@@ -1,9 +1,9 @@
 //! Which blocks' records are to be written again where their copies outlive the daemon.
 
-use super::{BlockIndex, Directory};
+use super::{Block, BlockIndex, Directory};
+use crate::domain::tier::Tier;
 
-/// How the records in the headers of a block's copies on NVMe and in objects stand against the
-/// block's own.
+/// How the record in the header of a block's copy on NVMe or in an object stands against the block's own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Stamp {
     /// Nothing is to be written.
@@ -26,6 +26,18 @@ impl Stamp {
     #[must_use]
     pub fn is_in_line(self) -> bool {
         matches!(self, Self::Queued | Self::Urgent)
+    }
+}
+
+impl Block {
+    /// How the record in the header of its copy in the tier stands; ends with the copy.
+    #[must_use]
+    pub fn stamp(&self, tier: Tier) -> Stamp {
+        self.stamps[tier.index()]
+    }
+
+    pub fn set_stamp(&mut self, tier: Tier, stamp: Stamp) {
+        self.stamps[tier.index()] = stamp;
     }
 }
 

@@ -32,10 +32,8 @@ impl Manager {
         let copy = row.copy(entry.tier);
         match entry.stage {
             Stage::Waiting => {
-                let stamped = DURABLE.map(|tier| (row.key, tier));
-                let rewrites = &self.rewrites.under_way;
-                let restamps = stamped.iter().any(|at| rewrites.contains(at));
-                row.fills() || row.drains() || restamps || !row.stamp.is_current()
+                let restamps = self.rewrites.under_way.contains(&(row.key, entry.tier));
+                row.fills() || row.drains() || restamps || !row.stamp(entry.tier).is_current()
             }
             Stage::Copying => copy.state == CopyState::Filling,
             Stage::Syncing => copy.busy > 0,

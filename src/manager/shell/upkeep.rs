@@ -153,8 +153,9 @@ impl Performer {
         env::spawn_task_on(&performer.runtime, async move {
             let op = StoreOp::Restamp { key, place: place.unwrap_or(NO_PLACE), record, known };
             let ended = this.on_store(tier, op).await;
-            let end = match this.mailbox().tell_outdone(ended) {
+            let end = match ended {
                 Ok(()) => RestampEnd::Written,
+                Err(StoreError::Outdone(header)) => RestampEnd::Outdone(header.meta.record),
                 Err(error) => {
                     this.complaints.note(Deed::Restamp(tier, key), &error);
                     match read_failure(&error) {

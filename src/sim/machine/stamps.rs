@@ -59,8 +59,11 @@ impl Machine {
             // Of a block's places only its object is written by others too.
             RestampEnd::Written if place.is_none() => {
                 header.meta.record = new.over(&header.meta.record);
+                if header.meta.record != new.record {
+                    return Ok(RestampEnd::Outdone(header.meta.record));
+                }
             }
-            RestampEnd::Written => header.meta.record = new.record,
+            RestampEnd::Written | RestampEnd::Outdone(_) => header.meta.record = new.record,
             RestampEnd::Failed => {}
             RestampEnd::Missing | RestampEnd::Corrupt => {
                 frame.damaged = true;

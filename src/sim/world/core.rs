@@ -287,8 +287,10 @@ impl<S: Subject> Core<S> {
     ) -> Checked {
         let end = if self.refuses_writes_to(tier) { RestampEnd::Failed } else { end };
         let end = self.machine.end_restamp((tier, place), key, new, end)?;
-        if tier == Tier::Object && end == RestampEnd::Written {
-            self.tell_outdone(key, &new.record)?;
+        if let RestampEnd::Outdone(_) = end
+            && let Some(header) = self.machine.peek(key)
+        {
+            self.checker.hear_header(&header.meta);
         }
         self.tell(Event::Restamped { tier, key, end })
     }

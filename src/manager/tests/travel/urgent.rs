@@ -87,12 +87,59 @@ fn promises_find_their_place_however_many_they_are_and_wait_for_no_tick() {
 }
 
 #[test]
+fn a_disk_waits_for_no_object_store() {
+    let mut bench = Bench::recovering([0, 10, 50, 500]);
+    let objects: Vec<u64> = (101..=300).collect();
+    for block in objects.iter().copied().chain([41]) {
+        bench.found_object(frame(block, None, 0, RetentionRecord::default()));
+    }
+    bench.scanned(frame(41, None, 0, RetentionRecord::default()));
+    bench.event(Event::ScanDone { tier: Tier::Nvme });
+    bench.retain(&objects, forget_after(HOUR));
+    bench.wait(SECOND / 10);
+    bench.retain(&[41], forget_after(HOUR));
+    bench.wait(SECOND / 10);
+    let at = |tier| bench.restamps.iter().filter(|(at, ..)| *at == tier).count();
+    assert_eq!((at(Tier::Nvme), at(Tier::Object)), (1, 128));
+    let written = bench.restamps.iter().find(|(tier, ..)| *tier == Tier::Nvme).expect("it is");
+    assert_eq!(written.1, key(41));
+    // As the objects' writes end the others follow, and its own object comes as well.
+    let mut objects = 0;
+    while !bench.restamps.is_empty() {
+        let ended = bench.written(RestampEnd::Written);
+        objects += ended.iter().filter(|(tier, _)| *tier == Tier::Object).count();
+    }
+    assert_eq!(objects, 201);
+}
+
+/// What goes up brings the header that the object has, and that is about to be written.
+#[test]
+fn a_header_that_was_to_be_written_where_a_block_lay_is_written_where_it_goes() {
+    for promises in [false, true] {
+        let mut bench = Bench::new([0, 0, 10, 10]);
+        bench.found_object(frame(1, None, 0, RetentionRecord::default()));
+        bench.retain(&[1], if promises { forget_after(HOUR) } else { priority(70) });
+        assert_eq!(bench.found(&[1]), "object:1");
+        durable::start(&mut bench, None, &[1], Directives::default());
+        bench.run();
+        let mut written = Vec::new();
+        for _ in 0..3 {
+            bench.wait(2 * SECOND);
+            written.extend(bench.written(RestampEnd::Written));
+            bench.run();
+        }
+        assert_eq!(bench.found(&[1]), "nvme:1", "{promises}");
+        assert!(written.contains(&(Tier::Nvme, key(1))), "{written:?}");
+    }
+}
+
+#[test]
 fn what_was_written_sooner_does_not_fill_the_line() {
     let mut bench = Bench::sunk([0, 2, 10, 0], priority(60), |_| {});
     let at = bench.manager.directory.find(key(1)).expect("it is here");
     for _ in 0..5000 {
         bench.manager.now = bench.manager.now + Duration::from_micros(1);
-        bench.manager.hurry_rewrite(at);
+        bench.manager.hurry_rewrite(at, Tier::Nvme);
     }
     assert!(bench.manager.urgent_rewrites() < 1100);
     bench.wait(SECOND);
