@@ -4,6 +4,8 @@
 
 #[path = "serve/limits.rs"]
 mod limits;
+#[path = "serve/log.rs"]
+mod log;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};

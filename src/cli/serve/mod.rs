@@ -55,21 +55,29 @@ const END_PATIENCE: Duration = Duration::from_secs(10);
 /// A setting can't stand, a part can't start, the socket is lost, or the manager ended by a defect.
 pub fn run(args: &ServeArgs) -> Result<(), Failure> {
     let config = Config::load(&args.flags.sources()?, &ThisMachine)?;
-    start_log(&config);
+    start_log(&config).map_err(|error| failed("can't start the log", &error))?;
+    let ended = run_with(args, &config);
+    // Before what is said of a failure.
+    observe::flush_log();
+    ended
+}
+
+/// The same with settings that stand, and a log.
+fn run_with(args: &ServeArgs, config: &Config) -> Result<(), Failure> {
     env::raise_descriptors();
     for note in &config.notes {
         tracing::warn!("{note}");
     }
-    let site = Site::of(&config).map_err(|error| Failure::Usage(error.to_string()))?;
+    let site = Site::of(config).map_err(|error| Failure::Usage(error.to_string()))?;
     // Both before anything large is made: that takes seconds, and changes what it finds.
-    refuse_second_daemon(&config)?;
+    refuse_second_daemon(config)?;
     let _state = StateDir::open(&config.places.state_dir).map_err(Failure::failed)?;
     let runtime = start_runtime().map_err(|error| failed("can't start the runtime", &error))?;
     if let Some(address) = config.metrics {
         observe::start_metrics(address, runtime.handle()).map_err(Failure::failed)?;
     }
-    let node = Node::start(&config, site, runtime.handle()).map_err(Failure::failed)?;
-    let (served, door) = match serve(args, &config, &runtime, &node) {
+    let node = Node::start(config, site, runtime.handle()).map_err(Failure::failed)?;
+    let (served, door) = match serve(args, config, &runtime, &node) {
         Ok((ended, door)) => (ended, Some(door)),
         Err(failure) => (Err(failure), None),
     };
@@ -88,6 +96,7 @@ fn end_at_last(code: i32) {
     let end = move || {
         std::thread::sleep(END_PATIENCE);
         tracing::warn!("something is not let go of in {END_PATIENCE:?}: it is left where it is");
+        observe::flush_log();
         // SAFETY: ends the process, which is what is wanted: nothing of it is run or waited for, above all
         // no driver's own handlers.
         unsafe { libc::_exit(code) };
@@ -97,7 +106,7 @@ fn end_at_last(code: i32) {
     }
 }
 
-fn start_log(config: &Config) {
+fn start_log(config: &Config) -> io::Result<()> {
     let level = |level| match level {
         Level::Off => None,
         Level::Error => Some(tracing::Level::ERROR),
@@ -112,7 +121,7 @@ fn start_log(config: &Config) {
         .iter()
         .map(|(module, most)| LogLevel { module: module.clone(), level: level(*most) });
     let format = if config.log.json { LogFormat::Json } else { LogFormat::Text };
-    observe::start_log(&levels.collect::<Vec<_>>(), format);
+    observe::start_daemon_log(&levels.collect::<Vec<_>>(), format)
 }
 
 /// The threads that a daemon runs its tasks on.
@@ -155,7 +164,7 @@ fn serve(
     let _events = publish_events(config, &handle, runtime)?;
     let ready = Ready::of(config, node);
     tracing::info!("{ready}");
-    ready.print(args.json);
+    ready.print(args.json).map_err(|error| failed("can't say that it is ready", &error))?;
     let (told, why) = oneshot::channel();
     let manager_failed = node.shell.failed();
     let ended = runtime.block_on(server.run(async move {
@@ -182,6 +191,7 @@ async fn until_end(
     env::spawn_task(async move {
         let name = signals.again().await;
         tracing::warn!(signal = name, "asked again: what is under way is left where it is");
+        observe::flush_log();
         std::process::exit(130);
     });
     // Whoever watches over the daemon starts it anew; what is on NVMe is found again then.

@@ -1,7 +1,8 @@
 //! The line that says that the daemon is ready: where it listens and what it holds.
 
 use std::fmt;
-use std::path::Path;
+use std::io;
+use std::path::PathBuf;
 
 use serde::Serialize;
 
@@ -10,15 +11,16 @@ use crate::cli::output;
 use crate::config::Config;
 use crate::domain::tier::Tier;
 use crate::domain::units::Bytes;
+use crate::env;
 
 /// What a ready daemon says of itself, once. Fields are printed in this order.
 #[derive(Debug, Serialize)]
-pub(super) struct Ready<'a> {
+pub(super) struct Ready {
     ready: bool,
     version: &'static str,
     pid: u32,
-    socket: &'a Path,
-    state_dir: &'a Path,
+    socket: PathBuf,
+    state_dir: PathBuf,
     node_id: String,
     metrics: Option<String>,
     /// The tiers that are present, fastest first.
@@ -32,8 +34,8 @@ struct ReadyTier {
     how: Option<String>,
 }
 
-impl<'a> Ready<'a> {
-    pub(super) fn of(config: &'a Config, node: &Node) -> Self {
+impl Ready {
+    pub(super) fn of(config: &Config, node: &Node) -> Self {
         let capacities = [
             config.hbm.map(|hbm| hbm.capacity_bytes),
             Some(config.dram.capacity_bytes).filter(|bytes| *bytes > 0),
@@ -48,21 +50,25 @@ impl<'a> Ready<'a> {
             ready: true,
             version: env!("CARGO_PKG_VERSION"),
             pid: std::process::id(),
-            socket: &config.places.socket,
-            state_dir: &config.places.state_dir,
+            socket: config.places.socket.clone(),
+            state_dir: config.places.state_dir.clone(),
             node_id: node.name(),
             metrics: config.metrics.map(|address| address.to_string()),
             tiers: tiers.collect(),
         }
     }
 
-    pub(super) fn print(&self, json: bool) {
-        // The daemon serves whether or not anybody reads this; the log has it too.
-        let _ = output::show(json, self, || format!("{self}\n"));
+    /// On a thread of its own: the daemon serves whether or not anybody reads this. The log has it too.
+    ///
+    /// # Errors
+    /// The machine refused the thread.
+    pub(super) fn print(self, json: bool) -> io::Result<()> {
+        let print = move || drop(output::show(json, &self, || format!("{self}\n")));
+        env::spawn_thread("terrace-ready", print).map(drop)
     }
 }
 
-impl fmt::Display for Ready<'_> {
+impl fmt::Display for Ready {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "terrace {} is ready at {}:", self.version, self.socket.display())?;
         if self.tiers.is_empty() {
