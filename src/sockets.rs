@@ -11,7 +11,7 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::{FlockOperation, Mode, OFlags, flock};
+use rustix::fs::{Access, FlockOperation, Mode, OFlags, access, flock};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
@@ -51,9 +51,7 @@ impl Directory {
     /// # Errors
     /// It is not there, or stays locked for two seconds.
     pub fn lock(path: &Path) -> Result<Self, PlaceError> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let handle = rustix::fs::open(path, flags, Mode::empty())
-            .map_err(|error| PlaceError::io("open the directory", path)(error.into()))?;
+        let handle = open_directory(path)?;
         for _ in 0..LOCK_TRIES_MAX {
             match flock(&handle, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => return Ok(Self { _lock: handle }),
@@ -90,6 +88,24 @@ impl Directory {
         rustix::net::listen(&socket, backlog).map_err(failed("listen at"))?;
         Ok((socket.into(), file))
     }
+}
+
+fn open_directory(path: &Path) -> Result<OwnedFd, PlaceError> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::empty())
+        .map_err(|error| PlaceError::io("open the directory", path)(error.into()))
+}
+
+/// Whether [`Directory::listen`] would find room at `path`. Changes nothing.
+///
+/// # Errors
+/// What it would say, as far as that is known without making anything.
+pub fn look(path: &Path) -> Result<(), PlaceError> {
+    let directory = path.parent().unwrap_or(path);
+    open_directory(directory)?;
+    has_stale(path)?;
+    access(directory, Access::WRITE_OK | Access::EXEC_OK)
+        .map_err(|error| PlaceError::io("make a socket in", directory)(error.into()))
 }
 
 /// A socket file of ours: removed when this goes, unless something else has taken its place.
@@ -181,11 +197,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("t.sock");
         prepare(&path);
+        let looked = look(&path).map_or_else(|error| error.to_string(), |()| "listens".to_owned());
         let directory = Directory::lock(folder.path()).unwrap();
         let said = directory
             .listen(&path, 1)
             .map_or_else(|error| error.to_string(), |_| "listens".to_owned());
         assert!(said.contains(expected), "`{said}` lacks `{expected}`");
+        assert_eq!(looked, said, "and beforehand");
     }
 
     #[test]

@@ -2,6 +2,8 @@
 //! places, the metrics endpoint, signals.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+#[path = "serve/events.rs"]
+mod events;
 #[path = "serve/limits.rs"]
 mod limits;
 #[path = "serve/log.rs"]

@@ -235,6 +235,8 @@ impl Config {
                         .into(),
             });
         }
+        let (events, metrics) = (rest::events(&reader)?, rest::metrics(&reader)?);
+        rest::check_endpoints(&reader, &events, metrics, &places)?;
         Ok(Self {
             places,
             device,
@@ -251,8 +253,8 @@ impl Config {
             shields: rest::shields(&reader)?,
             sessions: rest::sessions(&reader)?,
             prefetch: rest::prefetch(&reader)?,
-            events: rest::events(&reader)?,
-            metrics: rest::metrics(&reader)?,
+            events,
+            metrics,
             log: rest::log(&reader)?,
             notes,
         })

@@ -1,6 +1,6 @@
 //! Where the daemon's socket and state lie; all that a command needs to find the daemon.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::error::{ConfigError, Problem};
 use super::machine::Machine;
@@ -22,6 +22,12 @@ impl Places {
     /// A setting of the two can't stand, or a name is no setting at all.
     pub fn load(sources: &Sources, machine: &dyn Machine) -> Result<Self, ConfigError> {
         Self::read(&Reader::new(&sources.values()?, sources, machine))
+    }
+
+    /// The folders that the daemon makes for them.
+    #[must_use]
+    pub fn folders(&self) -> [&Path; 2] {
+        [&self.state_dir, self.socket.parent().unwrap_or(&self.socket)]
     }
 
     pub(super) fn read(reader: &Reader<'_>) -> Result<Self, ConfigError> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::error::{ConfigError, Problem};
 use super::nearest::nearest;
 use super::reader::Reader;
-use super::{Events, Level, Log, Prefetch, Sessions, Shields};
+use super::{Events, Level, Log, Places, Prefetch, Sessions, Shields};
 use crate::domain::retention::PolicyName;
 use crate::events::{Endpoint, PublisherConfig};
 
@@ -106,9 +106,6 @@ pub(super) fn events(reader: &Reader<'_>) -> Result<Events, ConfigError> {
             "raise events.history, or set this one to off",
         );
     }
-    if replay.as_ref() == Some(&publish) {
-        return wrong("events.zmq_replay", "the same as events.zmq", "name another port or path");
-    }
     let topic = reader.text("events.topic").unwrap_or_default().to_owned();
     Ok(Events { history, publisher: Some(PublisherConfig { publish, replay, topic }) })
 }
@@ -162,6 +159,30 @@ pub(super) fn metrics(reader: &Reader<'_>) -> Result<Option<SocketAddr>, ConfigE
             "listen on 127.0.0.1, or set metrics.allow_remote to true",
         ),
     }
+}
+
+/// No socket of the events lies where the daemon listens already.
+pub(super) fn check_endpoints(
+    reader: &Reader<'_>,
+    events: &Events,
+    metrics: Option<SocketAddr>,
+    places: &Places,
+) -> Result<(), ConfigError> {
+    let mut twin = places.socket.clone().into_os_string();
+    twin.push(".fd");
+    let mut taken = vec![
+        ("socket", Endpoint::Ipc(places.socket.clone())),
+        ("socket, with `.fd` appended,", Endpoint::Ipc(twin.into())),
+    ];
+    taken.extend(metrics.map(|address| ("metrics.listen", Endpoint::Tcp(address))));
+    for (name, endpoint) in events.publisher.iter().flat_map(PublisherConfig::sockets) {
+        if let Some((owner, there)) = taken.iter().find(|(_, other)| other.clashes(endpoint)) {
+            let problem = format!("{owner} has it already: {there}");
+            return Err(reader.wrong(name, Problem::new(problem, "name another port or path")));
+        }
+        taken.push((name, endpoint.clone()));
+    }
+    Ok(())
 }
 
 /// The modules that can be named: the rooms of the library.

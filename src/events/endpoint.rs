@@ -1,7 +1,7 @@
 //! What a ZeroMQ endpoint says. Never opens anything.
 
 use std::fmt;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -23,6 +23,28 @@ impl Endpoint {
     #[must_use]
     pub fn is_remote(&self) -> bool {
         matches!(self, Self::Tcp(address) if !address.ip().is_loopback())
+    }
+
+    /// Whether only one of the two can be listened at.
+    #[must_use]
+    pub fn clashes(&self, with: &Self) -> bool {
+        match (self, with) {
+            (Self::Tcp(one), Self::Tcp(other)) => {
+                let (one_ip, other_ip) = (one.ip(), other.ip());
+                one.port() == other.port() && (covers(one_ip, other_ip) || covers(other_ip, one_ip))
+            }
+            (Self::Ipc(one), Self::Ipc(other)) => one == other,
+            _ => false,
+        }
+    }
+}
+
+/// Whether who listens at `one` has what comes to `other`: `::` is every address, also of version 4.
+fn covers(one: IpAddr, other: IpAddr) -> bool {
+    match one.to_canonical() {
+        IpAddr::V6(all) if all.is_unspecified() => true,
+        IpAddr::V4(all) if all.is_unspecified() => other.to_canonical().is_ipv4(),
+        one => one == other.to_canonical(),
     }
 }
 
@@ -79,6 +101,26 @@ mod tests {
             |endpoint| format!("{endpoint}{}", if endpoint.is_remote() { ", remote" } else { "" }),
         );
         assert_eq!(said, wanted, "{text}");
+    }
+
+    #[test]
+    fn endpoints_clash_where_one_has_what_comes_to_the_other() {
+        let check = |one: &str, other: &str, clash: bool| {
+            let (one, other): (Endpoint, Endpoint) = (one.parse().unwrap(), other.parse().unwrap());
+            assert_eq!(one.clashes(&other), clash, "{one} and {other}");
+            assert_eq!(other.clashes(&one), clash, "{other} and {one}");
+        };
+        check("tcp://127.0.0.1:5557", "tcp://127.0.0.1:5557", true);
+        check("tcp://127.0.0.1:5557", "tcp://127.0.0.1:5558", false);
+        check("tcp://127.0.0.1:5557", "tcp://127.0.0.2:5557", false);
+        check("tcp://127.0.0.1:5557", "tcp://[::1]:5557", false);
+        check("tcp://127.0.0.1:5557", "tcp://*:5557", true);
+        check("tcp://[::1]:5557", "tcp://*:5557", false);
+        check("tcp://127.0.0.1:5557", "tcp://[::]:5557", true);
+        check("tcp://127.0.0.1:5557", "tcp://[::ffff:127.0.0.1]:5557", true);
+        check("ipc:///run/t.events", "ipc:///run//t.events", true);
+        check("ipc:///run/t.events", "ipc:///run/t.replay", false);
+        check("ipc:///run/t.events", "tcp://127.0.0.1:5557", false);
     }
 
     #[test]

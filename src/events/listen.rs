@@ -13,7 +13,7 @@ use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::{Semaphore, watch};
 
 use crate::env::{self, Seldom};
-use crate::sockets::{Directory, PlaceError, SocketFile};
+use crate::sockets::{self, Directory, PlaceError, SocketFile};
 
 use super::endpoint::Endpoint;
 
@@ -73,6 +73,22 @@ impl Listener {
         let running = watch::Sender::new(());
         env::spawn_task(accept_all(socket, endpoint.clone(), serve, running.subscribe()));
         Ok(Self { _running: running, _file: file })
+    }
+}
+
+/// Whether [`Listener::start`] would find room at the endpoint, once the folders of `made` are there. Changes
+/// nothing.
+///
+/// # Errors
+/// What it would say, as far as that is known without making anything.
+pub(super) fn look(endpoint: &Endpoint, made: &[&Path]) -> io::Result<()> {
+    match endpoint {
+        Endpoint::Tcp(address) => std::net::TcpListener::bind(address).map(drop),
+        Endpoint::Ipc(path) => {
+            let folder = path.parent().unwrap_or(path);
+            let comes = !folder.exists() && made.iter().any(|made| made.starts_with(folder));
+            if comes { Ok(()) } else { sockets::look(path).map_err(io::Error::other) }
+        }
     }
 }
 

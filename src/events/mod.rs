@@ -21,6 +21,7 @@ mod replay;
 mod tests;
 
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 
 use tokio::runtime;
@@ -43,6 +44,14 @@ pub struct PublisherConfig {
     pub topic: String,
 }
 
+impl PublisherConfig {
+    /// Each socket's key and where it listens.
+    pub fn sockets(&self) -> impl Iterator<Item = (&'static str, &Endpoint)> {
+        let replay = self.replay.as_ref().map(|endpoint| ("events.zmq_replay", endpoint));
+        [("events.zmq", &self.publish)].into_iter().chain(replay)
+    }
+}
+
 /// Why events can't be published.
 #[derive(Debug, thiserror::Error)]
 #[error("can't listen at {endpoint} for events: {source}; see {key}")]
@@ -50,6 +59,18 @@ pub struct StartError {
     endpoint: Endpoint,
     key: &'static str,
     source: io::Error,
+}
+
+/// Whether [`Publisher::start`] would find room for its sockets, once the folders of `made` are there. Changes
+/// nothing.
+///
+/// # Errors
+/// What it would say, as far as that is known without making anything.
+pub fn look_at_endpoints(config: &PublisherConfig, made: &[&Path]) -> Result<(), StartError> {
+    config.sockets().try_for_each(|(key, endpoint)| {
+        let failed = |source| StartError { endpoint: endpoint.clone(), key, source };
+        listen::look(endpoint, made).map_err(failed)
+    })
 }
 
 /// Both sockets, listening. They go, with all their connections, when this is dropped.

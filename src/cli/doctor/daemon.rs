@@ -9,6 +9,7 @@ use crate::cli::serve::state_dir;
 use crate::client::{self, DaemonStatus};
 use crate::config::Places;
 use crate::domain::tier::Tier;
+use crate::events::{PublisherConfig, look_at_endpoints};
 use crate::service::{BindError, look_at_socket};
 use crate::sockets::PlaceError;
 use crate::tiers::open::{OpenError, check_writable};
@@ -60,6 +61,17 @@ pub(super) fn metrics(address: SocketAddr) -> Check {
         Err(error) => {
             let found = format!("nobody can listen on {address}: {error}");
             Check::fail(CHECK, found, "set metrics.listen to a free address of this machine")
+        }
+    }
+}
+
+/// Where changes of residency are published.
+pub(super) fn events(publisher: &PublisherConfig, places: &Places) -> Check {
+    const CHECK: &str = "events";
+    match look_at_endpoints(publisher, &places.folders()) {
+        Ok(()) => Check::ok(CHECK, format!("{} is free", publisher.publish)),
+        Err(error) => {
+            Check::fail(CHECK, error.to_string(), "name a free endpoint of this machine there")
         }
     }
 }
@@ -181,6 +193,33 @@ mod tests {
         let hung = &checks(&places, true)[1];
         assert_eq!(hung.verdict, Verdict::Fail);
         assert!(hung.found.contains("doesn't answer"), "{hung:?}");
+    }
+
+    #[test]
+    fn endpoints_of_events_are_judged() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path();
+        let places = Places { socket: path.join("a/t.sock"), state_dir: path.join("b/state") };
+        let check = |endpoint: &str, verdict| {
+            let publish = endpoint.parse().unwrap();
+            let found =
+                events(&PublisherConfig { publish, replay: None, topic: String::new() }, &places);
+            assert_eq!(found.verdict, verdict, "{found:?}");
+        };
+        let ipc = |name: &str| format!("ipc://{}/{name}", path.display());
+        check(&ipc("e"), Verdict::Ok);
+        std::fs::write(path.join("e"), "").unwrap();
+        check(&ipc("e"), Verdict::Fail);
+        check(&ipc("nowhere/e"), Verdict::Fail);
+        for made in ["a/e", "b/e", "b/state/e"] {
+            check(&ipc(made), Verdict::Ok);
+        }
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let tcp = format!("tcp://{}", taken.local_addr().unwrap());
+        check(&tcp, Verdict::Fail);
+        drop(taken);
+        check(&tcp, Verdict::Ok);
+        assert_eq!(std::fs::read_dir(path).unwrap().count(), 1, "nothing is made");
     }
 
     #[test]

@@ -97,6 +97,8 @@ fn checks(sources: &Sources) -> Vec<Check> {
         checks.extend(daemon::checks(&places, runs));
         let metrics = config.as_ref().ok().and_then(|config| config.metrics);
         checks.extend(metrics.filter(|_| !runs).map(daemon::metrics));
+        let publisher = config.as_ref().ok().and_then(|config| config.events.publisher.as_ref());
+        checks.extend(publisher.filter(|_| !runs).map(|it| daemon::events(it, &places)));
         checks.extend(storage::checks(&places, config.as_ref().ok(), runs));
     }
     checks

@@ -76,6 +76,9 @@ fn run_with(args: &ServeArgs, config: &Config) -> Result<(), Failure> {
     if let Some(address) = config.metrics {
         observe::start_metrics(address, runtime.handle()).map_err(Failure::failed)?;
     }
+    if let Some(publisher) = &config.events.publisher {
+        events::look_at_endpoints(publisher, &config.places.folders()).map_err(Failure::failed)?;
+    }
     let node = Node::start(config, site, runtime.handle()).map_err(Failure::failed)?;
     let (served, door) = match serve(args, config, &runtime, &node) {
         Ok((ended, door)) => (ended, Some(door)),
