@@ -1,15 +1,16 @@
 """The client of an engine, with await: the same calls as `client.Client`, for one event loop.
 
 The session, its reader of completions and its coming back are the blocking client's, on threads of
-their own; nothing here blocks the loop.
+their own; nothing here blocks the loop, or takes a thread of its executor: those are the program's.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -51,7 +52,7 @@ class AsyncClient:
         may_be_away: bool = False,
     ) -> AsyncClient:
         """As `Client(...)`."""
-        blocking = await asyncio.to_thread(
+        connecting = functools.partial(
             Client,
             socket,
             client_id=client_id,
@@ -62,7 +63,7 @@ class AsyncClient:
             engine=engine,
             may_be_away=may_be_away,
         )
-        return cls(blocking)
+        return cls(await _on_a_thread(connecting))
 
     @property
     def connected(self) -> bool:
@@ -73,7 +74,12 @@ class AsyncClient:
         return self._blocking.welcome
 
     async def wait_connected(self, timeout_s: float | None = None) -> bool:
-        return await asyncio.to_thread(self._blocking.wait_connected, timeout_s)
+        """As `Client.wait_connected`."""
+        awaited = asyncio.wrap_future(self._connection.await_connected())
+        try:
+            return await asyncio.wait_for(awaited, timeout_s)
+        except asyncio.TimeoutError:
+            return self.connected
 
     @property
     def epoch(self) -> int | None:
@@ -112,7 +118,7 @@ class AsyncClient:
             _log.warning("a pool whose registering was cancelled may be kept: %s", error)
 
     async def unregister_pool(self, pool: PoolHandle) -> None:
-        await asyncio.to_thread(self._blocking.unregister_pool, pool)
+        await _on_a_thread(self._blocking.unregister_pool, pool)
 
     async def lookup(
         self,
@@ -176,7 +182,7 @@ class AsyncClient:
     async def hbm(self) -> HbmMemory:
         living = self._connection.session()
         said = await self._run(calls.hbm_memory(living))
-        return await asyncio.to_thread(living.hbm, *said)
+        return await _on_a_thread(living.hbm, *said)
 
     async def borrow(self, hashes: Hashes, *, request: int) -> Borrowed:
         return await self._run(calls.borrow(self._connection.session(), hashes, request))
@@ -232,7 +238,7 @@ class AsyncClient:
         return await self._run(calls.status(self._connection.session()))
 
     async def close(self) -> None:
-        await asyncio.to_thread(self._blocking.close)
+        await _on_a_thread(self._blocking.close)
 
     async def __aenter__(self) -> AsyncClient:
         return self
@@ -266,3 +272,13 @@ class AsyncClient:
         except errors.DaemonGone as error:
             self._connection.lost(call.session, error)
             raise
+
+
+async def _on_a_thread(call: Callable[..., _T], *given: Any) -> _T:
+    """As `asyncio.to_thread`, on a thread of its own: one that is cancelled goes on to its end, and
+    many of those would use the loop's executor up."""
+    thread = ThreadPoolExecutor(1, "terrace-kv-aio")
+    try:
+        return await asyncio.wrap_future(thread.submit(call, *given))
+    finally:
+        thread.shutdown(wait=False)

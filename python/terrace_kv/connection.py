@@ -15,6 +15,7 @@ import logging
 import os
 import threading
 import time
+from concurrent.futures import Future
 from pathlib import Path
 
 from . import errors
@@ -36,6 +37,8 @@ class Connection:
         self.path = path
         self.identity = identity
         self._state = threading.Condition()
+        # Who awaits a session without a thread that waits.
+        self._awaited: set[Future[bool]] = set()
         self._session: Session | None = None
         self._away: errors.TerraceError = errors.DaemonGone("not connected yet")
         self._may_be_away = may_be_away
@@ -85,6 +88,17 @@ class Connection:
         with self._state:
             self._state.wait_for(lambda: self._session is not None or self._closed, timeout_s)
             return self._session is not None
+
+    def await_connected(self) -> Future[bool]:
+        """As `wait_connected`, for those who wait without a thread. Who waits no longer cancels
+        it."""
+        awaited: Future[bool] = Future()
+        # Forgotten where it is cancelled, however long no daemon comes.
+        awaited.add_done_callback(self._awaited.discard)
+        with self._state:
+            self._awaited.add(awaited)
+        self._tell_awaited()
+        return awaited
 
     def lost(self, session: Session, why: errors.TerraceError) -> None:
         """A call found that the session is gone: no other call waits to find the same."""
@@ -160,11 +174,24 @@ class Connection:
             session, self._session = self._session, None
             self._state.notify_all()
         self._closing.set()
+        self._tell_awaited()
         if session is not None:
             session.close(why)
         if self._keeper is not threading.current_thread():
             self._keeper.join(timeout=self.identity.call_timeout_s)
         self._handles = []
+
+    def _tell_awaited(self) -> None:
+        """Ends the awaiting once there is a session, or will be none."""
+        with self._state:
+            is_there = self._session is not None
+            if not is_there and not self._closed:
+                return
+            awaited = list(self._awaited)
+            self._awaited.clear()
+        for one in awaited:
+            if one.set_running_or_notify_cancel():
+                one.set_result(is_there)
 
     def _refusal(self) -> errors.TerraceError:
         """What callers hear while it is away: to do without, unless a person must mend it."""
@@ -231,6 +258,7 @@ class Connection:
                 return None
             self._session = session
             self._state.notify_all()
+        self._tell_awaited()
         _log.info("connected to the daemon at %s, %d pools", self.path, len(self._handles))
         return session
 

@@ -1,8 +1,10 @@
 """The same with await: bytes, completions, errors, cancelled calls."""
 
 import asyncio
+import threading
 import time
 import unittest
+from concurrent.futures import ThreadPoolExecutor
 from unittest import mock
 
 import numpy as np
@@ -13,6 +15,7 @@ from terrace_kv import (
     DaemonGone,
     HostPool,
     Invalid,
+    Precondition,
     Tier,
     TimedOut,
     daemon_status,
@@ -147,6 +150,28 @@ class AsyncTest(unittest.IsolatedAsyncioTestCase):
         self.assertGreater(self.client.epoch, epoch)
         self.assertTrue((await self.store(chain(3), seed=3)).ok)
 
+    async def test_nothing_takes_a_thread_of_the_loops_executor(self):
+        executor, over = ThreadPoolExecutor(1), threading.Event()
+        self.addCleanup(executor.shutdown)
+        self.addCleanup(over.set)
+        asyncio.get_running_loop().set_default_executor(executor)
+        # What the program itself has running there, for as long as it likes.
+        executor.submit(over.wait)
+
+        async def everything() -> None:
+            client = await AsyncClient.connect(
+                self.daemon.socket, client_id="busy", namespace=self.space
+            )
+            self.assertTrue(await client.wait_connected())
+            with HostPool.create(self.space, 4) as pool:
+                await client.unregister_pool(await client.register_pool(pool))
+            with self.assertRaisesRegex(Precondition, "HBM"):
+                await client.hbm()
+            await client.close()
+            self.assertFalse(await client.wait_connected())
+
+        await asyncio.wait_for(everything(), PATIENCE_S)
+
     async def test_it_closes_with_its_block(self):
         async with await AsyncClient.connect(
             self.daemon.socket, client_id="short", namespace=self.space
@@ -154,6 +179,42 @@ class AsyncTest(unittest.IsolatedAsyncioTestCase):
             self.assertEqual((await client.status()).clients, 2)
             self.assertEqual(client.welcome.protocol_version, 2)
         self.assertFalse(client.connected)
+
+
+class AwayTest(unittest.IsolatedAsyncioTestCase):
+    """A daemon that may come."""
+
+    async def asyncSetUp(self) -> None:
+        self.daemon = Daemon()
+        self.addCleanup(self.daemon.close)
+        self.client = await AsyncClient.connect(
+            self.daemon.socket, client_id="early", namespace=namespace(), may_be_away=True
+        )
+        self.addAsyncCleanup(self.client.close)
+
+    async def test_who_waits_no_longer_leaves_nothing_behind(self):
+        before = threading.active_count()
+        for _ in range(20):
+            with self.assertRaises(asyncio.TimeoutError):
+                await asyncio.wait_for(self.client.wait_connected(PATIENCE_S), 0.01)
+        for patience_s in (0.01, 0):
+            self.assertFalse(await self.client.wait_connected(patience_s))
+        self.assertEqual(threading.active_count(), before)
+        self.assertFalse(self.client._connection._awaited)
+
+    async def test_whoever_waits_hears_of_the_daemon_and_of_the_close(self):
+        waiting = [asyncio.create_task(self.client.wait_connected()) for _ in range(3)]
+        await asyncio.sleep(0)
+        waiting.pop().cancel()
+        await asyncio.to_thread(self.daemon.start)
+        self.assertEqual(await asyncio.wait_for(asyncio.gather(*waiting), PATIENCE_S), [True] * 2)
+        self.assertTrue(await self.client.wait_connected(0))
+        await asyncio.to_thread(self.daemon.kill)
+        await asyncio.to_thread(until, lambda: not self.client.connected, "it knows")
+        waiting = asyncio.create_task(self.client.wait_connected())
+        await asyncio.sleep(0)
+        await self.client.close()
+        self.assertFalse(await asyncio.wait_for(waiting, PATIENCE_S))
 
 
 if __name__ == "__main__":
