@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Generator
@@ -11,7 +12,7 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 
 from .answers import Completion, OpKind
-from .errors import TerraceError, TimedOut, again
+from .errors import TerraceError, TimedOut, again, forked
 
 _log = logging.getLogger("terrace_kv")
 
@@ -34,6 +35,8 @@ class Operation:
     def __init__(self, op_id: int, ended: Future[Completion]) -> None:
         self.op_id = op_id
         self._ended = ended
+        # Whose threads hear of the end.
+        self._process = os.getpid()
 
     def done(self) -> bool:
         """Whether it has ended, well or not."""
@@ -44,6 +47,7 @@ class Operation:
 
         Raises `TimedOut` when it has not ended by then; it goes on, and can be waited for again.
         """
+        self._check_process()
         try:
             return self._ended.result(timeout_s)
         except FutureTimeoutError:
@@ -55,6 +59,7 @@ class Operation:
     def add_done_callback(self, call: Callable[[Operation], object]) -> None:
         """Calls `call(operation)` when it has ended, on the thread that reads the completions:
         it must not block. At once, if it has ended already. What it raises is logged."""
+        self._check_process()
         self._ended.add_done_callback(lambda _: self._tell(call))
 
     def _tell(self, call: Callable[[Operation], object]) -> None:
@@ -68,7 +73,13 @@ class Operation:
             _log.exception("a callback of operation %d failed", self.op_id)
 
     def __await__(self) -> Generator[object, None, Completion]:
+        self._check_process()
         return asyncio.wrap_future(self._ended).__await__()
+
+    def _check_process(self) -> None:
+        """Raises in a forked process what no end will ever say there."""
+        if os.getpid() != self._process and not self._ended.done():
+            raise forked(self._process)
 
 
 class Completions:

@@ -60,6 +60,7 @@ class Connection:
 
     def session(self) -> Session:
         """The living session. Raises at once where there is none."""
+        self.check_process()
         session = self._session
         if session is None:
             if self._closed:
@@ -67,24 +68,34 @@ class Connection:
             raise self._refusal()
         return session
 
+    def check_process(self) -> None:
+        """Raises in a process forked from the client's own: calls with the session's token would be
+        the parent's, and their ends would go to it."""
+        if os.getpid() != self._process:
+            raise errors.forked(self._process)
+
     def connected(self) -> bool:
-        return self._session is not None
+        return self.epoch() is not None
 
     def epoch(self) -> int | None:
         session = self._session
-        return None if session is None else session.epoch
+        return None if session is None or os.getpid() != self._process else session.epoch
 
     def why_away(self) -> errors.TerraceError | None:
+        if os.getpid() != self._process:
+            return errors.forked(self._process)
         return self._away if self._session is None else None
 
     def drop(self) -> None:
         """Ends the session, if there is one; the keeper makes the next."""
+        self.check_process()
         session = self._session
         if session is not None:
             self.lost(session, errors.SessionLost("this client gave its session up"))
 
     def wait_connected(self, timeout_s: float | None) -> bool:
         """Waits until there is a session; says whether there is one."""
+        self.check_process()
         with self._state:
             self._state.wait_for(lambda: self._session is not None or self._closed, timeout_s)
             return self._session is not None
@@ -92,6 +103,7 @@ class Connection:
     def await_connected(self) -> Future[bool]:
         """As `wait_connected`, for those who wait without a thread. Who waits no longer cancels
         it."""
+        self.check_process()
         awaited: Future[bool] = Future()
         # Forgotten where it is cancelled, however long no daemon comes.
         awaited.add_done_callback(self._awaited.discard)
@@ -109,6 +121,7 @@ class Connection:
 
     def register(self, handle: PoolHandle) -> None:
         """Registers a pool now, or as soon as there is a daemon."""
+        self.check_process()
         with self._registering:
             if self._closed:
                 self.session()
@@ -130,6 +143,7 @@ class Connection:
 
     def forget(self, handle: PoolHandle) -> Session | None:
         """Registers the pool no more; gives the last session that may have it, if one is there."""
+        self.check_process()
         if not self._registering.acquire(timeout=self.identity.call_timeout_s):
             raise errors.TimedOut("a session is being made, in which the pool is registered again")
         try:

@@ -85,7 +85,8 @@ class DaemonFault(TerraceError):
 
 
 class ClientClosed(TerraceError):
-    """This client was closed. Connect another one."""
+    """This client was closed, or belongs to the process that this one was forked from. Connect
+    another one."""
 
 
 _REASONS: dict[str, type[TerraceError]] = {
@@ -112,6 +113,14 @@ def again(error: _E) -> _E:
     """The same error to be raised once more: each time one is raised it collects its callers, and
     so all that these hold."""
     return copy.copy(error)
+
+
+def forked(process: int) -> ClientClosed:
+    """The error for a client of `process` in one forked from it."""
+    return ClientClosed(
+        f"this client belongs to process {process}, from which this one was forked: connect "
+        "another one here"
+    )
 
 
 def from_rpc(error: Any, socket: Path) -> TerraceError:

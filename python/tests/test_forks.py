@@ -19,6 +19,60 @@ from terrace_kv import Client
 client = Client(sys.argv[1], client_id="forks", namespace=namespace())
 """
 
+# Each call that would go to the daemon is refused at once; nothing reaches the parent's session.
+USE_IN_CHILD = """
+import traceback
+from rig import chain
+from terrace_kv import ClientClosed, HostPool
+
+client_pool = HostPool.create(client.namespace, 8)
+handle = client.register_pool(client_pool)
+ended = client.store(chain(2), handle, [0, 1]).op
+ended.result()
+found = client.lookup(chain(2), request=7)
+pending = client._connection.session().completions.expect(1 << 40)
+
+def check():
+    for call in (
+        lambda: client.lookup(chain(2), request=7),
+        lambda: client.store(chain(1, seed=5), handle, [3]),
+        lambda: client.load(chain(2), handle, [4, 5]),
+        lambda: client.end_request(7),
+        lambda: client.release(found),
+        lambda: client.register_pool(client_pool),
+        lambda: client.unregister_pool(handle),
+        lambda: client.watch(1),
+        lambda: client.status(),
+        lambda: client.welcome,
+        lambda: client.wait_connected(1),
+        lambda: client.reconnect(),
+        lambda: pending.result(1),
+        lambda: pending.add_done_callback(print),
+    ):
+        try:
+            call()
+        except ClientClosed as error:
+            assert "forked" in str(error), error
+        else:
+            raise AssertionError("it was carried out")
+    assert not client.connected and client.epoch is None
+    assert isinstance(client.away, ClientClosed)
+    # What had ended is known.
+    assert ended.result(0).ok
+
+child = os.fork()
+if child == 0:
+    try:
+        check()
+    except BaseException:
+        print(traceback.format_exc(), flush=True)
+        os._exit(1)
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+assert client.status().leases == 1 and client.status().clients == 1
+assert client.load(chain(2), handle, [4, 5]).result().ok
+"""
+
 
 class ForksTest(DaemonCase):
     def program(self, more: str) -> subprocess.Popen[bytes]:
@@ -54,6 +108,10 @@ class ForksTest(DaemonCase):
             "assert client.status().clients == 1 and client.connected\n"
         )
         self.assertEqual(program.wait(PATIENCE_S), 0)
+
+    def test_a_forked_process_uses_nothing_of_the_clients(self):
+        program = self.program(USE_IN_CHILD)
+        self.assertEqual(program.wait(PATIENCE_S), 0, program.stdout.read())
 
     def test_a_client_that_died_is_over_while_what_it_forked_lives(self):
         program = self.program(
