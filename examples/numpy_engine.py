@@ -2,8 +2,8 @@
 """A toy engine on numpy: stores the KV of a prefix, finds it again, loads it back, compares.
 
     pip install ./python
-    terrace serve &                                   # or wherever a daemon runs already
-    python examples/numpy_engine.py --socket "$XDG_RUNTIME_DIR/terrace.sock"
+    terrace serve &                  # or wherever a daemon runs already, and --socket then
+    python examples/numpy_engine.py
 
 Its "model" makes a page of KV from the tokens of a block, so that what comes back can be checked.
 Run it again while the daemon lives (or has an NVMe tier), and the first request finds its prefix.
@@ -14,7 +14,7 @@ from itertools import groupby
 
 import numpy as np
 
-from terrace_kv import Client, HostPool, Kind, Namespace, Stop, hashing, hints
+from terrace_kv import Client, HostPool, Kind, Namespace, Stop, default_socket, hashing, hints
 
 LAYERS, HEADS, HEAD_SIZE, BLOCK_TOKENS = 4, 2, 32, 16
 PAGE_SHAPE = (BLOCK_TOKENS, HEADS, HEAD_SIZE)
@@ -72,8 +72,8 @@ def serve(client: Client, handle, cache: np.ndarray, request: int, tokens: list[
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--socket", required=True, help="the daemon's socket")
-    socket = parser.parse_args().socket
+    parser.add_argument("--socket", help="the daemon's socket; its usual one if not given")
+    socket = parser.parse_args().socket or default_socket()
     with (
         Client(socket, client_id="numpy-engine", namespace=NAMESPACE) as client,
         HostPool.create(NAMESPACE, SLOTS) as pool,

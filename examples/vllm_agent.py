@@ -2,8 +2,8 @@
 """A lead agent with tool calls and a sub-agent, under vLLM with the Terrace connector.
 
     scripts/test-vllm plain                  # once: puts vLLM's CPU build into target/vllm/venv
-    terrace serve &                          # or wherever a daemon runs already
-    target/vllm/venv/bin/python examples/vllm_agent.py --socket "$XDG_RUNTIME_DIR/terrace.sock"
+    terrace serve &                  # or wherever a daemon runs already, and --socket then
+    target/vllm/venv/bin/python examples/vllm_agent.py
 
 The model is a tiny Llama with made-up weights, so what the agents say makes no sense; what is
 cached does. After each turn vLLM's own cache is emptied, as other requests would do, so that every
@@ -26,7 +26,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 from vllm import LLM, SamplingParams
 from vllm.config import KVTransferConfig
 
-from terrace_kv import hints
+from terrace_kv import default_socket, hints
 
 BLOCK_TOKENS = 32
 MODEL = {
@@ -110,8 +110,8 @@ def lead(**hinted: object) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--socket", required=True, help="the daemon's socket")
-    llm = engine(parser.parse_args().socket)
+    parser.add_argument("--socket", help="the daemon's socket; its usual one if not given")
+    llm = engine(parser.parse_args().socket or default_socket())
 
     talk = TOOLS + SYSTEM + TASK
     talk += turn(llm, "lead asks for a tool", talk, lead())

@@ -61,6 +61,7 @@ from .errors import (
 from .lent import Borrowed, CudaExport, HbmMemory
 from .namespace import Namespace
 from .observe import daemon_block, daemon_sessions, daemon_status
+from .places import default_socket
 from .pool import HostPool, PageLayout
 from .residency import Events, Residents, daemon_events, daemon_overlap
 from .session import PoolHandle
@@ -130,6 +131,7 @@ __all__ = [
     "daemon_overlap",
     "daemon_sessions",
     "daemon_status",
+    "default_socket",
     "hashing",
     "hints",
 ]

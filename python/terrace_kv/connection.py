@@ -55,6 +55,8 @@ class Connection:
             if not may_be_away:
                 raise
             self._away = error
+            # It may be the wrong socket: nobody may ever come to it.
+            _log.warning("no session with the daemon at %s, trying on: %s", path, error)
         self._keeper = threading.Thread(target=self._keep, name="terrace-kv", daemon=True)
         self._keeper.start()
 
@@ -251,7 +253,7 @@ class Connection:
                     else errors.DaemonFault(f"connecting failed: {error!r}")
                 )
                 if type(why) is not type(self._away):
-                    _log.warning("no session with the daemon at %s: %s", self.path, why)
+                    _log.warning("no session with the daemon at %s, trying on: %s", self.path, why)
                 with self._state:
                     self._away = why
                     self._state.notify_all()

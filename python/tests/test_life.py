@@ -133,10 +133,10 @@ class RestartTest(RestartCase):
         space = namespace()
         with self.assertRaisesRegex(DaemonGone, "no such socket"):
             Client(daemon.socket, client_id="early", namespace=space)
-        with (
-            Client(daemon.socket, client_id="early", namespace=space, may_be_away=True) as client,
-            HostPool.create(space, 4) as pool,
-        ):
+        with self.assertLogs("terrace_kv", "WARNING") as said:
+            early = Client(daemon.socket, client_id="early", namespace=space, may_be_away=True)
+        self.assertRegex(said.output[0], f"at {daemon.socket}, trying on: .* no such socket")
+        with early as client, HostPool.create(space, 4) as pool:
             handle = client.register_pool(pool)
             with self.assertRaises(DaemonGone):
                 client.lookup(chain(2))

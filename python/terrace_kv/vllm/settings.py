@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any
 
+from ..places import default_socket
 from .wishes import is_whole
 
 PREFIX = "kv_connector_extra_config"
@@ -48,7 +47,9 @@ class Settings:
             raise ValueError(
                 f"{PREFIX}.{unknown[0]} is no setting: there are {', '.join(sorted(known))}"
             )
-        settings = cls(**{"socket": default_socket(environment), **given})
+        if "socket" not in given:
+            given = {**given, "socket": default_socket(environment)}
+        settings = cls(**given)
         settings._check()
         return settings
 
@@ -67,15 +68,6 @@ class Settings:
             raise _wrong("prefill_tokens_per_s", rate, "at least 1; leave it out if not known")
         if not is_whole(self.store_percent) or not 1 <= self.store_percent <= 50:
             raise _wrong("store_percent", self.store_percent, "1 to 50")
-
-
-def default_socket(environment: Mapping[str, str]) -> str:
-    """Where the daemon listens unless it was told otherwise."""
-    named = environment.get("TERRACE_SOCKET")
-    if named:
-        return named
-    runtime = environment.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}"
-    return str(Path(runtime) / "terrace.sock")
 
 
 def _wrong(name: str, value: Any, allowed: str) -> ValueError:

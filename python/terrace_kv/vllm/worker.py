@@ -243,7 +243,7 @@ def open_client(settings: Settings, space: Namespace, engine: str, part: str) ->
 
     Raises `VersionMismatch`, or `Invalid` for a namespace that the daemon does not take.
     """
-    client = Client(
+    return Client(
         settings.socket,
         client_id=f"{engine}/{os.getpid()}/{part}",
         engine=engine,
@@ -253,6 +253,3 @@ def open_client(settings: Settings, space: Namespace, engine: str, part: str) ->
         prefill_tokens_per_s=settings.prefill_tokens_per_s,
         may_be_away=True,
     )
-    if not client.connected:
-        _log.warning("serving without the daemon until it comes: %s", client.away)
-    return client
