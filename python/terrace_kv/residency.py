@@ -15,9 +15,12 @@ import grpc
 from . import arguments, convert, errors
 from .answers import Overlap, Tier
 from .namespace import Namespace
-from .session import Channel
+from .session import Channel, Pings
 
 _TIMEOUT_S = 5.0
+
+# Nothing comes from a daemon where nothing happens, nor from one that hangs.
+_PINGS = Pings(after_s=10.0, answer_s=5.0)
 
 
 @dataclass(frozen=True)
@@ -80,20 +83,29 @@ Event = Changes | Reset | Lost | Complete
 class Events:
     """What the daemon tells, to be iterated over and closed. Made by `daemon_events`."""
 
-    def __init__(self, channel: Channel, request: Any) -> None:
+    def __init__(self, channel: Channel, request: Any, wait_s: float) -> None:
         self._channel = channel
-        self._stream = channel.stream("Events", request)
+        try:
+            self._stream = channel.opened("Events", request, wait_s)
+        except BaseException:
+            channel.close()
+            raise
 
     def __iter__(self) -> Iterator[Event]:
         return self
 
     def __next__(self) -> Event:
-        """Waits for the next one. Ends when the daemon stops, or another thread closes it."""
+        """Waits for the next one. Ends when the daemon stops, or another thread closes it. Raises
+        `TimedOut` when the daemon does not answer pings any more."""
         try:
             return _event(next(self._stream))
         except grpc.RpcError as error:
             if self._stream.code() is grpc.StatusCode.CANCELLED:
                 raise StopIteration from None
+            if Pings.went_unanswered(error):
+                raise errors.TimedOut(
+                    f"no answer to pings for {_PINGS.answer_s} s: the daemon is overloaded or stuck"
+                ) from error
             raise self._channel.why(error) from error
 
     def close(self) -> None:
@@ -113,15 +125,18 @@ def daemon_events(
     snapshot: bool = False,
     start: tuple[int, int] | None = None,
     namespace: bytes = b"",
+    timeout_s: float = _TIMEOUT_S,
 ) -> Events:
     """Follows a daemon. With `snapshot` it first tells what is here, and tells it anew wherever
     changes would be missing. `start` is the life and the number to go on with. `namespace` is the
-    digest of the only one that is wanted.
+    digest of the only one that is wanted. `timeout_s` bounds connecting.
 
     It follows one life of the daemon and does not come back by itself: when that ends, so does the
     iteration, or it raises `DaemonGone`. It raises `Busy` when as many follow the daemon as may, or
-    it has no time for a snapshot, and connecting to one that hangs raises `TimedOut`. Open another
-    one then, with `snapshot`, or with the life and the number to go on with."""
+    it has no time for a snapshot, and `TimedOut` when the daemon hangs: while connecting, and later
+    on within 15 s. Open another one then, with `snapshot`, or with the life and the number
+    to go on with."""
+    timeout_s = arguments.seconds("timeout_s", timeout_s)
     life, first = start or (0, None)
     request = convert.built(
         "EventsRequest",
@@ -130,7 +145,7 @@ def daemon_events(
         snapshot=snapshot,
         namespace=namespace,
     )
-    return Events(Channel(arguments.socket(socket)), request)
+    return Events(Channel(arguments.socket(socket), pings=_PINGS), request, timeout_s)
 
 
 def daemon_overlap(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import os
 import socket as sockets
+import threading
 import urllib.parse
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,17 +69,45 @@ class PoolHandle:
         self.shard = shard
 
 
+@dataclass(frozen=True)
+class Pings:
+    """How a connection on which nothing may come for long is known to live, in seconds."""
+
+    after_s: float
+    answer_s: float
+
+    def options(self) -> tuple[tuple[str, int], ...]:
+        answer_ms = round(self.answer_s * 1000)
+        return (
+            ("grpc.keepalive_time_ms", round(self.after_s * 1000)),
+            ("grpc.keepalive_timeout_ms", answer_ms),
+            # Its bound of any ping, where that is another one.
+            ("grpc.http2.ping_timeout_ms", answer_ms),
+            ("grpc.http2.max_pings_without_data", 0),
+        )
+
+    @staticmethod
+    def went_unanswered(error: Any) -> bool:
+        """Whether a call failed for it (`grpc.RpcError`): only the text tells it from a daemon
+        that died."""
+        text = error.details() or ""
+        return error.code() is grpc.StatusCode.UNAVAILABLE and (
+            "ping timeout" in text or "keepalive" in text
+        )
+
+
 class Channel:
     """Calls to a daemon, as they are."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, pings: Pings | None = None) -> None:
         self.path = path
         # Why it was closed, once it is.
         self._over: errors.TerraceError | None = None
         _probe(path)
         # gRPC takes the target apart as a URI.
         target = "unix:" + urllib.parse.quote(os.fsencode(path))
-        self._channel = grpc.insecure_channel(target, options=_OPTIONS)
+        options = _OPTIONS if pings is None else (*_OPTIONS, *pings.options())
+        self._channel = grpc.insecure_channel(target, options=options)
         self._stubs: dict[str, Any] = {}
         for name, method in _wire.METHODS.items():
             kind = self._channel.unary_stream if method.streams else self._channel.unary_unary
@@ -118,6 +147,26 @@ class Channel:
     def stream(self, name: str, request: Any) -> Any:
         """Opens a stream without a deadline."""
         return self._stubs[name](request)
+
+    def opened(self, name: str, request: Any, wait_s: float) -> Any:
+        """As `stream`, once the daemon has taken it up within `wait_s`, or has refused it: reading
+        it says which."""
+        stream, is_late = self.stream(name, request), threading.Event()
+
+        def give_up() -> None:
+            is_late.set()
+            stream.cancel()
+
+        # gRPC bounds the wait by a stream's whole time only.
+        timer = threading.Timer(wait_s, give_up)
+        timer.start()
+        try:
+            stream.initial_metadata()
+        finally:
+            timer.cancel()
+        if is_late.is_set():
+            raise self.given_up(name, stream, wait_s)
+        return stream
 
     def given_up(self, name: str, started: Any, wait_s: float) -> errors.TimedOut:
         """Gives a call up; what to raise."""

@@ -5,12 +5,22 @@ import threading
 import time
 import unittest
 from typing import ClassVar
+from unittest import mock
 
 import msgspec
 import zmq
 
-from rig import BLOCK_TOKENS, DaemonCase, chain, until
-from terrace_kv import Invalid, NotFound, Tier, hashing
+from rig import BLOCK_TOKENS, PATIENCE_S, DaemonCase, RestartCase, chain, until
+from terrace_kv import (
+    DaemonGone,
+    Invalid,
+    NotFound,
+    TerraceError,
+    Tier,
+    TimedOut,
+    hashing,
+    residency,
+)
 from terrace_kv.residency import (
     Changes,
     Complete,
@@ -107,6 +117,56 @@ class EventsTest(DaemonCase):
             with self.assertRaises(Invalid):
                 engine.client.store(hashes, engine.handle, range(2), token_ids=tokens)
         engine.store(hashes, token_ids=[1] * (2 * BLOCK_TOKENS))
+
+
+class HangingTest(RestartCase):
+    """Daemons that stand still: whoever follows them is told, and not that they are gone."""
+
+    def setUp(self) -> None:
+        quick = residency.Pings(after_s=0.2, answer_s=0.3)
+        patched = mock.patch.object(residency, "_PINGS", quick)
+        patched.start()
+        self.addCleanup(patched.stop)
+        self.hanging = self.daemon().start()
+
+    def test_connecting_is_bounded(self):
+        self.hanging.freeze()
+        before = time.monotonic()
+        with self.assertRaisesRegex(TimedOut, "no answer to Events within 0.3 s"):
+            daemon_events(self.hanging.socket, snapshot=True, timeout_s=0.3)
+        self.assertLess(time.monotonic() - before, 3.0)
+        self.hanging.thaw()
+        with daemon_events(self.hanging.socket, snapshot=True, timeout_s=PATIENCE_S) as events:
+            self.assertIsInstance(next(events), Reset)
+
+    def test_an_open_stream_ends(self):
+        with daemon_events(self.hanging.socket, snapshot=True) as events:
+            self.assertIsInstance(next(events), Reset)
+            self.assertIsInstance(next(events), Complete)
+            ends = []
+
+            def read() -> None:
+                try:
+                    ends.append(next(events))
+                except TerraceError as error:
+                    ends.append(error)
+
+            reader = threading.Thread(target=read, daemon=True)
+            reader.start()
+            # As long as pings are answered, nothing is no end: these are some.
+            reader.join(1.5)
+            self.assertEqual(ends, [])
+            self.hanging.freeze()
+            reader.join(PATIENCE_S)
+            self.hanging.thaw()
+            self.assertIsInstance(*ends, TimedOut)
+
+    def test_one_that_died_is_gone(self):
+        with daemon_events(self.hanging.socket, snapshot=True) as events:
+            next(events)
+            self.hanging.kill()
+            with self.assertRaises(DaemonGone):
+                list(events)
 
 
 class SmallHistoryTest(DaemonCase):
