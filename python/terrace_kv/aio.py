@@ -75,6 +75,7 @@ class AsyncClient:
 
     async def wait_connected(self, timeout_s: float | None = None) -> bool:
         """As `Client.wait_connected`."""
+        timeout_s = arguments.patience("timeout_s", timeout_s)
         awaited = asyncio.wrap_future(self._connection.await_connected())
         try:
             return await asyncio.wait_for(awaited, timeout_s)

@@ -38,14 +38,14 @@ def each_of(name: str, values: Any, kind: type[_T], takes: str) -> list[_T]:
     return [one_of(f"{name}[{at}]", value, kind, takes) for at, value in enumerate(values)]
 
 
-def count(name: str, value: Any) -> int:
-    """How many, at least one."""
+def count(name: str, value: Any, least: int = 1) -> int:
+    """How many, at least so many."""
     try:
-        number = 0 if isinstance(value, bool) else operator.index(value)
+        number = least - 1 if isinstance(value, bool) else operator.index(value)
     except TypeError:
-        number = 0
-    if number < 1:
-        raise Invalid(f"{name} is {reprlib.repr(value)}: give a whole number, 1 or more")
+        number = least - 1
+    if number < least:
+        raise Invalid(f"{name} is {reprlib.repr(value)}: give a whole number, {least} or more")
     return number
 
 
@@ -74,6 +74,17 @@ def seconds(name: str, value: Any) -> float:
     if not is_number or not 0 < value <= _SECONDS_MAX:
         raise Invalid(f"{name} is {reprlib.repr(value)}: give seconds, more than 0, up to 1e9")
     return float(value)
+
+
+def patience(name: str, value: Any) -> float | None:
+    """A time to wait for something that goes on without; None: as long as it takes."""
+    if value is None:
+        return None
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not is_number or value != value:
+        raise Invalid(f"{name} is {reprlib.repr(value)}: give seconds, or None to wait on")
+    # Python's own clocks end as well.
+    return float(min(max(value, 0), _SECONDS_MAX))
 
 
 def socket(value: Any) -> Path:

@@ -77,6 +77,7 @@ class Client:
 
     def wait_connected(self, timeout_s: float | None = None) -> bool:
         """Waits until a daemon is there, at most so many seconds; says whether it is."""
+        timeout_s = arguments.patience("timeout_s", timeout_s)
         return self._connection.wait_connected(timeout_s)
 
     @property
@@ -274,6 +275,7 @@ class Client:
 
     def watch(self, operation_id: int) -> Operation:
         """The end of a lift that this session was told of; it is heard of once."""
+        operation_id = arguments.count("operation_id", operation_id, least=0)
         return self._connection.session().completions.expect(operation_id)
 
     def sessions(self, sessions_max: int = 0) -> answers.Sessions:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 
+from . import arguments
 from .answers import Completion, OpKind
 from .errors import TerraceError, TimedOut, again, forked
 
@@ -48,6 +49,7 @@ class Operation:
         Raises `TimedOut` when it has not ended by then; it goes on, and can be waited for again.
         """
         self._check_process()
+        timeout_s = arguments.patience("timeout_s", timeout_s)
         try:
             return self._ended.result(timeout_s)
         except FutureTimeoutError:

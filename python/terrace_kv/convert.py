@@ -108,8 +108,7 @@ def directives(given: Iterable[hints.Directive]) -> list[Any]:
 
 
 def actions(given: Iterable[hints.Action], width: int) -> list[Any]:
-    takes = "an action such as hints.Pin(...)"
-    given = arguments.each_of("actions", given, hints.Action, takes)
+    given = arguments.each_of("actions", given, hints.Action, hints.ACTION_TAKES)
     return [
         built("Action", action_id=action_id, **{_field(action): _action(action, width)})
         for action_id, action in hints.named(given)

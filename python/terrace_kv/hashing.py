@@ -69,6 +69,16 @@ class ExtraKeys:
             keys.append(("cache_salt", self.cache_salt))
         return tuple(keys) or None
 
+    def check(self) -> None:
+        """What no hash could be made of."""
+        if self.lora is not None:
+            arguments.one_of("extra.lora", self.lora, Lora, "a hashing.Lora")
+        items = arguments.one_of("extra.mm", self.mm, Sequence, "a list of hashing.MmItem")
+        for at, item in enumerate(items):
+            arguments.one_of(f"extra.mm[{at}]", item, MmItem, "a hashing.MmItem")
+            arguments.count(f"extra.mm[{at}].offset", item.offset, least=0)
+            arguments.count(f"extra.mm[{at}].length", item.length, least=0)
+
 
 def root(seed: str = DEFAULT_SEED) -> bytes:
     """The parent of every chain's first block."""
@@ -104,6 +114,9 @@ def block_hashes(
     tokens stand before these.
     """
     block_tokens = arguments.count("block_tokens", block_tokens)
+    start = arguments.count("start", start, least=0)
+    if extra is not None:
+        arguments.one_of("extra", extra, ExtraKeys, "a hashing.ExtraKeys").check()
     if start % block_tokens or (start > 0) != (parent is not None):
         raise Invalid("give `parent` and `start` together, `start` at the start of a block")
     numbers = arguments.whole_numbers("tokens", tokens)
@@ -113,7 +126,7 @@ def block_hashes(
     last = root(seed) if parent is None else parent
     hashes = []
     for at in range(0, len(numbers) - block_tokens + 1, block_tokens):
-        keys = extra.of_block(start + at, start + at + block_tokens) if extra else None
+        keys = extra.of_block(start + at, start + at + block_tokens) if extra is not None else None
         last = _hash(last, numbers[at : at + block_tokens], keys)
         hashes.append(last)
     return hashes

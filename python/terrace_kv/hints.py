@@ -17,6 +17,9 @@ from .answers import Kind, Scope, Tier
 ENVELOPE_VERSION = "0.1"
 ACTION_VERSION = "1.0"
 
+# What is said to whoever gives something else for an action.
+ACTION_TAKES = "an action such as hints.Pin(...)"
+
 
 @dataclass(frozen=True)
 class Wish:
@@ -241,6 +244,7 @@ def named(actions: Iterable[Action]) -> list[tuple[str, Action]]:
 
 def envelope(actions: Iterable[Action], message_id: str) -> Mapping[str, Any]:
     """The actions in the engines' envelope, to be sent by `hint_envelope` or through an engine."""
+    actions = arguments.each_of("actions", actions, Action, ACTION_TAKES)
     return {
         "protocol_version": ENVELOPE_VERSION,
         "message_id": message_id,

@@ -7,9 +7,10 @@ is sent, and what the daemon calls it.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
-from . import _blake3
+from . import _blake3, arguments
+from .errors import Invalid
 
 KEY_BYTES = 16
 
@@ -46,6 +47,7 @@ class Namespace:
 
     def digest(self) -> bytes:
         """What frames and `sessions` call this namespace: 32 bytes."""
+        self._check()
         texts = [self.model, self.revision, self.dtype, self.layout]
         numbers = [
             self.layers, self.planes, self.page_bytes,
@@ -59,4 +61,17 @@ class Namespace:
 
     def key(self, block_hash: bytes) -> bytes:
         """The daemon's name for the block that the engine calls `block_hash`: 16 bytes."""
+        arguments.one_of("block_hash", block_hash, (bytes, bytearray), "a block's hash, as bytes")
         return _blake3.keyed(self.digest(), block_hash)[:KEY_BYTES]
+
+    def _check(self) -> None:
+        """What no message could hold; the daemon checks the rest."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.type == "int":
+                if arguments.count(field.name, value, least=0) >= 1 << 32:
+                    raise Invalid(f"{field.name} is {value}: give a number of 32 bits")
+            elif field.type == "str":
+                arguments.one_of(field.name, value, str, "text")
+            else:
+                arguments.one_of(field.name, value, bytes, "bytes")

@@ -9,6 +9,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from . import arguments
 from .errors import Invalid
 
 
@@ -19,6 +20,7 @@ def default_socket(environment: Mapping[str, str] = os.environ) -> str:
 
     Raises `Invalid` where the environment names none of these.
     """
+    arguments.one_of("environment", environment, Mapping, "what os.environ has")
     named = _given("TERRACE_SOCKET", environment)
     if named is not None:
         return str(named)

@@ -39,6 +39,7 @@ class PageLayout:
     @classmethod
     def paged(cls, namespace: Namespace, slots: int) -> PageLayout:
         """`[layer][plane][slot]`: one tensor a layer and plane, as vLLM's."""
+        slots = _slots(namespace, slots)
         slot = namespace.page_bytes
         plane = slot * slots
         return cls(slots, 0, plane * namespace.planes, plane, slot)
@@ -46,6 +47,7 @@ class PageLayout:
     @classmethod
     def contiguous(cls, namespace: Namespace, slots: int) -> PageLayout:
         """`[slot][layer][plane]`: all pages of a block side by side."""
+        slots = _slots(namespace, slots)
         plane = namespace.page_bytes
         layer = plane * namespace.planes
         return cls(slots, 0, layer, plane, layer * namespace.layers)
@@ -69,23 +71,28 @@ class HostPool:
         or is already. It is duplicated, so the caller's may be closed."""
         _check(namespace, layout)
         end = layout.end_bytes(namespace)
-        size = os.fstat(fd).st_size
+        size = _size(fd)
         if end > size:
             raise Invalid(f"the pool's pages reach to byte {end}, its memory has {size}")
         self.namespace = namespace
         self.layout = layout
         self._fd = os.dup(fd)
         flags = mmap.MAP_SHARED | mmap.MAP_POPULATE
-        self._memory = mmap.mmap(self._fd, size, flags)
+        try:
+            self._memory = mmap.mmap(self._fd, size, flags)
+        except OSError as error:
+            if error.errno in _NO_ROOM:
+                raise
+            raise Invalid(f"fd is {fd}: its memory can't be shared and written: {error}") from error
 
     @classmethod
     def create(cls, namespace: Namespace, slots: int, layout: PageLayout | None = None) -> HostPool:
         """Makes the memory, touches it, and seals it. Paged unless `layout` says otherwise."""
-        slots = arguments.count("slots", slots)
+        slots = _slots(namespace, slots)
         layout = PageLayout.paged(namespace, slots) if layout is None else layout
+        _check(namespace, layout)
         if layout.slots != slots:
             raise Invalid(f"slots is {slots}, the layout's {layout.slots}: give them alike")
-        _check(namespace, layout)
         end = layout.end_bytes(namespace)
         fd = os.memfd_create("terrace-pool", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
@@ -114,7 +121,7 @@ class HostPool:
 
     def pages(self, slot: int) -> npt.NDArray[np.uint8]:
         """A slot's pages, in place: `[layer, plane, byte]`."""
-        if not 0 <= slot < self.layout.slots:
+        if not 0 <= arguments.count("slot", slot, least=0) < self.layout.slots:
             raise Invalid(f"slot {slot} is outside the pool's {self.layout.slots} slots")
         view: npt.NDArray[np.uint8] = self.view()[slot]
         return view
@@ -126,10 +133,11 @@ class HostPool:
 
         `page_shape` is that of one page in elements of `dtype`; flat where it is not given.
         """
-        element = np.dtype(dtype)
+        element = _element(dtype)
         page_bytes = self.namespace.page_bytes
         shape = (page_bytes // element.itemsize,) if page_shape is None else page_shape
-        if not shape or math.prod(shape) * element.itemsize != page_bytes:
+        shape = tuple(arguments.whole_numbers("page_shape", shape))
+        if not shape or min(shape) < 1 or math.prod(shape) * element.itemsize != page_bytes:
             raise Invalid(
                 f"a page of {shape} {element} is not {page_bytes} bytes: give a shape that fills it"
             )
@@ -164,17 +172,34 @@ class HostPool:
             self.close()
 
 
+def _slots(namespace: Namespace, slots: int) -> int:
+    """The slots of a pool of that namespace's blocks."""
+    arguments.one_of("namespace", namespace, Namespace, "a Namespace")
+    for name in ("layers", "planes", "page_bytes"):
+        arguments.count(name, getattr(namespace, name))
+    return arguments.count("slots", slots)
+
+
 def _check(namespace: Namespace, layout: PageLayout) -> None:
     """What would make no memory at all; the daemon checks the rest, overlaps among it."""
-    numbers = {
-        "slots": layout.slots,
-        "layers": namespace.layers,
-        "planes": namespace.planes,
-        "page_bytes": namespace.page_bytes,
-    }
-    for name, value in numbers.items():
-        if value < 1:
-            raise Invalid(f"{name} is {value}: it must be at least 1")
-    strides = (layout.layer_stride_bytes, layout.plane_stride_bytes, layout.slot_stride_bytes)
-    if min(*strides, layout.base_bytes) < 0:
-        raise Invalid("a stride or the base is negative: give them in bytes, from byte 0 up")
+    arguments.one_of("layout", layout, PageLayout, "a PageLayout")
+    _slots(namespace, layout.slots)
+    for name, value in vars(layout).items():
+        arguments.count(name, value, least=0)
+
+
+def _size(fd: Any) -> int:
+    try:
+        return os.fstat(arguments.count("fd", fd, least=0)).st_size
+    except (OSError, OverflowError) as error:
+        raise Invalid(f"fd is {fd}: give a memfd that is open: {error}") from error
+
+
+def _element(dtype: Any) -> np.dtype[Any]:
+    try:
+        element: np.dtype[Any] = np.dtype(dtype)
+    except TypeError as error:
+        raise Invalid(f"dtype is {dtype!r}: give one of numpy's: {error}") from error
+    if element.itemsize == 0:
+        raise Invalid(f"dtype is {dtype!r}: give one of a length")
+    return element

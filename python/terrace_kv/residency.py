@@ -137,7 +137,7 @@ def daemon_events(
     on within 15 s. Open another one then, with `snapshot`, or with the life and the number
     to go on with."""
     timeout_s = arguments.seconds("timeout_s", timeout_s)
-    life, first = start or (0, None)
+    life, first = (0, None) if start is None else _place(start)
     request = convert.built(
         "EventsRequest",
         **({} if first is None else {"from": first}),
@@ -146,6 +146,14 @@ def daemon_events(
         namespace=namespace,
     )
     return Events(Channel(arguments.socket(socket), pings=_PINGS), request, timeout_s)
+
+
+def _place(start: tuple[int, int]) -> tuple[int, int]:
+    """A life and a number."""
+    numbers = arguments.whole_numbers("start", start)
+    if len(numbers) != 2:
+        raise errors.Invalid(f"start has {len(numbers)} numbers: give the life and the number")
+    return numbers[0], numbers[1]
 
 
 def daemon_overlap(

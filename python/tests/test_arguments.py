@@ -1,5 +1,6 @@
 """Arguments that make no sense: refused by name with what they take, before anything is sent."""
 
+import os
 import unittest
 from fractions import Fraction
 
@@ -10,10 +11,14 @@ from terrace_kv import (
     Client,
     HostPool,
     Invalid,
+    PageLayout,
+    TimedOut,
     daemon_block,
     daemon_events,
     daemon_overlap,
     daemon_status,
+    default_socket,
+    hashing,
     hints,
 )
 
@@ -62,6 +67,78 @@ class ArgumentsTest(DaemonCase):
             (lambda: client.end_request(1, prefill_s="1"), "prefill_s is '1'"),
         )
 
+    def test_of_memory_and_its_layout(self):
+        space, packed = namespace(), PageLayout.paged(namespace(), 4)
+        fd = os.memfd_create("pool", os.MFD_ALLOW_SEALING)
+        self.addCleanup(os.close, fd)
+        os.ftruncate(fd, 1 << 20)
+        read_only = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY)
+        self.addCleanup(os.close, read_only)
+        pool = HostPool.create(space, 4)
+        self.addCleanup(pool.close)
+
+        def layout(**changed):
+            return PageLayout(**{**vars(packed), **changed})
+
+        self.check(
+            (lambda: HostPool.create("x", 5), "namespace is 'x': give a Namespace"),
+            (lambda: HostPool.create(namespace(layers="3"), 5), "layers is '3': give a whole"),
+            (lambda: HostPool.create(space, 4, "paged"), "layout is 'paged': give a PageLayout"),
+            (lambda: HostPool(None, packed, fd), "namespace is None"),
+            (lambda: HostPool(space, None, fd), "layout is None"),
+            (lambda: HostPool(space, layout(slots="4"), fd), "slots is '4'"),
+            (lambda: HostPool(space, layout(base_bytes=-1), fd), "base_bytes is -1"),
+            (
+                lambda: HostPool(space, layout(slot_stride_bytes=0.5), fd),
+                "slot_stride_bytes is 0.5",
+            ),
+            (lambda: HostPool(space, packed, -1), "fd is -1: give a whole number"),
+            (lambda: HostPool(space, packed, "x"), "fd is 'x'"),
+            (lambda: HostPool(space, packed, 1 << 20), "fd is 1048576: give a memfd that is open"),
+            (lambda: HostPool(space, packed, read_only), "can't be shared and written"),
+            (lambda: PageLayout.paged(5, 4), "namespace is 5"),
+            (lambda: PageLayout.contiguous(space, "4"), "slots is '4'"),
+            (lambda: pool.pages("0"), "slot is '0'"),
+            (lambda: pool.view("x"), "dtype is 'x'"),
+            (lambda: pool.view("u1", 7), "page_shape is 7"),
+        )
+
+    def test_of_names_and_hashes(self):
+        space, tokens = namespace(), [1] * 16
+
+        def hashed(extra, **more):
+            return hashing.block_hashes(tokens, 16, extra, **more)
+
+        keys, item = hashing.ExtraKeys, hashing.MmItem
+        self.check(
+            (lambda: hashed("x"), "extra is 'x': give a hashing.ExtraKeys"),
+            (lambda: hashed(keys(lora="x")), "extra.lora is 'x': give a hashing.Lora"),
+            (lambda: hashed(keys(mm=5)), "extra.mm is 5: give a list"),
+            (lambda: hashed(keys(mm=["x"])), r"extra.mm\[0\] is 'x'"),
+            (lambda: hashed(keys(mm=[item("a", "0", 1)])), r"extra.mm\[0\].offset is '0'"),
+            (lambda: hashed(None, start="x"), "start is 'x'"),
+            (lambda: default_socket("x"), "environment is 'x'"),
+            (lambda: namespace(model=7).digest(), "model is 7: give text"),
+            (lambda: namespace(layers="3").digest(), "layers is '3'"),
+            (lambda: namespace(layers=1 << 32).digest(), "a number of 32 bits"),
+            (lambda: namespace(tenant_salt="x").digest(), "tenant_salt is 'x': give bytes"),
+            (lambda: space.key("x"), "block_hash is 'x'"),
+        )
+
+    def test_of_waiting(self):
+        client = self.engine().client
+        op = client.watch(1 << 40)
+        self.check(
+            (lambda: op.result("x"), "timeout_s is 'x': give seconds, or None"),
+            (lambda: op.result(float("nan")), "timeout_s is nan"),
+            (lambda: client.wait_connected("x"), "timeout_s is 'x'"),
+            (lambda: client.watch([]), r"operation_id is \[\]"),
+        )
+        # A time that is over by now is one, and so is one without end.
+        with self.assertRaises(TimedOut):
+            op.result(-1)
+        self.assertTrue(client.wait_connected(float("inf")))
+
     def test_of_hints(self):
         engine = self.engine()
         client, session = engine.client, hints.SessionTokens("s")
@@ -80,6 +157,7 @@ class ArgumentsTest(DaemonCase):
             (lambda: stored(hints.Directive(wish)), "directives is Directive.*give a list"),
             (lambda: stored(["all"]), r"directives\[0\] is 'all'"),
             (lambda: stored(5), "directives is 5: give a list"),
+            (lambda: hints.envelope(5, "m"), "actions is 5"),
             (lambda: hints.Blocks(b"x" * 64).payload(), "hashes is b'x.*give a list"),
             (lambda: client.hint(hints.Prefetch(None)), "target is None"),
             (lambda: client.hint(hints.SpeculativePrefill()), "target is None"),
@@ -95,6 +173,9 @@ class ArgumentsTest(DaemonCase):
             ),
             (lambda: daemon_status(None), "socket is None"),
             (lambda: daemon_events(7), "socket is 7"),
+            (lambda: daemon_events(socket, start=(1, 2, 3)), "start has 3 numbers"),
+            (lambda: daemon_events(socket, start="x"), "start is 'x'"),
+            (lambda: daemon_events(socket, start=7), "start is 7"),
             (lambda: daemon_block(socket, b"0" * 32), "block has 32 bytes: give its key, 16 bytes"),
             (lambda: daemon_block(socket, "no key"), "block is 'no key'"),
             (lambda: daemon_block(socket, 7), "block is 7: give its key"),
