@@ -86,14 +86,30 @@ impl Place {
         self.start(self.command(&format!("serve --json {flags}")))
     }
 
+    fn log(&self) -> String {
+        fs::read_to_string(self.path().join("log")).unwrap()
+    }
+
+    /// What a daemon has logged once that has these words: they come after what is done.
+    fn logged(&self, words: &str) -> String {
+        let waiting = Stopwatch::start();
+        loop {
+            let log = self.log();
+            if log.contains(words) {
+                return log;
+            }
+            assert!(waiting.elapsed() < Duration::from_secs(20), "never said: {words}\n{log}");
+            sleep(Duration::from_millis(10));
+        }
+    }
+
     fn start(&self, mut command: Command) -> Serving {
         let log = fs::File::create(self.path().join("log")).unwrap();
         let mut child = command.stdout(Stdio::piped()).stderr(log).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let mut serving = Serving { child, ready: Value::Null };
-        let said = || fs::read_to_string(self.path().join("log")).unwrap();
-        assert!(!line.is_empty(), "it ended: {}", said());
+        assert!(!line.is_empty(), "it ended: {}", self.log());
         serving.ready = serde_json::from_str(&line).unwrap();
         serving
     }
@@ -245,15 +261,11 @@ fn cli_connections_for_metrics_take_few_descriptors_and_little_of_the_log() {
         |current| prlimit(Some(pid), Resource::Nofile, Rlimit { current, maximum }).unwrap();
     let before = may_have(Some(3));
     let _waits = TcpStream::connect(address).unwrap();
-    let log = || fs::read_to_string(place.path().join("log")).unwrap();
-    let waiting = Stopwatch::start();
-    while !log().contains("metrics endpoint can't take") {
-        assert!(waiting.elapsed() < Duration::from_secs(20), "nothing is said: {}", log());
-        sleep(Duration::from_millis(10));
-    }
+    place.logged("metrics endpoint can't take");
     may_have(before.current);
     assert!(scrape(address).contains("terrace_lookups_total 0"));
-    assert!(log().lines().count() < 50, "{} lines", log().lines().count());
+    let lines = place.log().lines().count();
+    assert!(lines < 50, "{lines} lines");
 }
 
 #[test]
@@ -320,8 +332,8 @@ fn cli_a_bucket_that_is_away_at_the_start_is_said_to_be_out() {
         assert!(waiting.elapsed() < Duration::from_secs(20), "{}", status());
         sleep(Duration::from_millis(50));
     }
-    let log = fs::read_to_string(place.path().join("log")).unwrap();
-    assert!(log.contains("the object store is out") && log.contains("refused"), "{log}");
+    let log = place.logged("the object store is out");
+    assert!(log.contains("refused"), "{log}");
     let told: serde_json::Value =
         serde_json::from_slice(&place.run("status --json").stdout).unwrap();
     let object = told["tiers"].as_array().unwrap().last().unwrap();

@@ -1,9 +1,12 @@
 //! A daemon that may open no more files.
 
+use std::time::Duration;
+
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 use terrace::client::{Client, ClientConfig, ClientError, HostPool, PoolOrder};
+use terrace::env::Stopwatch;
 
-use super::rig::{SLOTS, daemon, namespace};
+use super::rig::{PATIENCE, SLOTS, daemon, namespace};
 
 #[tokio::test]
 async fn a_pool_whose_descriptor_does_not_get_through_ends_no_session() {
@@ -22,7 +25,11 @@ async fn a_pool_whose_descriptor_does_not_get_through_ends_no_session() {
         matches!(&refused, ClientError::Busy { what, .. } if what.contains("ulimit -Hn")),
         "{refused}"
     );
-    assert!(daemon.log_tail().contains("a pool was refused"), "{}", daemon.log_tail());
+    let waiting = Stopwatch::start();
+    while !daemon.log_tail().contains("a pool was refused") {
+        assert!(waiting.elapsed() < PATIENCE, "never said: {}", daemon.log_tail());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 
     may_have(before.current);
     client.register_pool(&pool, 0).await.expect("the session goes on");

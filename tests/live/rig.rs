@@ -22,7 +22,7 @@ pub const NONE: [u32; 0] = [];
 pub const REQUEST: RequestId = RequestId(1);
 
 const CHUNK_BYTES: u64 = 64 << 20;
-const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(20);
 
 pub fn binary() -> &'static str {
     env!("CARGO_BIN_EXE_terrace")
