@@ -88,7 +88,7 @@ pub struct Block {
     marks: u8,
     /// How the records in the headers of its copies stand.
     stamps: [Stamp; Tier::COUNT],
-    /// By how much the shields in the headers of its cold copies end before the block's own, if none is in
+    /// By how much the shields in the headers of its cold copies end before the block's own, where they are in no
     /// line to be written.
     pub shield_lag_ms: u32,
     pub created_at: Time,

@@ -8,6 +8,7 @@ mod seldom;
 mod turn;
 
 use std::io;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -104,6 +105,22 @@ fn no_thread(name: &str, cause: &io::Error) -> io::Error {
         ""
     };
     io::Error::new(cause.kind(), format!("no thread for {name}: {cause}{remedy}"))
+}
+
+/// What is still to be done for the log before the process ends.
+static LAST_WORDS: OnceLock<fn()> = OnceLock::new();
+
+/// Has this called before [`abort`] ends the process; the first one counts.
+pub fn set_last_words(say: fn()) {
+    let _ = LAST_WORDS.set(say);
+}
+
+/// Ends the process as a crash does, once what it logged is written.
+pub fn abort() -> ! {
+    if let Some(say) = LAST_WORDS.get() {
+        say();
+    }
+    std::process::abort()
 }
 
 /// How much nicer a thread is that gives way: with 10 the kernel gives it a tenth of a contended

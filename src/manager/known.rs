@@ -88,9 +88,11 @@ impl Known {
         self.objects.get(&at).is_some_and(says)
     }
 
-    /// Nothing need be remembered where header and record say the same, and nobody is reading it.
+    /// Nothing need be remembered where header and record say the same, nobody is reading it, and nothing is to be
+    /// written there: a write that failed may have been carried out.
     pub fn settle(&mut self, at: BlockIndex, block: &Block) {
-        if self.objects.is_empty() || block.copy(Tier::Object).busy > 0 {
+        let is_quiet = block.copy(Tier::Object).busy == 0 && block.stamp(Tier::Object).is_current();
+        if self.objects.is_empty() || !is_quiet {
             return;
         }
         let is_settled =

@@ -84,6 +84,8 @@ impl Manager {
         let mut record = self.unread.heard(row, there.believed(self.now)).standing(self.now);
         // Hits have renewed it.
         record.shield_until = record.shield_until.max(here.shield_until);
+        // A promise stands, however much was asked since.
+        let record = record.keeping_promise(&here);
         self.take_record((row, Tier::Object), &there, record);
     }
 

@@ -124,13 +124,18 @@ impl Manager {
     pub(super) fn header_goes_up(&mut self, at: BlockIndex) {
         let block = self.directory.get(at);
         let is_written = self.rewrites.under_way.contains(&(block.key, Tier::Object));
-        if is_written || !block.stamp(Tier::Object).is_current() {
+        // What was asked for a block whose header nobody has read stands in none.
+        let is_asked = self.unread.is_asked(at)
+            || block.copy(Tier::Object).writer == Writer::Unknown
+                && block.record != RetentionRecord::default();
+        if is_written || is_asked || !block.stamp(Tier::Object).is_current() {
             let promises = block.record.delete_after != Time::ZERO;
             self.requeue(at, Tier::Nvme, Duration::ZERO, promises);
         }
     }
 
-    /// Every hit renews: what a restart would lose by what is not written is less than a quarter.
+    /// Every hit renews: what a restart would lose by what is not written is less than a quarter. What is in line
+    /// takes it along.
     fn is_small_renewal(&mut self, at: BlockIndex, before: &RetentionRecord) -> bool {
         let now = self.now;
         let block = self.directory.get_mut(at);
@@ -138,7 +143,7 @@ impl Manager {
         let renewed = RetentionRecord { shield_until: new.shield_until, ..old } == new
             && new.shield_until > old.shield_until;
         let is_cold = COLD.into_iter().any(|tier| block.copy(tier).state != CopyState::Absent);
-        if !renewed || !is_cold || !all_current(block) {
+        if !renewed || !is_cold {
             return false;
         }
         let more = new.shield_until.since(old.shield_until).as_millis();
@@ -236,7 +241,7 @@ impl Manager {
             // Whoever reads a header sees at most one record change: that is what keeps it whole.
             return self.requeue(at, tier, self.config.rewrites.delay, stamp == Stamp::Urgent);
         }
-        if all_current(block) {
+        if !is_current_elsewhere(block, tier) {
             block.shield_lag_ms = 0;
         }
         let (key, record) = (block.key, block.record);
@@ -409,7 +414,10 @@ fn pop_due(line: &mut Line, until: Time) -> Option<BlockIndex> {
     })
 }
 
-/// Whether no header is to be written.
-fn all_current(block: &Block) -> bool {
-    COLD.into_iter().all(|tier| block.stamp(tier).is_current())
+/// Whether the block has a header in another tier that is not to be written.
+fn is_current_elsewhere(block: &Block, tier: Tier) -> bool {
+    let is_current = |other: &Tier| {
+        block.copy(*other).state != CopyState::Absent && block.stamp(*other).is_current()
+    };
+    COLD.iter().any(|other| *other != tier && is_current(other))
 }

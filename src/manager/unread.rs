@@ -11,8 +11,9 @@ use crate::domain::retention::{Ownership, RetentionRecord, Wish};
 use crate::domain::tier::Tier;
 use crate::domain::units::Time;
 
-/// Different things that are remembered of a block; of more the last ones count.
-const ASKED_MAX: usize = 8;
+/// Things that are remembered of a block, none of which says all that another one does; of more the last ones
+/// count.
+const ASKED_MAX: usize = 16;
 
 /// What was asked for a block.
 #[derive(Clone, Copy, Debug)]
@@ -28,7 +29,10 @@ impl Asked {
             (
                 Self::Wish { wish, ownership, .. },
                 Self::Wish { wish: old, ownership: as_old, .. },
-            ) => (wish, ownership) == (old, as_old),
+            ) => {
+                ownership == as_old
+                    && (wish == old || (*ownership == Ownership::Sole && wish.replaces(old)))
+            }
             (Self::Release, Self::Release) => true,
             _ => false,
         }

@@ -16,6 +16,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, fmt};
 
 use super::lines::Lines;
+use crate::env;
 
 /// How long the end of a daemon, or a panic, waits for who reads the log.
 const FLUSH_PATIENCE: Duration = Duration::from_secs(1);
@@ -58,6 +59,7 @@ pub fn start_daemon_log(levels: &[LogLevel], format: LogFormat) -> io::Result<()
     if DAEMON.set(Arc::clone(&lines)).is_ok() {
         init(levels, format, Arc::clone(&lines));
         tell_panics(lines);
+        env::set_last_words(flush_log);
     }
     Ok(())
 }

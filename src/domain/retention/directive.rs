@@ -135,6 +135,21 @@ impl Wish {
         *self == Self::default()
     }
 
+    /// Whether what was asked `before` says nothing any more once who has the block alone asks for this.
+    #[must_use]
+    pub fn replaces(&self, before: &Self) -> bool {
+        // A kind may have raised the floor, which only a named one undoes.
+        let raised = before.kind.is_some_and(|kind| kind.floor() < Tier::Object);
+        let names = |now: bool, before: bool| now || !before;
+        names(self.priority.is_some(), before.priority.is_some())
+            && names(self.shield.is_some(), before.shield.is_some())
+            && names(self.delete_after.is_some(), before.delete_after.is_some())
+            && names(self.kind.is_some(), before.kind.is_some())
+            && names(self.floor.is_some(), before.floor.is_some())
+            && names(self.scope.is_some(), before.scope.is_some())
+            && (!raised || self.floor.is_some() || self.kind == before.kind)
+    }
+
     /// Checks the wish; times beyond their bound are clipped to it, which the flag tells.
     ///
     /// # Errors

@@ -11,7 +11,7 @@ use crossbeam_channel::Receiver;
 use tokio::runtime;
 
 use super::complaints::Complaints;
-use super::perform::Performer;
+use super::perform::{Performer, Turns};
 use super::sealing::SealThreads;
 use super::staging::Staging;
 use super::upkeep::Erasing;
@@ -60,6 +60,8 @@ impl Carrier {
         let performer = Arc::new(Performer {
             // With one end in DRAM no copy passes through staging.
             staging: Staging::new(0..0),
+            // None is ever given up.
+            turns: Turns::of(|_| 1),
             arena: parts.arena,
             device: parts.device,
             erasing: Erasing::of(parts.nvme.as_ref(), parts.object.as_ref()),

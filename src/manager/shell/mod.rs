@@ -52,7 +52,7 @@ use complaints::Complaints;
 use fate::{Fate, fate};
 pub use handle::Handle;
 pub use journal::{Batch, Entry, Journal, Page};
-use perform::Performer;
+use perform::{Performer, Turns};
 use sealing::SealThreads;
 use shared::Shared;
 use staging::Staging;
@@ -103,6 +103,7 @@ impl Shell {
         let scanned = parts.nvme.clone().filter(|_| recovers);
         let performer = Arc::new(Performer {
             staging: Staging::new(parts.staging),
+            turns: Turns::of(|link| parts.config.links[link.index()].in_flight_max),
             arena: Arc::clone(&parts.arena),
             device: Arc::clone(&parts.device),
             erasing: Erasing::of(parts.nvme.as_ref(), parts.object.as_ref()),

@@ -38,6 +38,7 @@ use crate::tiers::health::Refuses;
 use crate::tiers::store::{FrameSpan, Place, StoreError, StoreOp, TierStore};
 
 use bounded::Bound;
+pub(super) use bounded::Turns;
 use tell::{Asked, Teller};
 
 /// Objects are addressed by key.
@@ -47,6 +48,7 @@ pub(super) const NO_PLACE: Place = Place { offset: 0, slot_bytes: 0 };
 pub(super) struct Performer {
     pub arena: Arc<Arena>,
     pub staging: Staging,
+    pub turns: Turns,
     pub device: Arc<dyn Device>,
     pub nvme: Option<Arc<dyn TierStore>>,
     pub object: Option<Arc<dyn TierStore>>,

@@ -203,6 +203,7 @@ mod tests {
     use tokio::runtime;
 
     use super::super::complaints::Complaints;
+    use super::super::perform::Turns;
     use super::super::sealing::SealThreads;
     use super::super::staging::Staging;
     use super::super::tests::{Engines, arena};
@@ -246,6 +247,7 @@ mod tests {
         Arc::new(Performer {
             arena: arena(),
             staging: Staging::new(0..0),
+            turns: Turns::of(|_| 1),
             device: Arc::new(Engines::default()),
             erasing: Erasing::of(Some(&nvme), None),
             nvme: Some(nvme),

@@ -15,6 +15,7 @@ use super::flights::{Cutting, Flights, Io, Way};
 use super::queue::Bell;
 use super::slots::Access;
 use super::uring::{self, Uring};
+use crate::env;
 use crate::tiers::dram::Arena;
 use crate::tiers::frame;
 use crate::tiers::store::StoreOp;
@@ -149,7 +150,7 @@ impl Ring {
                     // Not seen on any kernel. Reads already handed over may still land in memory
                     // that would be given to others; a restart recovers what is on disk.
                     tracing::error!(%error, "the ring failed with reads under way: ending");
-                    std::process::abort();
+                    env::abort();
                 }
             }
             self.reap();

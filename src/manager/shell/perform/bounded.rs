@@ -4,11 +4,12 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, Semaphore, SemaphorePermit, oneshot};
 
 use super::{Outcomes, Performer, Work};
 use crate::env;
 use crate::manager::api::FailureKind;
+use crate::movement::Link;
 
 /// How often it is looked whether slots are still touched, once the time is over.
 const LOOK: Duration = Duration::from_millis(50);
@@ -33,6 +34,27 @@ pub(super) struct Bound {
 
 /// As long as this is there slots are touched.
 pub(super) struct Touching<'a>(Option<&'a Bound>);
+
+/// Turns of such loads. One that was given up has its turn until its store has done with it: more beside it
+/// would only be late as well.
+pub(in crate::manager::shell) struct Turns {
+    near: Semaphore,
+    far: Semaphore,
+}
+
+impl Turns {
+    /// As many at a time as there may be transfers on the link.
+    pub(in crate::manager::shell) fn of(in_flight_max: impl Fn(Link) -> usize) -> Self {
+        let turns = |link| Semaphore::new(in_flight_max(link).clamp(1, Semaphore::MAX_PERMITS));
+        Self { near: turns(Link::NvmeRead), far: turns(Link::ObjectGet) }
+    }
+
+    async fn take(&self, link: Link) -> Option<SemaphorePermit<'_>> {
+        let turns = if link == Link::ObjectGet { &self.far } else { &self.near };
+        // Never closed.
+        turns.acquire().await.ok()
+    }
+}
 
 impl Bound {
     fn state(&self) -> MutexGuard<'_, State> {
@@ -110,6 +132,9 @@ impl Performer {
         let (tell, mut told) = oneshot::channel();
         let this = Arc::clone(self);
         env::spawn_task_on(&self.runtime, async move {
+            let Some(_turn) = work.unless_given_up(this.turns.take(work.link)).await else {
+                return;
+            };
             // Nobody hears it who gave it up.
             let _ = tell.send(this.perform(&work).await);
         });

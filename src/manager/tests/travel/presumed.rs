@@ -139,6 +139,40 @@ fn what_was_asked_is_remembered_no_longer_than_the_header_is_unread() {
     assert_eq!(bench.manager.unread.len(), 0, "it and what hangs on it is gone");
 }
 
+#[test]
+fn what_was_asked_before_a_block_was_copied_to_nvme_stands_in_its_header_there() {
+    let mut bench = Bench::new([0, 0, 10, 10]);
+    bench.now = Time::ZERO + HOUR;
+    bench.presume(1, None, 0);
+    bench.retain(&[1], Wish { delete_after: Some(HOUR), ..Wish::default() });
+    // It is read: its header comes with its bytes, and says nothing.
+    durable::start(&mut bench, None, &[1], Directives::default());
+    bench.found_object(frame(1, None, 0, RetentionRecord::default()));
+    bench.run();
+    assert_eq!(bench.found(&[1]), "nvme:1");
+    bench.wait(SECOND);
+    let promised = |(tier, _, record): &(Tier, Key, RetentionRecord)| {
+        *tier == Tier::Nvme && record.delete_after != Time::ZERO
+    };
+    assert!(bench.restamps.iter().any(promised), "{:?}", bench.restamps);
+}
+
+#[test]
+fn a_promise_is_not_forgotten_for_what_is_asked_later() {
+    let mut bench = Bench::presuming();
+    bench.retain(
+        &[1],
+        Wish { delete_after: Some(HOUR), kind: Some(Kind::Reasoning), ..Wish::default() },
+    );
+    for value in 0..50 {
+        bench.retain(&[1], priority(value));
+    }
+    bench.found_object(frame(1, None, 0, RetentionRecord::default()));
+    let record = bench.record(1);
+    assert_eq!((record.delete_after, record.priority), (bench.now + HOUR, 49));
+    assert_eq!((record.kind, record.floor), (Kind::Reasoning, Tier::Dram));
+}
+
 fn asked() -> impl Strategy<Value = Option<Wish>> {
     let priority = prop::option::of((0_u8..=100).prop_map(|value| (value, None)));
     let ttl = prop::option::of((1_u32..8, any::<bool>()));

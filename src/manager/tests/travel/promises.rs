@@ -304,6 +304,30 @@ fn a_promise_is_put_off_again_though_somebody_read_the_object_or_another_record_
 }
 
 #[test]
+fn a_write_that_was_taken_for_failed_is_this_nodes_own_though_the_promise_was_taken_back() {
+    let mut bench = Bench::new([0, 1, 0, 10]);
+    bench.now = Time::ZERO + HOUR;
+    let due = bench.now + HOUR;
+    bench.store(None, &[1]);
+    bench.store(None, &[2]);
+    bench.retain(&[1], forget_after(HOUR));
+    bench.wait(Duration::ZERO);
+    // Another one has it too, and does not agree.
+    let claim = Directive { tokens: TokenRange::ALL, wish: priority(50) };
+    bench.turn(Some("other"), &[claim], &[1]);
+    assert_eq!(bench.record(1).delete_after, Time::ZERO);
+    bench.written(RestampEnd::Failed);
+    bench.wait(30 * SECOND);
+    let left = RetentionRecord { delete_after: due, ..Default::default() };
+    bench.written(RestampEnd::Outdone(left));
+    assert_eq!(bench.record(1).delete_after, Time::ZERO, "nobody else promised it");
+    bench.wait(SECOND);
+    assert_eq!(bench.known.last(), Some(&due));
+    bench.written(RestampEnd::Written);
+    assert_eq!(bench.manager.known.len(), 0);
+}
+
+#[test]
 fn anothers_promise_that_a_write_finds_is_kept_and_can_be_put_off_once_it_is_known() {
     let (mut bench, [_, second, third, fourth]) = in_an_object();
     put_off(&mut bench, fourth);

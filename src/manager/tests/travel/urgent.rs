@@ -112,6 +112,28 @@ fn a_disk_waits_for_no_object_store() {
     assert_eq!(objects, 201);
 }
 
+#[test]
+fn hits_that_renew_write_nothing_to_a_disk_while_the_object_store_fails() {
+    let mut bench = Bench::recovering([0, 10, 50, 500]);
+    bench.now = Time::ZERO + HOUR;
+    bench.found_object(frame(41, None, 0, RetentionRecord::default()));
+    bench.scanned(frame(41, None, 0, RetentionRecord::default()));
+    bench.event(Event::ScanDone { tier: Tier::Nvme });
+    bench.retain(&[41], shield(HOUR));
+    let mut on_disk = 0;
+    for _ in 0..60 {
+        bench.wait(2 * SECOND);
+        bench.found(&[41]);
+        for (tier, key, _) in bench.restamps.drain(..).collect::<Vec<_>>() {
+            let is_disk = tier == Tier::Nvme;
+            on_disk += u32::from(is_disk);
+            let end = if is_disk { RestampEnd::Written } else { RestampEnd::Failed };
+            bench.event(Event::Restamped { tier, key, end });
+        }
+    }
+    assert_eq!(on_disk, 1, "less than a quarter of the hour has passed");
+}
+
 /// What goes up brings the header that the object has, and that is about to be written.
 #[test]
 fn a_header_that_was_to_be_written_where_a_block_lay_is_written_where_it_goes() {
