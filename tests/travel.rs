@@ -261,6 +261,48 @@ fn a_second_node_finds_what_the_first_one_left_and_what_was_asked_for_it() {
     assert_eq!(one.load(&ids[50..]), Vec::<u32>::new());
 }
 
+/// Without a disk: whatever is in memory is lost, and the folder is all that is left.
+#[test]
+fn what_a_run_left_in_the_object_folder_counts_in_the_next_one_and_is_found_again() {
+    for packs in [false, true] {
+        let root = tempfile::tempdir().unwrap();
+        let spec = Spec { packs, ..Spec::new(root.path(), 4, 0, 40) };
+        let (kept, promised): (Vec<u64>, Vec<u64>) = ((1..=6).collect(), (11..=14).collect());
+        let mut node = Node::start(&spec);
+        node.store(&kept, Some(shield(HOUR)));
+        let start = now();
+        node.store(&promised, Some(forget_after(Duration::from_secs(6))));
+        node.store(&[91, 92, 93, 94], None);
+        node.settle();
+        let blocks = |node: &Node| node.status().tiers[Tier::Object.index()].blocks;
+        assert_eq!(blocks(&node), 10, "packs: {packs}");
+        drop(node);
+
+        let mut node = Node::start(&spec);
+        node.until("what was left is found", |node| blocks(node) == 10);
+        assert_eq!(node.found(&kept, NOTHING), [(Tier::Object, 6)]);
+        assert_eq!(record(&node, 6).kind, Kind::System);
+        assert_eq!(node.load(&kept), Vec::<u32>::new(), "and the right bytes");
+        // Nobody asks for what was promised to be forgotten.
+        node.until("the promise is kept", |node| blocks(node) == 6);
+        assert!(now() >= start + Duration::from_secs(6), "not before its time");
+        for run in 1..=3 {
+            for chain in 0..3 {
+                let first = 1000 * run + 100 * chain;
+                node.store(&(first..first + 20).collect::<Vec<_>>(), None);
+                node.settle();
+            }
+            drop(node);
+            node = Node::start(&spec);
+            node.until("what was left is found", |node| blocks(node) > 0);
+            node.until("only what the tier may hold stays", |node| blocks(node) <= 40);
+            if !packs {
+                node.until("the folder holds no more", |_| objects(root.path()) <= 40);
+            }
+        }
+    }
+}
+
 #[test]
 fn a_node_that_stored_what_was_there_already_does_not_erase_it() {
     let (root, first, second) =

@@ -234,8 +234,8 @@ pub const KEYS: &[Key] = &[
         Kind::Size,
         "a twentieth of the free disk, at most 16GiB, for `file://`; 1TiB for `s3://`",
         "Bytes of the object tier that this node keeps track of, 64 MiB to 16 TiB. It erases what it \
-         wrote itself and has no room for; what other nodes or a former run left there counts from \
-         when a lookup finds it, and others' is forgotten here, not erased.",
+         wrote itself and has no room for, also in earlier runs (`docs/object.md`); what other nodes \
+         wrote counts from when a lookup finds it, and is forgotten here, not erased.",
     ),
     key("object.blocks_max", count(1, 1 << 40), "no limit", BLOCKS_MAX_ABOUT),
     key(

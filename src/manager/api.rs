@@ -12,6 +12,7 @@ use crate::domain::retention::{Directives, RetentionRecord};
 use crate::domain::session::{SessionName, Stop};
 use crate::domain::tier::Tier;
 use crate::domain::units::Time;
+use crate::manager::Stray;
 use crate::movement::{Class, Link};
 use crate::tiers::health::Refuses;
 use crate::tiers::store::{Erasure, FoundFrame, FrameMeta, Place};
@@ -83,6 +84,8 @@ pub enum Event {
     Presumed { client: ClientId, key: Key, parent: Option<Key>, position: u32 },
     /// The scan of a tier is over: what hangs on nothing is let go.
     ScanDone { tier: Tier },
+    /// An object lies in the shared store from before the start.
+    Stray(Box<Stray>),
     /// A tier's store refuses this for now, or nothing any more.
     Outage { tier: Tier, refuses: Refuses },
     /// The daemon stops: what waits to be written is written now.

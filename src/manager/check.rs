@@ -81,6 +81,7 @@ impl Manager {
         self.check_lent()?;
         self.check_durables()?;
         self.check_owed()?;
+        self.check_strays()?;
         self.check_rewrites()?;
         self.check_moves()?;
         self.check_links()?;

@@ -276,6 +276,7 @@ impl Manager {
         self.expire_partials();
         self.rewrite_records();
         self.erase_owed();
+        self.let_strays_go();
         self.time_kept();
     }
 }

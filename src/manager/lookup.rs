@@ -28,6 +28,7 @@ impl Manager {
         self.counters.lookups += 1;
         self.counters.lookup_blocks += keys.len() as u64;
         let session = self.session_of((client, request), namespace, session);
+        self.take_in_strays(keys);
         let Prefix { runs, tips, stirred } = self.longest_prefix(keys);
         for block in stirred {
             self.revive(block);

@@ -25,6 +25,8 @@ mod shields;
 
 mod presumed;
 
+mod strays;
+
 mod unread;
 
 mod known;
@@ -122,6 +124,8 @@ use rewrite::Rewrites;
 use sessions::Sessions;
 pub use state::NamespaceEntry;
 use state::{Batch, Client, Counters, Flight, Lease, Op, Part, Partial, Pool, TierSpace, Want};
+use strays::Strays;
+pub use strays::{STRAYS_MAX, Stray};
 use unread::Unread;
 
 /// The whole state of a node's cache.
@@ -164,6 +168,7 @@ pub struct Manager {
     outages: Outages,
     unread: Unread,
     known: Known,
+    strays: Strays,
     counters: Counters,
     /// Work that this step still owes: batches to start, classes whose room changed, transfers
     /// that found their queue full.
@@ -222,6 +227,7 @@ impl Manager {
             outages: Outages::default(),
             unread: Unread::default(),
             known: Known::default(),
+            strays: Strays::default(),
             counters: Counters::default(),
             batches: Vec::new(),
             unsettled: BTreeSet::new(),
@@ -240,6 +246,7 @@ impl Manager {
         std::mem::swap(&mut self.out, effects);
         // Whatever happens, it finds nothing that was to be forgotten by now.
         self.expire_records();
+        self.expire_strays();
         match event {
             Event::Command { tag, client, command } => self.command(tag, client, command),
             Event::ClientGone { client } => self.client_gone(client),
@@ -252,6 +259,7 @@ impl Manager {
                 self.presume(client, (key, parent, position));
             }
             Event::ScanDone { tier } => self.scan_done(tier),
+            Event::Stray(stray) => self.stray_found(*stray),
             Event::Outage { tier, refuses } => self.outage(tier, refuses),
             Event::Tick => self.time_passed(),
             Event::Stopping => self.hurry_rewrites(),

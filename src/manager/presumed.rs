@@ -12,7 +12,7 @@ use crate::domain::directory::{BlockIndex, Writer};
 use crate::domain::retention::RetentionRecord;
 use crate::domain::tier::Tier;
 use crate::tiers::frame::FrameHeader;
-use crate::tiers::store::{FoundFrame, FrameMeta, Place};
+use crate::tiers::store::{FoundFrame, FrameMeta};
 
 use super::Manager;
 use super::api::ClientId;
@@ -44,8 +44,7 @@ impl Manager {
             payload_checksum: 0,
             node_id: NOBODY,
         };
-        let place = Place { offset: 0, slot_bytes: 0 };
-        if self.adopt(Tier::Object, &FoundFrame { place, header }) {
+        if self.adopt(Tier::Object, &FoundFrame::object(header)) {
             let row = self.directory.find(key).expect("it was just entered");
             self.directory.get_mut(row).copy_mut(Tier::Object).writer = Writer::Unknown;
         }

@@ -191,6 +191,7 @@ impl Manager {
         self.record_changed(row, &meta.record);
         self.inherit(row);
         if shared {
+            self.strays.remove(meta.key);
             self.reconsider(row, tier);
         }
         true
@@ -269,6 +270,21 @@ impl Manager {
 
     /// Makes the frame the copy in its tier of a block that has none there.
     fn join_found(&mut self, tier: Tier, row: BlockIndex, frame: &FoundFrame) -> bool {
+        if !self.enter_copy(tier, row, frame) {
+            return false;
+        }
+        let meta = frame.header.meta;
+        if self.directory.get(row).record == RetentionRecord::default() {
+            self.take_record((row, tier), &meta.record, meta.record.believed(self.now));
+        } else {
+            self.record_changed(row, &meta.record);
+            self.rank_changed(row);
+        }
+        true
+    }
+
+    /// The same, but for what its record asks. False: it is not the block's, or finds no room.
+    pub(super) fn enter_copy(&mut self, tier: Tier, row: BlockIndex, frame: &FoundFrame) -> bool {
         let meta = frame.header.meta;
         let block = self.directory.get(row);
         let namespace = NamespaceId(block.namespace);
@@ -287,12 +303,6 @@ impl Manager {
         (copy.page, copy.tick) = (Some(page), tick);
         copy.writer = Writer::ThisNode;
         self.note_holder(row, tier);
-        if self.directory.get(row).record == RetentionRecord::default() {
-            self.take_record((row, tier), &meta.record, meta.record.believed(self.now));
-        } else {
-            self.record_changed(row, &meta.record);
-            self.rank_changed(row);
-        }
         true
     }
 

@@ -61,9 +61,11 @@ impl Manager {
         Status {
             tiers: Tier::ALL.map(|tier| {
                 let space = self.tiers[tier.index()].as_ref();
+                let (strays, stray_bytes) =
+                    if tier == Tier::Object { self.strays.taken() } else { (0, 0) };
                 space.map_or_else(TierStatus::default, |space| TierStatus {
-                    used_bytes: space.slots.bytes_used(),
-                    blocks: space.slots.slots_used(),
+                    used_bytes: space.slots.bytes_used() + stray_bytes,
+                    blocks: space.slots.slots_used() + strays,
                     shielded_bytes: self.shielded_bytes_in(tier),
                     ..space.stats
                 })

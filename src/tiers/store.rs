@@ -97,6 +97,14 @@ pub struct FoundFrame {
     pub header: FrameHeader,
 }
 
+impl FoundFrame {
+    /// One of a store that addresses by key: objects have no place.
+    #[must_use]
+    pub const fn object(header: FrameHeader) -> Self {
+        Self { place: Place { offset: 0, slot_bytes: 0 }, header }
+    }
+}
+
 /// A tier's store: keeps frames, gives the same bytes back.
 ///
 /// The contract, which `tiers::contract` checks of every store:
@@ -148,8 +156,9 @@ pub trait TierStore: Send + Sync + 'static {
     }
 
     /// Reports every whole frame found from before a restart, by reading headers only. Stores that
-    /// forget find nothing. Single unreadable headers are passed over; a store that can't be read at
-    /// all is waited for, and its health says so.
+    /// forget find nothing, and so do those that ask money for each header. Single unreadable headers are
+    /// passed over. Where slots would be written over, a store that can't be read at all is waited for, and
+    /// its health says so. Blocks: call it from a thread of its own.
     ///
     /// # Errors
     /// The scan did not end: frames that it did not report may be there, and must not be written over.

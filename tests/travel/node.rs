@@ -51,6 +51,8 @@ pub struct Spec {
     pub skew_s: i64,
     /// Whether blocks are packed into larger objects.
     pub packs: bool,
+    /// Where there is no NVMe tier that says another.
+    pub node_id: [u8; 16],
 }
 
 impl Spec {
@@ -58,7 +60,8 @@ impl Spec {
     pub fn new(root: &Path, dram: u64, nvme: u64, object: u64) -> Self {
         let (nvme_dir, object_dir) = (root.join("nvme"), root.join("object"));
         let (object_url, skew_s, packs) = (None, 0, false);
-        Self { dram, nvme, object, nvme_dir, object_dir, object_url, skew_s, packs }
+        let node_id = terrace::env::random_bytes();
+        Self { dram, nvme, object, nvme_dir, object_dir, object_url, skew_s, packs, node_id }
     }
 }
 
@@ -260,7 +263,7 @@ fn shell(spec: &Spec, runtime: &Runtime) -> Shell {
     let device = HostDeviceConfig { tier_bytes: 0, pretouch_threads: 0 };
     let device = HostDevice::new(Arc::clone(&arena), device).unwrap();
     let (nvme, node_id) = match spec.nvme {
-        0 => (None, terrace::env::random_bytes()),
+        0 => (None, spec.node_id),
         _ => {
             let config = NvmeConfig::new(&spec.nvme_dir, CHUNK_BYTES);
             let (store, facts) = nvme::open(&config, &arena).unwrap();

@@ -71,7 +71,7 @@ fn run_with(args: &ServeArgs, config: &Config) -> Result<(), Failure> {
     let site = Site::of(config).map_err(|error| Failure::Usage(error.to_string()))?;
     // Both before anything large is made: that takes seconds, and changes what it finds.
     refuse_second_daemon(config)?;
-    let _state = StateDir::open(&config.places.state_dir).map_err(Failure::failed)?;
+    let state = StateDir::open(&config.places.state_dir).map_err(Failure::failed)?;
     let runtime = start_runtime().map_err(|error| failed("can't start the runtime", &error))?;
     if let Some(address) = config.metrics {
         observe::start_metrics(address, runtime.handle()).map_err(Failure::failed)?;
@@ -79,7 +79,7 @@ fn run_with(args: &ServeArgs, config: &Config) -> Result<(), Failure> {
     if let Some(publisher) = &config.events.publisher {
         events::look_at_endpoints(publisher, &config.places.folders()).map_err(Failure::failed)?;
     }
-    let node = Node::start(config, site, runtime.handle()).map_err(Failure::failed)?;
+    let node = Node::start(config, site, &state, runtime.handle()).map_err(Failure::failed)?;
     let (served, door) = match serve(args, config, &runtime, &node) {
         Ok((ended, door)) => (ended, Some(door)),
         Err(failure) => (Err(failure), None),

@@ -12,7 +12,7 @@ use crate::config::Config;
 use crate::domain::session::SessionLimits;
 use crate::domain::tier::Tier;
 use crate::domain::units::Bytes;
-use crate::env::{self, SystemClock};
+use crate::env::SystemClock;
 use crate::manager::shell::{Shell, ShellParts};
 use crate::manager::{ManagerConfig, ShieldShares, TierConfig};
 use crate::movement::{Link, LinkLimits};
@@ -27,6 +27,7 @@ use crate::tiers::shm::{Nodes, NumaNode};
 use crate::tiers::store::TierStore;
 
 use super::numa::Placement;
+use super::state_dir::StateDir;
 
 /// A node that runs.
 pub struct Node {
@@ -125,9 +126,10 @@ impl Node {
     ///
     /// # Errors
     /// See [`NodeError`]; what had been opened is closed again.
-    pub fn start(
+    pub(super) fn start(
         config: &Config,
         site: Site,
+        state: &StateDir,
         runtime: &runtime::Handle,
     ) -> Result<Self, NodeError> {
         let machine = |what| move |source| NodeError::Machine { what, source };
@@ -138,7 +140,7 @@ impl Node {
         facts.insert("hbm".into(), device.describe());
 
         let nvme = open_nvme(config, &arena)?;
-        let node_id = nvme.as_ref().map_or_else(env::random_bytes, |(_, facts)| facts[0].node_id);
+        let node_id = state.node_id(nvme.as_ref().map(|(_, facts)| facts[0].node_id))?;
         if let Some((_, nvme)) = &nvme {
             let folders: Vec<_> = nvme.iter().map(ToString::to_string).collect();
             facts.insert("nvme".into(), folders.join("; "));

@@ -10,10 +10,12 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::FlockOperation;
 
+use crate::env;
 use crate::tiers::open::{OpenError, check_writable, read_plain, try_lock};
 
 const LOCK_NAME: &str = "lock";
 const MARK_NAME: &str = "version";
+const NODE_NAME: &str = "node";
 
 /// What the mark holds: the version of the folder's layout, not of the daemon.
 const MARK: &str = "terrace state 1\n";
@@ -21,6 +23,7 @@ const MARK: &str = "terrace state 1\n";
 /// The folder, locked. The kernel lets go of the lock when the daemon ends, however it ends.
 #[derive(Debug)]
 pub(in crate::cli) struct StateDir {
+    path: PathBuf,
     _lock: File,
 }
 
@@ -37,10 +40,47 @@ impl StateDir {
         let lock = private().open(&lock_path).map_err(failed("write", &lock_path))?;
         let lock = self::lock(path, lock, FlockOperation::NonBlockingLockExclusive)?;
         if !is_marked(path)? {
-            write_mark(path)?;
+            write_whole(path, MARK_NAME, MARK)?;
         }
-        Ok(Self { _lock: lock })
+        Ok(Self { path: path.to_owned(), _lock: lock })
     }
+
+    /// The node's id: that of its NVMe tier, or else the one of its last run, or a new one. It is kept here for
+    /// the next run.
+    ///
+    /// # Errors
+    /// What is kept is no id.
+    pub(super) fn node_id(&self, of_nvme: Option<[u8; 16]>) -> Result<[u8; 16], OpenError> {
+        let kept = kept_id(&self.path)?;
+        let id = of_nvme.or(kept).unwrap_or_else(env::random_bytes);
+        if kept != Some(id)
+            && let Err(error) = write_whole(&self.path, NODE_NAME, &id_text(id))
+        {
+            tracing::warn!(%error, "the node's id is not kept: without an NVMe tier the next start has another");
+        }
+        Ok(id)
+    }
+}
+
+fn id_text(id: [u8; 16]) -> String {
+    format!("{:032x}\n", u128::from_be_bytes(id))
+}
+
+/// The id that was kept; an error if something else is in its place.
+fn kept_id(folder: &Path) -> Result<Option<[u8; 16]>, OpenError> {
+    let path = folder.join(NODE_NAME);
+    let bytes = match read_plain(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        read => read.map_err(failed("read", &path))?,
+    };
+    let text = String::from_utf8_lossy(&bytes);
+    let id = u128::from_str_radix(text.trim_end(), 16).ok().map(u128::to_be_bytes);
+    let id = id.filter(|id| id_text(*id) == text);
+    id.map(Some).ok_or_else(|| {
+        let remedy = "remove that file: the node gets another id, and what it left in the object tier \
+                      counts as another node's";
+        refused(folder, "has a file `node` that holds no node id", remedy)
+    })
 }
 
 /// Whether [`StateDir::open`] would take the folder as it is. Changes nothing; a daemon that starts at
@@ -57,7 +97,8 @@ pub(in crate::cli) fn look(path: &Path) -> Result<(), OpenError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         Err(error) => return Err(failed("write", &lock_path)(error)),
     };
-    is_marked(path).map(drop)
+    is_marked(path)?;
+    kept_id(path).map(drop)
 }
 
 /// The lock file of `folder`, locked.
@@ -99,12 +140,12 @@ fn is_marked(folder: &Path) -> Result<bool, OpenError> {
 }
 
 /// Whole or not at all, also after a loss of power.
-fn write_mark(folder: &Path) -> Result<(), OpenError> {
-    let new: PathBuf = folder.join(format!("{MARK_NAME}.new"));
-    let write = |mut file: File| file.write_all(MARK.as_bytes()).and_then(|()| file.sync_data());
+fn write_whole(folder: &Path, name: &str, text: &str) -> Result<(), OpenError> {
+    let new: PathBuf = folder.join(format!("{name}.new"));
+    let write = |mut file: File| file.write_all(text.as_bytes()).and_then(|()| file.sync_data());
     let written = private().open(&new).and_then(write);
     written.map_err(failed("write", &new))?;
-    let path = folder.join(MARK_NAME);
+    let path = folder.join(name);
     fs::rename(&new, &path).map_err(failed("write", &path))
 }
 
@@ -159,6 +200,25 @@ mod tests {
             assert!(said.to_string().contains("--state-dir"), "{said}");
             assert_eq!(look(folder.path()).unwrap_err().to_string(), said.to_string());
             assert_eq!(fs::read(&path).unwrap(), mark);
+        }
+    }
+
+    #[test]
+    fn the_nodes_id_is_kept_and_that_of_its_nvme_tier_counts_more() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = || StateDir::open(folder.path()).unwrap();
+        let first = open().node_id(None).unwrap();
+        assert_eq!(open().node_id(None).unwrap(), first);
+        assert_eq!(open().node_id(Some([7; 16])).unwrap(), [7; 16]);
+        assert_eq!(open().node_id(None).unwrap(), [7; 16]);
+        let path = folder.path().join(NODE_NAME);
+        for other in ["", "7", "+0000000000000000000000000000007"] {
+            fs::write(&path, other).unwrap();
+            let said = open().node_id(Some([7; 16])).unwrap_err();
+            assert!(matches!(said, OpenError::Refused(_)), "{other}: {said}");
+            assert!(said.to_string().contains("remove that file"), "{said}");
+            assert_eq!(look(folder.path()).unwrap_err().to_string(), said.to_string());
+            assert_eq!(fs::read(&path).unwrap(), other.as_bytes());
         }
     }
 

@@ -10,7 +10,6 @@ use tokio::sync::{mpsc, oneshot};
 use super::fate::Running;
 use super::journal::{Journal, Page};
 use super::perform::Performer;
-use super::shared::frame_of;
 use crate::domain::block::Key;
 use crate::domain::tier::Tier;
 use crate::domain::units::Time;
@@ -270,7 +269,7 @@ impl Actor {
         for at in known..keys.len() {
             let event = match headers.remove(&at) {
                 Some(header) => {
-                    Event::Found { tier: Tier::Object, frame: Box::new(frame_of(header)) }
+                    Event::Found { tier: Tier::Object, frame: Box::new(FoundFrame::object(header)) }
                 }
                 None => Event::Presumed {
                     client,

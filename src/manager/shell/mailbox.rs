@@ -5,11 +5,10 @@ use std::time::Duration;
 use crossbeam_channel::{Sender, TrySendError};
 use tokio::runtime;
 
-use super::shared::frame_of;
 use crate::domain::tier::Tier;
 use crate::env;
 use crate::manager::api::Event;
-use crate::tiers::store::StoreError;
+use crate::tiers::store::{FoundFrame, StoreError};
 
 /// How often a task looks whether the manager's queue has room again. It holds thousands, which the manager
 /// takes within milliseconds.
@@ -37,7 +36,7 @@ impl Mailbox {
     pub fn tell_outdone(&self, end: Result<(), StoreError>) -> Result<(), StoreError> {
         match end {
             Err(StoreError::Outdone(header)) => {
-                let frame = Box::new(frame_of(*header));
+                let frame = Box::new(FoundFrame::object(*header));
                 self.tell(Event::Found { tier: Tier::Object, frame });
                 Ok(())
             }

@@ -28,6 +28,8 @@ mod shared;
 
 mod staging;
 
+mod strays;
+
 #[cfg(test)]
 mod tests;
 
@@ -101,6 +103,7 @@ impl Shell {
         let recovers = parts.config.tiers[Tier::Nvme.index()].is_some_and(|tier| tier.recovers);
         let shared = parts.object.clone().map(Shared::new);
         let scanned = parts.nvme.clone().filter(|_| recovers);
+        let (object, node_id) = (parts.object.as_ref().map(Arc::downgrade), parts.node_id);
         let performer = Arc::new(Performer {
             staging: Staging::new(parts.staging),
             turns: Turns::of(|link| parts.config.links[link.index()].in_flight_max),
@@ -130,8 +133,16 @@ impl Shell {
         let thread = env::spawn_thread("terrace-manager", move || {
             actor.run(running, &queues);
         })?;
-        if let Some(store) = scanned {
-            env::spawn_thread("terrace-scan", move || scan(store.as_ref(), &frames))?;
+        if scanned.is_some() || object.is_some() {
+            env::spawn_thread("terrace-scan", move || {
+                if let Some(store) = scanned {
+                    scan(store.as_ref(), &frames);
+                }
+                // What NVMe has too is known by then.
+                if let Some(store) = object {
+                    strays::look(&store, node_id, &frames);
+                }
+            })?;
         }
         let handle =
             Handle::new(commands, fate.clone(), parts.arena, parts.device, shared, journal);

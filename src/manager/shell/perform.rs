@@ -20,7 +20,6 @@ use super::complaints::{Complaints, Deed};
 use super::ends::{at_all_ends, on_end};
 use super::mailbox::{Mailbox, deliver};
 use super::sealing::SealThreads;
-use super::shared::frame_of;
 use super::staging::{Hold, Staging};
 use super::upkeep::Erasing;
 use crate::domain::namespace::NamespaceDigest;
@@ -35,7 +34,7 @@ use crate::tiers::dram::Arena;
 use crate::tiers::frame::{self, FrameHeader, HEADER_SPAN_BYTES};
 use crate::tiers::hbm::{BlockGeometry, Device, EnginePool, Stream};
 use crate::tiers::health::Refuses;
-use crate::tiers::store::{FrameSpan, Place, StoreError, StoreOp, TierStore};
+use crate::tiers::store::{FoundFrame, FrameSpan, Place, StoreError, StoreOp, TierStore};
 
 use bounded::Bound;
 pub(super) use bounded::Turns;
@@ -297,7 +296,7 @@ impl Performer {
         // SAFETY: the transfer owns its frames until the manager hears of its end.
         let page = unsafe { self.arena.bytes(FrameSpan { bytes: HEADER_SPAN_BYTES, ..frame }) };
         if let Ok(header) = FrameHeader::decode(page) {
-            let frame = Box::new(frame_of(header));
+            let frame = Box::new(FoundFrame::object(header));
             deliver(&self.events, Event::Found { tier: Tier::Object, frame }).await;
         }
     }

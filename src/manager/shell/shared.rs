@@ -17,7 +17,7 @@ use tokio::time::timeout;
 
 use crate::domain::block::Key;
 use crate::tiers::frame::FrameHeader;
-use crate::tiers::store::{FoundFrame, Place, StoreError, TierStore};
+use crate::tiers::store::{FoundFrame, StoreError, TierStore};
 
 use absent::Absent;
 use search::{ROUND_MAX, Search};
@@ -111,7 +111,9 @@ impl Shared {
             let mut found = Vec::with_capacity(window.len());
             for (at, answer) in answers {
                 match answer.await {
-                    Ok(Ok(header)) if follows(&header, keys, at) => found.push(frame_of(header)),
+                    Ok(Ok(header)) if follows(&header, keys, at) => {
+                        found.push(FoundFrame::object(header));
+                    }
                     _ => return tell(found),
                 }
             }
@@ -131,11 +133,6 @@ impl Shared {
 fn follows(header: &FrameHeader, keys: &[Key], at: usize) -> bool {
     let before = at.checked_sub(1).map(|before| keys[before]);
     header.meta.parent == before && header.meta.position as usize == at
-}
-
-/// Objects have no place.
-pub(super) fn frame_of(header: FrameHeader) -> FoundFrame {
-    FoundFrame { place: Place { offset: 0, slot_bytes: 0 }, header }
 }
 
 #[cfg(test)]

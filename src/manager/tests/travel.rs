@@ -7,6 +7,7 @@ mod presumed;
 mod promises;
 
 mod stale;
+mod strays;
 
 mod urgent;
 

@@ -35,6 +35,10 @@ impl Machine {
         self.objects.get(&key).and_then(|object| object.header)
     }
 
+    pub(in crate::sim) fn object_headers(&self) -> impl Iterator<Item = FrameHeader> {
+        self.objects.values().filter_map(|object| object.header)
+    }
+
     /// The manager is told that the object is there. Where it has gone since, who reads it finds out.
     pub(in crate::sim) fn note_told(&mut self, key: Key) {
         if !self.objects.contains_key(&key) {

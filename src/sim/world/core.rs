@@ -7,11 +7,11 @@ use crate::domain::block::Key;
 use crate::domain::retention::NewRecord;
 use crate::domain::tier::Tier;
 use crate::domain::units::Time;
-use crate::manager::ManagerConfig;
 use crate::manager::api::{
     ClientId, Command, Completion, Effect, End, Event, FailureKind, ItemFailure, OpId, PoolId,
     Reply, ReplyTag, RestampEnd, Status, Transfer, TransferId,
 };
+use crate::manager::{ManagerConfig, Stray};
 use crate::sim::checker::Checker;
 use crate::sim::digest::Digest;
 use crate::sim::faults::{Faults, Outage, Plan, WATCHDOG};
@@ -55,6 +55,7 @@ pub(in crate::sim) enum Due {
     Tick,
     Found(Box<FoundFrame>),
     ScanDone(Tier),
+    Stray(Box<Stray>),
     /// The shared store has answered a client.
     Shared {
         client: ClientId,
@@ -68,7 +69,7 @@ pub(in crate::sim) enum Due {
 }
 
 /// How long a scan takes after the power came back.
-const SCAN: Duration = Duration::from_millis(200);
+pub(super) const SCAN: Duration = Duration::from_millis(200);
 
 /// Changes that were not told stay wrong, and so does what lists have lost: neither need be looked for
 /// after every step.
@@ -401,6 +402,7 @@ impl<S: Subject> Core<S> {
         if scans {
             self.timeline.add(self.now + SCAN, Due::ScanDone(Tier::Nvme));
         }
+        self.find_strays();
         self.timeline.add(self.now, Due::Tick);
         Ok(())
     }

@@ -9,13 +9,14 @@ use std::time::Duration;
 use crate::domain::block::{HashTail, Key};
 use crate::domain::retention::{RetentionRecord, Scope};
 use crate::domain::tier::Tier;
+use crate::manager::Stray;
 use crate::manager::api::{ClientId, End, Event, ItemFailure, Transfer};
-use crate::sim::machine::{Checked, NamespaceFacts};
+use crate::sim::machine::{Checked, NamespaceFacts, THIS_NODE};
 use crate::tiers::frame::FrameHeader;
-use crate::tiers::store::{FoundFrame, FrameMeta, Place};
+use crate::tiers::store::{FoundFrame, FrameMeta};
 
 use super::Subject;
-use super::core::{Core, Due};
+use super::core::{Core, Due, SCAN};
 
 /// What the shared store has of a chain behind what is known here.
 pub(in crate::sim) struct Stretch {
@@ -106,8 +107,27 @@ impl<S: Subject> Core<S> {
 
     fn tell_header(&mut self, header: FrameHeader) -> Checked {
         self.checker.hear_header(&header.meta);
-        let frame = FoundFrame { place: Place { offset: 0, slot_bytes: 0 }, header };
-        self.tell(Event::Found { tier: Tier::Object, frame: Box::new(frame) })
+        self.tell(Event::Found { tier: Tier::Object, frame: Box::new(FoundFrame::object(header)) })
+    }
+
+    /// Whoever looks at the store after a start finds what this node left there, and all promises.
+    pub(super) fn find_strays(&mut self) {
+        if self.scenario.config.tiers[Tier::Object.index()].is_none() {
+            return;
+        }
+        let headers = self.machine.object_headers();
+        let found = headers.filter_map(|header| Stray::of(header, THIS_NODE));
+        let found = found.map(|stray| (stray.header.meta.key, stray)).collect();
+        for stray in Stray::linked(found) {
+            let after = SCAN + SCAN / 100 * (self.faults.any() % 100);
+            self.timeline.add(self.now + after, Due::Stray(Box::new(stray)));
+        }
+    }
+
+    pub(super) fn tell_stray(&mut self, stray: Box<Stray>) -> Checked {
+        self.machine.note_told(stray.header.meta.key);
+        self.checker.hear_header(&stray.header.meta);
+        self.tell(Event::Stray(stray))
     }
 
     /// The object was given the record. Tells of another promise that stood there, and holds.

@@ -5,6 +5,7 @@
 
 mod blobs;
 mod fresh;
+mod scan;
 mod unsynced;
 mod watch;
 
@@ -32,7 +33,7 @@ use crate::tiers::dram::Arena;
 use crate::tiers::frame::{self, FrameHeader, HEADER_BYTES};
 use crate::tiers::health::Health;
 use crate::tiers::open::{OpenError, try_lock};
-use crate::tiers::store::{Done, FrameSpan, Peeked, StoreError, StoreOp, TierStore};
+use crate::tiers::store::{Done, FoundFrame, FrameSpan, Peeked, StoreError, StoreOp, TierStore};
 use crate::tiers::sync::Syncer;
 use crate::tiers::ticket::{Gate, Ticket, answer};
 use crate::tiers::workers::Pool;
@@ -139,6 +140,10 @@ impl TierStore for DirStore {
 
     fn health(&self) -> Health {
         self.folder.guard.health()
+    }
+
+    fn scan(&self, found: &mut dyn FnMut(FoundFrame)) -> Result<(), StoreError> {
+        self.folder.scan(found)
     }
 }
 
@@ -279,15 +284,19 @@ impl Folder {
         }
     }
 
-    /// What the object's header says.
+    /// What the object's header says, for whoever may come to tell the block as durable.
     fn peek(&self, key: Key) -> Result<FrameHeader, StoreError> {
+        let header = self.header(key)?;
+        self.unsynced.note(&self.object(key));
+        Ok(header)
+    }
+
+    fn header(&self, key: Key) -> Result<FrameHeader, StoreError> {
         let path = self.object(key);
         let (file, bytes) = self.open_plain(Way::Read, &path)?;
         let page = self.header_of((&file, bytes), Way::Read, &path)?;
         let header = FrameHeader::decode(&*page).map_err(|error| no_frame(&path, error))?;
         header.verify_key(key)?;
-        // It may come to be told as durable, whoever wrote it.
-        self.unsynced.note(&path);
         Ok(header)
     }
 

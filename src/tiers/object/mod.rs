@@ -4,7 +4,8 @@
 //! A block's object is called `v1/<first two digits of the key>/<key in hex>`; the key is keyed by
 //! its namespace, so blocks of two namespaces never meet. A payload is written once: who finds it
 //! there writes at most its record. Of two nodes that write records the last one wins. Addresses by
-//! key alone: never looks at places, and a scan finds nothing.
+//! key alone: never looks at places. A scan reads a folder's headers and what is known of packs; a bucket's
+//! single objects are not listed, since each header is a request.
 
 mod blobs;
 mod dir;

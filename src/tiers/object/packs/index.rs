@@ -7,6 +7,7 @@ mod duties;
 mod hidden;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Bound;
 use std::time::Duration;
 
 use super::format::{Change, FrameId, PackedFrame, Version, What};
@@ -285,6 +286,15 @@ impl Index {
     /// The block's frame that every node chooses which knows what this one knows.
     pub fn find(&self, key: Key) -> Option<Found> {
         self.spots_of(key).rev().find_map(|spot| self.found(spot))
+    }
+
+    /// What the headers of some blocks behind this one say, in the order of their keys.
+    pub fn some_after(&self, last: Option<Key>, most: usize) -> Vec<FrameHeader> {
+        let from = last.map_or(Bound::Unbounded, |last| Bound::Excluded((last, LAST, u32::MAX)));
+        let keys = self.spots.range((from, Bound::Unbounded)).map(|spot| spot.0);
+        let mut before = None;
+        let of_each = keys.filter(|key| before.replace(*key) != Some(*key));
+        of_each.filter_map(|key| self.find(key)).map(|found| found.header).take(most).collect()
     }
 
     /// Every frame of the block that may be served: nodes that do not know of each other's write it twice.

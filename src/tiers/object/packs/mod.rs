@@ -17,6 +17,7 @@ mod index;
 mod log;
 mod name;
 mod reads;
+mod scan;
 mod shed;
 mod sweep;
 
@@ -38,7 +39,7 @@ use crate::env::{self, Clock, SystemClock};
 use crate::tiers::dram::Arena;
 use crate::tiers::frame::FrameHeader;
 use crate::tiers::health::Health;
-use crate::tiers::store::{Done, Peeked, Place, StoreError, StoreOp, TierStore};
+use crate::tiers::store::{Done, FoundFrame, Peeked, Place, StoreError, StoreOp, TierStore};
 use crate::tiers::ticket::{Gate, Ticket};
 
 use changes::Changes;
@@ -238,6 +239,10 @@ impl TierStore for PackedStore {
 
     fn health(&self) -> Health {
         self.packs.inner.health()
+    }
+
+    fn scan(&self, found: &mut dyn FnMut(FoundFrame)) -> Result<(), StoreError> {
+        self.packs.scan(found)
     }
 }
 

@@ -1,6 +1,7 @@
 //! The contract suite over packs: every block that is short enough lies in one.
 
 use std::fs;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,12 +10,14 @@ use crate::domain::block::Key;
 use crate::tiers::contract::{self, Fixture};
 use crate::tiers::object::object_name;
 use crate::tiers::object::packs::{PackOptions, PackedStore};
+use crate::tiers::store::TierStore;
 
-fn check(ground: fn() -> Ground) {
+/// `is_listed`: what lies beside packs is found by a scan too.
+fn check(ground: fn() -> Ground, is_listed: bool) {
     // One for all: most of the time went into touching fresh memory.
     let arena = contract::arena(0);
     contract::check_store(|| {
-        let ground = ground();
+        let ground = Rc::new(ground());
         let options = PackOptions {
             linger: Duration::from_millis(1),
             freshness: Duration::from_secs(1),
@@ -29,7 +32,14 @@ fn check(ground: fn() -> Ground) {
             bytes[at + byte] ^= 1;
             fs::write(path, bytes).unwrap();
         };
-        Fixture::new(Arc::clone(&arena), store).corrupted_by(flip).keeping(ground)
+        let fixture = Fixture::new(Arc::clone(&arena), store).corrupted_by(flip);
+        let (again, memory) = (Rc::clone(&ground), Arc::clone(&arena));
+        let restart = move |old| {
+            drop(old);
+            again.store(&memory, options, |blobs| blobs) as Arc<dyn TierStore>
+        };
+        let fixture = if is_listed { fixture.restarted_by(restart) } else { fixture };
+        fixture.keeping(ground)
     });
 }
 
@@ -42,10 +52,10 @@ fn place(store: &PackedStore, key: Key) -> (String, usize) {
 
 #[test]
 fn keeps_the_contract_in_a_folder() {
-    check(Ground::folder);
+    check(Ground::folder, true);
 }
 
 #[test]
 fn keeps_the_contract_in_a_bucket() {
-    check(Ground::bucket);
+    check(Ground::bucket, false);
 }

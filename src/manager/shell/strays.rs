@@ -1,0 +1,61 @@
+//! Finds what this node's runs before this one left in the shared store, once, after the start.
+//!
+//! Decides nothing. While the store is out it waits.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use crossbeam_channel::Sender;
+
+use crate::manager::api::Event;
+use crate::manager::{STRAYS_MAX, Stray};
+use crate::tiers::store::{StoreError, TierStore};
+
+/// How often it is looked whether a store is back.
+const PAUSE: Duration = Duration::from_secs(5);
+
+/// Reports them to the manager; ends early when nobody has the store any more.
+pub(super) fn look(store: &Weak<dyn TierStore>, node_id: [u8; 16], events: &Sender<Event>) {
+    while let Some(here) = store.upgrade() {
+        let (strays, scanned) = find(&here, node_id);
+        let count = strays.len();
+        for stray in strays {
+            // A manager that has stopped needs none.
+            let _ = events.send(Event::Stray(Box::new(stray)));
+        }
+        match scanned {
+            Ok(()) => {
+                return tracing::info!(objects = count, "found what was stored before the start");
+            }
+            Err(error) if !here.health().is_out() => {
+                return tracing::warn!(
+                    %error,
+                    "could not look at all that was stored in the object tier before the start: what was \
+                     not found counts for nothing until somebody asks for it"
+                );
+            }
+            Err(_) => drop(here),
+        }
+        wait_until_back(store);
+    }
+}
+
+fn wait_until_back(store: &Weak<dyn TierStore>) {
+    while store.upgrade().is_some_and(|store| store.health().is_out()) {
+        std::thread::sleep(PAUSE);
+    }
+}
+
+fn find(store: &Arc<dyn TierStore>, node_id: [u8; 16]) -> (Vec<Stray>, Result<(), StoreError>) {
+    let mut found = BTreeMap::new();
+    let scanned = store.scan(&mut |frame| {
+        // More than the manager would keep take up no memory here either.
+        if found.len() < STRAYS_MAX
+            && let Some(stray) = Stray::of(frame.header, node_id)
+        {
+            found.insert(frame.header.meta.key, stray);
+        }
+    });
+    (Stray::linked(found), scanned)
+}
