@@ -25,10 +25,10 @@ use crate::tiers::store::{FrameSpan, StoreError, StoreOp};
 use crate::tiers::ticket::Ticket;
 
 /// A frame on its way into a pack.
-struct Joining {
-    ticket: Ticket,
+pub(super) struct Joining {
+    pub ticket: Ticket,
     frame: FrameSpan,
-    header: FrameHeader,
+    pub header: FrameHeader,
 }
 
 /// Fills one pack after the other until nobody writes any more.
@@ -75,6 +75,7 @@ impl Packs {
                 _ => self.sort(one, &mut joining),
             }
         }
+        let joining = self.without_singles(joining).await;
         let packs = joining.len() >= self.options.frames_min && self.log.is_ready();
         if !packs || !self.reserve(joining.len()) {
             return joining.into_iter().for_each(|one| self.hand_on(one.ticket));
@@ -134,7 +135,10 @@ impl Packs {
                 this.restamp(meta.key, new, one.ticket).await;
             });
         } else if meta.record.delete_after != Time::ZERO {
-            self.hand_on(one.ticket);
+            let this = Arc::clone(self);
+            env::spawn_task_on(&self.runtime, async move {
+                this.hand_on_promised(one.ticket).await;
+            });
         } else {
             joining.push(one);
         }

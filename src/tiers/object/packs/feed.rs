@@ -20,6 +20,7 @@ use super::format::{self, Head};
 use super::index::Index;
 use super::log::{Log, Origin};
 use super::name::{self, Name, Writer};
+use super::promises::{self, Promises};
 use super::{FOLDER, same_for_all};
 use crate::env::{Clock, SystemClock};
 use crate::tiers::object::blobs::{Blobs, Listed};
@@ -31,6 +32,7 @@ use place::Place;
 pub(super) struct Feed {
     blobs: Arc<dyn Blobs>,
     index: Arc<Mutex<Index>>,
+    promises: Arc<Promises>,
     log: Arc<Log>,
     own: Writer,
     clock: SystemClock,
@@ -93,12 +95,12 @@ const BEHIND_MAX: Duration = Duration::from_secs(30);
 impl Feed {
     pub fn new(
         blobs: Arc<dyn Blobs>,
-        index: Arc<Mutex<Index>>,
+        (index, promises): (Arc<Mutex<Index>>, Arc<Promises>),
         log: Arc<Log>,
         own: Writer,
     ) -> Self {
         let (clock, state) = (SystemClock::start(), tokio::sync::Mutex::default());
-        Self { blobs, index, log, own, clock, state, listed_at: Mutex::default() }
+        Self { blobs, index, promises, log, own, clock, state, listed_at: Mutex::default() }
     }
 
     /// Knows what was there when this was called, or as little earlier as is said.
@@ -178,6 +180,7 @@ impl Feed {
         let mut lists = Lists::default();
         let fresh = match folders {
             Ok(folders) => {
+                self.promises.looked(folders.iter().any(promises::is_marker));
                 lists.gone = known.iter().copied().collect();
                 let there = folders.iter().filter_map(|folder| name::writer_of(&folder.name));
                 there.for_each(|writer| {
@@ -328,6 +331,7 @@ impl State {
             match name::writer_of(&folder.name).filter(|_| folder.is_folder) {
                 Some(writer) if !self.writers.contains_key(&writer) => fresh.push(writer),
                 Some(_) => {}
+                None if promises::is_marker(&folder) => {}
                 None => self.complain(&format!("{FOLDER}{}", folder.name), "is no node's folder"),
             }
         }

@@ -16,6 +16,7 @@ mod format;
 mod index;
 mod log;
 mod name;
+mod promises;
 mod reads;
 mod scan;
 mod shed;
@@ -48,6 +49,7 @@ use format::{Change, What};
 use index::{Found, Index};
 use log::Log;
 use name::{Name, Writer};
+use promises::Promises;
 
 /// Where all of it lies, below the store's own prefix.
 pub(super) const FOLDER: &str = "v1/packs/";
@@ -114,6 +116,7 @@ struct Packs {
     index: Arc<Mutex<Index>>,
     log: Arc<Log>,
     feed: Feed,
+    promises: Arc<Promises>,
     changes: Changes,
     /// Wakes who clears away.
     untidy: mpsc::Sender<()>,
@@ -137,7 +140,9 @@ impl PackedStore {
         let own = options.node_id;
         let index = Arc::new(Mutex::new(Index::new(own, options.frames_max)));
         let log = Arc::new(Log::new(Arc::clone(&blobs), own));
-        let feed = Feed::new(Arc::clone(&blobs), Arc::clone(&index), Arc::clone(&log), own);
+        let promises = Arc::new(Promises::default());
+        let known = (Arc::clone(&index), Arc::clone(&promises));
+        let feed = Feed::new(Arc::clone(&blobs), known, Arc::clone(&log), own);
         let (untidy, woken) = mpsc::channel(1);
         let packs = Arc::new(Packs {
             inner,
@@ -146,6 +151,7 @@ impl PackedStore {
             index,
             log,
             feed,
+            promises,
             untidy,
             is_told_full: AtomicBool::new(false),
             arena: Arc::clone(arena),
@@ -348,7 +354,8 @@ impl Packs {
     async fn restamp(&self, key: Key, new: NewRecord, ticket: Ticket) {
         let found = self.with(|index| index.all(key));
         let Some(header) = found.first().map(|found| found.header) else {
-            return self.hand_on(ticket);
+            let is_one = new.record.delete_after != Time::ZERO;
+            return if is_one { self.hand_on_promised(ticket).await } else { self.hand_on(ticket) };
         };
         let mut record = new.over_all(found.iter().map(|found| &found.header.meta.record));
         let mut given = self.give(key, (record, new.known)).await;

@@ -8,6 +8,7 @@ mod fleet;
 mod ground;
 mod outage;
 mod power;
+mod promises;
 mod refused;
 mod room;
 mod shed;
@@ -48,6 +49,11 @@ fn start(
 
 /// Writes these blocks at once: at most as many as the arena has lanes.
 fn write_all(node: &Node, numbers: std::ops::Range<u32>) {
+    assert_eq!(write_some(node, numbers), Vec::<u32>::new());
+}
+
+/// The same; gives those whose promise to forget stood there before.
+fn write_some(node: &Node, numbers: std::ops::Range<u32>) -> Vec<u32> {
     // All are made before the first is written: a pack does not wait for long.
     let frames =
         (0..).zip(numbers.clone()).map(|(lane, number)| block(number).fill(&node.arena, lane));
@@ -57,9 +63,13 @@ fn write_all(node: &Node, numbers: std::ops::Range<u32>) {
         place: ANYWHERE,
         frame: frames[lane as usize],
     };
-    for told in start(node, write, numbers) {
-        told.recv().unwrap().unwrap();
-    }
+    let told = numbers.clone().zip(start(node, write, numbers));
+    let outdone = told.filter_map(|(number, told)| match told.recv().unwrap() {
+        Ok(()) => None,
+        Err(StoreError::Outdone(_)) => Some(number),
+        Err(error) => panic!("block {number}: {error}"),
+    });
+    outdone.collect()
 }
 
 /// Reads these blocks at once; gives those that came, each with the right bytes but for its record.
