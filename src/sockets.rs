@@ -27,7 +27,7 @@ pub enum PlaceError {
     NotASocket(PathBuf),
     #[error("`{}` stays locked by another process: see who holds it with `fuser`", .0.display())]
     Locked(PathBuf),
-    #[error("cannot {what} `{}`: {source}; see that its directory is yours to write", path.display())]
+    #[error("cannot {what} `{}`: {source}; {}", path.display(), remedy(source))]
     Io { what: &'static str, path: PathBuf, source: io::Error },
 }
 
@@ -35,6 +35,17 @@ impl PlaceError {
     /// That this could not be done with `path`.
     pub fn io(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Io { what, path: path.to_owned(), source }
+    }
+}
+
+/// What to do about an error of the machine.
+fn remedy(source: &io::Error) -> &'static str {
+    match Errno::from_io_error(source) {
+        Some(Errno::MFILE | Errno::NFILE) => {
+            "raise `ulimit -Hn`, or LimitNOFILE in the service's unit"
+        }
+        Some(Errno::NOENT) => "make the directory",
+        _ => "see that its directory is yours to write",
     }
 }
 
@@ -238,6 +249,15 @@ mod tests {
         let _theirs = UnixListener::bind(&path).unwrap();
         drop(file);
         assert!(path.exists());
+    }
+
+    #[test]
+    fn what_the_machine_refuses_says_what_to_do() {
+        let said = look(Path::new("/nowhere/at/all.sock")).unwrap_err().to_string();
+        assert!(said.contains("`/nowhere/at`") && said.ends_with("make the directory"), "{said}");
+        let none = io::Error::from_raw_os_error(libc::EMFILE);
+        let said = PlaceError::io("make a socket for", Path::new("/t.sock"))(none).to_string();
+        assert!(said.contains("raise `ulimit -Hn`"), "{said}");
     }
 
     #[test]

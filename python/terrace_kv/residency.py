@@ -85,6 +85,8 @@ class Events:
 
     def __init__(self, channel: Channel, request: Any, wait_s: float) -> None:
         self._channel = channel
+        # gRPC's threads do not go along into a forked process.
+        self._process = os.getpid()
         try:
             self._stream = channel.opened("Events", request, wait_s)
         except BaseException:
@@ -96,7 +98,10 @@ class Events:
 
     def __next__(self) -> Event:
         """Waits for the next one. Ends when the daemon stops, or another thread closes it. Raises
-        `TimedOut` when the daemon does not answer pings any more."""
+        `TimedOut` when the daemon does not answer pings any more, `ClientClosed` in a process forked
+        from the one that opened it."""
+        if os.getpid() != self._process:
+            raise errors.forked(self._process)
         try:
             return _event(next(self._stream))
         except grpc.RpcError as error:
@@ -109,6 +114,8 @@ class Events:
             raise self._channel.why(error) from error
 
     def close(self) -> None:
+        if os.getpid() != self._process:
+            return
         self._stream.cancel()
         self._channel.close()
 

@@ -23,7 +23,9 @@ client = Client(sys.argv[1], client_id="forks", namespace=namespace())
 USE_IN_CHILD = """
 import traceback
 from rig import chain
-from terrace_kv import ClientClosed, HostPool
+from terrace_kv import ClientClosed, HostPool, daemon_events
+
+events = daemon_events(sys.argv[1], snapshot=True)
 
 client_pool = HostPool.create(client.namespace, 8)
 handle = client.register_pool(client_pool)
@@ -48,6 +50,7 @@ def check():
         lambda: client.reconnect(),
         lambda: pending.result(1),
         lambda: pending.add_done_callback(print),
+        lambda: next(events),
     ):
         try:
             call()
@@ -57,6 +60,8 @@ def check():
             raise AssertionError("it was carried out")
     assert not client.connected and client.epoch is None
     assert isinstance(client.away, ClientClosed)
+    # Ends nothing of the parent's.
+    events.close()
     # What had ended is known.
     assert ended.result(0).ok
 
@@ -69,6 +74,7 @@ if child == 0:
         os._exit(1)
     os._exit(0)
 assert os.waitpid(child, 0)[1] == 0
+assert next(events) is not None
 assert client.status().leases == 1 and client.status().clients == 1
 assert client.load(chain(2), handle, [4, 5]).result().ok
 """

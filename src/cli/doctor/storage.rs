@@ -57,9 +57,15 @@ fn nvme_folder(nvme: &Nvme, runs: bool) -> Check {
     Check::ok(CHECK, format!("{} {what}", nvme.path.display()))
 }
 
+const TOO_LONG: &str =
+    "raise `ulimit -f`, or LimitFSIZE in the service's unit, and ask doctor again";
+
 /// One that slots are striped over: is there room, and can we write?
 fn further_disk(path: &Path) -> Check {
     match trial_tier(standing(path)) {
+        Err(error) if is_too_long(&error) => {
+            Check::fail("disk", format!("{}: {error}", path.display()), TOO_LONG)
+        }
         Err(error) if !is_full(&error) => {
             let remedy = "mount its disk, or mend nvme.more_paths";
             Check::fail("disk", format!("{}: {error}", path.display()), remedy)
@@ -80,8 +86,11 @@ fn not_tried(error: &OpenError) -> Check {
         );
     }
     if is_too_long(error) {
-        let remedy = "raise `ulimit -f`, or LimitFSIZE in the service's unit, and ask doctor again";
-        return Check::fail("io_uring", "not tried: no file may be as long as that takes", remedy);
+        return Check::fail(
+            "io_uring",
+            "not tried: no file may be as long as that takes",
+            TOO_LONG,
+        );
     }
     Check::fail(
         "io_uring",
