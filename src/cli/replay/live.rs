@@ -69,6 +69,12 @@ pub(super) fn live(args: &ReplayArgs) -> Result<ReplayReport, ReplayError> {
         ));
     };
     args.timing.refuse("needs --simulate: a live replay takes the time that it takes")?;
+    if args.instant {
+        return Err(ReplayError::Usage(
+            "--instant needs --simulate: in a live replay copies take the time that they take"
+                .into(),
+        ));
+    }
     if args.answer_ms.is_some() {
         return Err(ReplayError::Usage(
             "--answer-ms needs --simulate: a live replay does not wait for answers".into(),

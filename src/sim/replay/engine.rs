@@ -13,8 +13,8 @@ use crate::domain::session::{SessionName, Stop};
 use crate::domain::tier::Tier;
 use crate::domain::units::Time;
 use crate::manager::api::{
-    ClientId, Command, Effect, Event, Labels, LeaseId, PoolId, Reply, RequestId, Run, Status,
-    TransferId,
+    ClientId, Command, Effect, Event, Labels, LeaseId, LiftCounts, PoolId, Reply, RequestId, Run,
+    Status, TransferId,
 };
 use crate::manager::{Manager, ManagerConfig};
 use crate::sim::timeline::Timeline;
@@ -294,22 +294,34 @@ impl Engine {
     /// Lets what is under way end.
     pub(super) fn finish(&mut self) -> (Box<Status>, Option<TimedOutcome>) {
         self.proceed_to(Time::MAX);
-        let Reply::Status(status) = self.ask(Command::Status) else {
-            unreachable!("a status is never refused");
-        };
+        let status = self.status();
         let took = self.now.since(self.began);
+        let lifts = self.lifts_at_last();
         let timed = self.timed.as_mut().map(|timed| {
             let (ttft, load_stall, tokens) = timed.waits.finish();
             TimedOutcome {
                 ttft,
                 load_stall,
                 declined_tokens: tokens.declined,
-                prefetched: timed.timing.prefetched(&status.lifts, tokens),
+                prefetched: timed.timing.prefetched(&lifts, tokens),
                 links: timed.roads.used(),
                 took,
             }
         });
         (status, timed)
+    }
+
+    fn status(&mut self) -> Box<Status> {
+        let Reply::Status(status) = self.ask(Command::Status) else {
+            unreachable!("a status is never refused");
+        };
+        status
+    }
+
+    /// What became of what was lifted: what is still held was lifted for requests that do not come any more.
+    fn lifts_at_last(&mut self) -> LiftCounts {
+        self.let_lifts_end();
+        self.status().lifts
     }
 
     /// Two mixed words: as uniform as real keys, at a hundredth of the price.

@@ -44,7 +44,7 @@ impl Opt {
         let mut outcome = ReplayOutcome::default();
         for (now, (request, stretches)) in (0_u32..).zip(self.requests.iter().zip(stretches)) {
             let found = cache.ask(now, &stretches);
-            outcome.evicted_blocks[tier] += cache.trim();
+            outcome.evicted_blocks[tier] += cache.trim(&stretches, found);
             let input = u64::from(request.input_tokens);
             outcome.requests += 1;
             outcome.input_tokens += input;
@@ -103,19 +103,30 @@ impl Cache {
         found
     }
 
-    /// Lets go what is used last, deepest first, until the rest fits; gives how many blocks went.
-    fn trim(&mut self) -> u64 {
+    /// Lets go what is used last, deepest first, until the rest fits. Gives how many blocks went: those of the
+    /// request that were not found before it, and do not stay, were never there.
+    fn trim(&mut self, stretches: &[Stretch], found: u64) -> u64 {
+        let mut own = BTreeMap::new();
+        let mut position = 0;
+        for Stretch { next, blocks } in stretches {
+            own.insert((*next, position), position);
+            position += u64::from(*blocks);
+        }
         let mut gone = 0;
         while self.held > self.capacity_blocks {
             let Some(mut last) = self.kept.last_entry() else { break };
             let over = self.held - self.capacity_blocks;
             let take = over.min(*last.get());
             *last.get_mut() -= take;
+            let passed_by = own.get(last.key()).map_or(0, |from| {
+                let left = from + *last.get();
+                (left + take).saturating_sub(left.max(found))
+            });
             if *last.get() == 0 {
                 last.remove();
             }
             self.held -= take;
-            gone += take;
+            gone += take - passed_by;
         }
         gone
     }
@@ -145,6 +156,26 @@ mod tests {
         assert_eq!(found(&[a, b, b, b, a], 4), 7, "and a's root");
         assert_eq!(found(&[a, b, a, b], 0), 0);
         assert_eq!(found(&[&[0, 1, 2], &[0, 5], &[0, 1, 2]], 2), 1 + 2, "5 is not used again");
+    }
+
+    #[test]
+    fn what_was_never_kept_is_not_evicted() {
+        let evicted = |chains: &[&[u64]], capacity_blocks| {
+            let mut opt = Opt::default();
+            for chain in chains {
+                let runs = chain.iter().map(|id| IdRun { first_id: *id, count: 1 });
+                opt.request(Request {
+                    input_tokens: 1,
+                    blocks: runs.collect(),
+                    ..Request::default()
+                });
+            }
+            opt.finish(0, capacity_blocks, 1).evicted_blocks[0]
+        };
+        let (long, other): (&[u64], &[u64]) = (&[0, 1, 2, 3, 4], &[10, 11]);
+        assert_eq!(evicted(&[long, long], 3), 0, "two blocks never found room");
+        assert_eq!(evicted(&[long, other, other, long], 5), 2, "made way for the other chain");
+        assert_eq!(evicted(&[long, other, long, other], 5), 0, "the other one passed by");
     }
 
     #[test]

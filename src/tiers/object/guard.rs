@@ -386,15 +386,16 @@ mod tests {
 
     #[tokio::test]
     async fn a_store_that_says_something_now_and_then_is_not_silent() {
-        let guard = Guard::new();
+        // Longer than a machine stands still that has much to do.
+        let (guard, patience) = (Guard::new(), 8 * PATIENCE);
         let slow = async {
             for _ in 0..10 {
-                tokio::time::sleep(PATIENCE / 4).await;
+                tokio::time::sleep(patience / 8).await;
                 guard.answered(Way::Read);
             }
             Ok(())
         };
-        assert!(guard.unless_silent(Way::Read, PATIENCE, slow).await.is_ok());
+        assert!(guard.unless_silent(Way::Read, patience, slow).await.is_ok());
         assert_eq!(guard.health(), Health::Well);
     }
 

@@ -11,6 +11,11 @@ pub(super) const LINE_BYTES_MAX: usize = 16 << 20;
 
 const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 
+/// Frames that a reader passes over begin with one of sixteen numbers; `pzstd` writes such a one first. Source: RFC
+/// 8878, section 3.1.2.
+const SKIPPED: u32 = 0x184d_2a50;
+const SKIPPED_MASK: u32 = 0xffff_fff0;
+
 /// The longest window that zstd makes, with `--long=31`: its reader takes 128 MiB unless told. What
 /// the file itself doesn't fill of it costs no memory.
 const WINDOW_LOG_MAX: u32 = 31;
@@ -53,7 +58,7 @@ impl Lines {
         if let Some((_, name)) = PACKED.iter().find(|(magic, _)| head.starts_with(magic)) {
             return Err(Fault::Packed(name));
         }
-        let is_zstd = head.starts_with(&ZSTD_MAGIC);
+        let is_zstd = is_zstd(&head);
         let file = io::Cursor::new(head).chain(file);
         let bytes: Box<dyn BufRead> = if is_zstd {
             let mut unpacked = zstd::Decoder::with_buffer(file).map_err(Fault::BadZstd)?;
@@ -88,6 +93,13 @@ impl Lines {
     }
 }
 
+fn is_zstd(head: &[u8]) -> bool {
+    let first = head.first_chunk().map(|magic| u32::from_le_bytes(*magic));
+    first.is_some_and(|magic| {
+        magic == u32::from_le_bytes(ZSTD_MAGIC) || magic & SKIPPED_MASK == SKIPPED
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -108,6 +120,16 @@ mod tests {
         let expected = [(b"one".to_vec(), true), (vec![], true), (b"three".to_vec(), false)];
         assert_eq!(lines(plain).unwrap(), expected);
         assert_eq!(lines(&packed).unwrap(), expected);
+    }
+
+    /// As `pzstd` packs: it says first how long the frame is.
+    #[test]
+    fn a_zstd_file_may_begin_with_what_is_passed_over() {
+        let packed = zstd::encode_all(&b"one\ntwo\n"[..], 3).unwrap();
+        let length = u32::try_from(packed.len()).unwrap().to_le_bytes();
+        let head = [&SKIPPED.to_le_bytes()[..], &4_u32.to_le_bytes(), &length].concat();
+        let expected = [(b"one".to_vec(), true), (b"two".to_vec(), true)];
+        assert_eq!(lines(&[head, packed].concat()).unwrap(), expected);
     }
 
     /// As `zstd --long=30` packs what it does not know the length of.

@@ -43,7 +43,9 @@ impl Reuse {
         let reset = own.is_some_and(|agent| agent.reset);
         let goes_on = hit.filter(|hit| hit.what == Met::Tip).map(|hit| hit.tip);
         let left = left_by(seen, hit, own).filter(|left| Some(*left) != goes_on);
-        if let Some(left) = left {
+        if let Some(left) = left
+            && !self.is_followed(left, own)
+        {
             self.leave(left, hit, reset);
         }
         // What leaving taught goes along.
@@ -69,6 +71,13 @@ impl Reuse {
             _ => Met::Fork,
         };
         Some(Hit { shared: at + 1, tip, what })
+    }
+
+    /// Whether other sessions than the request's own go on from the tip: sessions that began alike have one until
+    /// they part.
+    fn is_followed(&self, id: TipId, own: Option<Agent>) -> bool {
+        let mine = u32::from(own.is_some_and(|agent| agent.tip == id));
+        self.tips.get(id).is_some_and(|tip| tip.sessions > mine)
     }
 
     /// The agent goes on elsewhere: what it leaves is a branch of its own from now on.

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use crate::domain::hint::LIFT_DEADLINE_MAX;
 use crate::domain::units::Time;
 use crate::manager::api::{
     Command, Completion, Effect, Event, OpKind, Reply, ReplyTag, RestampEnd,
@@ -19,6 +20,9 @@ const TICK: Duration = Duration::from_millis(100);
 /// Where nothing happens the ticks thin out: they come this part of the quiet's length apart, so
 /// that a trace with a gap of a year costs no more than one of an hour.
 const QUIET_PART: u32 = 1024;
+
+/// Longer than any lift holds what it moved.
+const LIFTS_OVER: Duration = LIFT_DEADLINE_MAX.saturating_mul(2);
 
 impl Engine {
     /// The replay's time begins with its first request, whatever the trace counts from.
@@ -53,6 +57,12 @@ impl Engine {
             self.now = self.now.max(until);
             self.stirred = self.now;
         }
+    }
+
+    /// Time passes until no lift's deadline is left, and nothing else happens.
+    pub(super) fn let_lifts_end(&mut self) {
+        self.now = self.now + LIFTS_OVER;
+        self.tell(Event::Tick);
     }
 
     /// The tick that falls due by `next`, if copies take time. Once nothing is to come, only loads
