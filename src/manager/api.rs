@@ -12,7 +12,7 @@ use crate::domain::retention::{Directives, RetentionRecord};
 use crate::domain::session::{SessionName, Stop};
 use crate::domain::tier::Tier;
 use crate::domain::units::Time;
-use crate::manager::Stray;
+use crate::manager::{Looked, Stray};
 use crate::movement::{Class, Link};
 use crate::tiers::health::Refuses;
 use crate::tiers::store::{Erasure, FoundFrame, FrameMeta, Place};
@@ -86,6 +86,8 @@ pub enum Event {
     ScanDone { tier: Tier },
     /// An object lies in the shared store from before the start.
     Stray(Box<Stray>),
+    /// What [`Effect::LookAgain`] asked for.
+    StrayLookedAt { key: Key, found: Looked },
     /// A tier's store refuses this for now, or nothing any more.
     Outage { tier: Tier, refuses: Refuses },
     /// The daemon stops: what waits to be written is written now.
@@ -354,6 +356,10 @@ pub enum Effect {
         record: RetentionRecord,
         /// The promise to forget that may be put off by it: see [`NewRecord`](crate::domain::retention::NewRecord).
         known: Time,
+    },
+    /// Read the header of the block's object and answer with [`Event::StrayLookedAt`].
+    LookAgain {
+        key: Key,
     },
     /// Where blocks of one namespace are served from has changed, in this order; only where the
     /// configuration asks for it.

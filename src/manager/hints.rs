@@ -1,6 +1,6 @@
 //! Hints: each action is carried out by itself, and has an outcome of its own.
 
-use crate::domain::hint::{ACTIONS_MAX, Action, LiftReason, Outcome};
+use crate::domain::hint::{ACTIONS_MAX, Action, LiftReason, Outcome, Target};
 use crate::domain::retention::directive::TTL_MAX;
 use crate::domain::session::{SessionEvent, SessionName};
 
@@ -23,6 +23,9 @@ impl Manager {
     }
 
     fn act(&mut self, (client, namespace): (ClientId, NamespaceId), action: Action) -> Outcome {
+        if let Some(Target::Keys(keys)) = target_of(&action) {
+            self.take_in_named(keys);
+        }
         match action {
             Action::SessionStart { session, parent } => {
                 self.session_start(namespace, &session, parent.as_ref())
@@ -63,5 +66,17 @@ impl Manager {
         };
         self.session_happened(index, event);
         Outcome::Accepted { blocks: 0 }
+    }
+}
+
+/// The blocks that an action is about, if it is about any.
+const fn target_of(action: &Action) -> Option<&Target> {
+    match action {
+        Action::Retain { target, .. }
+        | Action::Release { target }
+        | Action::Demote { target, .. }
+        | Action::Prefetch { target, .. }
+        | Action::SpeculativePrefill { target, .. } => Some(target),
+        _ => None,
     }
 }

@@ -52,6 +52,9 @@ impl Manager {
     /// The copy's bytes are down: it is visible from now on, and served to whoever waited.
     pub(super) fn commit(&mut self, block: BlockIndex, tier: Tier) {
         self.directory.apply(block, tier, CopyEvent::FillLanded);
+        if tier == Tier::Object {
+            self.is_no_stray(block);
+        }
         if self.directory.get(block).is_lifted(tier) {
             self.lift_landed(block, tier);
         }

@@ -27,6 +27,7 @@ impl Manager {
         self.await_engine(op, pool);
         let shard = self.pools[&pool].shard;
         let claim = self.requests.tip(self.request_name((client, request)));
+        self.take_in_named(keys);
         let mut previous = None;
         for (index, (key, slot)) in (0_u32..).zip(keys.iter().zip(slots)) {
             let part = Part { op, index, pool, shard, slot: *slot };
@@ -66,8 +67,10 @@ impl Manager {
     /// from there.
     fn load_from_below(&mut self, block: BlockIndex, from: Tier, part: Part) {
         let landing = if self.taker_flags()[Tier::Dram.index()] { Tier::Dram } else { Tier::Hbm };
-        // What an engine has yet to compute may never come, and this copy serves now.
-        if !self.taker_flags()[landing.index()] || self.behind.is_spare((block, landing)) {
+        // What an engine has yet to compute, or another rank to store, may never come; this copy serves now.
+        let is_partial = self.partials.get(&block).is_some_and(|partial| partial.tier == landing);
+        let is_spare = is_partial || self.behind.is_spare((block, landing));
+        if !self.taker_flags()[landing.index()] || is_spare {
             self.start_delivery(block, from, part);
             return;
         }

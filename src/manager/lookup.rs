@@ -28,8 +28,11 @@ impl Manager {
         self.counters.lookups += 1;
         self.counters.lookup_blocks += keys.len() as u64;
         let session = self.session_of((client, request), namespace, session);
-        self.take_in_strays(keys);
-        let Prefix { runs, tips, stirred } = self.longest_prefix(keys);
+        let mut prefix = self.longest_prefix(keys);
+        if self.take_in_strays(keys, prefix.len()) {
+            prefix = self.longest_prefix(keys);
+        }
+        let Prefix { runs, tips, stirred } = prefix;
         for block in stirred {
             self.revive(block);
             self.renew(block);
@@ -118,4 +121,11 @@ pub(super) struct Prefix {
     pub(super) tips: [Option<BlockIndex>; Tier::COUNT],
     /// Blocks that a hit changes: shields are renewed, the dead live again.
     stirred: Vec<BlockIndex>,
+}
+
+impl Prefix {
+    /// How many blocks it has.
+    fn len(&self) -> usize {
+        self.runs.iter().map(|run| run.blocks as usize).sum()
+    }
 }

@@ -125,7 +125,7 @@ use sessions::Sessions;
 pub use state::NamespaceEntry;
 use state::{Batch, Client, Counters, Flight, Lease, Op, Part, Partial, Pool, TierSpace, Want};
 use strays::Strays;
-pub use strays::{STRAYS_MAX, Stray};
+pub use strays::{Looked, STRAYS_MAX, Stray};
 use unread::Unread;
 
 /// The whole state of a node's cache.
@@ -260,6 +260,7 @@ impl Manager {
             }
             Event::ScanDone { tier } => self.scan_done(tier),
             Event::Stray(stray) => self.stray_found(*stray),
+            Event::StrayLookedAt { key, found } => self.stray_looked_at(key, found),
             Event::Outage { tier, refuses } => self.outage(tier, refuses),
             Event::Tick => self.time_passed(),
             Event::Stopping => self.hurry_rewrites(),
@@ -323,8 +324,14 @@ impl Manager {
             }
             Command::Hint { actions } => self.hint(client, actions),
             Command::Sessions { sessions_max } => Ok(self.session_list(sessions_max)),
-            Command::Inspect { key } => self.inspect(key),
-            Command::Overlap { keys } => Ok(Reply::Overlap(self.overlap(&keys))),
+            Command::Inspect { key } => {
+                self.take_in_named(&[key]);
+                self.inspect(key)
+            }
+            Command::Overlap { keys } => {
+                self.take_in_strays(&keys, 0);
+                Ok(Reply::Overlap(self.overlap(&keys)))
+            }
             Command::Lift { op } => self.lift_status(client, op),
             Command::Status => Ok(Reply::Status(Box::new(self.status()))),
         };

@@ -27,6 +27,11 @@ impl Manager {
         client: ClientId,
         (key, parent, position): (Key, Option<Key>, u32),
     ) {
+        if let Some(header) = self.stray_of(key) {
+            // Its header was read.
+            self.adopt(Tier::Object, &FoundFrame::object(header));
+            return;
+        }
         let Some(client) = self.clients.get(&client) else { return };
         let entry = self.namespace(client.namespace);
         let parent_is_here = parent.is_none_or(|parent| self.directory.find(parent).is_some());

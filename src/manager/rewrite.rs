@@ -398,6 +398,7 @@ impl Manager {
             if object == CopyState::Absent {
                 self.erase_unseen(key);
             }
+            self.forget_strays_below(key);
             stack.extend(self.directory.children(next));
         }
         self.doom(at);

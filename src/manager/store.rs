@@ -30,6 +30,7 @@ impl Manager {
         let session = self.session_of_store((client, request), namespace, session);
         let claim = self.requests.tip(self.request_name((client, request)));
         let (mut new, mut here) = (Vec::new(), Vec::new());
+        self.take_in_named(parent.as_slice());
         let mut previous = parent.map(|key| self.directory.find(key));
         let above = previous.flatten();
         let mut tip = above;
@@ -156,20 +157,27 @@ impl Manager {
         if known.doomed {
             return self.take_in_anew(block, part);
         }
-        if let Some(tier) = known.fastest() {
+        let fastest = known.fastest();
+        if let Some(tier) = fastest {
             self.directory.get_mut(block).copy_mut(tier).tick = self.tick;
-            return Some(self.store_above(block, tier, part));
         }
-        let Some(partial) = self.partials.get_mut(&block) else {
+        match (self.partials.get(&block), fastest) {
+            (Some(partial), None) if partial.failed => None,
+            // Also where the block was found in a cold tier meanwhile: the shards that have come wait for this.
+            (Some(partial), _) if !partial.failed => Some(self.store_shard(block, part)),
+            (_, Some(tier)) => Some(self.store_above(block, tier, part)),
             // Another client's store of the same block is under way.
-            return Some(Placed::Present);
-        };
-        let bit = 1_u64 << part.shard;
-        if partial.failed {
-            return None;
+            (_, None) => Some(Placed::Present),
         }
+    }
+
+    /// One more shard of a block that comes shard by shard.
+    fn store_shard(&mut self, block: BlockIndex, part: Part) -> Placed {
+        let known = self.directory.get(block);
+        let partial = self.partials.get_mut(&block).expect("the caller found it");
+        let bit = 1_u64 << part.shard;
         if partial.started & bit != 0 {
-            return Some(Placed::Present);
+            return Placed::Present;
         }
         partial.started |= bit;
         let tier = partial.tier;
@@ -179,7 +187,7 @@ impl Manager {
             partial.waiting.push(part);
         }
         // The first shard's store counts for the block.
-        Some(Placed::Again)
+        Placed::Again
     }
 
     /// The block is here already. Where that is a cold tier only, the engine computed it anew: what

@@ -337,6 +337,10 @@ impl Actor {
                 self.under_way += 1;
                 Performer::restamp(&self.performer, (tier, place), key, (record, known));
             }
+            Effect::LookAgain { key } => {
+                self.under_way += 1;
+                Performer::look_again(&self.performer, key);
+            }
             Effect::Residency { namespace, changes } => {
                 let entry = self.entry(namespace);
                 if let Some(journal) = &self.journal {
@@ -385,5 +389,11 @@ impl Actor {
 
 /// Whether the event tells the end of something that was performed.
 fn ends_something(event: &Event) -> bool {
-    matches!(event, Event::TransferDone { .. } | Event::Erased { .. } | Event::Restamped { .. })
+    matches!(
+        event,
+        Event::TransferDone { .. }
+            | Event::Erased { .. }
+            | Event::Restamped { .. }
+            | Event::StrayLookedAt { .. }
+    )
 }

@@ -28,7 +28,7 @@ pub(super) fn look(store: &Weak<dyn TierStore>, node_id: [u8; 16], events: &Send
             Ok(()) => {
                 return tracing::info!(objects = count, "found what was stored before the start");
             }
-            Err(error) if !here.health().is_out() => {
+            Err(error) if !is_out(&error, &here) => {
                 return tracing::warn!(
                     %error,
                     "could not look at all that was stored in the object tier before the start: what was \
@@ -41,9 +41,17 @@ pub(super) fn look(store: &Weak<dyn TierStore>, node_id: [u8; 16], events: &Send
     }
 }
 
+/// Whether it is for the whole store that it could not be looked at: it may be back by now.
+fn is_out(error: &StoreError, store: &Arc<dyn TierStore>) -> bool {
+    matches!(error, StoreError::TierLost(_)) || store.health().is_out()
+}
+
 fn wait_until_back(store: &Weak<dyn TierStore>) {
-    while store.upgrade().is_some_and(|store| store.health().is_out()) {
+    loop {
         std::thread::sleep(PAUSE);
+        if store.upgrade().is_none_or(|store| !store.health().is_out()) {
+            return;
+        }
     }
 }
 

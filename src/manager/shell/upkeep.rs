@@ -16,7 +16,9 @@ use crate::domain::retention::RetentionRecord;
 use crate::domain::tier::Tier;
 use crate::domain::units::Time;
 use crate::env;
+use crate::manager::Looked;
 use crate::manager::api::{Event, FailureKind, Reply, RestampEnd};
+use crate::tiers::frame::FrameHeader;
 use crate::tiers::hbm::{EnginePool, Gone};
 use crate::tiers::store::{Erasure, Place, StoreError, StoreOp, TierStore};
 
@@ -129,15 +131,12 @@ impl Performer {
         if self.store(tier).leaves_others() {
             return false;
         }
-        let (told, answer) = oneshot::channel();
-        // The receiver is gone only when the runtime stops.
-        self.store(tier).peek(key, Box::new(move |found| drop(told.send(found))));
-        match answer.await {
-            Ok(Ok(header)) => header.node_id != self.node_id,
+        match self.header_of(tier, key).await {
+            Ok(header) => header.node_id != self.node_id,
             // Nothing to erase, or nothing that serves anybody.
-            Ok(Err(StoreError::Missing(_) | StoreError::Corrupt(_))) => false,
+            Err(StoreError::Missing(_) | StoreError::Corrupt(_)) => false,
             // Nobody can tell: an object too many is better than one too few.
-            Ok(Err(_)) | Err(_) => true,
+            Err(_) => true,
         }
     }
 
@@ -167,6 +166,26 @@ impl Performer {
             };
             deliver(&this.events, Event::Restamped { tier, key, end }).await;
         });
+    }
+
+    /// Reads the header of the block's object; the manager hears what it says.
+    pub fn look_again(performer: &Arc<Self>, key: Key) {
+        let this = Arc::clone(performer);
+        env::spawn_task_on(&performer.runtime, async move {
+            let found = match this.header_of(Tier::Object, key).await {
+                Ok(header) => Looked::Header(Box::new(header)),
+                Err(StoreError::Missing(_) | StoreError::Corrupt(_)) => Looked::Gone,
+                Err(_) => Looked::Unknown,
+            };
+            deliver(&this.events, Event::StrayLookedAt { key, found }).await;
+        });
+    }
+
+    async fn header_of(&self, tier: Tier, key: Key) -> Result<FrameHeader, StoreError> {
+        let (told, answer) = oneshot::channel();
+        // The receiver is gone only when the runtime stops.
+        self.store(tier).peek(key, Box::new(move |found| drop(told.send(found))));
+        answer.await.unwrap_or(Err(StoreError::Busy))
     }
 
     /// Runs one operation to its end.

@@ -60,6 +60,8 @@ struct Bench {
     changes: Vec<Change>,
     erases: VecDeque<(Tier, Option<Place>, Key)>,
     restamps: VecDeque<(Tier, Key, RetentionRecord)>,
+    /// Objects whose headers are to be looked at.
+    looks: Vec<Key>,
     /// The promises that each of them may put off.
     known: Vec<Time>,
     client: ClientId,
@@ -133,6 +135,7 @@ impl Bench {
             changes: Vec::new(),
             erases: VecDeque::new(),
             restamps: VecDeque::new(),
+            looks: Vec::new(),
             known: Vec::new(),
             client: ClientId(1),
             pool: PoolId(0),
@@ -182,6 +185,7 @@ impl Bench {
                 Effect::PoolFreed { pool, .. } => self.freed.push(pool),
                 Effect::Residency { changes, .. } => self.changes.extend(changes),
                 Effect::Erase { tier, place, key, .. } => self.erases.push_back((tier, place, key)),
+                Effect::LookAgain { key } => self.looks.push(key),
                 Effect::Restamp { tier, key, record, known, .. } => {
                     self.restamps.push_back((tier, key, record));
                     self.known.push(known);

@@ -3,6 +3,7 @@
 use super::*;
 use crate::domain::admission::{Rule, WriteMode, WriteRules};
 use crate::domain::retention::RetentionRecord;
+use crate::manager::Stray;
 use crate::tiers::frame::FrameHeader;
 use crate::tiers::store::{FoundFrame, FrameMeta, Place};
 
@@ -117,7 +118,12 @@ fn a_rank_that_fails_fails_the_block() {
 }
 
 fn found_frame(n: u64, parent: Option<u64>, position: u32, slot: u64) -> Event {
-    let namespace = namespace(1);
+    let frame = frame_of(1, (n, parent, position), slot);
+    Event::Found { tier: Tier::Nvme, frame: Box::new(frame) }
+}
+
+fn frame_of(shards: u32, (n, parent, position): (u64, Option<u64>, u32), slot: u64) -> FoundFrame {
+    let namespace = namespace(shards);
     let slot_bytes = namespace.frame_bytes();
     let meta = FrameMeta {
         key: key(n),
@@ -136,7 +142,33 @@ fn found_frame(n: u64, parent: Option<u64>, position: u32, slot: u64) -> Event {
     };
     let slot_bytes = u32::try_from(slot_bytes).expect("small");
     let place = Place { offset: slot * u64::from(slot_bytes), slot_bytes };
-    Event::Found { tier: Tier::Nvme, frame: Box::new(FoundFrame { place, header }) }
+    FoundFrame { place, header }
+}
+
+/// Who loads it does not wait for the rank that is still to come, nor is that one told to keep what it has.
+#[test]
+fn a_block_that_is_found_between_its_ranks_is_served_and_comes_whole() {
+    for tier in [Tier::Nvme, Tier::Object] {
+        let mut bench = Bench::with_config([0, 10, 10, 10], 2, |config| {
+            config.tiers[Tier::Nvme.index()].as_mut().expect("present").recovers = true;
+        });
+        let (first, second) = (bench.pool, bench.register(1));
+        bench.store(None, &[1]);
+        let frame = frame_of(2, (1, None, 0), 0);
+        bench.event(match tier {
+            Tier::Nvme => Event::Found { tier, frame: Box::new(frame) },
+            _ => Event::Stray(Box::new(Stray::of(frame.header, [0; 16]).expect("our own"))),
+        });
+        assert_eq!(bench.found(&[1]), format!("{tier}:1"));
+        assert!(bench.load(&[1]).failed.is_empty(), "{tier}");
+        bench.pool = second;
+        bench.start_store(None, &[1]);
+        bench.run();
+        bench.completions.clear();
+        assert_eq!(bench.found(&[1]), "dram:1", "{tier}");
+        bench.pool = first;
+        assert!(bench.load(&[1]).failed.is_empty(), "{tier}");
+    }
 }
 
 #[test]

@@ -56,6 +56,8 @@ pub(in crate::sim) enum Due {
     Found(Box<FoundFrame>),
     ScanDone(Tier),
     Stray(Box<Stray>),
+    /// The header of one that was due was read.
+    LookedAt(Key),
     /// The shared store has answered a client.
     Shared {
         client: ClientId,
@@ -249,6 +251,11 @@ impl<S: Subject> Core<S> {
                 let new = NewRecord::of_change(record, known);
                 let due = Due::Restamped { tier, place, key, new, end };
                 self.timeline.add(self.now + after, due);
+                Ok(())
+            }
+            Effect::LookAgain { key } => {
+                let after = self.answers_after();
+                self.timeline.add(self.now + after, Due::LookedAt(key));
                 Ok(())
             }
             Effect::Residency { changes, .. } => self.told_residency.hear(&changes),

@@ -107,6 +107,7 @@ impl<S: Subject> World<S> {
             Due::Found(frame) => self.core.tell(Event::Found { tier: Tier::Nvme, frame }),
             Due::ScanDone(tier) => self.core.tell(Event::ScanDone { tier }),
             Due::Stray(stray) => self.core.tell_stray(stray),
+            Due::LookedAt(key) => self.core.looked_at(key),
             Due::Shared { client, stretch } => self.answered(client, stretch),
             Due::Headers { keys, presumed } => self.core.follow_up(&keys, &presumed),
             Due::Tick => self.tick(),

@@ -9,8 +9,8 @@ use std::time::Duration;
 use crate::domain::block::{HashTail, Key};
 use crate::domain::retention::{RetentionRecord, Scope};
 use crate::domain::tier::Tier;
-use crate::manager::Stray;
 use crate::manager::api::{ClientId, End, Event, ItemFailure, Transfer};
+use crate::manager::{Looked, Stray};
 use crate::sim::machine::{Checked, NamespaceFacts, THIS_NODE};
 use crate::tiers::frame::FrameHeader;
 use crate::tiers::store::{FoundFrame, FrameMeta};
@@ -122,6 +122,19 @@ impl<S: Subject> Core<S> {
             let after = SCAN + SCAN / 100 * (self.faults.any() % 100);
             self.timeline.add(self.now + after, Due::Stray(Box::new(stray)));
         }
+    }
+
+    /// What the header of a stray says whose promise is due.
+    pub(super) fn looked_at(&mut self, key: Key) -> Checked {
+        let found = match self.machine.peek(key) {
+            _ if !self.is_read(Tier::Object) => Looked::Unknown,
+            None => Looked::Gone,
+            Some(header) => {
+                self.checker.hear_header(&header.meta);
+                Looked::Header(Box::new(header))
+            }
+        };
+        self.tell(Event::StrayLookedAt { key, found })
     }
 
     pub(super) fn tell_stray(&mut self, stray: Box<Stray>) -> Checked {

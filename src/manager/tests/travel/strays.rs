@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::domain::residency::CopyState;
-use crate::manager::Stray;
+use crate::manager::{Looked, Stray};
+use crate::tiers::health::Refuses;
 
 const OURS: [u8; 16] = [0; 16];
 const ANOTHERS: [u8; 16] = [7; 16];
@@ -39,6 +40,17 @@ impl Bench {
         }
     }
 
+    /// Tells what the headers say that are looked at: those of these objects, and of no others.
+    fn look(&mut self, objects: &[FoundFrame]) {
+        for key in std::mem::take(&mut self.looks) {
+            let found = objects.iter().find(|object| object.header.meta.key == key);
+            let found =
+                found.map_or(Looked::Gone, |object| Looked::Header(Box::new(object.header)));
+            self.event(Event::StrayLookedAt { key, found });
+        }
+        self.event(Event::Tick);
+    }
+
     fn erased_objects(&mut self) -> Vec<Key> {
         let erased: Vec<_> = self.erases.drain(..).map(|(.., key)| key).collect();
         for key in &erased {
@@ -70,7 +82,6 @@ fn they_count_at_once_and_are_found_by_who_looks_their_chain_up() {
     bench.strays(&objects);
     let taken = bench.tier(Tier::Object);
     assert_eq!((taken.blocks, bench.manager.directory.len()), (3, 0));
-    assert!(bench.block(2).is_none(), "nobody has asked for it");
     assert_eq!(bench.found(&[1, 2, 3]), "object:3");
     assert_eq!(bench.record(2), shielded);
     assert_eq!(bench.tier(Tier::Object).used_bytes, taken.used_bytes);
@@ -127,12 +138,16 @@ fn what_was_promised_is_erased_when_it_is_due_with_all_that_hangs_on_it_whoever_
         object(frame(6, Some(5), 1, plain), 1, ANOTHERS),
         object(frame(7, None, 0, promised(stored_at(1))), 1, ANOTHERS),
     ];
-    bench.strays(&[&[root, two, three][..], &others[..]].concat());
+    let all = [&[root, two, three][..], &others[..]].concat();
+    bench.strays(&all);
     bench.event(Event::Tick);
+    bench.look(&all);
     assert_eq!(bench.erased_objects(), keys(&[7]), "it was due before the start");
     assert_eq!(bench.tier(Tier::Object).blocks, 3, "of this node");
     assert_eq!(bench.found(&[5, 6]), "", "it is looked up as all others are");
     bench.pass(SECOND);
+    assert_eq!(bench.erased_objects(), [], "they may have been put off");
+    bench.look(&all);
     let mut erased = bench.erased_objects();
     erased.sort_unstable();
     let mut due = keys(&[2, 3, 5]);
@@ -190,4 +205,123 @@ fn one_that_is_stored_anew_is_no_stray_and_is_not_erased_for_room() {
     let copies = bench.block(1).expect("it is in memory").copies;
     assert_eq!(copies[Tier::Object.index()], CopyState::Resident);
     assert!(bench.manager.strays.remove(key(1)).is_none());
+}
+
+#[test]
+fn a_promise_that_its_writer_put_off_is_kept_at_its_new_date() {
+    let mut bench = Bench::after([0, 10, 0, 20]);
+    let written = |at: Time| object(frame(5, None, 0, promised(at)), 1, ANOTHERS);
+    let (soon, later) = (bench.now + SECOND, bench.now + HOUR);
+    bench.strays(&[written(soon)]);
+    bench.pass(SECOND);
+    bench.look(&[written(later)]);
+    bench.pass(SECOND);
+    assert_eq!((bench.looks.len(), bench.erased_objects()), (0, vec![]));
+    bench.pass(HOUR);
+    bench.look(&[written(later)]);
+    assert_eq!(bench.erased_objects(), keys(&[5]));
+}
+
+#[test]
+fn one_that_can_not_be_looked_at_is_looked_at_again() {
+    let mut bench = Bench::after([0, 10, 0, 20]);
+    let due = object(frame(5, None, 0, promised(bench.now)), 1, OURS);
+    bench.strays(std::slice::from_ref(&due));
+    bench.event(Event::Tick);
+    let key = bench.looks.pop().expect("it is due");
+    bench.event(Event::StrayLookedAt { key, found: Looked::Unknown });
+    bench.event(Event::Tick);
+    assert_eq!(bench.looks, [], "not at once");
+    assert_eq!(bench.found(&[5]), "", "nobody is served what is due");
+    bench.pass(RewriteLimits::default().retry_delay);
+    bench.look(&[due]);
+    assert_eq!(bench.erased_objects(), keys(&[5]));
+}
+
+#[test]
+fn nothing_is_looked_at_while_the_store_takes_nothing_and_a_bounded_number_at_a_time() {
+    let mut bench = Bench::after([0, 10, 0, 2000]);
+    let due = |n| object(frame(n, None, 0, promised(stored_at(1))), 1, OURS);
+    let all: Vec<_> = (1..=1000).map(due).collect();
+    bench.event(Event::Outage { tier: Tier::Object, refuses: Refuses::ALL });
+    bench.strays(&all);
+    bench.pass(SECOND);
+    assert_eq!((bench.looks.len(), bench.tier(Tier::Object).blocks), (0, 1000));
+    bench.event(Event::Outage { tier: Tier::Object, refuses: Refuses::NOTHING });
+    let mut erased = 0;
+    while bench.tier(Tier::Object).blocks > 0 {
+        bench.event(Event::Tick);
+        assert!((1..=RewriteLimits::default().under_way_max).contains(&bench.looks.len()));
+        bench.look(&all);
+        erased += bench.erased_objects().len();
+    }
+    assert_eq!(erased, 1000);
+}
+
+#[test]
+fn what_was_due_before_the_block_was_stored_anew_is_over() {
+    let mut bench = Bench::after([0, 10, 0, 20]);
+    bench.store(None, &[1, 2, 3]);
+    let before = promised(stored_at(60));
+    bench.strays(&[object(frame(1, None, 0, before), 1, OURS)]);
+    assert_eq!(bench.erased_objects(), keys(&[1]), "the object of before");
+    assert_eq!(bench.found(&[1, 2, 3]), "dram:3");
+    assert_eq!(bench.record(1).delete_after, Time::ZERO);
+    // One that was promised of the block as it is counts.
+    let until = bench.now + SECOND;
+    bench.strays(&[object(frame(2, Some(1), 1, promised(until)), 1, OURS)]);
+    bench.pass(SECOND);
+    assert_eq!(bench.found(&[1, 2, 3]), "dram:1");
+}
+
+#[test]
+fn what_hangs_on_a_forgotten_block_goes_with_it() {
+    let mut bench = Bench::after([0, 10, 0, 20]);
+    bench.strays(&chain());
+    assert_eq!(bench.found(&[1]), "object:1");
+    bench.retain(&[1], Wish { delete_after: Some(SECOND), ..Wish::default() });
+    bench.pass(SECOND);
+    bench.event(Event::Tick);
+    let mut erased = bench.erased_objects();
+    erased.sort_unstable();
+    let mut all = keys(&[1, 2, 3]);
+    all.sort_unstable();
+    assert_eq!(erased, all);
+    bench.store(None, &[1]);
+    assert_eq!(bench.found(&[1, 2, 3]), "dram:1");
+}
+
+#[test]
+fn whoever_names_them_by_themselves_finds_them() {
+    let mut bench = Bench::after([0, 10, 0, 20]);
+    bench.strays(&chain());
+    assert!(bench.block(3).is_some(), "and all that it hangs on");
+    assert_eq!(bench.manager.directory.len(), 3);
+
+    let mut bench = Bench::after([0, 10, 0, 20]);
+    bench.strays(&chain());
+    bench.retain(&[2], Wish { priority: Some((70, None)), ..Wish::default() });
+    assert_eq!(bench.record(2).priority, 70);
+    assert_eq!(bench.store(Some(3), &[4]).failed, Vec::<u32>::new());
+    assert_eq!(bench.found(&[1, 2, 3, 4]), "object:3 dram:1");
+
+    let mut bench = Bench::after([0, 10, 0, 20]);
+    bench.strays(&chain());
+    assert_eq!(bench.load(&[1, 2, 3]).failed, Vec::<u32>::new());
+
+    // Of a chain that is not whole nobody can be served.
+    let mut bench = Bench::after([0, 10, 0, 20]);
+    bench.strays(&chain()[1..]);
+    assert!(bench.block(3).is_none() && bench.block(2).is_none());
+}
+
+#[test]
+fn what_is_written_there_anew_counts_once() {
+    let mut bench = Bench::after([0, 1, 0, 20]);
+    bench.strays(&chain()[..1]);
+    bench.store(None, &[1]);
+    bench.store(None, &[11]);
+    let copies = bench.block(1).expect("it has sunk").copies;
+    assert_eq!(copies[Tier::Object.index()], CopyState::Resident);
+    assert_eq!(bench.tier(Tier::Object).blocks, 1);
 }

@@ -117,7 +117,7 @@ impl Engine {
                 Effect::AwaitEngine { op, .. } => {
                     self.done.push_back(Event::EngineCame { op, came: true });
                 }
-                Effect::PoolFreed { .. } | Effect::Residency { .. } => {}
+                Effect::PoolFreed { .. } | Effect::Residency { .. } | Effect::LookAgain { .. } => {}
             }
         }
         self.effects = effects;

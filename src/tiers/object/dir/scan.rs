@@ -4,24 +4,23 @@
 //! is passed over.
 
 use std::ffi::OsStr;
-use std::fs;
+use std::{fs, io};
 
-use super::{FORMAT_PREFIX, Folder, guard};
+use super::{FORMAT_PREFIX, Folder, foreign, guard};
 use crate::domain::block::Key;
 use crate::tiers::store::{FoundFrame, StoreError};
 
 impl Folder {
     /// # Errors
-    /// The folder can't be read; or one of its objects can't, and all others were reported.
+    /// The folder is out; or something in it can't be read, and all else was reported.
     pub(super) fn scan(&self, found: &mut dyn FnMut(FoundFrame)) -> Result<(), StoreError> {
         let mut unread = Ok(());
         for digits in 0..=u8::MAX {
-            for key in self.guarded(guard::Way::Read, || self.keys_below(digits))? {
-                match self.guarded(guard::Way::Read, || self.header(key)) {
-                    Ok(header) => found(FoundFrame::object(header)),
-                    Err(StoreError::Missing(_) | StoreError::Corrupt(_)) => {}
-                    Err(error @ StoreError::TierLost(_)) => return Err(error),
-                    Err(error) => unread = Err(error),
+            let keys = self.guarded(guard::Way::Read, || self.keys_below(digits));
+            for key in passed_over(keys, &mut unread)?.unwrap_or_default() {
+                let header = self.guarded(guard::Way::Read, || self.header(key));
+                if let Some(header) = passed_over(header, &mut unread)? {
+                    found(FoundFrame::object(header));
                 }
             }
         }
@@ -32,8 +31,9 @@ impl Folder {
     fn keys_below(&self, digits: u8) -> Result<Vec<Key>, StoreError> {
         let path = self.root.join(FORMAT_PREFIX).join(format!("{digits:02x}"));
         let entries = match fs::read_dir(&path).map_err(self.failed("list", &path)) {
-            // Nobody has written there.
-            Err(StoreError::Missing(_)) => return Ok(Vec::new()),
+            Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::NotADirectory => {
+                return Err(foreign(&path, "is not a folder"));
+            }
             entries => entries?,
         };
         let mut keys = Vec::new();
@@ -43,6 +43,20 @@ impl Folder {
         }
         Ok(keys)
     }
+}
+
+/// What was read. What is not there, or is nobody's, is passed over; what can't be read is noted.
+fn passed_over<T>(
+    read: Result<T, StoreError>,
+    unread: &mut Result<(), StoreError>,
+) -> Result<Option<T>, StoreError> {
+    match read {
+        Ok(read) => return Ok(Some(read)),
+        Err(StoreError::Missing(_) | StoreError::Corrupt(_)) => {}
+        Err(error @ StoreError::TierLost(_)) => return Err(error),
+        Err(error) => *unread = Err(error),
+    }
+    Ok(None)
 }
 
 /// The block that the object of this name is of: its key in hex, as `object_name` writes it.
