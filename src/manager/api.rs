@@ -84,6 +84,8 @@ pub enum Event {
     Presumed { client: ClientId, key: Key, parent: Option<Key>, position: u32 },
     /// The scan of a tier is over: what hangs on nothing is let go.
     ScanDone { tier: Tier },
+    /// The shared store begins to be looked through for [`Self::Stray`]s, or that has ended.
+    LookForStrays { begins: bool },
     /// An object lies in the shared store from before the start.
     Stray(Box<Stray>),
     /// What [`Effect::LookAgain`] asked for.

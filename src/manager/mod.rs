@@ -259,6 +259,7 @@ impl Manager {
                 self.presume(client, (key, parent, position));
             }
             Event::ScanDone { tier } => self.scan_done(tier),
+            Event::LookForStrays { begins } => self.strays.look(begins),
             Event::Stray(stray) => self.stray_found(*stray),
             Event::StrayLookedAt { key, found } => self.stray_looked_at(key, found),
             Event::Outage { tier, refuses } => self.outage(tier, refuses),

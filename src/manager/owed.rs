@@ -55,7 +55,7 @@ impl Manager {
     /// Has an object erased. Until it is gone nobody here writes it or finds it.
     pub(super) fn erase_object(&mut self, key: Key, why: Erasure) {
         self.erasing.insert(key, why);
-        self.strays.remove(key);
+        self.strays.note_erased(key);
         self.out.push(Effect::Erase { tier: Tier::Object, place: None, key, why });
     }
 
@@ -88,7 +88,7 @@ impl Manager {
         } else if self.owed.line.len() < limits.owed_max / 2 {
             // Fewer than would keep room from being made.
             self.erasing.insert(key, Erasure::ForRoom);
-            self.strays.remove(key);
+            self.strays.note_erased(key);
             self.owed.line.push_back((self.now + limits.retry_delay, key));
         }
     }

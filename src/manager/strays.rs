@@ -52,7 +52,8 @@ impl Manager {
     /// One was found in the store.
     pub(super) fn stray_found(&mut self, mut stray: Stray) {
         let key = stray.header.meta.key;
-        if self.tiers[Tier::Object.index()].is_none() || self.erasing.contains_key(&key) {
+        let is_gone = self.erasing.contains_key(&key) || self.strays.went(key);
+        if self.tiers[Tier::Object.index()].is_none() || is_gone {
             return;
         }
         // As of any record: what is shielded longer was written by a clock that was ahead.

@@ -18,12 +18,15 @@ const PAUSE: Duration = Duration::from_secs(5);
 /// Reports them to the manager; ends early when nobody has the store any more.
 pub(super) fn look(store: &Weak<dyn TierStore>, node_id: [u8; 16], events: &Sender<Event>) {
     while let Some(here) = store.upgrade() {
+        // A manager that has stopped needs none of it.
+        let tell = |event| drop(events.send(event));
+        tell(Event::LookForStrays { begins: true });
         let (strays, scanned) = find(&here, node_id);
         let count = strays.len();
         for stray in strays {
-            // A manager that has stopped needs none.
-            let _ = events.send(Event::Stray(Box::new(stray)));
+            tell(Event::Stray(Box::new(stray)));
         }
+        tell(Event::LookForStrays { begins: false });
         match scanned {
             Ok(()) => {
                 return tracing::info!(objects = count, "found what was stored before the start");

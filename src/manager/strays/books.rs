@@ -28,6 +28,9 @@ pub(in crate::manager) struct Strays {
     below: BTreeSet<(Key, Key)>,
     /// Those whose headers are being looked at.
     asked: BTreeSet<Key>,
+    /// While the store is looked through: what has been erased there since that began. Its header may have been
+    /// read before.
+    went: Option<BTreeSet<Key>>,
 }
 
 struct Entry {
@@ -63,6 +66,23 @@ impl Strays {
         self.due.extend(due.map(|at| (at, meta.key)));
         self.below.extend(stray.hangs());
         self.known.insert(meta.key, Entry { stray, due, is_forgotten: false });
+    }
+
+    /// The store begins to be looked through, or that has ended.
+    pub fn look(&mut self, begins: bool) {
+        self.went = begins.then(BTreeSet::new);
+    }
+
+    /// The object is being erased.
+    pub fn note_erased(&mut self, key: Key) {
+        self.remove(key);
+        if let Some(went) = &mut self.went {
+            went.insert(key);
+        }
+    }
+
+    pub fn went(&self, key: Key) -> bool {
+        self.went.as_ref().is_some_and(|went| went.contains(&key))
     }
 
     pub fn remove(&mut self, key: Key) -> Option<Stray> {

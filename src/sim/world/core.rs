@@ -55,6 +55,9 @@ pub(in crate::sim) enum Due {
     Tick,
     Found(Box<FoundFrame>),
     ScanDone(Tier),
+    LookForStrays {
+        begins: bool,
+    },
     Stray(Box<Stray>),
     /// The header of one that was due was read.
     LookedAt(Key),

@@ -106,6 +106,7 @@ impl<S: Subject> World<S> {
             }
             Due::Found(frame) => self.core.tell(Event::Found { tier: Tier::Nvme, frame }),
             Due::ScanDone(tier) => self.core.tell(Event::ScanDone { tier }),
+            Due::LookForStrays { begins } => self.core.tell(Event::LookForStrays { begins }),
             Due::Stray(stray) => self.core.tell_stray(stray),
             Due::LookedAt(key) => self.core.looked_at(key),
             Due::Shared { client, stretch } => self.answered(client, stretch),

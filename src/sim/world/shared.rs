@@ -118,10 +118,12 @@ impl<S: Subject> Core<S> {
         let headers = self.machine.object_headers();
         let found = headers.filter_map(|header| Stray::of(header, THIS_NODE));
         let found = found.map(|stray| (stray.header.meta.key, stray)).collect();
+        self.timeline.add(self.now, Due::LookForStrays { begins: true });
         for stray in Stray::linked(found) {
             let after = SCAN + SCAN / 100 * (self.faults.any() % 100);
             self.timeline.add(self.now + after, Due::Stray(Box::new(stray)));
         }
+        self.timeline.add(self.now + 2 * SCAN, Due::LookForStrays { begins: false });
     }
 
     /// What the header of a stray says whose promise is due.

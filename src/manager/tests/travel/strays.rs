@@ -315,6 +315,24 @@ fn whoever_names_them_by_themselves_finds_them() {
     assert!(bench.block(3).is_none() && bench.block(2).is_none());
 }
 
+/// Its header was read before.
+#[test]
+fn what_is_erased_while_the_store_is_looked_through_is_no_stray() {
+    let mut bench = Bench::after([0, 10, 0, 20]);
+    bench.event(Event::LookForStrays { begins: true });
+    let [root, ..] = chain();
+    bench.found_object(root.clone());
+    bench.retain(&[1], Wish { delete_after: Some(SECOND), ..Wish::default() });
+    bench.pass(SECOND);
+    assert_eq!(bench.erased_objects(), keys(&[1]));
+    bench.strays(std::slice::from_ref(&root));
+    assert_eq!((bench.tier(Tier::Object).blocks, bench.found(&[1])), (0, String::new()));
+    bench.event(Event::LookForStrays { begins: false });
+    // The next one finds what has come since.
+    bench.strays(&[root]);
+    assert_eq!(bench.found(&[1]), "object:1");
+}
+
 #[test]
 fn what_is_written_there_anew_counts_once() {
     let mut bench = Bench::after([0, 1, 0, 20]);
