@@ -56,16 +56,16 @@ impl Manager {
 
     pub(super) fn status(&self) -> Status {
         let count = |n: usize| n as u64;
+        let (stray_blocks, stray_bytes) = self.strays.taken();
         let (in_flight, queued) = self.links.counts();
         let queued = queued + self.behind.transfers();
         Status {
             tiers: Tier::ALL.map(|tier| {
                 let space = self.tiers[tier.index()].as_ref();
-                let (strays, stray_bytes) =
-                    if tier == Tier::Object { self.strays.taken() } else { (0, 0) };
+                let is_object = u64::from(tier == Tier::Object);
                 space.map_or_else(TierStatus::default, |space| TierStatus {
-                    used_bytes: space.slots.bytes_used() + stray_bytes,
-                    blocks: space.slots.slots_used() + strays,
+                    used_bytes: space.slots.bytes_used() + stray_bytes * is_object,
+                    blocks: space.slots.slots_used() + stray_blocks * is_object,
                     shielded_bytes: self.shielded_bytes_in(tier),
                     ..space.stats
                 })
@@ -83,6 +83,8 @@ impl Manager {
             corrupt_copies: self.counters.corrupt_copies,
             sessions: count(self.sessions.len()),
             forgotten_blocks: self.counters.forgotten_blocks,
+            stray_blocks,
+            stray_bytes,
             broken_shields: self.counters.broken_shields,
             links: Link::ALL.map(|link| self.link_status(link)),
             lifts: self.lift_counts(),

@@ -170,6 +170,10 @@ metrics! {
         "Writes, reads, erases, peeks, restamps and syncs that a tier's store failed.";
     OBJECT_OUT: Gauge Count "terrace_object_out" []
         "1 while the object store is out and asked by itself whether it is back, else 0.";
+    OBJECT_STRAY_BLOCKS: Gauge Count "terrace_object_stray_blocks" []
+        "Objects that earlier runs of this node left and nobody has asked for since; they count in their tier.";
+    OBJECT_STRAY_BYTES: Gauge Bytes "terrace_object_stray_bytes" []
+        "What those take up of the object tier.";
     OBJECT_PACKS: Gauge Count "terrace_object_packs" []
         "Packs in the object store that this node knows, its own and others'.";
     OBJECT_PACKED_BLOCKS: Gauge Count "terrace_object_packed_blocks" []

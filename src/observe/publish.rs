@@ -36,6 +36,8 @@ pub fn publish(status: &Status) {
         (names::OPS_IN_FLIGHT, status.ops_in_flight),
         (names::TRANSFERS_IN_FLIGHT, status.transfers_in_flight),
         (names::TRANSFERS_QUEUED, status.transfers_queued),
+        (names::OBJECT_STRAY_BLOCKS, status.stray_blocks),
+        (names::OBJECT_STRAY_BYTES, status.stray_bytes),
     ] {
         gauge!(name).set(shown(value));
     }

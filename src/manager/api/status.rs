@@ -33,6 +33,10 @@ pub struct Status {
     pub sessions: u64,
     /// Blocks deleted because their owners had asked for that.
     pub forgotten_blocks: u64,
+    /// Objects of this node that nobody has asked for since they were left by its earlier runs, and their bytes. They
+    /// count in the tier's figures, too.
+    pub stray_blocks: u64,
+    pub stray_bytes: u64,
     /// Shields that gave way because nothing else was left to evict.
     pub broken_shields: u64,
     pub links: [LinkStatus; Link::COUNT],
