@@ -201,7 +201,10 @@ impl Manager {
     pub(super) fn stray_looked_at(&mut self, key: Key, found: Looked) {
         let Some(stray) = self.strays.answered(key) else { return };
         match found {
-            Looked::Header(header) if header.meta.record.is_due(self.now) => {
+            // Stored anew while it was looked at, the block is no stray's.
+            Looked::Header(header)
+                if header.meta.record.is_due(self.now) && self.directory.find(key).is_none() =>
+            {
                 self.forget_stray(key);
                 self.forget_strays_below(key);
             }

@@ -275,6 +275,21 @@ fn what_was_due_before_the_block_was_stored_anew_is_over() {
 }
 
 #[test]
+fn one_that_is_stored_anew_while_it_is_looked_at_is_not_erased_under_the_write() {
+    let mut bench = Bench::after([0, 0, 0, 20]);
+    let due = object(frame(1, None, 0, promised(bench.now)), 1, OURS);
+    bench.strays(std::slice::from_ref(&due));
+    bench.event(Event::Tick);
+    bench.now = bench.now + SECOND;
+    bench.start_store(None, &[1]);
+    assert_eq!(bench.transfers.len(), 1, "it is being written");
+    bench.look(&[due]);
+    assert_eq!(bench.erased_objects(), []);
+    bench.run();
+    assert_eq!(bench.found(&[1]), "object:1");
+}
+
+#[test]
 fn what_hangs_on_a_forgotten_block_goes_with_it() {
     let mut bench = Bench::after([0, 10, 0, 20]);
     bench.strays(&chain());
