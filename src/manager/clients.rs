@@ -277,6 +277,7 @@ impl Manager {
         self.rewrite_records();
         self.erase_owed();
         self.let_strays_go();
+        self.went.prune(self.now);
         self.time_kept();
     }
 }

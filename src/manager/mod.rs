@@ -27,6 +27,8 @@ mod presumed;
 
 mod strays;
 
+mod went;
+
 mod unread;
 
 mod known;
@@ -127,6 +129,7 @@ use state::{Batch, Client, Counters, Flight, Lease, Op, Part, Partial, Pool, Tie
 use strays::Strays;
 pub use strays::{Looked, STRAYS_MAX, Stray};
 use unread::Unread;
+use went::Went;
 
 /// The whole state of a node's cache.
 pub struct Manager {
@@ -169,6 +172,7 @@ pub struct Manager {
     unread: Unread,
     known: Known,
     strays: Strays,
+    went: Went,
     counters: Counters,
     /// Work that this step still owes: batches to start, classes whose room changed, transfers
     /// that found their queue full.
@@ -228,6 +232,7 @@ impl Manager {
             unread: Unread::default(),
             known: Known::default(),
             strays: Strays::default(),
+            went: Went::default(),
             counters: Counters::default(),
             batches: Vec::new(),
             unsettled: BTreeSet::new(),
@@ -259,7 +264,7 @@ impl Manager {
                 self.presume(client, (key, parent, position));
             }
             Event::ScanDone { tier } => self.scan_done(tier),
-            Event::LookForStrays { begins } => self.strays.look(begins),
+            Event::LookForStrays { begins } => self.went.keep_all(begins),
             Event::Stray(stray) => self.stray_found(*stray),
             Event::StrayLookedAt { key, found } => self.stray_looked_at(key, found),
             Event::Outage { tier, refuses } => self.outage(tier, refuses),

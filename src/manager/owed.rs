@@ -55,7 +55,8 @@ impl Manager {
     /// Has an object erased. Until it is gone nobody here writes it or finds it.
     pub(super) fn erase_object(&mut self, key: Key, why: Erasure) {
         self.erasing.insert(key, why);
-        self.strays.note_erased(key);
+        self.strays.remove(key);
+        self.went.note(key, why == Erasure::Promised, self.now);
         self.out.push(Effect::Erase { tier: Tier::Object, place: None, key, why });
     }
 
@@ -88,7 +89,7 @@ impl Manager {
         } else if self.owed.line.len() < limits.owed_max / 2 {
             // Fewer than would keep room from being made.
             self.erasing.insert(key, Erasure::ForRoom);
-            self.strays.note_erased(key);
+            self.strays.remove(key);
             self.owed.line.push_back((self.now + limits.retry_delay, key));
         }
     }
@@ -103,6 +104,8 @@ impl Manager {
     /// The end of that. What could not be done is done later.
     pub(super) fn object_erased(&mut self, key: Key, done: bool) {
         self.owed.under_way.remove(&key);
+        let promised = self.erasing.get(&key) == Some(&Erasure::Promised);
+        self.went.note(key, promised, self.now);
         let limits = self.config.rewrites;
         if self.owed.again.remove(&key) {
             self.owed.line.push_back((self.now, key));

@@ -35,8 +35,8 @@ impl Manager {
         let Some(client) = self.clients.get(&client) else { return };
         let entry = self.namespace(client.namespace);
         let parent_is_here = parent.is_none_or(|parent| self.directory.find(parent).is_some());
-        if !parent_is_here || self.directory.find(key).is_some() || self.erasing.contains_key(&key)
-        {
+        let goes = self.erasing.contains_key(&key) || self.went.has(key);
+        if !parent_is_here || self.directory.find(key).is_some() || goes {
             return;
         }
         let record = RetentionRecord::default();

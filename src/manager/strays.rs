@@ -26,8 +26,7 @@ use super::api::Effect;
 
 pub(super) use books::Strays;
 
-/// Strays that are known at most. This node's own go beyond it as if there were no room; those of others are
-/// not noted.
+/// Strays that are known at most, of which a quarter may be other nodes': further ones are not looked for.
 pub const STRAYS_MAX: usize = 1 << 20;
 
 /// One of them, or an object of another node with a promise to forget.
@@ -52,7 +51,9 @@ impl Manager {
     /// One was found in the store.
     pub(super) fn stray_found(&mut self, mut stray: Stray) {
         let key = stray.header.meta.key;
-        let is_gone = self.erasing.contains_key(&key) || self.strays.went(key);
+        // What is forgotten is on its way, whoever looks a second time.
+        let goes = self.erasing.contains_key(&key) || self.strays.is_forgotten(key);
+        let is_gone = goes || self.went.has(key);
         if self.tiers[Tier::Object.index()].is_none() || is_gone {
             return;
         }
@@ -62,13 +63,16 @@ impl Manager {
             Some(row) => self.join_stray(row, stray),
             None => self.keep_stray(stray),
         }
+        let parent = stray.header.meta.parent.filter(|at| self.directory.find(*at).is_none());
+        if parent.is_some_and(|at| self.went.was_promised(at) || self.strays.is_forgotten(at)) {
+            self.strays.note_forgotten(key, self.now);
+            self.forget_strays_below(key);
+        }
     }
 
     fn keep_stray(&mut self, stray: Stray) {
         let is_own = stray.header.node_id == self.config.node_id;
-        if is_own || self.strays.len() < STRAYS_MAX {
-            self.strays.insert(stray, is_own);
-        }
+        self.strays.insert(stray, is_own);
     }
 
     /// The object becomes a copy of the block that is here. It stays a stray where there is no room for that now.
@@ -112,6 +116,7 @@ impl Manager {
     pub(super) fn is_no_stray(&mut self, row: BlockIndex) {
         let key = self.directory.get(row).key;
         self.strays.remove(key);
+        self.went.is_back(key);
     }
 
     /// The header of what this node left of the block, unless it is to be forgotten by now.
@@ -180,6 +185,8 @@ impl Manager {
                 let stray = self.strays.remove(key).expect("what is due is known");
                 if !is_forgotten {
                     self.join_stray(row, stray);
+                } else if self.directory.get(row).copy(Tier::Object).state == CopyState::Absent {
+                    self.forget_stray(key);
                 }
                 // Where that is not to be had now.
                 self.strays.look_later(key, self.now + self.config.rewrites.retry_delay);

@@ -12,6 +12,9 @@ use crate::manager::api::Event;
 use crate::manager::{STRAYS_MAX, Stray};
 use crate::tiers::store::{StoreError, TierStore};
 
+/// Of what is known, other nodes' may be one in so many.
+const OTHERS_PART: usize = 4;
+
 /// How often it is looked whether a store is back.
 const PAUSE: Duration = Duration::from_secs(5);
 
@@ -59,12 +62,12 @@ fn wait_until_back(store: &Weak<dyn TierStore>) {
 }
 
 fn find(store: &Arc<dyn TierStore>, node_id: [u8; 16]) -> (Vec<Stray>, Result<(), StoreError>) {
-    let mut found = BTreeMap::new();
+    let (mut found, mut of_others) = (BTreeMap::new(), 0);
     let scanned = store.scan(&mut |frame| {
-        // More than the manager would keep take up no memory here either.
-        if found.len() < STRAYS_MAX
-            && let Some(stray) = Stray::of(frame.header, node_id)
-        {
+        let Some(stray) = Stray::of(frame.header, node_id) else { return };
+        let is_others = frame.header.node_id != node_id;
+        of_others += usize::from(is_others);
+        if found.len() < STRAYS_MAX && (!is_others || of_others <= STRAYS_MAX / OTHERS_PART) {
             found.insert(frame.header.meta.key, stray);
         }
     });

@@ -28,9 +28,6 @@ pub(in crate::manager) struct Strays {
     below: BTreeSet<(Key, Key)>,
     /// Those whose headers are being looked at.
     asked: BTreeSet<Key>,
-    /// While the store is looked through: what has been erased there since that began. Its header may have been
-    /// read before.
-    went: Option<BTreeSet<Key>>,
 }
 
 struct Entry {
@@ -56,33 +53,17 @@ impl Stray {
 impl Strays {
     pub fn insert(&mut self, stray: Stray, is_own: bool) {
         let meta = stray.header.meta;
+        let is_forgotten = self.is_forgotten(meta.key);
         self.remove(meta.key);
         if is_own {
             self.own.insert(stray.rank());
             self.own_bytes += stray.header.frame_bytes();
         }
         let promise = meta.record.delete_after;
-        let due = (promise != Time::ZERO).then_some(promise);
+        let due = (promise != Time::ZERO || is_forgotten).then_some(promise);
         self.due.extend(due.map(|at| (at, meta.key)));
         self.below.extend(stray.hangs());
-        self.known.insert(meta.key, Entry { stray, due, is_forgotten: false });
-    }
-
-    /// The store begins to be looked through, or that has ended.
-    pub fn look(&mut self, begins: bool) {
-        self.went = begins.then(BTreeSet::new);
-    }
-
-    /// The object is being erased.
-    pub fn note_erased(&mut self, key: Key) {
-        self.remove(key);
-        if let Some(went) = &mut self.went {
-            went.insert(key);
-        }
-    }
-
-    pub fn went(&self, key: Key) -> bool {
-        self.went.as_ref().is_some_and(|went| went.contains(&key))
+        self.known.insert(meta.key, Entry { stray, due, is_forgotten });
     }
 
     pub fn remove(&mut self, key: Key) -> Option<Stray> {
@@ -122,6 +103,10 @@ impl Strays {
     pub fn own_header(&self, key: Key) -> Option<FrameHeader> {
         let Entry { stray, is_forgotten, .. } = self.known.get(&key)?;
         (!is_forgotten && self.own.contains(&stray.rank())).then_some(stray.header)
+    }
+
+    pub fn is_forgotten(&self, key: Key) -> bool {
+        self.known.get(&key).is_some_and(|entry| entry.is_forgotten)
     }
 
     /// Those that hang on the block.

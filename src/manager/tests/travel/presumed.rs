@@ -42,6 +42,23 @@ fn they_are_found_and_served_and_their_headers_count_once_they_are_read() {
     assert!(bench.load(&[1, 2, 3]).failed.is_empty());
 }
 
+/// Whoever looked for it found it before.
+#[test]
+fn what_went_while_a_lookup_asked_is_not_found_again_by_that() {
+    let mut bench = Bench::presuming();
+    bench.found_object(frame(3, Some(2), 2, promised(bench.now + SECOND)));
+    bench.pass(SECOND);
+    while let Some((tier, place, key)) = bench.erases.pop_front() {
+        bench.event(Event::Erased { tier, place, key, done: true });
+    }
+    bench.presume(3, Some(2), 2);
+    assert_eq!(bench.found(&[1, 2, 3]), "object:2");
+    // It may have come anew, from another node.
+    bench.pass(3 * SECOND);
+    bench.presume(3, Some(2), 2);
+    assert_eq!(bench.found(&[1, 2, 3]), "object:3");
+}
+
 #[test]
 fn a_promise_that_only_the_header_tells_of_is_kept_before_the_block_is_served() {
     let mut bench = Bench::presuming();

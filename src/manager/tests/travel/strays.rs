@@ -307,6 +307,49 @@ fn what_hangs_on_a_forgotten_block_goes_with_it() {
 }
 
 #[test]
+fn what_is_found_after_the_block_that_it_hangs_on_was_forgotten_goes_with_that() {
+    let mut bench = Bench::after([0, 10, 0, 20]);
+    bench.event(Event::LookForStrays { begins: true });
+    let [mut root, two, three] = chain();
+    root.header.meta.record = promised(bench.now);
+    bench.strays(&[root.clone()]);
+    bench.event(Event::Tick);
+    bench.look(&[root]);
+    assert_eq!(bench.erased_objects(), keys(&[1]));
+    // In the order of their keys, which is any.
+    bench.strays(&[three]);
+    bench.strays(&[two]);
+    bench.event(Event::Tick);
+    let mut erased = bench.erased_objects();
+    erased.sort_unstable();
+    let mut behind = keys(&[2, 3]);
+    behind.sort_unstable();
+    assert_eq!(erased, behind);
+}
+
+#[test]
+fn a_forgotten_one_that_is_stored_anew_is_erased_before_it_is_written() {
+    let mut bench = Bench::after([0, 10, 0, 20]);
+    bench.strays(&chain());
+    assert_eq!(bench.found(&[1]), "object:1");
+    bench.retain(&[1], Wish { delete_after: Some(SECOND), ..Wish::default() });
+    bench.event(Event::Outage { tier: Tier::Object, refuses: Refuses::ALL });
+    bench.pass(SECOND);
+    bench.store(None, &[1, 2, 3]);
+    // A second look finds them as they are.
+    bench.strays(&chain()[1..]);
+    bench.event(Event::Outage { tier: Tier::Object, refuses: Refuses::NOTHING });
+    bench.event(Event::Tick);
+    let mut erased = bench.erased_objects();
+    erased.sort_unstable();
+    erased.dedup();
+    let mut all = keys(&[1, 2, 3]);
+    all.sort_unstable();
+    assert_eq!(erased, all);
+    assert_eq!(bench.tier(Tier::Object).blocks, 0);
+}
+
+#[test]
 fn whoever_names_them_by_themselves_finds_them() {
     let mut bench = Bench::after([0, 10, 0, 20]);
     bench.strays(&chain());
@@ -343,6 +386,7 @@ fn what_is_erased_while_the_store_is_looked_through_is_no_stray() {
     bench.strays(std::slice::from_ref(&root));
     assert_eq!((bench.tier(Tier::Object).blocks, bench.found(&[1])), (0, String::new()));
     bench.event(Event::LookForStrays { begins: false });
+    bench.pass(3 * SECOND);
     // The next one finds what has come since.
     bench.strays(&[root]);
     assert_eq!(bench.found(&[1]), "object:1");
