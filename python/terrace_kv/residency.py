@@ -98,8 +98,8 @@ class Events:
 
     def __next__(self) -> Event:
         """Waits for the next one. Ends when the daemon stops, or another thread closes it. Raises
-        `TimedOut` when the daemon does not answer pings any more, `ClientClosed` in a process forked
-        from the one that opened it."""
+        `TimedOut` when the daemon does not answer pings any more, and `ClientClosed` in a process
+        forked from the one that opened it."""
         if os.getpid() != self._process:
             raise errors.forked(self._process)
         try:
