@@ -199,7 +199,8 @@ class AwayTest(unittest.IsolatedAsyncioTestCase):
                 await asyncio.wait_for(self.client.wait_connected(PATIENCE_S), 0.01)
         for patience_s in (0.01, 0):
             self.assertFalse(await self.client.wait_connected(patience_s))
-        self.assertEqual(threading.active_count(), before)
+        # One of a test before this may have ended meanwhile.
+        self.assertLessEqual(threading.active_count(), before)
         self.assertFalse(self.client._connection._awaited)
 
     async def test_whoever_waits_hears_of_the_daemon_and_of_the_close(self):
