@@ -122,11 +122,19 @@ impl Shared {
     }
 
     fn ask(&self, key: Key) -> oneshot::Receiver<Result<FrameHeader, StoreError>> {
-        let (told, answer) = oneshot::channel();
-        // Whoever asked may have no time left.
-        self.store.peek(key, Box::new(move |found| drop(told.send(found))));
-        answer
+        ask(self.store.as_ref(), key)
     }
+}
+
+/// Asks what the header of the block's object says.
+pub(super) fn ask(
+    store: &dyn TierStore,
+    key: Key,
+) -> oneshot::Receiver<Result<FrameHeader, StoreError>> {
+    let (told, answer) = oneshot::channel();
+    // Whoever asked may have no time left.
+    store.peek(key, Box::new(move |found| drop(told.send(found))));
+    answer
 }
 
 /// Whether the header is that of the chain's block at this index.

@@ -11,6 +11,7 @@ use super::complaints::Deed;
 use super::ends::on_end;
 use super::mailbox::deliver;
 use super::perform::{NO_PLACE, Performer, read_failure};
+use super::shared::ask;
 use crate::domain::block::Key;
 use crate::domain::retention::RetentionRecord;
 use crate::domain::tier::Tier;
@@ -182,10 +183,7 @@ impl Performer {
     }
 
     async fn header_of(&self, tier: Tier, key: Key) -> Result<FrameHeader, StoreError> {
-        let (told, answer) = oneshot::channel();
-        // The receiver is gone only when the runtime stops.
-        self.store(tier).peek(key, Box::new(move |found| drop(told.send(found))));
-        answer.await.unwrap_or(Err(StoreError::Busy))
+        ask(self.store(tier).as_ref(), key).await.unwrap_or(Err(StoreError::Busy))
     }
 
     /// Runs one operation to its end.

@@ -23,6 +23,11 @@ fn object(mut frame: FoundFrame, second: u64, node_id: [u8; 16]) -> FoundFrame {
     frame
 }
 
+fn sorted(mut keys: Vec<Key>) -> Vec<Key> {
+    keys.sort_unstable();
+    keys
+}
+
 impl Bench {
     /// A node that keeps so many blocks in memory and in the shared store, an hour after its clock began.
     fn after(blocks: [u64; 4]) -> Self {
@@ -148,11 +153,7 @@ fn what_was_promised_is_erased_when_it_is_due_with_all_that_hangs_on_it_whoever_
     bench.pass(SECOND);
     assert_eq!(bench.erased_objects(), [], "they may have been put off");
     bench.look(&all);
-    let mut erased = bench.erased_objects();
-    erased.sort_unstable();
-    let mut due = keys(&[2, 3, 5]);
-    due.sort_unstable();
-    assert_eq!(erased, due);
+    assert_eq!(sorted(bench.erased_objects()), sorted(keys(&[2, 3, 5])));
     assert_eq!(bench.found(&[1, 2, 3]), "object:1");
 }
 
@@ -165,11 +166,7 @@ fn one_that_is_looked_up_keeps_its_promise_as_well() {
     assert_eq!(bench.found(&[1, 2, 3]), "object:3");
     bench.pass(SECOND);
     assert_eq!(bench.found(&[1, 2, 3]), "object:1");
-    let mut erased = bench.erased_objects();
-    erased.sort_unstable();
-    let mut due = keys(&[2, 3]);
-    due.sort_unstable();
-    assert_eq!(erased, due);
+    assert_eq!(sorted(bench.erased_objects()), sorted(keys(&[2, 3])));
 }
 
 #[test]
@@ -297,11 +294,7 @@ fn what_hangs_on_a_forgotten_block_goes_with_it() {
     bench.retain(&[1], Wish { delete_after: Some(SECOND), ..Wish::default() });
     bench.pass(SECOND);
     bench.event(Event::Tick);
-    let mut erased = bench.erased_objects();
-    erased.sort_unstable();
-    let mut all = keys(&[1, 2, 3]);
-    all.sort_unstable();
-    assert_eq!(erased, all);
+    assert_eq!(sorted(bench.erased_objects()), sorted(keys(&[1, 2, 3])));
     bench.store(None, &[1]);
     assert_eq!(bench.found(&[1, 2, 3]), "dram:1");
 }
@@ -320,11 +313,7 @@ fn what_is_found_after_the_block_that_it_hangs_on_was_forgotten_goes_with_that()
     bench.strays(&[three]);
     bench.strays(&[two]);
     bench.event(Event::Tick);
-    let mut erased = bench.erased_objects();
-    erased.sort_unstable();
-    let mut behind = keys(&[2, 3]);
-    behind.sort_unstable();
-    assert_eq!(erased, behind);
+    assert_eq!(sorted(bench.erased_objects()), sorted(keys(&[2, 3])));
 }
 
 #[test]
